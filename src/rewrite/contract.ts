@@ -1,0 +1,73 @@
+/**
+ * What goes into a rewrite and what comes out of it: the data that the command line, the report and the file writer
+ * share with the pipeline. The names of the report are those of the command contract.
+ */
+import type { Vaddr } from "../address.js";
+
+export type Kernel = "6.18" | "7.3" | "any";
+export type Layout = "auto" | "nop5" | "nop,nop5" | "nop,nop10";
+
+export interface RewriteOptions {
+  readonly kernel: Kernel;
+  readonly layout: Layout;
+  /** Patterns PROVIDER:NAME, * as wildcard; none means every probe. */
+  readonly only: readonly string[];
+  /** Derive a new build-id from the old one instead of keeping it. */
+  readonly newBuildId: boolean;
+  /** Allow the program header table at the end of the file, where nothing else is possible. */
+  readonly tableAtEnd: boolean;
+}
+
+export type SiteStatus = "rewritten" | "already" | "skipped";
+export type RedZone = "unused" | "live" | "unknown";
+
+/** What became of one note's probe. */
+export interface SiteReport {
+  readonly provider: string;
+  readonly name: string;
+  readonly location: Vaddr;
+  /** Where the probe is now: equal to `location` where it did not move. */
+  readonly newLocation: Vaddr;
+  readonly status: SiteStatus;
+  /** The tactic's name, or null where the site was not rewritten. */
+  readonly tactic: string | null;
+  readonly redZone: RedZone;
+  readonly guard: boolean;
+  /** Why the site was skipped, for a person to read, or null. */
+  readonly reason: string | null;
+  /** Disassembly of the instructions that now run at another address. */
+  readonly displaced: readonly string[];
+}
+
+/** Something that the user should know before this file is deployed. */
+export interface Hazard {
+  readonly code: string;
+  readonly message: string;
+}
+
+export interface RewriteReport {
+  readonly layout: Layout;
+  readonly inputSize: number;
+  readonly outputSize: number;
+  readonly sites: readonly SiteReport[];
+  readonly hazards: readonly Hazard[];
+}
+
+/** The content of a file: pieces in ascending order; what lies between them, and up to `size`, is a hole (zeros). */
+export interface SparseContent {
+  readonly size: number;
+  readonly pieces: readonly { readonly offset: number; readonly bytes: Uint8Array }[];
+}
+
+export interface RewriteResult {
+  readonly report: RewriteReport;
+  /** The new file, or null where it would be the input, byte for byte. */
+  readonly content: SparseContent | null;
+}
+
+/*
+ * The two functions that a command calls (rewrite.ts and revert.ts):
+ *
+ *     rewrite(image: ElfImage, options: RewriteOptions): RewriteResult
+ *     revert(image: ElfImage): SparseContent            throws InputError when the file is not exactly what rewrite wrote
+ */
