@@ -1,0 +1,340 @@
+/**
+ * `.eh_frame`: the one table in a stripped binary that still says where functions begin and end.
+ *
+ * A record is a CIE (what a family of functions has in common) or an FDE (one function, or one part of a function that
+ * the compiler split into hot and cold). Only what the rest of this project asks for is read: the range, where the range
+ * field stands in the file, the language-specific data (see lsda.ts), and the addresses at which the unwind rule changes.
+ * Ranges of all FDEs are read at once, into typed arrays (libjvm.so has 50,000); the rest on demand.
+ *
+ * Specification: LSB 5.0 "Exception Frames"; DWARF 5 section 6.4 for the call frame instructions.
+ */
+import { type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.js";
+import { InputError } from "../errors.js";
+import * as elf from "./constants.js";
+import { type ElfImage, read64, type Section } from "./image.js";
+
+const SHT_X86_64_UNWIND = 0x70000001;
+
+const DW_EH_PE_omit = 0xff;
+const DW_EH_PE_indirect = 0x80;
+
+/** A Common Information Entry, as far as it is needed to read its FDEs. */
+interface Cie {
+  readonly fdeEncoding: number;
+  readonly lsdaEncoding: number;
+  readonly hasAugmentationData: boolean;
+  readonly codeAlignment: number;
+}
+
+/** One FDE: a contiguous range of code with one set of unwind rules. */
+export interface Fde {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  /** Where the 4-byte pc_range field stands in the file, or undefined where it has another size. */
+  readonly rangeOffset: FileOffset | undefined;
+  /** Where the language-specific data stands, or undefined where the function has none. */
+  readonly lsda: Vaddr | undefined;
+  /** Link-time addresses, inside or at the end of the range, at which the unwind rule changes. */
+  readonly ruleChanges: readonly Vaddr[];
+}
+
+/** All FDEs of a file, sorted by start. */
+export interface EhFrame {
+  readonly count: number;
+  readonly starts: Float64Array;
+  readonly ends: Float64Array;
+  /** True where a CIE of the file announces language-specific data. */
+  readonly hasLsda: boolean;
+  /** Reads one FDE whole. @throws InputError where it is damaged */
+  fde(index: number): Fde;
+}
+
+/** A reader that walks through one section; positions are file offsets. */
+class Cursor {
+  constructor(
+    readonly view: DataView,
+    readonly section: Section,
+    public at: number,
+    readonly end: number,
+  ) {}
+
+  private need(bytes: number): number {
+    const at = this.at;
+    if (at + bytes > this.end) throw damaged("a record is cut short", at);
+    this.at += bytes;
+    return at;
+  }
+  u8(): number {
+    return this.view.getUint8(this.need(1));
+  }
+  u16(): number {
+    return this.view.getUint16(this.need(2), true);
+  }
+  u32(): number {
+    return this.view.getUint32(this.need(4), true);
+  }
+  u64(): number {
+    return read64(this.view, this.need(8));
+  }
+  uleb(): number {
+    let value = 0;
+    for (let shift = 1; ; shift *= 128) {
+      const byte = this.u8();
+      value += (byte & 0x7f) * shift;
+      if (byte < 0x80) return value;
+      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
+    }
+  }
+  sleb(): number {
+    let value = 0;
+    for (let shift = 1; ; shift *= 128) {
+      const byte = this.u8();
+      value += (byte & 0x7f) * shift;
+      if (byte < 0x80) return byte & 0x40 ? value - shift * 128 : value;
+      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
+    }
+  }
+  skip(bytes: number): void {
+    this.need(bytes);
+  }
+  string(): string {
+    let text = "";
+    for (let byte = this.u8(); byte !== 0; byte = this.u8()) text += String.fromCharCode(byte);
+    return text;
+  }
+  /** A pointer in one of the DW_EH_PE encodings; undefined where it is omitted or null. */
+  pointer(encoding: number): number | undefined {
+    if (encoding === DW_EH_PE_omit) return undefined;
+    const where = this.at - this.section.sh_offset + this.section.sh_addr;
+    const raw = this.number(encoding & 0x0f);
+    if (raw === 0) return undefined;
+    switch (encoding & 0x70) {
+      case 0x00:
+        return raw;
+      case 0x10:
+        return raw + where;
+      default:
+        throw damaged(`pointer encoding ${hex(encoding)} is not supported`, this.at);
+    }
+  }
+  /** A number in the format half of a DW_EH_PE encoding. */
+  number(format: number): number {
+    switch (format) {
+      case 0x00:
+      case 0x04:
+        return this.u64();
+      case 0x01:
+        return this.uleb();
+      case 0x02:
+        return this.u16();
+      case 0x03:
+        return this.u32();
+      case 0x09:
+        return this.sleb();
+      case 0x0a:
+        return (this.u16() << 16) >> 16;
+      case 0x0b:
+        return this.u32() | 0;
+      case 0x0c: {
+        const low = this.u32();
+        return low + (this.u32() | 0) * 2 ** 32;
+      }
+      default:
+        throw damaged(`pointer format ${hex(format)} is not supported`, this.at);
+    }
+  }
+}
+
+const damaged = (what: string, at: number): InputError =>
+  new InputError(`damaged .eh_frame: ${what}`, `offset ${hex(at)}`);
+
+/**
+ * Reads the ranges of all FDEs.
+ * @throws InputError where the section is damaged
+ */
+export function readEhFrame(image: ElfImage): EhFrame {
+  const { view } = image;
+  const cies = new Map<number, Cie>();
+  const found: { start: number; end: number; at: number; section: Section; cie: Cie }[] = [];
+  let hasLsda = false;
+  for (const section of image.sections) {
+    if (section.name !== ".eh_frame" || (section.sh_flags & elf.SHF_ALLOC) === 0) continue;
+    if (section.sh_type !== elf.SHT_PROGBITS && section.sh_type !== SHT_X86_64_UNWIND) continue;
+    const end = section.sh_offset + section.sh_size;
+    let at: number = section.sh_offset;
+    while (at + 4 <= end) {
+      const length = view.getUint32(at, true);
+      // A zero length ends the section for some readers; linkers also leave one between input sections.
+      if (length === 0) {
+        at += 4;
+        continue;
+      }
+      if (length === 0xffffffff) throw damaged("64-bit records are not supported", at);
+      const next = at + 4 + length;
+      if (next > end || length < 4) throw damaged("a record is longer than the section", at);
+      const id = view.getUint32(at + 4, true);
+      if (id !== 0) {
+        const ciePosition = at + 4 - id;
+        let cie = cies.get(ciePosition);
+        if (cie === undefined) {
+          if (ciePosition < section.sh_offset || ciePosition >= end) throw damaged("an FDE has no CIE", at);
+          cie = readCie(view, section, ciePosition, end);
+          cies.set(ciePosition, cie);
+          hasLsda ||= cie.lsdaEncoding !== DW_EH_PE_omit;
+        }
+        const cursor = new Cursor(view, section, at + 8, next);
+        const start = cursor.pointer(cie.fdeEncoding);
+        const range = cursor.number(cie.fdeEncoding & 0x07);
+        if (start !== undefined && range > 0) found.push({ start, end: start + range, at, section, cie });
+      }
+      at = next;
+    }
+  }
+  found.sort((a, b) => a.start - b.start);
+  return {
+    count: found.length,
+    starts: Float64Array.from(found, (f) => f.start),
+    ends: Float64Array.from(found, (f) => f.end),
+    hasLsda,
+    fde(index) {
+      const { at, section, cie } = found[index]!;
+      return readFde(view, section, at, cie);
+    },
+  };
+}
+
+function readCie(view: DataView, section: Section, at: number, sectionEnd: number): Cie {
+  const length = view.getUint32(at, true);
+  const end = at + 4 + length;
+  if (end > sectionEnd || length < 4 || view.getUint32(at + 4, true) !== 0) throw damaged("an FDE has no CIE", at);
+  const cursor = new Cursor(view, section, at + 8, end);
+  const version = cursor.u8();
+  if (version !== 1 && version !== 3 && version !== 4) throw damaged(`CIE version ${version}`, at);
+  const augmentation = cursor.string();
+  if (version === 4) cursor.skip(2);
+  const codeAlignment = cursor.uleb();
+  cursor.sleb();
+  if (version === 1) cursor.u8();
+  else cursor.uleb();
+  let fdeEncoding = 0;
+  let lsdaEncoding = DW_EH_PE_omit;
+  const hasAugmentationData = augmentation.startsWith("z");
+  if (augmentation !== "" && !hasAugmentationData) throw damaged(`augmentation "${augmentation}" is not supported`, at);
+  if (hasAugmentationData) {
+    cursor.uleb();
+    for (const letter of augmentation.slice(1)) {
+      if (letter === "R") fdeEncoding = cursor.u8();
+      else if (letter === "L") lsdaEncoding = cursor.u8();
+      else if (letter === "P") {
+        const encoding = cursor.u8();
+        cursor.pointer(encoding & ~DW_EH_PE_indirect);
+      } else if (letter !== "S" && letter !== "B") throw damaged(`augmentation "${augmentation}" is not supported`, at);
+    }
+  }
+  return { fdeEncoding, lsdaEncoding, hasAugmentationData, codeAlignment };
+}
+
+function readFde(view: DataView, section: Section, at: number, cie: Cie): Fde {
+  const end = at + 4 + view.getUint32(at, true);
+  const cursor = new Cursor(view, section, at + 8, end);
+  const start = cursor.pointer(cie.fdeEncoding) ?? 0;
+  const rangeAt = cursor.at;
+  const range = cursor.number(cie.fdeEncoding & 0x07);
+  const rangeSize = cursor.at - rangeAt;
+  let lsda: number | undefined;
+  if (cie.hasAugmentationData) {
+    const size = cursor.uleb();
+    const instructions = cursor.at + size;
+    if (cie.lsdaEncoding !== DW_EH_PE_omit && size > 0) lsda = cursor.pointer(cie.lsdaEncoding & ~DW_EH_PE_indirect);
+    cursor.at = instructions;
+  }
+  return {
+    start: vaddr(start),
+    end: vaddr(start + range),
+    rangeOffset: rangeSize === 4 ? fileOffset(rangeAt) : undefined,
+    lsda: lsda === undefined ? undefined : vaddr(lsda),
+    ruleChanges: readRuleChanges(cursor, start, cie),
+  };
+}
+
+/** Walks through the call frame instructions of an FDE and notes each address to which they advance. */
+function readRuleChanges(cursor: Cursor, start: number, cie: Cie): readonly Vaddr[] {
+  const changes: Vaddr[] = [];
+  let location = start;
+  const advance = (by: number): void => {
+    location += by * cie.codeAlignment;
+    changes.push(vaddr(location));
+  };
+  const skipBlock = (): void => cursor.skip(cursor.uleb());
+  while (cursor.at < cursor.end) {
+    const op = cursor.u8();
+    if (op >= 0xc0) continue; // DW_CFA_restore
+    if (op >= 0x80) {
+      cursor.uleb(); // DW_CFA_offset
+      continue;
+    }
+    if (op >= 0x40) {
+      advance(op & 0x3f);
+      continue;
+    }
+    switch (op) {
+      case 0x00: // nop
+      case 0x0a: // remember_state
+      case 0x0b: // restore_state
+      case 0x2d: // GNU_window_save
+        break;
+      case 0x01: // set_loc
+        location = cursor.pointer(cie.fdeEncoding) ?? location;
+        changes.push(vaddr(location));
+        break;
+      case 0x02:
+        advance(cursor.u8());
+        break;
+      case 0x03:
+        advance(cursor.u16());
+        break;
+      case 0x04:
+        advance(cursor.u32());
+        break;
+      case 0x06: // restore_extended
+      case 0x07: // undefined
+      case 0x08: // same_value
+      case 0x0d: // def_cfa_register
+      case 0x0e: // def_cfa_offset
+      case 0x2e: // GNU_args_size
+        cursor.uleb();
+        break;
+      case 0x05: // offset_extended
+      case 0x09: // register
+      case 0x0c: // def_cfa
+      case 0x14: // val_offset
+      case 0x2f: // GNU_negative_offset_extended
+        cursor.uleb();
+        cursor.uleb();
+        break;
+      case 0x13: // def_cfa_offset_sf
+        cursor.sleb();
+        break;
+      case 0x11: // offset_extended_sf
+      case 0x12: // def_cfa_sf
+      case 0x15: // val_offset_sf
+        cursor.uleb();
+        cursor.sleb();
+        break;
+      case 0x0f: // def_cfa_expression
+        skipBlock();
+        break;
+      case 0x10: // expression
+      case 0x16: // val_expression
+        cursor.uleb();
+        skipBlock();
+        break;
+      default:
+        throw damaged(`unknown call frame instruction ${hex(op)}`, cursor.at - 1);
+    }
+  }
+  return changes;
+}
+
+/** The call-site table of one function: see lsda.ts, which reads it with the same cursor. */
+export { Cursor as EhCursor };

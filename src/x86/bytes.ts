@@ -1,0 +1,43 @@
+/** The few instructions that this project writes itself, byte for byte. */
+
+/** The canonical five-byte nop, `nopl 0x0(%rax,%rax,1)`: what Linux 6.18 optimizes and what libbpf compares with. */
+export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
+
+/** `jmp rel32`: 5 bytes. */
+export const JUMP_SIZE = 5;
+
+/** What fills bytes that nothing may run any more: int3, so that a mistake is loud. */
+export const INT3 = 0xcc;
+
+/** The multi-byte nops that the Intel SDM recommends (vol. 2B, NOP), by length. */
+const nops: readonly (readonly number[])[] = [
+  [],
+  [0x90],
+  [0x66, 0x90],
+  [0x0f, 0x1f, 0x00],
+  [0x0f, 0x1f, 0x40, 0x00],
+  [0x0f, 0x1f, 0x44, 0x00, 0x00],
+  [0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+  [0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
+  [0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+  [0x66, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+];
+
+/** `length` bytes of nops, in as few instructions as the recommended encodings allow. */
+export function nopFill(length: number): Uint8Array {
+  const out = new Uint8Array(length);
+  for (let at = 0; at < length; ) {
+    const n = Math.min(9, length - at);
+    out.set(nops[n]!, at);
+    at += n;
+  }
+  return out;
+}
+
+/** `jmp rel32` from one link-time address to another. Both lie in one image, which is smaller than 2 GiB. */
+export function jump(from: number, to: number): Uint8Array {
+  const out = new Uint8Array(JUMP_SIZE);
+  out[0] = 0xe9;
+  new DataView(out.buffer).setInt32(1, to - (from + JUMP_SIZE), true);
+  return out;
+}

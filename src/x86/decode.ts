@@ -1,0 +1,166 @@
+/**
+ * A range of code, decoded from its start to its end into flat arrays: an index an instruction, no object each.
+ *
+ * Linear decoding is right where the range holds nothing but code, which is what compilers write; it goes astray where
+ * data stands between instructions. So a range says whether it is `clean`: every byte decodes, the last instruction ends
+ * where the range ends, and every branch that stays in the range leads to the start of an instruction. What is not clean
+ * proves nothing, and nobody may rely on where its instructions begin.
+ */
+import type { Vaddr } from "../address.js";
+import { iced } from "./iced.js";
+
+/** What an instruction does to the flow of control, as bits. */
+export const Flow = {
+  Next: 0,
+  /** Direct jmp. */
+  Jump: 1,
+  /** Direct conditional branch: jcc, loop, jrcxz. */
+  Conditional: 2,
+  /** Direct or indirect call. */
+  Call: 4,
+  /** jmp through a register or memory. */
+  IndirectJump: 8,
+  Return: 16,
+  /** xbegin: may continue at its target. */
+  Transaction: 32,
+  /** int3, ud2, hlt, syscall, int n: the kernel sees or sets the instruction pointer. */
+  Trap: 64,
+  /** Any nop, of any length. */
+  Nop: 128,
+  /** endbr64: a place that indirect branches may lead to. */
+  Landing: 256,
+  /** `lea disp(%rip)`: makes an address of this image. */
+  Lea: 512,
+} as const;
+
+export interface DecodedCode {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  /** The bytes of the range. */
+  readonly bytes: Uint8Array;
+  readonly count: number;
+  /** Where instruction i begins, relative to `start`; entry `count` is where the last one ends. */
+  readonly offsets: Uint32Array;
+  /** Bits of Flow. */
+  readonly flow: Uint16Array;
+  /** The link-time address that a direct branch or a Lea names, else NaN. */
+  readonly targets: Float64Array;
+  /** Undefined where the range is clean, else why it is not. */
+  readonly unclean: string | undefined;
+}
+
+/** The index of the instruction that covers `address`, which must lie in the range. */
+export function indexAt(code: DecodedCode, address: number): number {
+  const offset = address - code.start;
+  let low = 0;
+  let high = code.count;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (code.offsets[middle]! <= offset) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/** The index of the instruction that begins at `address`, or -1. */
+export function indexOf(code: DecodedCode, address: number): number {
+  if (address < code.start || address >= code.end) return -1;
+  const index = indexAt(code, address);
+  return code.offsets[index] === address - code.start ? index : -1;
+}
+
+/** Where instruction `index` begins. */
+export const addressOf = (code: DecodedCode, index: number): Vaddr => (code.start + code.offsets[index]!) as Vaddr;
+
+/** How many bytes instruction `index` has. */
+export const lengthOf = (code: DecodedCode, index: number): number => code.offsets[index + 1]! - code.offsets[index]!;
+
+const { Code, Mnemonic, FlowControl } = iced;
+
+/** One instruction object for all decoding: each is an allocation in WebAssembly memory. */
+const scratch = new iced.Instruction();
+
+/** Decodes `bytes`, which stand at link-time address `start`, up to their end or to the first thing that is no code. */
+export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
+  const end = (start + bytes.length) as Vaddr;
+  const offsets = new Uint32Array(bytes.length + 1);
+  const flow = new Uint16Array(bytes.length);
+  const targets = new Float64Array(bytes.length);
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  decoder.ip = BigInt(start);
+  let count = 0;
+  let at = 0;
+  let unclean: string | undefined;
+  while (at < bytes.length) {
+    decoder.decodeOut(scratch);
+    if (scratch.code === Code.INVALID) {
+      unclean = "bytes that are no instruction";
+      break;
+    }
+    offsets[count] = at;
+    const kind = classify(scratch);
+    flow[count] = kind;
+    targets[count] = Number.NaN;
+    if (kind & (Flow.Jump | Flow.Conditional | Flow.Call | Flow.Transaction)) {
+      const direct = scratch.nearBranchTarget;
+      if (direct !== 0n) targets[count] = Number(direct);
+      // With an operand-size prefix the target depends on the maker of the processor (Intel SDM vol. 2, JMP; AMD APM vol. 3).
+      if (hasOperandSizePrefix(bytes, at) && kind & (Flow.Jump | Flow.Conditional | Flow.Transaction))
+        unclean ??= "a branch with an operand-size prefix";
+    } else if (kind & Flow.Lea) {
+      targets[count] = Number(scratch.ipRelMemoryAddress);
+    }
+    at += scratch.length;
+    count++;
+  }
+  decoder.free();
+  offsets[count] = at;
+  const code = { start, end, bytes, count, offsets, flow, targets, unclean };
+  return unclean === undefined ? { ...code, unclean: inconsistency(code) } : code;
+}
+
+function classify(instruction: typeof scratch): number {
+  switch (instruction.flowControl) {
+    case FlowControl.Next: {
+      const mnemonic = instruction.mnemonic;
+      if (mnemonic === Mnemonic.Nop) return Flow.Nop;
+      if (mnemonic === Mnemonic.Lea) return instruction.isIpRelMemoryOperand ? Flow.Lea : Flow.Next;
+      if (mnemonic === Mnemonic.Endbr64) return Flow.Landing;
+      return Flow.Next;
+    }
+    case FlowControl.UnconditionalBranch:
+      return Flow.Jump;
+    case FlowControl.IndirectBranch:
+      return Flow.IndirectJump;
+    case FlowControl.ConditionalBranch:
+      return Flow.Conditional;
+    case FlowControl.Return:
+      return Flow.Return;
+    case FlowControl.Call:
+      return instruction.mnemonic === Mnemonic.Call ? Flow.Call : Flow.Trap; // syscall and vmcall count as calls in iced
+    case FlowControl.IndirectCall:
+      return Flow.Call;
+    case FlowControl.XbeginXabortXend:
+      return instruction.mnemonic === Mnemonic.Xbegin ? Flow.Transaction : Flow.Next;
+    default:
+      return Flow.Trap;
+  }
+}
+
+function hasOperandSizePrefix(bytes: Uint8Array, at: number): boolean {
+  for (let i = at; ; i++) {
+    const byte = bytes[i];
+    if (byte === 0x66) return true;
+    if (byte !== 0xf2 && byte !== 0xf3 && byte !== 0x2e && byte !== 0x3e) return false;
+  }
+}
+
+/** Whether a branch, or the address in a lea, leads between two instructions of the range: then decoding went astray. */
+function inconsistency(code: DecodedCode): string | undefined {
+  for (let i = 0; i < code.count; i++) {
+    const target = code.targets[i]!;
+    if (target > code.start && target < code.end && indexOf(code, target) < 0)
+      return "a branch into the middle of an instruction, or data between instructions";
+  }
+  return undefined;
+}

@@ -1,0 +1,113 @@
+/**
+ * One instruction, moved to another address: the same effect, encoded anew only where it depends on where it stands.
+ *
+ * Most instructions do not: their bytes are copied as they are, odd prefixes and all. Those with a %rip-relative operand
+ * or a relative branch are re-encoded by iced-x86's BlockEncoder, which turns short branches into near ones and
+ * loop/jrcxz, which have no near form, into a short sequence.
+ */
+import type { Vaddr } from "../address.js";
+import { iced } from "./iced.js";
+
+/** Longest encoding of one moved instruction: loop or jrcxz becomes `loop +2; jmp short +5; jmp rel32`. */
+export const LONGEST_RELOCATED = 16;
+
+/** What a tactic has to know of one instruction before it moves it. */
+export interface InstructionTraits {
+  /** Encoded anew when it moves. */
+  readonly dependsOnAddress: boolean;
+  /** Reads or writes memory, divides, or may fault in another way: unwinding may start at it. */
+  readonly mayTrap: boolean;
+  /** Changes rsp or rbp. */
+  readonly changesFrame: boolean;
+  /** Disassembly, in the syntax that the report uses. */
+  readonly text: string;
+}
+
+const { Register, OpAccess, Mnemonic, FlowControl } = iced;
+const formatter = new iced.Formatter(iced.FormatterSyntax.Nasm);
+formatter.spaceAfterOperandSeparator = false;
+formatter.hexPrefix = "0x";
+formatter.hexSuffix = "";
+formatter.uppercaseHex = false;
+const infoFactory = new iced.InstructionInfoFactory();
+
+function decodeOne<T>(bytes: Uint8Array, at: Vaddr, use: (instruction: InstanceType<typeof iced.Instruction>) => T): T {
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  decoder.ip = BigInt(at);
+  const instruction = decoder.decode();
+  try {
+    return use(instruction);
+  } finally {
+    instruction.free();
+    decoder.free();
+  }
+}
+
+const isRelative = (instruction: InstanceType<typeof iced.Instruction>): boolean =>
+  instruction.isIpRelMemoryOperand ||
+  instruction.isJccShortOrNear ||
+  instruction.isJmpShortOrNear ||
+  instruction.isCallNear ||
+  instruction.isJcxShort ||
+  instruction.isLoop ||
+  instruction.isLoopcc ||
+  instruction.mnemonic === Mnemonic.Xbegin;
+
+/** What moving the one instruction in `bytes` at link-time address `at` would mean. */
+export function traitsOf(bytes: Uint8Array, at: Vaddr): InstructionTraits {
+  return decodeOne(bytes, at, (instruction) => {
+    const info = infoFactory.info(instruction);
+    const memory = info.usedMemory();
+    const registers = info.usedRegisters();
+    let changesFrame = instruction.isStackInstruction;
+    let floating = instruction.encoding !== iced.EncodingKind.Legacy;
+    for (const used of registers) {
+      const full = iced.RegisterExt.fullRegister(used.register);
+      const writes = used.access !== OpAccess.Read && used.access !== OpAccess.CondRead;
+      if (writes && (full === Register.RSP || full === Register.RBP)) changesFrame = true;
+      if (isFloating(used.register)) floating = true;
+      used.free();
+    }
+    const accessesMemory = memory.some((m) => m.access !== OpAccess.NoMemAccess);
+    for (const m of memory) m.free();
+    info.free();
+    const divides = instruction.mnemonic === Mnemonic.Div || instruction.mnemonic === Mnemonic.Idiv;
+    return {
+      dependsOnAddress: isRelative(instruction),
+      mayTrap: accessesMemory || divides || floating || instruction.flowControl === FlowControl.Exception,
+      changesFrame,
+      text: formatter.format(instruction),
+    };
+  });
+}
+
+/** Floating-point exceptions may be unmasked: whatever touches a vector or x87 register may trap. */
+const isFloating = (register: number): boolean =>
+  (register >= Register.XMM0 && register <= Register.ZMM31) || (register >= Register.ST0 && register <= Register.ST7);
+
+/**
+ * The bytes of an instruction for another address.
+ * @param bytes exactly one instruction
+ * @param from where it stands, as a link-time address
+ * @param to where it shall stand
+ * @returns undefined where its operand or target is out of reach from there
+ */
+export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
+  return decodeOne(bytes, from, (instruction) => {
+    if (!isRelative(instruction)) return bytes;
+    const encoder = new iced.BlockEncoder(64, iced.BlockEncoderOptions.None);
+    try {
+      encoder.add(instruction);
+      return encoder.encode(BigInt(to));
+    } catch {
+      return undefined;
+    } finally {
+      encoder.free();
+    }
+  });
+}
+
+/** Disassembles one instruction, for people. */
+export function disassemble(bytes: Uint8Array, at: Vaddr): string {
+  return decodeOne(bytes, at, (instruction) => formatter.format(instruction));
+}
