@@ -1,0 +1,68 @@
+/**
+ * Reading a file whole, and noticing when that went wrong.
+ *
+ * The size is taken from the open file, exactly so many bytes are read, and afterwards the file must still be what it
+ * was: someone who links or installs it at the same moment would otherwise leave us with a mixture.
+ */
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { InputError } from "../errors.js";
+import { describe, isSystemError } from "./file-error.js";
+
+export interface InputFile {
+  /** The path as it was given. */
+  readonly path: string;
+  readonly bytes: Buffer;
+  /** What the open file was before its first byte was read. */
+  readonly stat: BigIntStats;
+}
+
+/** Larger files are no binaries, and one read or one Buffer of Node could not hold them. */
+const MAX_SIZE = 2 ** 31 - 1;
+
+/**
+ * Reads a regular file; a symbolic link is followed.
+ * @throws InputError where it cannot be read, is no regular file, or changes meanwhile
+ */
+export function readInput(path: string): InputFile {
+  try {
+    const fd = open(path);
+    try {
+      const stat = fstatSync(fd, { bigint: true });
+      if (stat.isDirectory()) throw new InputError("is a directory");
+      if (!stat.isFile()) throw new InputError("not a regular file");
+      if (stat.size > MAX_SIZE) throw new InputError("files of 2 GiB and more are not supported");
+      const bytes = Buffer.allocUnsafeSlow(Number(stat.size));
+      let length = 0;
+      while (length < bytes.length) {
+        const read = readSync(fd, bytes, length, bytes.length - length, length);
+        if (read === 0) throw new InputError("became shorter while it was read", `offset 0x${length.toString(16)}`);
+        length += read;
+      }
+      if (!isUnchanged(fstatSync(fd, { bigint: true }), stat)) throw new InputError("changed while it was read");
+      return { path, bytes, stat };
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    if (isSystemError(error)) throw new InputError(`cannot be read: ${describe(error)}`);
+    throw error;
+  }
+}
+
+/** Whether two states of a path are the same file with the same content, as far as the system can tell. */
+export const isUnchanged = (now: BigIntStats, before: BigIntStats): boolean =>
+  now.dev === before.dev && now.ino === before.ino && now.size === before.size && now.mtimeNs === before.mtimeNs;
+
+/**
+ * O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOATIME: the access time is one of the times that are kept,
+ * and reading should not change it; the system grants that to the file's owner only.
+ */
+function open(path: string): number {
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK;
+  try {
+    return openSync(path, flags | constants.O_NOATIME);
+  } catch (error) {
+    if (isSystemError(error) && error.code === "EPERM") return openSync(path, flags);
+    throw error;
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * What stands at a probe's location.
+ *
+ * A plain probe is one byte, `nop`. Newer headers, and this tool, put a longer nop there that the kernel can turn into
+ * a call, alone or behind a one-byte nop:
+ *
+ *     90                               nop
+ *     0f 1f 44 00 00                   nop5          optimized by Linux 6.18 to 7.2
+ *     66 2e 0f 1f 84 00 00 00 00 00    nop10         optimized from 7.3 on
+ *     90 0f 1f 44 00 00                nop,nop5      the location is the first byte; libbpf moves on by one where it helps
+ *     90 66 2e 0f 1f 84 ...            nop,nop10
+ *
+ * Other nops of these lengths exist, and compilers use them as padding; libbpf compares the bytes, so only these count.
+ */
+import type { Vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import { type ElfImage, segmentAt } from "../elf/image.js";
+
+export const NOP: Uint8Array = Uint8Array.of(0x90);
+export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
+export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00);
+
+export type ProbeInstruction = "nop" | "nop5" | "nop10" | "nop,nop5" | "nop,nop10";
+
+/** The probe instruction that the bytes from a location on begin with, or null where they begin with anything else. */
+export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
+  if (startsWith(code, NOP5)) return "nop5";
+  if (startsWith(code, NOP10)) return "nop10";
+  if (code[0] !== NOP[0]) return null;
+  const behind = code.subarray(1);
+  if (startsWith(behind, NOP5)) return "nop,nop5";
+  if (startsWith(behind, NOP10)) return "nop,nop10";
+  return "nop";
+}
+
+/**
+ * The file's bytes from a link-time address to the end of its segment: a view, not a copy. Null where the address lies
+ * in no executable segment, or in a part of it that the file does not hold.
+ */
+export function codeFrom(image: ElfImage, location: Vaddr): Buffer | null {
+  const segment = segmentAt(image, location);
+  if (segment === undefined || (segment.p_flags & elf.PF_X) === 0) return null;
+  if (location >= segment.p_vaddr + segment.p_filesz) return null;
+  const start = location - segment.p_vaddr + segment.p_offset;
+  return image.bytes.subarray(start, segment.p_offset + segment.p_filesz);
+}
+
+const startsWith = (code: Uint8Array, prefix: Uint8Array): boolean =>
+  code.length >= prefix.length && prefix.every((byte, i) => code[i] === byte);
