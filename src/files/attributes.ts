@@ -11,11 +11,8 @@ import { execFile } from "node:child_process";
 import type { BigIntStats } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import { promisify } from "node:util";
+import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "./attribute-names.js";
 import { FileError } from "./file-error.js";
-
-/** What the user may give up, where it cannot be kept. The mode is always kept. */
-export const OPTIONAL_ATTRIBUTES = ["owner", "times", "xattr"] as const;
-export type OptionalAttribute = (typeof OPTIONAL_ATTRIBUTES)[number];
 
 const cpNames: Readonly<Record<OptionalAttribute, string>> = {
   owner: "ownership",
@@ -61,7 +58,7 @@ function differences(before: BigIntStats, now: BigIntStats, giveUp: readonly Opt
   const lost: string[] = [];
   const mask = giveUp.includes("owner") ? 0o1777n : 0o7777n;
   if (!giveUp.includes("owner") && (before.uid !== now.uid || before.gid !== now.gid))
-    lost.push(`owner ${before.uid}:${before.gid} (--no-preserve owner gives it up)`);
+    lost.push(`owner ${before.uid}:${before.gid} (--drop-attribute owner gives it up)`);
   if ((before.mode & mask) !== (now.mode & mask)) lost.push(`mode ${(before.mode & 0o7777n).toString(8)}`);
   if (!giveUp.includes("times") && before.mtimeNs !== now.mtimeNs) lost.push("modification time");
   return lost;

@@ -11,7 +11,8 @@ import { type FileHandle, lstat, open, realpath, rename, stat } from "node:fs/pr
 import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../errors.js";
 import type { SparseContent } from "../rewrite/contract.js";
-import { copyAttributes, type OptionalAttribute } from "./attributes.js";
+import type { OptionalAttribute } from "./attribute-names.js";
+import { copyAttributes } from "./attributes.js";
 import { explained, FileError, isSystemError } from "./file-error.js";
 import { type InputFile, isUnchanged } from "./input.js";
 import { withTemporaryFile } from "./temporary.js";

@@ -45,7 +45,10 @@ export async function withTemporaryFile<T>(directory: string, use: (file: Tempor
   try {
     const handle = await open(path, "wx", 0o600);
     try {
-      return await use({ path, handle, renamed: () => void (pending = false) });
+      const renamed = (): void => {
+        pending = false;
+      };
+      return await use({ path, handle, renamed });
     } finally {
       await handle.close();
     }

@@ -1,0 +1,64 @@
+/**
+ * `usdt-nop5 rewrite FILE`: read, rewrite, write, report.
+ *
+ * The place of the output is checked before the work and the output is there before the report is printed, so that
+ * whoever reads the report can use the file.
+ */
+import { parseElf } from "../elf/image.js";
+import { readInput } from "../files/input.js";
+import { choosePlace, wholeFile, writeOutput } from "../files/output.js";
+import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
+import { document, makeStyle } from "../report/text.js";
+import type { Kernel, Layout } from "../rewrite/contract.js";
+import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
+import type { ProbePattern } from "../usdt/pattern.js";
+import { destinationOf, type OutputOptions, writeOptions } from "./output-options.js";
+import { complain, print, type Streams, wantsColours } from "./streams.js";
+
+export interface RewriteCommandOptions extends OutputOptions {
+  readonly kernel: Kernel;
+  readonly layout: Layout;
+  readonly only?: readonly ProbePattern[];
+  readonly strict?: boolean;
+  readonly dryRun?: boolean;
+  readonly newBuildId?: boolean;
+  readonly tableAtEnd?: boolean;
+}
+
+/**
+ * Rewrites a file.
+ * @returns the exit status: 3 where --strict and a probe was skipped
+ * @throws InputError where it cannot be done; then nothing was written
+ */
+export async function rewrite(path: string, options: RewriteCommandOptions, streams: Streams): Promise<number> {
+  const input = readInput(path);
+  const image = parseElf(input.bytes);
+  const patterns = options.only ?? [];
+  const destination = destinationOf(path, options, ".nop5");
+  const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
+
+  const { report, content } = rewriteImage(image, {
+    kernel: options.kernel,
+    layout: options.layout,
+    only: patterns.map((pattern) => pattern.text),
+    newBuildId: options.newBuildId ?? false,
+    tableAtEnd: options.tableAtEnd ?? false,
+  });
+  for (const pattern of patterns)
+    if (!report.sites.some(pattern.matches))
+      await complain(streams, `${path}: --only ${pattern.text} matches no probe`);
+
+  // A probe that was not asked for has not been left out against anybody's will.
+  const wanted = report.sites.filter((site) => patterns.length === 0 || patterns.some((p) => p.matches(site)));
+  const fails = options.strict === true && wanted.some((site) => site.status === "skipped");
+  const unwritten = fails ? "strict" : place === null ? "dry run" : null;
+  if (place !== null && !fails && !(content === null && place.inPlace))
+    await writeOutput(input, content ?? wholeFile(input.bytes), place, writeOptions(options));
+
+  const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
+  const text = options.json
+    ? document(rewriteDocument(run))
+    : rewriteText(run, makeStyle(wantsColours(streams.stdout)));
+  await print(streams, text);
+  return fails ? 3 : 0;
+}

@@ -1,0 +1,74 @@
+/** What `list` says about files: the JSON document of the command contract, and a table for people. */
+import { hex, type Vaddr } from "../address.js";
+import { columns, count, printable, type Style } from "./text.js";
+
+/** One probe as it stands in a file. Addresses are link-time addresses, after the .stapsdt.base rule. */
+export interface ListedSite {
+  readonly provider: string;
+  readonly name: string;
+  readonly location: Vaddr;
+  /** The address of .stapsdt.base as it stands in the note. */
+  readonly base: Vaddr;
+  /** 0 where the probe has none. */
+  readonly semaphore: Vaddr;
+  readonly arguments: readonly string[];
+  /** What stands there: a known probe instruction, a disassembly, or in parentheses why there is none. */
+  readonly instruction: string;
+  readonly function: string | null;
+}
+
+export interface ListedFile {
+  readonly path: string;
+  readonly buildId: string | null;
+  readonly sites: readonly ListedSite[];
+}
+
+/** The document of `list --json`. */
+export const listDocument = (files: readonly ListedFile[]): object => ({
+  schemaVersion: 1,
+  files: files.map((file) => ({
+    path: file.path,
+    buildId: file.buildId,
+    sites: file.sites.map((site) => ({
+      provider: site.provider,
+      name: site.name,
+      location: hex(site.location),
+      base: hex(site.base),
+      semaphore: hex(site.semaphore),
+      arguments: site.arguments,
+      instruction: site.instruction,
+      function: site.function,
+    })),
+  })),
+});
+
+/** The text of `list` for one file, with a line end. */
+export function listText(file: ListedFile, style: Style): string {
+  const buildId = file.buildId === null ? "no build-id" : `build-id ${file.buildId}`;
+  const path = printable(file.path);
+  if (file.sites.length === 0) return `${style.heading(path)}: no USDT probes, ${buildId}\n`;
+  const withSemaphores = file.sites.some((site) => site.semaphore !== 0);
+  const row = (site: ListedSite): string[] => [
+    printable(`${site.provider}:${site.name}`),
+    hex(site.location),
+    site.instruction,
+    ...(withSemaphores ? [site.semaphore === 0 ? "-" : hex(site.semaphore)] : []),
+    printable(site.function ?? "-"),
+    printable(site.arguments.join(" ")),
+  ];
+  const header = [
+    "PROBE",
+    "LOCATION",
+    "INSTRUCTION",
+    ...(withSemaphores ? ["SEMAPHORE"] : []),
+    "FUNCTION",
+    "ARGUMENTS",
+  ];
+  const [head, ...rows] = columns([header, ...file.sites.map(row)], "  ");
+  return [
+    `${style.heading(path)}: ${count(file.sites.length, "USDT probe")}, ${buildId}`,
+    style.quiet(head!),
+    ...rows,
+    "",
+  ].join("\n");
+}

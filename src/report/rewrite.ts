@@ -1,0 +1,92 @@
+/** What `rewrite` says: the JSON document of the command contract, and a report for people. */
+import { hex } from "../address.js";
+import type { RewriteReport, SiteReport, SiteStatus } from "../rewrite/contract.js";
+import { count, printable, type Style } from "./text.js";
+
+/** What the command adds to the report of the rewrite itself. */
+export interface RewriteRun {
+  readonly input: string;
+  /** The file that now holds the result, or null where nothing was written. */
+  readonly output: string | null;
+  /** Why nothing was written, where that is so. */
+  readonly unwritten: "dry run" | "strict" | null;
+  readonly report: RewriteReport;
+}
+
+/** The document of `rewrite --json`. */
+export const rewriteDocument = ({ input, output, report }: RewriteRun): object => ({
+  schemaVersion: 1,
+  input,
+  output,
+  layout: report.layout,
+  size: { input: report.inputSize, output: report.outputSize },
+  summary: summaryOf(report),
+  sites: report.sites.map((site) => ({
+    provider: site.provider,
+    name: site.name,
+    location: hex(site.location),
+    newLocation: hex(site.newLocation),
+    status: site.status,
+    tactic: site.tactic,
+    redZone: site.redZone,
+    guard: site.guard,
+    reason: site.reason,
+    displaced: site.displaced,
+  })),
+  hazards: report.hazards.map(({ code, message }) => ({ code, message })),
+});
+
+/** How many probes there are, and what became of them. */
+export function summaryOf(report: RewriteReport): { sites: number } & Record<SiteStatus, number> {
+  const of = (status: SiteStatus): number => report.sites.filter((site) => site.status === status).length;
+  return { sites: report.sites.length, rewritten: of("rewritten"), already: of("already"), skipped: of("skipped") };
+}
+
+/** The text of `rewrite`, with a line end. */
+export function rewriteText(run: RewriteRun, style: Style): string {
+  const { report } = run;
+  const summary = summaryOf(report);
+  const lines: string[] = [];
+  if (summary.sites === 0) lines.push(`${style.heading(printable(run.input))}: no USDT probes, nothing to rewrite`);
+  else {
+    const parts = [`${summary.rewritten} rewritten`];
+    if (summary.already > 0) parts.push(`${summary.already} already done`);
+    if (summary.skipped > 0) parts.push(`${summary.skipped} skipped`);
+    const head = `${count(summary.sites, "USDT probe")}, layout ${report.layout}: ${parts.join(", ")}`;
+    lines.push(`${style.heading(printable(run.input))}: ${head}`);
+  }
+  for (const site of report.sites) lines.push(...siteLines(site, style));
+  for (const { code, message } of report.hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
+  lines.push(outcome(run), "");
+  return lines.join("\n");
+}
+
+function siteLines(site: SiteReport, style: Style): string[] {
+  const probe = printable(`${site.provider}:${site.name}`);
+  if (site.status === "skipped")
+    return [`  ${style.warning("skipped")}    ${hex(site.location)} ${probe}: ${site.reason ?? "no reason given"}`];
+  if (site.status === "already") return [`  ${style.quiet("already")}    ${hex(site.location)} ${probe}`];
+  const moved = site.newLocation === site.location ? "" : ` -> ${hex(site.newLocation)}`;
+  const how = [site.tactic, redZoneWords(site)].filter((part) => part !== null).join(", ");
+  const lines = [`  ${style.good("rewritten")}  ${hex(site.location)}${moved} ${probe}: ${how}`];
+  if (site.displaced.length > 0) lines.push(style.quiet(`             moved: ${site.displaced.join("; ")}`));
+  return lines;
+}
+
+const redZoneWords = (site: SiteReport): string | null => {
+  const guard = site.guard ? ", guarded" : "";
+  return site.redZone === "unused" && !site.guard ? null : `red zone ${site.redZone}${guard}`;
+};
+
+function outcome({ output, unwritten, report }: RewriteRun): string {
+  if (unwritten === "dry run") return `dry run: nothing written${growth(report)}`;
+  if (unwritten === "strict") return "--strict: not every probe could be rewritten, nothing written";
+  return `written: ${printable(output ?? "nothing")}${growth(report)}`;
+}
+
+function growth({ inputSize, outputSize }: RewriteReport): string {
+  if (inputSize === outputSize) return ` (${inputSize} bytes, as before)`;
+  const percent = inputSize === 0 ? 0 : ((outputSize - inputSize) / inputSize) * 100;
+  const sign = percent < 0 ? "" : "+";
+  return ` (${inputSize} -> ${outputSize} bytes, ${sign}${percent.toFixed(2)} %)`;
+}
