@@ -111,3 +111,40 @@ export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array 
 export function disassemble(bytes: Uint8Array, at: Vaddr): string {
   return decodeOne(bytes, at, (instruction) => formatter.format(instruction));
 }
+
+/** A constant in an instruction: an immediate, or the displacement of a memory operand that is not %rip-relative. */
+export interface Constant {
+  /** Where it stands, in bytes from the start of the instruction. */
+  readonly offset: number;
+  readonly size: number;
+  /** As the 32 bits say, without a sign: how an address below 4 GiB looks. */
+  readonly value: number;
+}
+
+/** The constants of 4 bytes or more in the one instruction in `bytes`. */
+export function constantsOf(bytes: Uint8Array, at: Vaddr): readonly Constant[] {
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  decoder.ip = BigInt(at);
+  const instruction = decoder.decode();
+  const offsets = decoder.getConstantOffsets(instruction);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const constants: Constant[] = [];
+  const add = (offset: number, size: number): void => {
+    if (size >= 4) constants.push({ offset, size, value: view.getUint32(offset, true) });
+  };
+  if (offsets.hasDisplacement && !instruction.isIpRelMemoryOperand)
+    add(offsets.displacementOffset, offsets.displacementSize);
+  if (offsets.hasImmediate && !isRelative(instruction)) add(offsets.immediateOffset, offsets.immediateSize);
+  offsets.free();
+  instruction.free();
+  decoder.free();
+  return constants;
+}
+
+/** The link-time address that an instruction's %rip-relative operand or branch names, or undefined. */
+export function namedAddress(bytes: Uint8Array, at: Vaddr): number | undefined {
+  return decodeOne(bytes, at, (instruction) => {
+    if (instruction.isIpRelMemoryOperand) return Number(instruction.ipRelMemoryAddress);
+    return isRelative(instruction) ? Number(instruction.nearBranchTarget) : undefined;
+  });
+}

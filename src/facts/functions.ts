@@ -1,0 +1,180 @@
+/**
+ * Where functions begin and end, as far as the binary says so.
+ *
+ * `.eh_frame` is the first witness: nearly every compiler writes it and strip keeps it. Sized function symbols tell of the
+ * rest (assembly without unwind information). A function that was split has several ranges, one for each part. What no
+ * range covers is a gap: padding, or code about which nothing is known.
+ */
+import { type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
+import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
+import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
+import { type DecodedCode, decode } from "../x86/decode.js";
+import { paddingLength } from "../x86/nops.js";
+
+/** A contiguous range of code that belongs to one function. */
+export interface CodeRange {
+  readonly index: number;
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+}
+
+export class FunctionIndex {
+  private readonly decoded = new Map<number, DecodedCode>();
+  private readonly fdes = new Map<number, Fde>();
+
+  private constructor(
+    private readonly image: ElfImage,
+    readonly codeSections: readonly Section[],
+    readonly ehFrame: EhFrame,
+    private readonly starts: Float64Array,
+    private readonly ends: Float64Array,
+    /** Which FDE a range comes from, or -1. */
+    private readonly fdeOf: Int32Array,
+    /** Ranges that overlap another one: their decoding proves nothing. */
+    private readonly overlapping: ReadonlySet<number>,
+  ) {}
+
+  /** @throws InputError where .eh_frame or a symbol table is damaged */
+  static of(image: ElfImage): FunctionIndex {
+    const ehFrame = readEhFrame(image);
+    const ranges: { start: number; end: number; fde: number }[] = [];
+    for (let i = 0; i < ehFrame.count; i++) ranges.push({ start: ehFrame.starts[i]!, end: ehFrame.ends[i]!, fde: i });
+    const fromSymbols = symbolRanges(image, ehFrame);
+    if (fromSymbols.length > 0) {
+      ranges.push(...fromSymbols);
+      ranges.sort((a, b) => a.start - b.start);
+    }
+    const overlapping = new Set<number>();
+    let reach = 0;
+    for (let i = 0; i < ranges.length; i++) {
+      if (ranges[i]!.start < reach) {
+        overlapping.add(i);
+        for (let j = i - 1; j >= 0 && ranges[j]!.end > ranges[i]!.start; j--) overlapping.add(j);
+      }
+      reach = Math.max(reach, ranges[i]!.end);
+    }
+    return new FunctionIndex(
+      image,
+      image.sections.filter(isCode),
+      ehFrame,
+      Float64Array.from(ranges, (r) => r.start),
+      Float64Array.from(ranges, (r) => r.end),
+      Int32Array.from(ranges, (r) => r.fde),
+      overlapping,
+    );
+  }
+
+  get count(): number {
+    return this.starts.length;
+  }
+
+  range(index: number): CodeRange {
+    return { index, start: vaddr(this.starts[index]!), end: vaddr(this.ends[index]!) };
+  }
+
+  /** The index of the last range that begins at or below the address, or -1. */
+  lastAtOrBelow(address: number): number {
+    let low = 0;
+    let high = this.starts.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.starts[middle]! <= address) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  /** The range that contains the address. */
+  containing(address: number): CodeRange | undefined {
+    const index = this.lastAtOrBelow(address);
+    return index >= 0 && address < this.ends[index]! ? this.range(index) : undefined;
+  }
+
+  /** The range's instructions; decoded once. */
+  code(range: CodeRange): DecodedCode {
+    let code = this.decoded.get(range.index);
+    if (code === undefined) {
+      const offset = offsetOf(this.image, range.start);
+      const last = offsetOf(this.image, vaddr(range.end - 1));
+      const bytes =
+        offset !== undefined && last === offset + (range.end - range.start) - 1 && this.sectionAt(range.start)
+          ? this.image.bytes.subarray(offset, last + 1)
+          : this.image.bytes.subarray(0, 0);
+      code = decode(bytes, range.start);
+      if (bytes.length === 0) code = { ...code, unclean: "its bytes are not in the file" };
+      if (this.overlapping.has(range.index)) code = { ...code, unclean: "it overlaps another function" };
+      this.decoded.set(range.index, code);
+    }
+    return code;
+  }
+
+  /** The FDE that a range comes from, or undefined where a symbol told of it. @throws InputError where it is damaged */
+  fde(range: CodeRange): Fde | undefined {
+    const index = this.fdeOf[range.index]!;
+    if (index < 0) return undefined;
+    let fde = this.fdes.get(index);
+    if (fde === undefined) {
+      fde = this.ehFrame.fde(index);
+      this.fdes.set(index, fde);
+    }
+    return fde;
+  }
+
+  /**
+   * How many bytes of padding begin at `address`, up to `end` or to the end of the section, in whole instructions; as few
+   * as make `need` bytes.
+   */
+  paddingAt(address: number, end: number, need?: number): number {
+    const section = this.sectionAt(address);
+    if (section === undefined) return 0;
+    const from = address - section.sh_addr;
+    const to = Math.min(section.sh_size, end - section.sh_addr);
+    return paddingLength(sectionBytes(this.image, section), from, to, need);
+  }
+
+  /** Where the gap that contains `address`, in no range, begins and ends: between two ranges, or at a section's border. */
+  gapAt(address: number): { readonly start: Vaddr; readonly end: Vaddr } | undefined {
+    const section = this.sectionAt(address);
+    if (section === undefined) return undefined;
+    const before = this.lastAtOrBelow(address);
+    const low = before >= 0 ? Math.max(section.sh_addr, this.ends[before]!) : section.sh_addr;
+    const sectionEnd = section.sh_addr + section.sh_size;
+    const high = before + 1 < this.count ? Math.min(sectionEnd, this.starts[before + 1]!) : sectionEnd;
+    return address >= low && address < high ? { start: vaddr(low), end: vaddr(high) } : undefined;
+  }
+
+  /** The section of code that contains the address. */
+  sectionAt(address: number): Section | undefined {
+    return this.codeSections.find((s) => address >= s.sh_addr && address < s.sh_addr + s.sh_size);
+  }
+}
+
+/** Sized function symbols whose start lies in no FDE. */
+function symbolRanges(image: ElfImage, ehFrame: EhFrame): { start: number; end: number; fde: number }[] {
+  const found = new Map<number, number>();
+  const { starts, ends, count } = ehFrame;
+  for (const table of [symtab(image), dynsym(image)]) {
+    if (table === null) continue;
+    forEachSymbol(table, (value, size, info, shndx) => {
+      const type = info & 0xf;
+      if ((type !== elf.STT_FUNC && type !== elf.STT_GNU_IFUNC) || size === 0 || shndx === elf.SHN_UNDEF) return;
+      let low = 0;
+      let high = count;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (starts[middle]! <= value) low = middle + 1;
+        else high = middle;
+      }
+      if (low > 0 && value < ends[low - 1]!) return;
+      // A symbol may promise more than its FDEs: the nearest FDE bounds it.
+      const end = low < count ? Math.min(value + size, starts[low]!) : value + size;
+      if (end > value && end > (found.get(value) ?? 0)) found.set(value, end);
+    });
+  }
+  const sorted = [...found].map(([start, end]) => ({ start, end, fde: -1 })).sort((a, b) => a.start - b.start);
+  // Symbols within symbols (assembly entry points) bound one another.
+  for (let i = 0; i + 1 < sorted.length; i++) sorted[i]!.end = Math.min(sorted[i]!.end, sorted[i + 1]!.start);
+  return sorted;
+}

@@ -1,0 +1,103 @@
+/**
+ * The parts of a function, and the table bases it makes.
+ *
+ * Compilers split functions: a hot part, cold parts, each with an FDE of its own, joined by direct branches. A jump table
+ * may have its base set in one part and be used in another, so what is asked of a site is asked of all parts. Without
+ * symbols a branch between two parts looks like a tail call; taking a tail call for a branch between parts only makes the
+ * group larger, which is the safe side. Followed are all direct jumps out of and into the site's part, and from those
+ * parts on the jumps that are surely no tail calls: conditional ones and those into the middle of a range.
+ */
+import type { Vaddr } from "../address.js";
+import { addressOf, type DecodedCode, Flow, lengthOf } from "../x86/decode.js";
+import { constantsOf } from "../x86/relocate.js";
+import type { CodeRange, FunctionIndex } from "./functions.js";
+import type { Link } from "./scan-code.js";
+
+export interface Group {
+  readonly parts: readonly DecodedCode[];
+  /** Why one of the parts cannot be decoded, or undefined. */
+  readonly unclean: string | undefined;
+  /** Some part jumps through a register or memory, so that tables matter. */
+  readonly jumpsIndirectly: boolean;
+  /** Link-time addresses that the parts make: the bases to which a table's words may be added. */
+  readonly bases: ReadonlySet<number>;
+}
+
+const MOST_PARTS = 200;
+
+/**
+ * @param incoming what looks like jumps into functions that hold sites, by the index of the range they lead to
+ * @param lowest for programs with fixed addresses: the lowest address of the image, from which on a constant may be a base
+ */
+export function groupOf(
+  range: CodeRange,
+  functions: FunctionIndex,
+  incoming: ReadonlyMap<number, readonly Link[]>,
+  lowest: Vaddr | undefined,
+): Group {
+  const indices = new Set<number>([range.index]);
+  const queue: { range: CodeRange; depth: number }[] = [{ range, depth: 0 }];
+  const parts: DecodedCode[] = [];
+  let unclean: string | undefined;
+  const add = (address: number, depth: number, certain: boolean): void => {
+    if (depth > 0 && !certain) return;
+    const other = functions.containing(address);
+    if (other === undefined) {
+      if (functions.sectionAt(address) !== undefined)
+        unclean ??= "code outside of any known function jumps into it, or is jumped to";
+      return;
+    }
+    if (indices.has(other.index)) return;
+    if (indices.size >= MOST_PARTS) {
+      unclean ??= `it may have more than ${MOST_PARTS} parts`;
+      return;
+    }
+    indices.add(other.index);
+    queue.push({ range: other, depth: depth + 1 });
+  };
+  for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
+    const code = functions.code(next.range);
+    parts.push(code);
+    if (code.unclean !== undefined && (next.depth === 0 || unclean === undefined)) unclean = code.unclean;
+    if (next.depth >= 2) continue;
+    for (let i = 0; i < code.count; i++) {
+      const flow = code.flow[i]!;
+      if ((flow & (Flow.Jump | Flow.Conditional)) === 0) continue;
+      const target = code.targets[i]!;
+      if (target >= code.start && target < code.end) continue;
+      const other = functions.containing(target);
+      add(target, next.depth, (flow & Flow.Conditional) !== 0 || (other !== undefined && other.start !== target));
+    }
+    for (const link of incoming.get(next.range.index) ?? []) add(link.from, next.depth, link.to !== next.range.start);
+  }
+  const jumpsIndirectly = parts.some(hasIndirectJump);
+  return { parts, unclean, jumpsIndirectly, bases: jumpsIndirectly ? basesOf(parts, lowest) : new Set() };
+}
+
+/** An indirect jump other than `jmp *slot(%rip)`, which reads one pointer: a relocated one, or a tail call through the GOT. */
+function hasIndirectJump(code: DecodedCode): boolean {
+  for (let i = 0; i < code.count; i++) {
+    if ((code.flow[i]! & Flow.IndirectJump) === 0) continue;
+    const at = code.offsets[i]!;
+    const bytes = code.bytes.subarray(at, at + lengthOf(code, i));
+    const opcode = bytes.indexOf(0xff);
+    const modrm = bytes[opcode + 1]!;
+    // FF /4 with mod 00 and rm 101 is [rip + disp32].
+    if (opcode < 0 || (modrm & 0xc7) !== 0x05) return true;
+  }
+  return false;
+}
+
+function basesOf(parts: readonly DecodedCode[], lowest: Vaddr | undefined): ReadonlySet<number> {
+  const bases = new Set<number>();
+  for (const code of parts) {
+    for (let i = 0; i < code.count; i++) {
+      if (code.flow[i]! & Flow.Lea) bases.add(code.targets[i]!);
+      if (lowest === undefined) continue;
+      const at = code.offsets[i]!;
+      for (const { value } of constantsOf(code.bytes.subarray(at, at + lengthOf(code, i)), addressOf(code, i)))
+        if (value >= lowest) bases.add(value);
+    }
+  }
+  return bases;
+}

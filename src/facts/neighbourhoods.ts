@@ -1,0 +1,59 @@
+/**
+ * The addresses that matter: those around probe sites, where a tactic might put other bytes.
+ *
+ * All questions of the form "does anything lead here?" are asked of a whole program at once, some of them at every byte
+ * position. A map with a byte for each 64 bytes of address space answers nearly all of them with "no" in one load; what is
+ * left is looked up exactly.
+ */
+import { type Vaddr, vaddr } from "../address.js";
+
+/** How far before and behind a site a tactic may reach. */
+export const REACH_BEFORE = 64;
+export const REACH_BEHIND = 128;
+
+const BLOCK_SHIFT = 6;
+
+export class Neighbourhoods {
+  /** Sorted, disjoint [start, end) intervals. */
+  readonly intervals: readonly { readonly start: Vaddr; readonly end: Vaddr }[];
+  /** Nonzero for each 64-byte block from `base` on that an interval touches; blocks are (address - base) >>> 6. */
+  readonly blocks: Uint8Array;
+
+  /**
+   * @param sites link-time addresses of the sites
+   * @param base the lowest address of interest
+   * @param span how many bytes of address space from there on are of interest
+   */
+  constructor(
+    sites: readonly Vaddr[],
+    readonly base: Vaddr,
+    readonly span: number,
+  ) {
+    const intervals: { start: Vaddr; end: Vaddr }[] = [];
+    for (const site of [...sites].sort((a, b) => a - b)) {
+      const start = vaddr(Math.max(base, site - REACH_BEFORE));
+      const end = vaddr(Math.min(base + span, site + REACH_BEHIND));
+      const last = intervals.at(-1);
+      if (last !== undefined && start <= last.end) last.end = end;
+      else intervals.push({ start, end });
+    }
+    this.intervals = intervals;
+    this.blocks = new Uint8Array((span >>> BLOCK_SHIFT) + 2);
+    for (const { start, end } of intervals)
+      this.blocks.fill(1, (start - base) >>> BLOCK_SHIFT, ((end - base) >>> BLOCK_SHIFT) + 1);
+  }
+
+  contains(address: number): boolean {
+    const at = address - this.base;
+    if (!(at >= 0 && at < this.span) || this.blocks[at >>> BLOCK_SHIFT] === 0) return false;
+    const { intervals } = this;
+    let low = 0;
+    let high = intervals.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (intervals[middle]!.start <= address) low = middle + 1;
+      else high = middle;
+    }
+    return low > 0 && address < intervals[low - 1]!.end;
+  }
+}

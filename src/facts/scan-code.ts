@@ -1,0 +1,100 @@
+/**
+ * Every 32-bit word in code that, as a branch distance or as an address, leads to where a tactic might write.
+ *
+ * Sweeping through the program's instructions would have to trust that it knows where each begins. This asks less and
+ * proves more: at every byte position of every executable section, were a rel32 here, would it lead there? A real branch
+ * cannot escape that question. What it finds by chance is settled afterwards, by decoding the function around it.
+ *
+ * Three readings of the word v at address p:
+ *   relative       p + 4 + v   jmp, jcc, call, xbegin and `lea v(%rip)`
+ *   self-relative  p + v       `.long target - .`, in a table that stands among the code
+ *   absolute       v           `mov $target, %edi`, `jmp *table(,%rax,8)`; only in programs with fixed addresses
+ */
+import { type Vaddr, vaddr } from "../address.js";
+import { type ElfImage, type Section, sectionBytes } from "../elf/image.js";
+import type { Neighbourhoods } from "./neighbourhoods.js";
+
+export interface CodeHit {
+  /** Where the word stands. */
+  readonly at: Vaddr;
+  readonly target: Vaddr;
+  readonly reading: "relative" | "self-relative" | "absolute";
+}
+
+/** What looks like a jmp or jcc into a function of interest: it may be another part of the same function. */
+export interface Link {
+  readonly from: Vaddr;
+  readonly to: Vaddr;
+}
+
+/**
+ * @param fixed the program runs at its link-time addresses (ET_EXEC)
+ * @param functionBlocks like near.blocks, for the functions that hold sites
+ */
+export function scanCode(
+  image: ElfImage,
+  sections: readonly Section[],
+  near: Neighbourhoods,
+  functionBlocks: Uint8Array,
+  fixed: boolean,
+): { hits: CodeHit[]; links: Link[] } {
+  const hits: CodeHit[] = [];
+  const links: Link[] = [];
+  const blocks = new Uint8Array(near.blocks.length);
+  for (let i = 0; i < blocks.length; i++) blocks[i] = (near.blocks[i]! ? 1 : 0) | (functionBlocks[i]! ? 2 : 0);
+  // A self-relative word leads 4 bytes less far: its block may be the one before.
+  for (let i = 0; i + 1 < blocks.length; i++) if (near.blocks[i]!) blocks[i + 1]! |= 1;
+
+  for (const section of sections) {
+    const bytes = sectionBytes(image, section);
+    const { sh_addr } = section;
+    const visit = (p: number, v: number): void => {
+      const at = vaddr(sh_addr + p);
+      const target = at + 4 + v;
+      if (near.contains(target)) hits.push({ at, target: vaddr(target), reading: "relative" });
+      if (near.contains(target - 4)) hits.push({ at, target: vaddr(target - 4), reading: "self-relative" });
+      if (fixed && near.contains(v)) hits.push({ at, target: vaddr(v), reading: "absolute" });
+      const opcode = p > 0 ? bytes[p - 1]! : 0;
+      const looksLikeJump = opcode === 0xe9 || (p > 1 && opcode >= 0x80 && opcode <= 0x8f && bytes[p - 2] === 0x0f);
+      if (looksLikeJump && target >= near.base && target < near.base + near.span) {
+        if (functionBlocks[(target - near.base) >>> 6]) links.push({ from: vaddr(at - 1), to: vaddr(target) });
+      }
+    };
+    sweep(bytes, sh_addr - near.base, near.base, near.span, blocks, fixed, visit);
+  }
+  return { hits, links };
+}
+
+/** The inner loop, apart from everything else so that the engine optimizes it alone: one load per byte of code. */
+function sweep(
+  bytes: Uint8Array,
+  shift: number,
+  base: number,
+  span: number,
+  blocks: Uint8Array,
+  fixed: boolean,
+  visit: (p: number, v: number) => void,
+): void {
+  const last = bytes.length - 4;
+  if (last < 0) return;
+  let v = (bytes[0]! << 8) | (bytes[1]! << 16) | (bytes[2]! << 24);
+  for (let p = 0; p <= last; p++) {
+    v = (v >>> 8) | (bytes[p + 3]! << 24);
+    const at = (p + 4 + shift + v) | 0;
+    if (at >>> 0 < span && blocks[at >>> 6] !== 0) visit(p, v);
+    else if (fixed && v - base >= 0 && v - base < span && blocks[(v - base) >>> 6] !== 0) visit(p, v);
+  }
+}
+
+/** Short branches in bytes that nobody can decode: every position at which one could stand, and where it would lead. */
+export function possibleShortBranches(
+  bytes: Uint8Array,
+  start: Vaddr,
+  visit: (at: Vaddr, target: Vaddr) => void,
+): void {
+  for (let p = 0; p + 1 < bytes.length; p++) {
+    const opcode = bytes[p]!;
+    if ((opcode >= 0x70 && opcode <= 0x7f) || opcode === 0xeb || (opcode >= 0xe0 && opcode <= 0xe3))
+      visit(vaddr(start + p), vaddr(start + p + 2 + ((bytes[p + 1]! << 24) >> 24)));
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * Every word of data that leads to where a tactic might write.
+ *
+ * Asked of a 32-bit word v at address p:
+ *   v            an absolute address (programs with fixed addresses; with others a relocation tells)
+ *   p + v        a word relative to its own place: `.long x - .`, xray_instr_map
+ *   B + v        an entry of a jump table or a difference of labels, for each base B that the site's function makes
+ * Words are taken at every multiple of 4 of sections that are aligned so, at every byte of others. Sections whose
+ * structure is known and read elsewhere (symbols, relocations, unwind tables, notes) are left out.
+ */
+import { type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import type { ElfImage, Section } from "../elf/image.js";
+import type { Neighbourhoods } from "./neighbourhoods.js";
+
+/** Bases of one site's function, and the site's surroundings: a word is of interest if base + word lies in [start, end). */
+export interface BaseQuery {
+  readonly bases: ReadonlySet<number>;
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+}
+
+export interface DataHit {
+  readonly at: Vaddr;
+  readonly target: Vaddr;
+  readonly reading: "absolute" | "self-relative" | "table";
+}
+
+/** A stretch of bytes to ask: a data section, or a gap among the code. */
+export interface DataRange {
+  readonly bytes: Uint8Array;
+  readonly start: Vaddr;
+  readonly step: 1 | 4;
+}
+
+const structured = new Set<number>([
+  elf.SHT_NULL,
+  elf.SHT_NOBITS,
+  elf.SHT_DYNSYM,
+  elf.SHT_SYMTAB,
+  elf.SHT_STRTAB,
+  elf.SHT_RELA,
+  elf.SHT_REL,
+  elf.SHT_RELR,
+  elf.SHT_HASH,
+  elf.SHT_GNU_HASH,
+  elf.SHT_GNU_VERDEF,
+  elf.SHT_GNU_VERNEED,
+  elf.SHT_GNU_VERSYM,
+  elf.SHT_NOTE,
+]);
+const structuredNames = new Set([".eh_frame", ".eh_frame_hdr", ".gcc_except_table", ".interp"]);
+
+/** The data sections of a file that are worth asking. */
+export function dataRanges(image: ElfImage): readonly DataRange[] {
+  return image.sections.filter(isData).map((s) => ({
+    bytes: image.bytes.subarray(s.sh_offset, s.sh_offset + s.sh_size),
+    start: s.sh_addr,
+    step: s.sh_addralign >= 4 ? 4 : 1,
+  }));
+}
+
+const isData = (s: Section): boolean =>
+  (s.sh_flags & elf.SHF_ALLOC) !== 0 &&
+  (s.sh_flags & elf.SHF_EXECINSTR) === 0 &&
+  !structured.has(s.sh_type) &&
+  !structuredNames.has(s.name) &&
+  !s.name.startsWith(".gcc_except_table.");
+
+/** Differences base -> site, in a table that one hashed lookup nearly always answers with "no". */
+class DifferenceIndex {
+  private readonly filter = new Uint8Array(1 << 19);
+  private readonly byBlock = new Map<number, { base: number; start: number; end: number }[]>();
+
+  constructor(queries: readonly BaseQuery[]) {
+    for (const { bases, start, end } of queries) {
+      for (const base of bases) {
+        const low = start - base;
+        const high = end - base;
+        if (low < -(2 ** 31) || high > 2 ** 31) continue;
+        for (let block = low >> 6; block <= (high - 1) >> 6; block++) {
+          this.filter[(block & 0x3fffff) >>> 3]! |= 1 << (block & 7);
+          const difference = { base, start: low, end: high };
+          const list = this.byBlock.get(block);
+          if (list === undefined) this.byBlock.set(block, [difference]);
+          else list.push(difference);
+        }
+      }
+    }
+  }
+
+  get isEmpty(): boolean {
+    return this.byBlock.size === 0;
+  }
+
+  mayContain(v: number): boolean {
+    const block = v >> 6;
+    return (this.filter[(block & 0x3fffff) >>> 3]! & (1 << (block & 7))) !== 0;
+  }
+
+  forEach(v: number, visit: (target: number) => void): void {
+    for (const { base, start, end } of this.byBlock.get(v >> 6) ?? []) if (v >= start && v < end) visit(base + v);
+  }
+}
+
+/** @param fixed the program runs at its link-time addresses (ET_EXEC) */
+export function scanData(
+  ranges: readonly DataRange[],
+  near: Neighbourhoods,
+  queries: readonly BaseQuery[],
+  fixed: boolean,
+): DataHit[] {
+  const hits: DataHit[] = [];
+  const differences = new DifferenceIndex(queries);
+  const noTables = differences.isEmpty;
+  const { base, span, blocks } = near;
+  for (const { bytes, start, step } of ranges) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const shift = start - base;
+    for (let p = 0; p + 4 <= bytes.length; p += step) {
+      const v = view.getInt32(p, true);
+      const relative = (p + shift + v) | 0;
+      if (relative >>> 0 < span && blocks[relative >>> 6] !== 0 && near.contains(start + p + v))
+        hits.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
+      if (fixed && near.contains(v >>> 0))
+        hits.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
+      if (noTables || !differences.mayContain(v)) continue;
+      differences.forEach(v, (target) => hits.push({ at: vaddr(start + p), target: vaddr(target), reading: "table" }));
+    }
+  }
+  return hits;
+}

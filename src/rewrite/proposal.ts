@@ -1,0 +1,60 @@
+/**
+ * What a tactic answers: a proposal, as data that can be printed, or a reason why not. Nothing is written here; new code
+ * has no address yet.
+ */
+import type { Vaddr } from "../address.js";
+import type { CodeRange } from "../facts/functions.js";
+import type { ProgramFacts } from "../facts/program.js";
+import type { DecodedCode } from "../x86/decode.js";
+
+export type TacticName = "in-place" | "shift" | "displace" | "straddle";
+
+/** A piece of new code: a probe's nop5, or an instruction of the window that moves. */
+export type Fragment =
+  | { readonly kind: "probe"; readonly site: Vaddr }
+  | { readonly kind: "instruction"; readonly at: Vaddr; readonly bytes: Uint8Array };
+
+export interface Proposal {
+  readonly tactic: TacticName;
+  /** The bytes that get new content, [start, end). Execution arrives at `start` only. */
+  readonly window: { readonly start: Vaddr; readonly end: Vaddr };
+  /** What runs instead. */
+  readonly change: InPlaceChange | Detour;
+  /** Disassembly of the instructions that will run at another address. */
+  readonly displaced: readonly string[];
+}
+
+/** The window is rewritten where it stands. */
+export interface InPlaceChange {
+  readonly kind: "in-place";
+  readonly bytes: Uint8Array;
+  /** Where each probe's nop5 is then. */
+  readonly probes: readonly { readonly site: Vaddr; readonly location: Vaddr }[];
+  /** The function part that ends later than before, since its last block moved into the padding behind it. */
+  readonly growth: { readonly range: CodeRange; readonly end: Vaddr } | undefined;
+}
+
+/** The window becomes a jump to new code, which jumps back behind the window. */
+export interface Detour {
+  readonly kind: "detour";
+  readonly body: readonly Fragment[];
+  /** Where the new code goes on, or undefined where its last instruction never falls through. */
+  readonly resume: Vaddr | undefined;
+}
+
+/** What a tactic works from: one site, the function around it, the facts, and which other nops are probes. */
+export interface SiteContext {
+  readonly site: Vaddr;
+  readonly code: DecodedCode;
+  readonly range: CodeRange;
+  /** The index of the site's nop among the instructions of `code`. */
+  readonly index: number;
+  readonly facts: ProgramFacts;
+  /** Whether a probe's nop stands there that is to be rewritten as well. */
+  isProbe(address: Vaddr): boolean;
+  /** Whether any note names this address, wanted or not: such a byte is no room. */
+  isSite(address: Vaddr): boolean;
+}
+
+/** A tactic: a pure function from a site and facts to a proposal, or to the reason why it cannot. */
+export type Tactic = (context: SiteContext) => Proposal | string;

@@ -1,0 +1,101 @@
+/**
+ * The questions that every tactic asks before it proposes: may these bytes get new content, and may this instruction run
+ * elsewhere? Each answer is undefined for yes, or the reason for no.
+ */
+import { hex, PAGE_SIZE, type Vaddr } from "../../address.js";
+import type { Fde } from "../../elf/eh-frame.js";
+import { type CallSite, readCallSites } from "../../elf/lsda.js";
+import { describeEntry } from "../../facts/entries.js";
+import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
+import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
+import type { SiteContext } from "../proposal.js";
+
+/** Nothing enters [start, end) but at its start, and nothing patches it. */
+export function windowObstacle({ facts }: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
+  const entry = facts.entries.within(start + 1, end);
+  if (entry !== undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
+  const frozen = facts.entries.frozenWithin(start, end);
+  if (frozen !== undefined) return `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`;
+  return undefined;
+}
+
+/** A nop5 there would lie in two pages: the kernel does not optimize it. */
+export const crossesPage = (location: Vaddr): boolean => location % PAGE_SIZE > PAGE_SIZE - 5;
+
+/** A nop5 there would lie in two 16-byte lines: allowed, but slower to fetch. */
+export const crossesLine = (location: Vaddr): boolean => location % 16 > 11;
+
+export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
+  code.bytes.subarray(code.offsets[index]!, code.offsets[index]! + lengthOf(code, index));
+
+/**
+ * Why an instruction cannot run at another address, or its traits where it can. Calls cannot: nothing tells an unwinder
+ * yet where a return address in new code belongs.
+ */
+export function movable(context: SiteContext, index: number): InstructionTraits | string {
+  const { code } = context;
+  const at = addressOf(code, index);
+  const traits = traitsOf(instructionBytes(code, index), at);
+  const flow = code.flow[index]!;
+  if (flow & Flow.Call) return `the call at ${hex(at)} would have to move: its return address could not be unwound`;
+  if (flow & Flow.Trap) return `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`;
+  if (flow & Flow.Transaction) return `${traits.text} at ${hex(at)} would have to move`;
+  if (flow & Flow.Landing) return `endbr64 at ${hex(at)} has to stay where it is`;
+  if (traits.mayTrap) {
+    const obstacle = trapObstacle(context, at, code.start + code.offsets[index + 1]!);
+    if (obstacle !== undefined) return `${traits.text} at ${hex(at)} would have to move: ${obstacle}`;
+  }
+  return traits;
+}
+
+const callSitesOf = new WeakMap<Fde, readonly CallSite[]>();
+
+/** The call-site records of the function part around a site; read once. */
+export function callSites({ facts, range }: SiteContext): readonly CallSite[] {
+  const fde = facts.functions.fde(range);
+  if (fde === undefined) return [];
+  let sites = callSitesOf.get(fde);
+  if (sites === undefined) {
+    sites = readCallSites(facts.image, fde);
+    callSitesOf.set(fde, sites);
+  }
+  return sites;
+}
+
+/**
+ * An instruction that may trap counts as a call where its exception could be caught: it lies in a range with a landing
+ * pad, or the function's table was visibly built for non-call exceptions (a record that covers no call).
+ */
+function trapObstacle(context: SiteContext, start: number, end: number): string | undefined {
+  const sites = callSites(context);
+  if (sites.some((s) => s.landingPad !== undefined && s.start < end && s.end > start))
+    return "it may trap, in a range with a landing pad";
+  if (sites.some((s) => !hasCall(context.code, s))) return "it may trap, and the function handles non-call exceptions";
+  return undefined;
+}
+
+function hasCall(code: DecodedCode, { start, end }: CallSite): boolean {
+  for (let i = 0; i < code.count; i++) {
+    const at = addressOf(code, i);
+    if (at >= end) return false;
+    if (at >= start && code.flow[i]! & Flow.Call) return true;
+  }
+  return false;
+}
+
+/**
+ * How many bytes of padding begin where instruction `index` would (it may be the end of the code): nops and int3 that
+ * nothing enters and that are no probe, in whole instructions: just enough for `need`, or fewer where there are not as many.
+ */
+export function paddingRoom(context: SiteContext, index: number, need: number): number {
+  const { code, facts } = context;
+  let room = 0;
+  for (let i = index; room < need; i++) {
+    if (i === code.count) return room + facts.paddingBehind(code.end, need - room);
+    const at = addressOf(code, i);
+    const isPadding = code.flow[i]! & Flow.Nop || instructionBytes(code, i)[0] === 0xcc;
+    if (!isPadding || context.isSite(at) || facts.entries.within(at, at + 1) !== undefined) return room;
+    room += lengthOf(code, i);
+  }
+  return room;
+}

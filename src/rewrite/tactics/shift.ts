@@ -1,0 +1,97 @@
+/**
+ * shift: the rest of the block moves up by 4 bytes a probe, into the padding behind it.
+ *
+ *     before   90              nop         <- probe
+ *              c3              ret
+ *              66 0f 1f 44 ..  padding
+ *     after    0f 1f 44 00 00  nop5        <- probe
+ *              c3              ret
+ *
+ * The block must end in a ret or jmp, and nothing may enter it, or the padding, behind the probe. It stays under the
+ * unwind information of its function, which goes by address: so it has no call, nothing in it changes the CFA, and it lies
+ * in no landing-pad range. Where the block is the last one, the function's FDE and symbols grow with it.
+ */
+import { hex, type Vaddr, vaddr } from "../../address.js";
+import { NOP5, nopFill } from "../../x86/bytes.js";
+import { addressOf, Flow } from "../../x86/decode.js";
+import { relocate } from "../../x86/relocate.js";
+import type { Proposal, SiteContext } from "../proposal.js";
+import { callSites, crossesPage, instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
+
+const LONGEST_BLOCK = 64;
+
+export function shift(context: SiteContext): Proposal | string {
+  const { code, index, site, facts } = context;
+  const last = endOfBlock(context);
+  if (typeof last === "string") return last;
+  const blockEnd = vaddr(code.start + code.offsets[last + 1]!);
+  const probes: { site: Vaddr; location: Vaddr }[] = [];
+  const displaced: string[] = [];
+  const pieces: Uint8Array[] = [];
+  let to: number = site;
+  for (let i = index; i <= last; i++) {
+    const from = addressOf(code, i);
+    let bytes: Uint8Array | undefined;
+    if (context.isProbe(from)) {
+      bytes = NOP5;
+      probes.push({ site: from, location: vaddr(to) });
+      if (crossesPage(vaddr(to))) return "the nop5 would cross a page boundary, where the kernel does not optimize it";
+    } else {
+      const traits = movable(context, i);
+      if (typeof traits === "string") return traits;
+      if (traits.changesFrame && i !== last) return `${traits.text} at ${hex(from)} changes the stack frame`;
+      const original = instructionBytes(code, i);
+      bytes = relocate(original, from, vaddr(to));
+      if (bytes === undefined || bytes.length !== original.length)
+        return `${traits.text} at ${hex(from)} would no longer reach its target`;
+      displaced.push(traits.text);
+    }
+    pieces.push(bytes);
+    to += bytes.length;
+  }
+  const newEnd = vaddr(to);
+  const room = paddingRoom(context, last + 1, newEnd - blockEnd);
+  if (room < newEnd - blockEnd)
+    return `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${newEnd - blockEnd}`;
+  const end = vaddr(blockEnd + room);
+  const obstacle = windowObstacle(context, site, end) ?? unwindObstacle(context, newEnd);
+  if (obstacle !== undefined) return obstacle;
+  const bytes = new Uint8Array(end - site);
+  let at = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  bytes.set(nopFill(end - newEnd), at);
+  const growth = newEnd > code.end ? { range: context.range, end: newEnd } : undefined;
+  const fde = facts.functions.fde(context.range);
+  if (growth !== undefined && fde !== undefined && fde.rangeOffset === undefined)
+    return "the function's end is written in a form that cannot be changed";
+  return {
+    tactic: "shift",
+    window: { start: site, end },
+    change: { kind: "in-place", bytes, probes, growth },
+    displaced,
+  };
+}
+
+/** The index of the ret or jmp that ends the site's block, or why there is none. */
+function endOfBlock({ code, index, site, isProbe, isSite }: SiteContext): number | string {
+  for (let i = index; i < code.count; i++) {
+    const at = addressOf(code, i);
+    if (at - site > LONGEST_BLOCK) return `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`;
+    if (isSite(at) && !isProbe(at)) return `another probe at ${hex(at)} would have to move`;
+    if (code.flow[i]! & (Flow.Return | Flow.Jump | Flow.IndirectJump)) return i;
+  }
+  return "the block behind the probe has no end";
+}
+
+/** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and behind. */
+function unwindObstacle(context: SiteContext, newEnd: Vaddr): string | undefined {
+  const { site, facts, range } = context;
+  const change = facts.functions.fde(range)?.ruleChanges.find((a) => a > site && a < newEnd);
+  if (change !== undefined) return `the unwind rule changes at ${hex(change)}, inside the block that would move`;
+  if (callSites(context).some((s) => s.landingPad !== undefined && s.start < newEnd && s.end > site))
+    return "the block behind the probe is covered by a landing pad";
+  return undefined;
+}
