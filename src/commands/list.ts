@@ -1,9 +1,11 @@
 /** `usdt-nop5 list FILE...`: which probes files have, and what stands there. */
+import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
-import { type ElfImage, parseElf } from "../elf/image.js";
+import { parseElf } from "../elf/image.js";
+import { headerRanges, noteAndSymbolRanges } from "../elf/ranges.js";
 import { functionsAt } from "../elf/symbols.js";
-import { readInput } from "../files/input.js";
-import { type ListedFile, listDocument, listText } from "../report/list.js";
+import { readParts } from "../files/input.js";
+import { type ListedFile, type ListedSite, listDocument, listText } from "../report/list.js";
 import { document, makeStyle } from "../report/text.js";
 import { splitArguments } from "../usdt/arguments.js";
 import { readUsdtNotes } from "../usdt/notes.js";
@@ -38,46 +40,51 @@ export async function list(paths: readonly string[], options: ListOptions, strea
   return status;
 }
 
+/** Reads of a file what its list needs: of a library of many megabytes that is a small part. */
 async function readFile(path: string): Promise<ListedFile> {
-  const image = parseElf(readInput(path).bytes);
-  const notes = readUsdtNotes(image);
-  const locations = notes.map((note) => note.location);
-  const functions = functionsAt(image, locations);
-  const instructions = await instructionsAt(image, locations);
-  return {
-    path,
-    buildId: readBuildId(image)?.text ?? null,
-    sites: notes.map((note, i) => ({
+  const { buildId, notes, functions, code } = readParts(path, (bytes, need) => {
+    for (const { offset, size } of headerRanges(bytes)) need(offset, size);
+    const image = parseElf(bytes);
+    for (const { offset, size } of noteAndSymbolRanges(image)) need(offset, size);
+    const notes = readUsdtNotes(image);
+    return {
+      buildId: readBuildId(image)?.text ?? null,
+      notes,
+      functions: functionsAt(
+        image,
+        notes.map((note) => note.location),
+      ),
+      code: notes.map((note) => {
+        const code = codeFrom(image, note.location)?.subarray(0, MAX_INSTRUCTION) ?? null;
+        if (code !== null) need(code.byteOffset - bytes.byteOffset, code.length);
+        return code;
+      }),
+    };
+  });
+  const sites: ListedSite[] = [];
+  for (const [i, note] of notes.entries()) {
+    sites.push({
       provider: note.provider,
       name: note.name,
       location: note.location,
       base: note.base,
       semaphore: note.semaphore,
       arguments: splitArguments(note.argumentText),
-      instruction: instructions[i]!,
+      instruction: await instructionText(code[i] ?? null, note.location),
       function: functions[i] ?? null,
-    })),
-  };
+    });
+  }
+  return { path, buildId, sites };
 }
 
-/** Longest instruction of the architecture, in bytes. */
+/** Longest instruction of the architecture, in bytes; "nop,nop10" is shorter. */
 const MAX_INSTRUCTION = 15;
 
 /** Most files need no disassembler, and loading it costs more than all the rest: it is loaded for the first that does. */
-async function instructionsAt(image: ElfImage, locations: readonly ElfImage["header"]["e_entry"][]): Promise<string[]> {
-  const instructions: string[] = [];
-  for (const location of locations) {
-    const code = codeFrom(image, location);
-    if (code === null) {
-      instructions.push("(in no executable segment)");
-      continue;
-    }
-    const known = probeInstruction(code);
-    if (known !== null) instructions.push(known);
-    else {
-      const { disassemble } = await import("../x86/relocate.js");
-      instructions.push(disassemble(code.subarray(0, MAX_INSTRUCTION), location));
-    }
-  }
-  return instructions;
+async function instructionText(code: Buffer | null, location: Vaddr): Promise<string> {
+  if (code === null) return "(in no executable segment)";
+  const known = probeInstruction(code);
+  if (known !== null) return known;
+  const { disassemble } = await import("../x86/relocate.js");
+  return disassemble(code, location);
 }

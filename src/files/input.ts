@@ -24,6 +24,36 @@ const MAX_SIZE = 2 ** 31 - 1;
  * @throws InputError where it cannot be read, is no regular file, or changes meanwhile
  */
 export function readInput(path: string): InputFile {
+  return withOpenFile(path, (fd, stat) => {
+    const bytes = Buffer.allocUnsafeSlow(Number(stat.size));
+    load(fd, bytes, 0, bytes.length);
+    return { path, bytes, stat };
+  });
+}
+
+/**
+ * Reads only parts of a regular file, for whoever needs little of a large one. `use` gets a buffer of the file's size and
+ * a function that loads a range of it, cut to the file; everything else in the buffer is zero, and costs no memory.
+ * @throws InputError as `readInput`, and whatever `use` throws
+ */
+export function readParts<T>(path: string, use: (bytes: Buffer, need: (offset: number, size: number) => void) => T): T {
+  return withOpenFile(path, (fd, stat) => {
+    const bytes = Buffer.alloc(Number(stat.size));
+    return use(bytes, (offset, size) => {
+      if (offset < bytes.length && size > 0) load(fd, bytes, offset, Math.min(size, bytes.length - offset));
+    });
+  });
+}
+
+function load(fd: number, bytes: Buffer, offset: number, size: number): void {
+  for (let at = offset; at < offset + size; ) {
+    const read = readSync(fd, bytes, at, offset + size - at, at);
+    if (read === 0) throw new InputError("became shorter while it was read", `offset 0x${at.toString(16)}`);
+    at += read;
+  }
+}
+
+function withOpenFile<T>(path: string, use: (fd: number, stat: BigIntStats) => T): T {
   try {
     const fd = open(path);
     try {
@@ -31,15 +61,9 @@ export function readInput(path: string): InputFile {
       if (stat.isDirectory()) throw new InputError("is a directory");
       if (!stat.isFile()) throw new InputError("not a regular file");
       if (stat.size > MAX_SIZE) throw new InputError("files of 2 GiB and more are not supported");
-      const bytes = Buffer.allocUnsafeSlow(Number(stat.size));
-      let length = 0;
-      while (length < bytes.length) {
-        const read = readSync(fd, bytes, length, bytes.length - length, length);
-        if (read === 0) throw new InputError("became shorter while it was read", `offset 0x${length.toString(16)}`);
-        length += read;
-      }
+      const result = use(fd, stat);
       if (!isUnchanged(fstatSync(fd, { bigint: true }), stat)) throw new InputError("changed while it was read");
-      return { path, bytes, stat };
+      return result;
     } finally {
       closeSync(fd);
     }

@@ -1,0 +1,159 @@
+/**
+ * The command line: what may be said, and which module does it.
+ *
+ * commander knows the syntax; each command's module is loaded when the command runs, so that `list` does not pay for a
+ * rewriter.
+ */
+import { createRequire } from "node:module";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
+import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
+import type { OutputOptions } from "./output-options.js";
+import type { RewriteCommandOptions } from "./rewrite.js";
+import { complain, complainAbout, type Streams } from "./streams.js";
+
+const USAGE = 2;
+
+/**
+ * Parses the arguments and runs the command that they name.
+ * @returns the exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 done and what was asked does not hold
+ */
+export async function runProgram(argv: readonly string[], streams: Streams): Promise<number> {
+  let status = 0;
+  const program = makeProgram(streams, (result) => {
+    status = result;
+  });
+  try {
+    await program.parseAsync(argv, { from: "user" });
+    return status;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
+    throw error;
+  }
+}
+
+function makeProgram(streams: Streams, finish: (status: number) => void): Command {
+  const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
+  const program = new Command("usdt-nop5")
+    .description("Turns the one-byte USDT nops of finished x86-64 ELF programs and libraries into nop5 sites.")
+    .version(version)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void streams.stdout.write(text, () => {}),
+      writeErr: (text) => void streams.stderr.write(text, () => {}),
+      outputError: (text) => void complain(streams, usageError(text)),
+    })
+    .addHelpText(
+      "after",
+      `
+Exit status:
+  0  done
+  1  it could not be done: bad or unsupported input, I/O error; nothing was written
+  2  wrong usage
+  3  done, and what was asked does not hold: --strict with a probe skipped`,
+    );
+
+  program
+    .command("list")
+    .description("show which USDT probes files have, and what stands there")
+    .argument("<file...>", "ELF programs or shared libraries")
+    .option("--json", "print one JSON document")
+    .action(async (files: string[], options: { json?: boolean }) => {
+      const { list } = await import("./list.js");
+      finish(await list(files, options, streams));
+    });
+
+  withOutputOptions(program.command("rewrite"), "FILE.nop5")
+    .description("make the probes of a file fast")
+    .addOption(
+      new Option("--kernel <version>", "the kernels this file will be traced on; 6.18 stands for 6.18 to 7.2")
+        .choices(["6.18", "7.3", "any"])
+        .default("6.18"),
+    )
+    .addOption(
+      new Option("--layout <layout>", "what to put at a probe")
+        .choices(["auto", "nop5", "nop,nop5", "nop,nop10"])
+        .default("auto"),
+    )
+    .option("--only <provider:name>", "only these probes, * as wildcard (repeatable)", collect(pattern))
+    .option("--strict", "if any probe cannot be rewritten, write nothing and exit with 3")
+    .option("--dry-run", "report only, write nothing")
+    .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")
+    .option("--table-at-end", "allow the program header table at the file's end (strip breaks such files)")
+    .action(async (file: string, options: RewriteCommandOptions) => {
+      finish(
+        await onFile(streams, file, async () => {
+          const { rewrite } = await import("./rewrite.js");
+          return rewrite(file, options, streams);
+        }),
+      );
+    });
+
+  withOutputOptions(program.command("revert"), "FILE.orig")
+    .description("give back the original of a rewritten file, byte for byte")
+    .action(async (file: string, options: OutputOptions) => {
+      finish(
+        await onFile(streams, file, async () => {
+          const { revert } = await import("./revert.js");
+          return revert(file, options, streams);
+        }),
+      );
+    });
+
+  return program;
+}
+
+function withOutputOptions(command: Command, fallback: string): Command {
+  return command
+    .argument("<file>", "an ELF program or shared library")
+    .addOption(new Option("-o, --output <file>", `where to write (default: ${fallback})`).argParser(notEmpty))
+    .addOption(new Option("--in-place", "replace the file itself").conflicts("output"))
+    .option("--break-hard-links", "with --in-place: replace a file that has several hard links")
+    .option(
+      "--drop-attribute <attribute>",
+      `an attribute that the output need not keep: ${OPTIONAL_ATTRIBUTES.join(", ")} (repeatable)`,
+      collect(attribute),
+    )
+    .option("--json", "print one JSON document");
+}
+
+/** Runs a command about one file; what it throws becomes the error line of that file. */
+async function onFile(streams: Streams, file: string, run: () => Promise<number>): Promise<number> {
+  try {
+    return await run();
+  } catch (error) {
+    await complainAbout(streams, file, error);
+    return 1;
+  }
+}
+
+/** An option that may be given several times. */
+const collect =
+  <T>(parse: (value: string) => T) =>
+  (value: string, previous: readonly T[] | undefined): readonly T[] => [...(previous ?? []), parse(value)];
+
+function notEmpty(value: string): string {
+  if (value === "") throw new InvalidArgumentError("a file name cannot be empty");
+  return value;
+}
+
+function pattern(value: string): ProbePattern {
+  try {
+    return parsePattern(value);
+  } catch {
+    throw new InvalidArgumentError("write PROVIDER:NAME, with * as wildcard");
+  }
+}
+
+function attribute(value: string): OptionalAttribute {
+  const known = OPTIONAL_ATTRIBUTES.find((name) => name === value);
+  if (known === undefined) throw new InvalidArgumentError(`it is one of ${OPTIONAL_ATTRIBUTES.join(", ")}`);
+  return known;
+}
+
+/** commander's own message on one line, without its "error: ". */
+const usageError = (text: string): string =>
+  text
+    .trim()
+    .replace(/^error: /, "")
+    .replace(/\s*\n\s*/g, " ");
