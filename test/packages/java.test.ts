@@ -1,0 +1,88 @@
+/**
+ * libjvm.so, rewritten, under `java`: a multi-threaded program with every garbage collector, with the extended probes on
+ * (methods, monitors, allocations), plain and with uprobes on all 531 sites. The JNI functions, most of the sites, have a
+ * test of their own.
+ */
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { corpus, FETCH_TIMEOUT, fetchPackages, libraryPath } from "./corpus.js";
+import { compileJava, type JavaImage, javaImage } from "./java.js";
+import { type RunResult, run } from "./scratch.js";
+import { coverage } from "./sites.js";
+import { counted, makeTwins, printHits, type Twins, visible } from "./twins.js";
+import { uprobesMissing } from "./uprobes.js";
+
+const missing = uprobesMissing();
+const source = fileURLToPath(new URL("programs/Busy.java", import.meta.url));
+
+const collectors = ["-XX:+UseSerialGC", "-XX:+UseParallelGC", "-XX:+UseG1GC"];
+/** The switch turns on DTraceMethodProbes, DTraceAllocProbes and DTraceMonitorProbes. */
+const probesOn = "-XX:+ExtendedDTraceProbes";
+
+describe("libjvm.so, rewritten, under java", () => {
+  let twins: Twins;
+  let original: JavaImage;
+  let rewritten: JavaImage;
+  let classes: string;
+  beforeAll(async () => {
+    fetchPackages();
+    twins = await makeTwins(corpus.libjvm);
+    original = javaImage(twins.scratch.file("image-original"), twins.original);
+    rewritten = javaImage(twins.scratch.file("image-rewritten"), twins.rewritten);
+    classes = twins.scratch.file("classes");
+    await compileJava(original, source, classes);
+  }, FETCH_TIMEOUT + 60_000);
+  afterAll(() => twins?.scratch.remove());
+
+  const runBusy = (image: JavaImage, ...flags: readonly string[]): Promise<RunResult> => {
+    const bounded = [
+      "-Xmx48m",
+      "-Xms24m",
+      `-XX:ErrorFile=${twins.scratch.file("hs_err.log")}`,
+      "-XX:-CreateCoredumpOnCrash",
+    ];
+    return run(image.java, [...flags, ...bounded, "-cp", classes, "Busy"], { env: libraryPath(), timeout: 90_000 });
+  };
+  const expectRan = (r: RunResult): void => {
+    expect(r.status, r.stdout + r.stderr).toBe(0);
+    expect(r.stdout).toContain("end of the program");
+  };
+
+  it.each(collectors)(
+    "prints what the unrewritten one prints with %s",
+    async (collector) => {
+      const before = await runBusy(original, collector, probesOn);
+      expectRan(before);
+      expect(visible(await runBusy(rewritten, collector, probesOn))).toEqual(visible(before));
+    },
+    60_000,
+  );
+
+  it("does so without the extended probes", async () => {
+    const before = await runBusy(original);
+    expectRan(before);
+    expect(visible(await runBusy(rewritten))).toEqual(visible(before));
+  }, 60_000);
+
+  it.skipIf(missing !== null)(
+    `passes the same sites, counted by uprobes${missing ? ` (skipped: ${missing})` : ""}`,
+    async () => {
+      const before = await counted(original.libjvm, () => runBusy(original, "-XX:+UseSerialGC", probesOn));
+      const after = await counted(rewritten.libjvm, () => runBusy(rewritten, "-XX:+UseSerialGC", probesOn));
+      expectRan(before.result);
+      expect(visible(after.result)).toEqual(visible(before.result));
+      const passed = before.hits.flatMap((b, i) => (b.hits + (after.hits[i]?.hits ?? 0) > 0 ? [i] : []));
+      printHits(
+        "libjvm.so",
+        passed.map((i) => before.hits[i]!),
+        passed.map((i) => after.hits[i]!),
+      );
+      expect(coverage(before.hits).hit).toBeGreaterThanOrEqual(60);
+      // Threads and the JIT make every count a little different; what is passed often is passed by both.
+      for (const [i, b] of before.hits.entries()) {
+        if (b.hits >= 20) expect(after.hits[i]!.hits / b.hits, b.probe).toBeGreaterThan(0.25);
+      }
+    },
+    120_000,
+  );
+});
