@@ -12,27 +12,28 @@ export interface SiteHits {
   readonly hits: number;
 }
 
-export interface CountedSites extends AttachedProbes {
+export interface CountedSites extends Pick<AttachedProbes, "detach"> {
   perSite(): readonly SiteHits[];
 }
 
 /** Attaches a uprobe to every site of a file; the semaphores are raised by the kernel as long as it is attached. */
 export function attachAll(file: string): CountedSites {
   const toOffset = addressToOffset(file);
-  const sites = readelfSites(file).map((s, i) => ({
-    ...s,
-    label: `s${i}`,
+  const sites = readelfSites(file).map((s) => ({
+    probe: `${s.provider}:${s.name}`,
+    path: file,
     offset: mapped(toOffset(s.location, true), `${s.provider}:${s.name}`),
     refCtrOffset: s.semaphore === 0 ? undefined : mapped(toOffset(s.semaphore), `semaphore of ${s.provider}:${s.name}`),
   }));
-  const probes = attach(
-    sites.map((s) => ({ name: s.label, path: file, offset: s.offset, refCtrOffset: s.refCtrOffset })),
-  );
+  // Two notes may share a site: it gets one uprobe, whose hits count for both.
+  const points = [...new Map(sites.map((s) => [s.offset, s])).values()];
+  const probes = attach(points);
   return {
-    ...probes,
+    detach: probes.detach,
     perSite: () => {
       const hits = probes.hits();
-      return sites.map((s) => ({ probe: `${s.provider}:${s.name}`, hits: hits.get(s.label) ?? 0 }));
+      const byOffset = new Map(points.map((p, i) => [p.offset, hits[i]!]));
+      return sites.map((s) => ({ probe: s.probe, hits: byOffset.get(s.offset)! }));
     },
   };
 }
