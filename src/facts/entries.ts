@@ -6,10 +6,21 @@
  */
 import { hex, type Vaddr } from "../address.js";
 
+/** A decoded direct jmp or jcc that leads to an entry. */
+export interface Branch {
+  /** Where the instruction begins, and where it ends. */
+  readonly at: Vaddr;
+  readonly end: Vaddr;
+  /** It has a 32-bit distance, in its last 4 bytes, and so can be led elsewhere. */
+  readonly wide: boolean;
+}
+
 export interface Entry {
   readonly address: Vaddr;
   /** For people: what leads there. */
   readonly reason: string;
+  /** The branches that lead there, where nothing else does; else undefined. */
+  readonly branches: readonly Branch[] | undefined;
 }
 
 /** Bytes that must be neither moved nor overwritten. */
@@ -21,23 +32,27 @@ export interface FrozenRange {
 
 /** Collects entries in any order and then answers questions about ranges. */
 export class Entries {
-  private readonly reasons = new Map<Vaddr, string>();
+  private readonly found = new Map<Vaddr, { reason: string; branches: Branch[] | undefined }>();
   private readonly frozenRanges: FrozenRange[] = [];
   private sorted: Vaddr[] | undefined;
 
-  add(address: Vaddr, reason: string): void {
-    if (this.reasons.has(address)) return;
-    this.reasons.set(address, reason);
-    this.sorted = undefined;
+  /** @param branch the branch that leads there, where it is one */
+  add(address: Vaddr, reason: string, branch?: Branch): void {
+    const known = this.found.get(address);
+    if (known === undefined) {
+      this.found.set(address, { reason, branches: branch && [branch] });
+      this.sorted = undefined;
+    } else if (branch === undefined) known.branches = undefined;
+    else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
   }
 
   freeze(range: FrozenRange): void {
     this.frozenRanges.push(range);
   }
 
-  /** The first entry with start <= address < end, or undefined where nothing arrives there. */
-  within(start: number, end: number): Entry | undefined {
-    this.sorted ??= [...this.reasons.keys()].sort((a, b) => a - b);
+  /** The entries with start <= address < end, in ascending order. */
+  within(start: number, end: number): readonly Entry[] {
+    this.sorted ??= [...this.found.keys()].sort((a, b) => a - b);
     const { sorted } = this;
     let low = 0;
     let high = sorted.length;
@@ -46,8 +61,17 @@ export class Entries {
       if (sorted[middle]! < start) low = middle + 1;
       else high = middle;
     }
-    const address = sorted[low];
-    return address === undefined || address >= end ? undefined : { address, reason: this.reasons.get(address)! };
+    const entries: Entry[] = [];
+    for (; low < sorted.length && sorted[low]! < end; low++) {
+      const address = sorted[low]!;
+      entries.push({ address, ...this.found.get(address)! });
+    }
+    return entries;
+  }
+
+  /** Whether something may arrive at exactly this address. */
+  has(address: Vaddr): boolean {
+    return this.found.has(address);
   }
 
   /** The first frozen range that touches [start, end). */

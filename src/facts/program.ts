@@ -190,11 +190,19 @@ function addBranchesOf(code: DecodedCode, near: Neighbourhoods, entries: Entries
   for (let i = 0; i < code.count; i++) {
     if (code.flow[i]! & Flow.Landing && near.contains(addressOf(code, i)))
       entries.add(addressOf(code, i), "endbr64: an indirect branch may come; it");
-    const target = code.targets[i]!;
-    if (!near.contains(target)) continue;
-    const kind = kinds.find(([flow]) => code.flow[i]! & flow)?.[1] ?? "the instruction";
-    entries.add(vaddr(target), `${kind} at ${hex(addressOf(code, i))}`);
+    if (near.contains(code.targets[i]!)) addBranch(code, i, entries);
   }
+}
+
+/** What instruction `index`, whose target is near a site, adds to the entries. */
+function addBranch(code: DecodedCode, index: number, entries: Entries): void {
+  const flow = code.flow[index]!;
+  const at = addressOf(code, index);
+  const length = lengthOf(code, index);
+  const kind = kinds.find(([bit]) => flow & bit)?.[1] ?? "the instruction";
+  const jumps = (flow & (Flow.Jump | Flow.Conditional)) !== 0;
+  const branch = jumps ? { at, end: vaddr(at + length), wide: length >= 5 } : undefined;
+  entries.add(vaddr(code.targets[index]!), `${kind} at ${hex(at)}`, branch);
 }
 
 /** Is a word that was found by the byte-wise scan what it looks like? Decoding the function around it tells. */
@@ -210,8 +218,12 @@ function settle(hit: CodeHit, functions: FunctionIndex, near: Neighbourhoods, en
   const index = indexAt(code, hit.at);
   const at = addressOf(code, index);
   const bytes = code.bytes.subarray(at - code.start, at - code.start + lengthOf(code, index));
-  const named = namedAddress(bytes, at);
-  if (named !== undefined && near.contains(named)) entries.add(vaddr(named), `the instruction at ${hex(at)}`);
+  if (near.contains(code.targets[index]!)) addBranch(code, index, entries);
+  else {
+    const named = namedAddress(bytes, at);
+    if (named !== undefined && near.contains(named))
+      entries.add(vaddr(named), `the operand of the instruction at ${hex(at)}`);
+  }
   if (hit.reading !== "absolute") return;
   if (constantsOf(bytes, at).some((c) => at + c.offset === hit.at && c.value === hit.target))
     entries.add(hit.target, `the constant in the instruction at ${hex(at)}`);
@@ -250,7 +262,19 @@ function addTables(
   // Words relative to themselves and absolute ones among the code have been found by scanCode already.
   const among = queries.length > 0 ? [...codeGaps(image, functions), ...new Set(embedded)] : [];
   const ranges = [...dataRanges(image), ...among];
-  for (const hit of scanData(ranges, near, queries, fixed)) entries.add(hit.target, describeData(hit));
+  for (const hit of scanData(ranges, near, queries, fixed))
+    if (hit.reading === "absolute" || !splitsInstruction(hit.target, functions))
+      entries.add(hit.target, describeData(hit));
+}
+
+/**
+ * Whether an address lies inside an instruction of a function that decodes without a contradiction. A word that leads
+ * there only by being added to something else is no table's entry, but other data.
+ */
+function splitsInstruction(address: Vaddr, functions: FunctionIndex): boolean {
+  const range = functions.containing(address);
+  const code = range && functions.code(range);
+  return code !== undefined && code.unclean === undefined && addressOf(code, indexAt(code, address)) !== address;
 }
 
 const rangeOf = (code: DecodedCode): DataRange => ({ bytes: code.bytes, start: code.start, step: 1 });

@@ -4,15 +4,18 @@
  * one before it, the two become one.
  */
 import { hex, type Vaddr } from "../address.js";
+import type { Branch } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { indexOf } from "../x86/decode.js";
 import type { Proposal, SiteContext, Tactic } from "./proposal.js";
+import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { inPlace } from "./tactics/in-place.js";
+import { retarget } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
 
 /** Cheapest for the running program first. */
-const tactics: readonly Tactic[] = [inPlace, shift, displace, straddle];
+const tactics: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget];
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
@@ -21,25 +24,34 @@ export interface Plan {
   readonly skipped: ReadonlyMap<Vaddr, string>;
 }
 
+/** One address to rewrite: a one-byte nop that some note names. */
+export interface WantedSite {
+  readonly location: Vaddr;
+  readonly readsStackPointer: boolean;
+}
+
 /**
- * @param wanted the sites to rewrite: one-byte nops in decodable code or not, that is found out here
+ * @param wanted the sites to rewrite; whether their code can be decoded is found out here
  * @param sites every address that any note names: none of these bytes is room
  */
-export function planSites(facts: ProgramFacts, wanted: readonly Vaddr[], sites: ReadonlySet<Vaddr>): Plan {
+export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], sites: ReadonlySet<Vaddr>): Plan {
   const proposals: Proposal[] = [];
+  /** Branches that have been led elsewhere: no later window may take them along. */
+  const claimed: Branch[] = [];
   const skipped = new Map<Vaddr, string>();
-  const candidates = new Set(wanted);
+  const candidates = new Set(wanted.map((w) => w.location));
   const done = new Set<Vaddr>();
-  for (const site of [...wanted].sort((a, b) => a - b)) {
+  for (const { location: site, readsStackPointer } of [...wanted].sort((a, b) => a.location - b.location)) {
     if (done.has(site)) continue;
-    const context = contextOf(facts, site, candidates, sites);
+    const context = contextOf(facts, site, readsStackPointer, candidates, sites);
     if (typeof context === "string") {
       skipped.set(site, context);
       candidates.delete(site);
       continue;
     }
     const previous = proposals.at(-1);
-    const choice = choose(context, previous);
+    const isFree = (p: Proposal): boolean => !overlapsAny(p, proposals, claimed);
+    const choice = choose(context, previous, isFree);
     if (typeof choice === "string") {
       skipped.set(site, choice);
       candidates.delete(site);
@@ -47,6 +59,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly Vaddr[], sites: 
     }
     if (choice.merged) proposals.pop();
     proposals.push(choice.proposal);
+    claimed.push(...retargetsOf(choice.proposal));
     for (const probe of probesOf(choice.proposal)) done.add(probe);
   }
   assertDisjoint(proposals);
@@ -56,6 +69,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly Vaddr[], sites: 
 function contextOf(
   facts: ProgramFacts,
   site: Vaddr,
+  readsStackPointer: boolean,
   candidates: ReadonlySet<Vaddr>,
   sites: ReadonlySet<Vaddr>,
 ): SiteContext | string {
@@ -68,6 +82,7 @@ function contextOf(
     ...around,
     index,
     facts,
+    readsStackPointer,
     isProbe: (address) => candidates.has(address),
     isSite: (address) => sites.has(address),
   };
@@ -79,9 +94,21 @@ export function probesOf({ change }: Proposal): readonly Vaddr[] {
   return change.body.flatMap((f) => (f.kind === "probe" ? [f.site] : []));
 }
 
+const retargetsOf = ({ change }: Proposal): readonly Branch[] =>
+  change.kind === "detour" ? change.retargets.map((r) => r.branch) : [];
+
+/** Whether a proposal changes bytes that an earlier one changes, or takes along a branch that an earlier one changes. */
+function overlapsAny(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Branch[]): boolean {
+  const { start, end } = proposal.window;
+  if (claimed.some((b) => b.at < end && b.end > start)) return true;
+  const branches = retargetsOf(proposal);
+  return earlier.some(({ window }) => branches.some((b) => b.at < window.end && b.end > window.start));
+}
+
 function choose(
   context: SiteContext,
   previous: Proposal | undefined,
+  isFree: (proposal: Proposal) => boolean,
 ): { proposal: Proposal; merged: boolean } | string {
   const reasons: string[] = [];
   let overlaps = false;
@@ -89,14 +116,16 @@ function choose(
     const proposal = tactic(context);
     if (typeof proposal === "string") reasons.push(proposal);
     else if (previous !== undefined && proposal.window.start < previous.window.end) overlaps = true;
+    else if (!isFree(proposal)) reasons.push("a branch that another probe needs lies in the bytes that would move");
     else return { proposal, merged: false };
   }
   if (overlaps && previous !== undefined) {
     const first = indexOf(context.code, previous.window.start);
     const merged =
       first < 0 ? "the probe before it lies in another function" : detour(context, first, context.index, "straddle");
-    if (typeof merged !== "string") return { proposal: merged, merged: true };
-    reasons.push(`together with the probe before it, at ${hex(previous.window.start)}: ${merged}`);
+    if (typeof merged !== "string" && retargetsOf(previous).length === 0 && isFree(merged))
+      return { proposal: merged, merged: true };
+    reasons.push(`it stands too close behind the probe at ${hex(previous.window.start)}`);
   }
   return bestReason(reasons);
 }

@@ -3,11 +3,12 @@
  * has no address yet.
  */
 import type { Vaddr } from "../address.js";
+import type { Branch } from "../facts/entries.js";
 import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { DecodedCode } from "../x86/decode.js";
 
-export type TacticName = "in-place" | "shift" | "displace" | "straddle";
+export type TacticName = "in-place" | "shift" | "displace" | "straddle" | "call-through" | "retarget";
 
 /** A piece of new code: a probe's nop5, or an instruction of the window that moves. */
 export type Fragment =
@@ -34,12 +35,19 @@ export interface InPlaceChange {
   readonly growth: { readonly range: CodeRange; readonly end: Vaddr } | undefined;
 }
 
-/** The window becomes a jump to new code, which jumps back behind the window. */
+/** The window leads to new code, which goes back behind the window. */
 export interface Detour {
   readonly kind: "detour";
+  /**
+   * How the window leads there: by a jump at its start, or by the call that it ends with, behind nops; the new code then
+   * runs with rsp 8 lower than the probe did, and goes on to the function that was called.
+   */
+  readonly via: "jump" | "call";
   readonly body: readonly Fragment[];
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
+  /** Branches into the window, which are led to the new code instead: to where the instruction at `target` is then. */
+  readonly retargets: readonly { readonly branch: Branch; readonly target: Vaddr }[];
 }
 
 /** What a tactic works from: one site, the function around it, the facts, and which other nops are probes. */
@@ -50,6 +58,8 @@ export interface SiteContext {
   /** The index of the site's nop among the instructions of `code`. */
   readonly index: number;
   readonly facts: ProgramFacts;
+  /** Some note of the site has an argument that names %rsp: its value depends on where the stack pointer is. */
+  readonly readsStackPointer: boolean;
   /** Whether a probe's nop stands there that is to be rewritten as well. */
   isProbe(address: Vaddr): boolean;
   /** Whether any note names this address, wanted or not: such a byte is no room. */

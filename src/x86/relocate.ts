@@ -19,6 +19,8 @@ export interface InstructionTraits {
   readonly mayTrap: boolean;
   /** Changes rsp or rbp. */
   readonly changesFrame: boolean;
+  /** Reads or writes rsp, as an operand, as part of an address or without naming it. */
+  readonly usesStackPointer: boolean;
   /** Disassembly, in the syntax that the report uses. */
   readonly text: string;
 }
@@ -60,11 +62,13 @@ export function traitsOf(bytes: Uint8Array, at: Vaddr): InstructionTraits {
     const memory = info.usedMemory();
     const registers = info.usedRegisters();
     let changesFrame = instruction.isStackInstruction;
+    let usesStackPointer = instruction.isStackInstruction;
     let floating = instruction.encoding !== iced.EncodingKind.Legacy;
     for (const used of registers) {
       const full = iced.RegisterExt.fullRegister(used.register);
       const writes = used.access !== OpAccess.Read && used.access !== OpAccess.CondRead;
       if (writes && (full === Register.RSP || full === Register.RBP)) changesFrame = true;
+      if (full === Register.RSP) usesStackPointer = true;
       if (isFloating(used.register)) floating = true;
       used.free();
     }
@@ -76,6 +80,7 @@ export function traitsOf(bytes: Uint8Array, at: Vaddr): InstructionTraits {
       dependsOnAddress: isRelative(instruction),
       mayTrap: accessesMemory || divides || floating || instruction.flowControl === FlowControl.Exception,
       changesFrame,
+      usesStackPointer,
       text: formatter.format(instruction),
     };
   });

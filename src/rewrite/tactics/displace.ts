@@ -17,10 +17,11 @@
  * Another probe's nop in the window moves along and becomes a nop5 too: windows that meet become one.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
+import { type Branch, describeEntry } from "../../facts/entries.js";
 import { JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
-import type { Fragment, Proposal, SiteContext, TacticName } from "../proposal.js";
-import { instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
+import type { Detour, Fragment, Proposal, SiteContext, TacticName } from "../proposal.js";
+import { frozenObstacle, instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
 
 /** How many instructions before the nop are tried. */
 const MOST_BEFORE = 8;
@@ -30,12 +31,17 @@ export const displace = (context: SiteContext): Proposal | string =>
 
 export function straddle(context: SiteContext): Proposal | string {
   let reason = "there is no instruction before the probe";
-  for (let first = context.index - 1; first >= 0 && first >= context.index - MOST_BEFORE; first--) {
+  for (const first of starts(context)) {
     const proposal = detour(context, first, context.index, "straddle");
     if (typeof proposal !== "string") return proposal;
     reason = proposal;
   }
   return reason;
+}
+
+/** The instructions before the nop at which a window may begin, nearest first. */
+export function* starts({ index }: SiteContext): Generator<number> {
+  for (let first = index - 1; first >= 0 && first >= index - MOST_BEFORE; first--) yield first;
 }
 
 /**
@@ -45,40 +51,97 @@ export function straddle(context: SiteContext): Proposal | string {
 export function detour(context: SiteContext, first: number, last: number, tactic: TacticName): Proposal | string {
   const { code } = context;
   const start = addressOf(code, first);
-  const body: Fragment[] = [];
-  const displaced: string[] = [];
-  let end: number = start;
+  const moved = movedCode(context, first, (next, end) => next <= last || end - start < JUMP_SIZE);
+  if (typeof moved === "string") return moved;
+  let { end } = moved;
+  if (end - start < JUMP_SIZE) {
+    // The block is over; padding behind it may give the rest of the room.
+    const need = JUMP_SIZE - (end - start);
+    const room = paddingRoom(context, moved.next, need);
+    if (room < need) return `the block ends ${need} bytes too early for a jump`;
+    end = vaddr(end + room);
+  }
+  const window = { start, end };
+  const retargets = tactic === "retarget" ? retargetsInto(context, window, moved.fragments) : [];
+  const obstacle =
+    typeof retargets === "string"
+      ? retargets
+      : tactic === "retarget"
+        ? frozenObstacle(context.facts, start, end)
+        : windowObstacle(context, start, end);
+  if (obstacle !== undefined || typeof retargets === "string") return obstacle ?? "";
+  return {
+    tactic,
+    window,
+    change: {
+      kind: "detour",
+      via: "jump",
+      body: moved.fragments,
+      resume: moved.fallsThrough ? end : undefined,
+      retargets,
+    },
+    displaced: moved.texts,
+  };
+}
+
+interface MovedCode {
+  readonly fragments: readonly Fragment[];
+  readonly texts: readonly string[];
+  /** The index of the first instruction that does not move, and where it begins. */
+  readonly next: number;
+  readonly end: Vaddr;
+  readonly fallsThrough: boolean;
+}
+
+/** Instructions from `first` on as new code, as long as `more` asks for the next one and the block goes on. */
+export function movedCode(
+  context: SiteContext,
+  first: number,
+  more: (next: number, end: Vaddr) => boolean,
+): MovedCode | string {
+  const { code } = context;
+  const fragments: Fragment[] = [];
+  const texts: string[] = [];
+  let end = addressOf(code, first);
   let fallsThrough = true;
-  for (let i = first; i <= last || end - start < JUMP_SIZE; i++) {
-    if (!fallsThrough) {
-      // The block is over; padding behind it may give the rest of the room.
-      if (i <= last) return "the block before the probe ends";
-      const need = JUMP_SIZE - (end - start);
-      const room = paddingRoom(context, i, need);
-      if (room < need) return `the block ends ${need} bytes too early for a jump`;
-      end += room;
-      break;
-    }
+  let i = first;
+  for (; fallsThrough && more(i, end); i++) {
     if (i >= code.count) return "the function ends before there is room for a jump";
     const at = addressOf(code, i);
-    if (context.isProbe(at)) body.push({ kind: "probe", site: at });
+    if (context.isProbe(at)) fragments.push({ kind: "probe", site: at });
     else if (context.isSite(at)) return `another probe at ${hex(at)} would have to move`;
     else {
       const traits = movable(context, i);
       if (typeof traits === "string") return traits;
-      body.push({ kind: "instruction", at, bytes: instructionBytes(code, i) });
-      displaced.push(traits.text);
+      fragments.push({ kind: "instruction", at, bytes: instructionBytes(code, i) });
+      texts.push(traits.text);
     }
-    end += lengthOf(code, i);
+    end = vaddr(end + lengthOf(code, i));
     fallsThrough = (code.flow[i]! & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;
   }
-  const window = { start, end: vaddr(end) };
-  const obstacle = windowObstacle(context, window.start, window.end);
-  if (obstacle !== undefined) return obstacle;
-  return {
-    tactic,
-    window,
-    change: { kind: "detour", body, resume: fallsThrough ? (window.end as Vaddr) : undefined },
-    displaced,
-  };
+  if (i <= context.index) return "the block before the probe ends";
+  return { fragments, texts, next: i, end, fallsThrough };
+}
+
+/** The branches into a window, if they are all that enters it and each can be led elsewhere. */
+function retargetsInto(
+  { facts }: SiteContext,
+  window: Proposal["window"],
+  fragments: readonly Fragment[],
+): Detour["retargets"] | string {
+  const retargets: { branch: Branch; target: Vaddr }[] = [];
+  for (const entry of facts.entries.within(window.start + 1, window.end)) {
+    const inside = fragments.some((f) => (f.kind === "probe" ? f.site : f.at) === entry.address);
+    if (!inside || entry.branches === undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
+    for (const branch of entry.branches) {
+      if (!branch.wide)
+        return `${describeEntry(entry)}, inside the bytes that are needed, and is too short to lead elsewhere`;
+      if (branch.at < window.end && branch.end > window.start)
+        return `${describeEntry(entry)}, and lies in the bytes that would move`;
+      const obstacle = frozenObstacle(facts, branch.at, branch.end);
+      if (obstacle !== undefined) return obstacle;
+      retargets.push({ branch, target: entry.address });
+    }
+  }
+  return retargets;
 }

@@ -24,12 +24,12 @@ export function inPlace(context: SiteContext): Proposal | string {
     i >= 0 && i < code.count && (code.flow[i]! & Flow.Nop) !== 0 && !context.isSite(addressOf(code, i));
   let end = vaddr(site + 1);
   for (let i = index + 1; isRoom(i) && end - site < LONGEST_RUN; i++) {
-    if (facts.entries.within(end, end + 1) !== undefined) break;
+    if (facts.entries.has(end)) break;
     end = vaddr(end + lengthOf(code, i));
   }
   let start = site;
   for (let i = index - 1; isRoom(i) && end - start < LONGEST_RUN; i--) {
-    if (facts.entries.within(start, start + 1) !== undefined) break;
+    if (facts.entries.has(start)) break;
     start = addressOf(code, i);
   }
   if (end - start < NOP5.length) return `there are only ${end - start} bytes of nops`;

@@ -6,17 +6,22 @@ import { hex, PAGE_SIZE, type Vaddr } from "../../address.js";
 import type { Fde } from "../../elf/eh-frame.js";
 import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
+import type { ProgramFacts } from "../../facts/program.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
 export function windowObstacle({ facts }: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
-  const entry = facts.entries.within(start + 1, end);
+  const entry = facts.entries.within(start + 1, end)[0];
   if (entry !== undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
+  return frozenObstacle(facts, start, end);
+}
+
+/** Nothing patches the bytes in [start, end), and nothing counts on where they are. */
+export function frozenObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): string | undefined {
   const frozen = facts.entries.frozenWithin(start, end);
-  if (frozen !== undefined) return `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`;
-  return undefined;
+  return frozen && `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`;
 }
 
 /** A nop5 there would lie in two pages: the kernel does not optimize it. */
@@ -94,7 +99,7 @@ export function paddingRoom(context: SiteContext, index: number, need: number): 
     if (i === code.count) return room + facts.paddingBehind(code.end, need - room);
     const at = addressOf(code, i);
     const isPadding = code.flow[i]! & Flow.Nop || instructionBytes(code, i)[0] === 0xcc;
-    if (!isPadding || context.isSite(at) || facts.entries.within(at, at + 1) !== undefined) return room;
+    if (!isPadding || context.isSite(at) || facts.entries.has(at)) return room;
     room += lengthOf(code, i);
   }
   return room;

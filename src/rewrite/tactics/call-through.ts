@@ -1,0 +1,59 @@
+/**
+ * call-through: the call behind the probe takes the probe along on its way.
+ *
+ *     before   90              nop                <- probe
+ *              48 89 df        mov rdi, rbx
+ *              e8 ......       call F
+ *     after    0f 1f 40 00     nop
+ *              e8 ......       call new
+ *     new      0f 1f 44 00 00  nop5               <- probe
+ *              48 89 df        mov rdi, rbx
+ *              e9 ......       jmp F
+ *
+ * The call stays where it is, so the return address is the one that unwinders, exception tables and shadow stacks know.
+ * Nothing may enter behind the probe up to the call itself. At the probe rsp is 8 lower than it was: the instructions that
+ * move must not use it, nor may the arguments of the probe. Below rsp nothing is needed, since the call writes there anyway.
+ */
+import { hex, type Vaddr, vaddr } from "../../address.js";
+import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
+import { traitsOf } from "../../x86/relocate.js";
+import type { Proposal, SiteContext } from "../proposal.js";
+import { movedCode } from "./displace.js";
+import { instructionBytes, windowObstacle } from "./safety.js";
+
+const CALL_SIZE = 5;
+const CALL_REL32 = 0xe8;
+const MOST_BETWEEN = 4;
+
+export function callThrough(context: SiteContext): Proposal | string {
+  const { code, index, site } = context;
+  let call = index + 1;
+  while (call < code.count && call <= index + MOST_BETWEEN && (code.flow[call]! & Flow.Call) === 0) call++;
+  const at = addressOf(code, call);
+  if (call >= code.count || lengthOf(code, call) !== CALL_SIZE || instructionBytes(code, call)[0] !== CALL_REL32)
+    return "no direct call follows";
+  if (context.readsStackPointer) return `an argument names rsp, which differs behind the call at ${hex(at)}`;
+  const moved = movedCode(context, index, (next) => next < call);
+  if (typeof moved === "string") return moved;
+  if (moved.next !== call) return "the block ends before a call";
+  for (let i = index + 1; i < call; i++) {
+    const traits = traitsOf(instructionBytes(code, i), addressOf(code, i));
+    if (traits.usesStackPointer)
+      return `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`;
+  }
+  const window = { start: site, end: vaddr(at + CALL_SIZE) };
+  const obstacle = windowObstacle(context, window.start, window.end);
+  if (obstacle !== undefined) return obstacle;
+  return {
+    tactic: "call-through",
+    window,
+    change: {
+      kind: "detour",
+      via: "call",
+      body: moved.fragments,
+      resume: code.targets[call]! as Vaddr,
+      retargets: [],
+    },
+    displaced: moved.texts,
+  };
+}

@@ -1,0 +1,25 @@
+/**
+ * retarget: like displace and straddle, but direct branches with a 32-bit distance lead into the window. They are led to
+ * the new code instead, where the instruction that they lead to is now.
+ *
+ *     before   90              nop                <- probe
+ *              48 8b 45 c8     *mov rax, [rbp-0x38]         a branch leads here
+ *     after    e9 ......       jmp new
+ *     new      0f 1f 44 00 00  nop5               <- probe
+ *              48 8b 45 c8     *mov rax, [rbp-0x38]         the branch leads here now
+ *              e9 ......       jmp back
+ *
+ * Only where these branches are all that enters the window: what could not be ruled out cannot be led elsewhere.
+ */
+import type { Proposal, SiteContext } from "../proposal.js";
+import { detour, starts } from "./displace.js";
+
+export function retarget(context: SiteContext): Proposal | string {
+  const behind = detour(context, context.index, context.index, "retarget");
+  if (typeof behind !== "string") return behind;
+  for (const first of starts(context)) {
+    const proposal = detour(context, first, context.index, "retarget");
+    if (typeof proposal !== "string") return proposal;
+  }
+  return behind;
+}
