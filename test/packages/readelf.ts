@@ -55,6 +55,10 @@ function stapsdtBase(file: string): number | null {
   return found === null ? null : Number.parseInt(found[1]!, 16);
 }
 
+export function readelfBuildId(file: string): string | undefined {
+  return /Build ID: ([0-9a-f]+)/.exec(binutils("readelf", ["-nW", file]))?.[1];
+}
+
 function loadSegments(file: string): readonly LoadSegment[] {
   const load = /^ +LOAD +0x([0-9a-f]+) 0x([0-9a-f]+) 0x[0-9a-f]+ 0x([0-9a-f]+) 0x[0-9a-f]+ ([RWE ]{3})/gm;
   return [...binutils("readelf", ["-lW", file]).matchAll(load)].map((m) => ({
