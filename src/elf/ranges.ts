@@ -16,8 +16,8 @@ export interface FileRange {
 /** What `parseElf` looks at. Each range must be in `bytes` before the next is asked for. */
 export function* headerRanges(bytes: Buffer): Generator<FileRange> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < elf.EHDR_SIZE) return;
   yield range(0, elf.EHDR_SIZE);
+  if (bytes.length < elf.EHDR_SIZE) return;
   yield range(read64(view, 32), view.getUint16(56, true) * elf.PHDR_SIZE);
   const e_shoff = read64(view, 40);
   yield range(e_shoff, view.getUint16(60, true) * elf.SHDR_SIZE);

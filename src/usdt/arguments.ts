@@ -146,8 +146,9 @@ const OTHER_REGISTER = /^(?:[xyz]mm(?:[12]?\d|3[01])|mm[0-7]|k[0-7]|st|st\([0-7]
 const isAddressRegister = (name: string): boolean => generalRegisters.has(name) && /^(?:[re]..|r\d+d?)$/.test(name);
 
 const NUMBER = String.raw`(?:0[xX][0-9a-fA-F]+|0|[1-9]\d*)`;
-// Names from compilers hold dots and $; anything in quotes, or with a relocation behind an @, stays unknown.
-const SYMBOL = String.raw`[A-Za-z_.$][\w.$]*`;
+// Names from compilers hold dots and $, but a $ in front makes an immediate; names in quotes, or with a relocation behind an
+// @, stay unknown.
+const SYMBOL = String.raw`[A-Za-z_.][\w.$]*`;
 const ARGUMENT = /^(-?)([1-9]\d?)(f?)@(.+)$/;
 const CONSTANT = new RegExp(String.raw`^\$(-?)(${NUMBER})$`);
 const REGISTER = /^%([a-z][a-z0-9]*(?:\([0-7]\))?)$/;

@@ -1,0 +1,204 @@
+/** The file writer: holes, whole replacement, and nothing left behind when it fails. */
+import { execFileSync, spawn } from "node:child_process";
+import {
+  appendFileSync,
+  chmodSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { InputError } from "../../src/errors.js";
+import { type InputFile, readInput, readParts } from "../../src/files/input.js";
+import { choosePlace, type Destination, wholeFile, writeOutput } from "../../src/files/output.js";
+import type { SparseContent } from "../../src/rewrite/contract.js";
+import { folder } from "../sample/sample.js";
+
+const root = process.getuid?.() === 0;
+const options = { breakHardLinks: false, giveUp: [] };
+
+function file(content: string | Buffer = "old"): string {
+  const path = join(folder(), "file");
+  writeFileSync(path, content);
+  return path;
+}
+
+async function write(input: InputFile, content: SparseContent, destination: Destination): Promise<void> {
+  await writeOutput(input, content, await choosePlace(input, destination, options), options);
+}
+
+const text = (content: string): SparseContent => wholeFile(Buffer.from(content));
+
+describe("holes", () => {
+  it("between pieces and up to the size stay holes", async () => {
+    const path = file();
+    const piece = Buffer.alloc(4096, 1);
+    const size = 64 * 2 ** 20;
+    const content = {
+      size,
+      pieces: [
+        { offset: 0, bytes: piece },
+        { offset: 32 * 2 ** 20, bytes: piece },
+      ],
+    };
+    await write(readInput(path), content, { inPlace: true });
+    const stat = statSync(path);
+    expect(stat.size).toBe(size);
+    expect(stat.blocks * 512).toBeLessThan(2 ** 20);
+    const bytes = readFileSync(path);
+    expect(bytes.subarray(0, 4096)).toEqual(piece);
+    expect(bytes.subarray(32 * 2 ** 20, 32 * 2 ** 20 + 4096)).toEqual(piece);
+    expect(bytes.reduce((sum, byte) => sum + byte, 0)).toBe(8192);
+  });
+
+  it("in a whole file that had them come back, and its bytes are the same", async () => {
+    const bytes = Buffer.alloc(5 * 2 ** 20 + 123);
+    for (const at of [0, 65535, 65536, 700_000, 2 ** 20 - 1, 3 * 2 ** 20, bytes.length - 1]) bytes[at] = at % 251 || 7;
+    const path = file(bytes);
+    await write(readInput(path), wholeFile(bytes), { inPlace: true });
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+    expect(statSync(path).blocks * 512).toBeLessThan(2 ** 20);
+  });
+
+  it("are found in a piece that begins anywhere", async () => {
+    const bytes = Buffer.alloc(400_000);
+    bytes[0] = 1;
+    bytes[bytes.length - 1] = 2;
+    const path = file();
+    await write(readInput(path), { size: 500_001, pieces: [{ offset: 12_345, bytes }] }, { inPlace: true });
+    const after = readFileSync(path);
+    expect(after.length).toBe(500_001);
+    expect(after.subarray(12_345, 412_345).equals(bytes)).toBe(true);
+    expect(after.reduce((sum, byte) => sum + byte, 0)).toBe(3);
+  });
+});
+
+describe("input that changes", () => {
+  it("is not overwritten in place", async () => {
+    const path = file();
+    const input = readInput(path);
+    const place = await choosePlace(input, { inPlace: true }, options);
+    appendFileSync(path, " and more");
+    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("changed while it was worked on");
+    expect(readFileSync(path, "utf8")).toBe("old and more");
+    expect(readdirSync(join(path, ".."))).toEqual(["file"]);
+  });
+
+  it("and vanishes is said to", async () => {
+    const path = file();
+    const input = readInput(path);
+    const place = await choosePlace(input, { inPlace: true }, options);
+    unlinkSync(path);
+    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("vanished while it was worked on");
+    expect(readdirSync(join(path, ".."))).toEqual([]);
+  });
+
+  it("is noticed while it is read", () => {
+    const path = file("x".repeat(100));
+    expect(() => readParts(path, () => appendFileSync(path, "y"))).toThrow("changed while it was read");
+    expect(() =>
+      readParts(path, (_bytes, need) => {
+        writeFileSync(path, "short");
+        need(50, 10);
+      }),
+    ).toThrow("became shorter while it was read");
+  });
+});
+
+describe("hard links", () => {
+  it("are refused in place, and replaced when told", async () => {
+    const path = file();
+    linkSync(path, `${path}.second`);
+    const input = readInput(path);
+    await expect(choosePlace(input, { inPlace: true }, options)).rejects.toThrow(InputError);
+    const told = { ...options, breakHardLinks: true };
+    await writeOutput(input, text("new"), await choosePlace(input, { inPlace: true }, told), told);
+    expect([readFileSync(path, "utf8"), readFileSync(`${path}.second`, "utf8")]).toEqual(["new", "old"]);
+  });
+});
+
+describe("failures leave nothing behind", () => {
+  it.runIf(root)("a disk that is full", async () => {
+    const disk = folder();
+    try {
+      execFileSync("mount", ["-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], { stdio: "ignore" });
+    } catch {
+      // No right to mount, as in most containers. There is /dev/full, but nothing that can be renamed to stands there.
+      console.warn("skipped: a tmpfs cannot be mounted here");
+      return;
+    }
+    onTestFinished(() => void execFileSync("umount", [disk]));
+    const path = file();
+    const output = join(disk, "out");
+    writeFileSync(output, "before");
+    const large = { size: 2 ** 20, pieces: [{ offset: 0, bytes: Buffer.alloc(2 ** 20, 1) }] };
+    await expect(write(readInput(path), large, { inPlace: false, path: output })).rejects.toThrow(
+      "cannot be written: no space left on the device",
+    );
+    expect(readdirSync(disk)).toEqual(["out"]);
+    expect(readFileSync(output, "utf8")).toBe("before");
+  });
+
+  it.runIf(root)("a folder that cannot be written to (as another user)", async () => {
+    const path = file();
+    const place = folder();
+    chmodSync(place, 0o755);
+    chmodSync(join(path, ".."), 0o755);
+    process.seteuid!(65534);
+    try {
+      await expect(write(readInput(path), text("new"), { inPlace: false, path: join(place, "out") })).rejects.toThrow(
+        "cannot be written: permission denied",
+      );
+    } finally {
+      process.seteuid!(0);
+    }
+    expect(readdirSync(place)).toEqual([]);
+  });
+
+  it("a place that became a folder", async () => {
+    const path = file();
+    const output = `${path}.out`;
+    const input = readInput(path);
+    const place = await choosePlace(input, { inPlace: false, path: output }, options);
+    mkdirSync(output);
+    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow(/cannot be written: .*directory/);
+    expect(readdirSync(join(path, "..")).sort()).toEqual(["file", "file.out"]);
+  });
+
+  it.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)("%s", async (signal) => {
+    const path = file();
+    const place = join(path, "..");
+    // A cp that does not end: the writer is caught between creating its file and renaming it.
+    const tools = folder();
+    writeFileSync(join(tools, "cp"), "#!/bin/sh\nexec sleep 60\n", { mode: 0o755 });
+    const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
+    const program = `
+      import { readInput } from "${url("input.js")}";
+      import { choosePlace, wholeFile, writeOutput } from "${url("output.js")}";
+      const options = { breakHardLinks: false, giveUp: [] };
+      const input = readInput(process.argv[1]);
+      const place = await choosePlace(input, { inPlace: true }, options);
+      await writeOutput(input, wholeFile(Buffer.from("new")), place, options);`;
+    const child = spawn(process.execPath, ["--input-type=module", "-e", program, path], {
+      env: { ...process.env, PATH: `${tools}:${process.env.PATH}` },
+      stdio: "ignore",
+      detached: true,
+    });
+    const ended = new Promise((resolve) => child.on("exit", (code, by) => resolve(by ?? code)));
+    const started = Date.now();
+    while (readdirSync(place).length < 2 && Date.now() - started < 20_000) await new Promise((r) => setTimeout(r, 20));
+    expect(readdirSync(place)).toHaveLength(2);
+    // The sleeping cp is in the child's group, as it would be at a terminal.
+    await new Promise((r) => setTimeout(r, 100));
+    process.kill(-child.pid!, signal);
+    expect(await ended).toBe(signal);
+    expect(readdirSync(place)).toEqual(["file"]);
+    expect(readFileSync(path, "utf8")).toBe("old");
+  });
+});

@@ -1,0 +1,21 @@
+import { describe, expect, it } from "vitest";
+import { NOP5, NOP10, probeInstruction } from "../../src/usdt/sites.js";
+
+describe("probeInstruction", () => {
+  it.each<[string, readonly number[], string | null]>([
+    ["a nop before anything", [0x90, 0xc3], "nop"],
+    ["a nop at the end of its segment", [0x90], "nop"],
+    ["nop5", [...NOP5, 0xc3], "nop5"],
+    ["nop10", [...NOP10], "nop10"],
+    ["nop,nop5", [0x90, ...NOP5], "nop,nop5"],
+    ["nop,nop10", [0x90, ...NOP10], "nop,nop10"],
+    ["a nop before a nop5 that is cut short", [0x90, 0x0f, 0x1f, 0x44, 0x00], "nop"],
+    ["two neighbours", [0x90, 0x90, ...NOP5], "nop"],
+    ["another five-byte nop", [0x0f, 0x1f, 0x44, 0x00, 0x08], null],
+    ["another ten-byte nop", [0x66, 0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], null],
+    ["pause", [0xf3, 0x90], null],
+    ["nothing", [], null],
+  ])("%s", (_name, bytes, expected) => {
+    expect(probeInstruction(Uint8Array.from(bytes))).toBe(expected);
+  });
+});
