@@ -27,6 +27,7 @@ export interface RewrittenSite {
   readonly newLocation: string;
   readonly status: "rewritten" | "already" | "skipped";
   readonly tactic: string | null;
+  readonly redZone: "unused" | "live" | "unknown";
   readonly guard: boolean;
   readonly reason: string | null;
 }
