@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { corpus, FETCH_TIMEOUT, fetchPackages, libraryPath } from "./corpus.js";
 import { compileJava, type JavaImage, javaImage } from "./java.js";
 import { type RunResult, run } from "./scratch.js";
-import { coverage } from "./sites.js";
+import { coverage, type SiteHits } from "./sites.js";
 import { counted, makeTwins, printHits, type Twins, visible } from "./twins.js";
 import { uprobesMissing } from "./uprobes.js";
 
@@ -67,17 +67,19 @@ describe("libjvm.so, rewritten, under java", () => {
   it.skipIf(missing !== null)(
     `passes the same sites, counted by uprobes${missing ? ` (skipped: ${missing})` : ""}`,
     async () => {
-      const before = await counted(original.libjvm, () => runBusy(original, "-XX:+UseSerialGC", probesOn));
-      const after = await counted(rewritten.libjvm, () => runBusy(rewritten, "-XX:+UseSerialGC", probesOn));
-      expectRan(before.result);
-      expect(visible(after.result)).toEqual(visible(before.result));
-      const passed = before.hits.flatMap((b, i) => (b.hits + (after.hits[i]?.hits ?? 0) > 0 ? [i] : []));
-      printHits(
-        "libjvm.so",
-        passed.map((i) => before.hits[i]!),
-        passed.map((i) => after.hits[i]!),
-      );
-      expect(coverage(before.hits).hit).toBeGreaterThanOrEqual(60);
+      // Interpreted code notifies monitors by another way than compiled code, at sites of its own.
+      const both = async (image: JavaImage): Promise<readonly RunResult[]> => [
+        await runBusy(image, "-XX:+UseSerialGC", probesOn),
+        await runBusy(image, "-Xint", "-XX:+DTraceMonitorProbes"),
+      ];
+      const before = await counted(original.libjvm, () => both(original));
+      const after = await counted(rewritten.libjvm, () => both(rewritten));
+      before.result.forEach(expectRan);
+      expect(after.result.map(visible)).toEqual(before.result.map(visible));
+      const own = (hits: readonly SiteHits[]): readonly SiteHits[] =>
+        hits.filter((h) => !h.probe.startsWith("hotspot_jni:"));
+      printHits("libjvm.so without JNI", own(before.hits), own(after.hits));
+      expect(coverage(own(before.hits)).hit).toBeGreaterThanOrEqual(44);
       // Threads and the JIT make every count a little different; what is passed often is passed by both.
       for (const [i, b] of before.hits.entries()) {
         if (b.hits >= 20) expect(after.hits[i]!.hits / b.hits, b.probe).toBeGreaterThan(0.25);
