@@ -6,7 +6,7 @@
  */
 import { debuglog } from "node:util";
 import { InputError } from "../errors.js";
-import { FileError } from "../files/file-error.js";
+import { describe, FileError } from "../files/file-error.js";
 import { printable } from "../report/text.js";
 
 /** A stream as this program uses it: process.stdout, or a collector in a test. */
@@ -35,9 +35,8 @@ export function processStreams(): Streams {
 export function print(streams: Streams, text: string): Promise<void> {
   return new Promise((resolve, reject) => {
     streams.stdout.write(text, (error) => {
-      const code = (error as NodeJS.ErrnoException | null | undefined)?.code;
-      if (!error || code === "EPIPE") resolve();
-      else reject(new FileError("standard output", `cannot be written: ${code ?? error.message}`));
+      if (!error || (error as NodeJS.ErrnoException).code === "EPIPE") resolve();
+      else reject(new FileError("standard output", `cannot be written: ${describe(error)}`));
     });
   });
 }
