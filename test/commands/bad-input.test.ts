@@ -166,7 +166,7 @@ describe("paths", () => {
     }
   });
 
-  it.runIf(process.getuid?.() === 0)("an unreadable file (as another user)", async () => {
+  it.runIf(process.getuid?.() === 0)("an unreadable file (as another user)", async ({ skip }) => {
     const path = await sampleCopy();
     chmodSync(dirname(path), 0o755);
     chmodSync(path, 0o000);
@@ -180,8 +180,7 @@ describe("paths", () => {
       "list",
       path,
     ]);
-    // Where the checkout itself is closed to other users, the program cannot even be loaded.
-    if (stderr.includes("Cannot find module") || stderr.includes("ERR_MODULE")) return;
+    skip(/Cannot find module|ERR_MODULE|EACCES/.test(stderr), "the checkout is closed to other users");
     expect([status, stderr]).toEqual([1, `usdt-nop5: ${path}: cannot be read: permission denied\n`]);
   });
 
@@ -246,7 +245,6 @@ describe("a file that is none of it", () => {
     const path = join(folder(), "true");
     copyFileSync("/bin/true", path);
     const { status, stdout } = await usdtNop5("rewrite", path);
-    if (stdout === "") return; // The rewriter is not there yet.
     expect(status).toBe(0);
     expect(stdout).toContain("no USDT probes");
     expect(readFileSync(`${path}.nop5`)).toEqual(readFileSync(path));

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { vaddr } from "../../src/address.js";
 import { readBuildId } from "../../src/elf/build-id.js";
-import { parseElf } from "../../src/elf/image.js";
+import { parseElf, sectionNamed } from "../../src/elf/image.js";
 import { functionAt } from "../../src/elf/symbols.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { must } from "../run.js";
@@ -109,9 +109,14 @@ describe("list --json", () => {
     expect((await listed(stripped)).files[0]!.sites[0]!.function).toBe("add");
   });
 
-  it("finds the build-id and the probes without section names of notes being first", async () => {
-    const image = parseElf(readFileSync(await sample()));
-    expect(readBuildId(image)?.size).toBe(20);
+  it("finds the build-id through the program headers where no section holds it", async () => {
+    const bytes = readFileSync(await sample());
+    const image = parseElf(bytes);
+    const section = sectionNamed(image, ".note.gnu.build-id")!;
+    const buildId = readBuildId(image);
+    expect(buildId).toMatchObject({ offset: section.sh_offset + 16, size: 20 });
+    bytes.writeUInt32LE(1, image.header.e_shoff + section.index * 64 + 4);
+    expect(readBuildId(parseElf(bytes))).toEqual(buildId);
   });
 
   it("says when a location is in no executable segment", async () => {
@@ -122,6 +127,20 @@ describe("list --json", () => {
     writeFileSync(path, bytes);
     const site = (await listed(path)).files[0]!.sites[0]!;
     expect([site.location, site.instruction, site.function]).toEqual(["0x4", "(in no executable segment)", null]);
+  });
+
+  it("adds nothing where .stapsdt.base is missing", async () => {
+    const path = join(folder(), "baseless");
+    const bytes = readFileSync(await sample());
+    const notes = readUsdtNotes(parseElf(bytes));
+    const name = bytes.lastIndexOf(".stapsdt.base\0");
+    expect(name).toBeGreaterThan(0);
+    bytes.write("x", name + 1);
+    bytes.writeBigUInt64LE(0x9999n, notes[0]!.locationOffset + 8);
+    writeFileSync(path, bytes);
+    const { sites } = (await listed(path)).files[0]!;
+    expect(sites.map((s) => Number(s.location))).toEqual(notes.map((note) => note.location));
+    expect(sites[0]!.base).toBe("0x9999");
   });
 
   it("applies the prelink rule to location and semaphore", async () => {
