@@ -43,7 +43,7 @@ export async function copyAttributes(
       env: { ...process.env, LC_ALL: "C" },
     });
   } catch (error) {
-    throw new FileError(output, `attributes could not be kept: ${reasonOf(error)}`);
+    throw new FileError(output, lossIn(reasonOf(error)));
   }
   if (giveUp.includes("owner")) {
     // A program that runs as its owner must not become one that runs as whoever rewrote it.
@@ -62,6 +62,14 @@ function differences(before: BigIntStats, now: BigIntStats, giveUp: readonly Opt
   if ((before.mode & mask) !== (now.mode & mask)) lost.push(`mode ${(before.mode & 0o7777n).toString(8)}`);
   if (!giveUp.includes("times") && before.mtimeNs !== now.mtimeNs) lost.push("modification time");
   return lost;
+}
+
+/** Which attribute cp speaks of, in the words of this program, and then its own. */
+function lossIn(reason: string): string {
+  if (/^(?:setting|listing|getting) attribute/.test(reason))
+    return `extended attributes could not be kept: ${reason} (--drop-attribute xattr gives them up)`;
+  if (reason.startsWith("preserving permissions")) return `mode and access control list could not be kept: ${reason}`;
+  return `attributes could not be kept: ${reason}`;
 }
 
 /** cp's own first line, without the temporary file's name in it, which nobody knows. */

@@ -7,6 +7,7 @@ import {
   chmodSync,
   chownSync,
   lstatSync,
+  readdirSync,
   readFileSync,
   statSync,
   symlinkSync,
@@ -14,7 +15,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import type { OptionalAttribute } from "../../src/files/attribute-names.js";
 import { readInput } from "../../src/files/input.js";
 import { choosePlace, type Destination, wholeFile, writeOutput } from "../../src/files/output.js";
@@ -190,23 +191,49 @@ describe("what cannot be kept", () => {
     expect([uid, mode & 0o7777]).toEqual([NOBODY, 0o755]);
   });
 
-  it.runIf(hasXattr && works("test", "-d", "/proc/self"))("is named: extended attributes, when cp cannot", async () => {
+  /** A file system that keeps neither extended attributes nor ACLs. */
+  function bareFileSystem(): string | null {
+    const place = folder();
+    if (!works("mount", "-t", "ramfs", "ramfs", place)) return null;
+    onTestFinished(() => void execFileSync("umount", [place]));
+    return place;
+  }
+
+  it.runIf(root && hasXattr)("is named: extended attributes, capabilities", async ({ skip }) => {
+    const place = bareFileSystem();
+    if (place === null) return skip("a ramfs cannot be mounted here");
     const path = file();
-    // A cp that fails as GNU cp does on a file system without extended attributes.
-    const tools = folder();
-    writeFileSync(
-      join(tools, "cp"),
-      "#!/bin/sh\necho \"cp: setting attribute 'user.x' for 'user.x': Operation not supported\" >&2\nexit 1\n",
-      { mode: 0o755 },
+    execFileSync("setfattr", ["-n", "user.origin", "-v", "package", path]);
+    const destination: Destination = { inPlace: false, path: join(place, "out") };
+    await expect(write(path, destination)).rejects.toThrow(
+      "extended attributes could not be kept: setting attributes: Operation not supported (--drop-attribute xattr",
     );
+    expect(readdirSync(place)).toEqual([]);
+    await write(path, destination, ["xattr"]);
+    expect(readdirSync(place)).toEqual(["out"]);
+  });
+
+  it.runIf(root && hasAcl)("is named: access control lists", async ({ skip }) => {
+    const place = bareFileSystem();
+    if (place === null) return skip("a ramfs cannot be mounted here");
+    const path = file();
+    execFileSync("setfacl", ["-m", `u:${NOBODY}:r`, path]);
+    await expect(write(path, { inPlace: false, path: join(place, "out") })).rejects.toThrow(
+      "mode and access control list could not be kept",
+    );
+    expect(readdirSync(place)).toEqual([]);
+  });
+
+  it("is said: everything, where there is no cp", async () => {
+    const path = file();
     const { PATH } = process.env;
-    process.env.PATH = `${tools}:${PATH}`;
+    process.env.PATH = folder();
     try {
-      await expect(write(path, inPlace)).rejects.toThrow(/attributes could not be kept: setting attribute 'user.x'/);
+      await expect(write(path, inPlace)).rejects.toThrow("the command cp (GNU coreutils) is missing");
     } finally {
       process.env.PATH = PATH;
     }
     expect(readFileSync(path, "utf8")).toBe("old");
-    expect(execFileSync("ls", ["-A", dirname(path)], { encoding: "utf8" })).toBe("file\n");
+    expect(readdirSync(dirname(path))).toEqual(["file"]);
   });
 });
