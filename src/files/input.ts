@@ -5,6 +5,7 @@
  * was: someone who links or installs it at the same moment would otherwise leave us with a mixture.
  */
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { PAGE_SIZE } from "../address.js";
 import { InputError } from "../errors.js";
 import { describe, isSystemError } from "./file-error.js";
 
@@ -33,14 +34,24 @@ export function readInput(path: string): InputFile {
 
 /**
  * Reads only parts of a regular file, for whoever needs little of a large one. `use` gets a buffer of the file's size and
- * a function that loads a range of it, cut to the file; everything else in the buffer is zero, and costs no memory.
+ * a function that loads a range of it, cut to the file and rounded to pages; everything else in the buffer is zero, and costs no memory.
  * @throws InputError as `readInput`, and whatever `use` throws
  */
 export function readParts<T>(path: string, use: (bytes: Buffer, need: (offset: number, size: number) => void) => T): T {
   return withOpenFile(path, (fd, stat) => {
     const bytes = Buffer.alloc(Number(stat.size));
+    // Probes stand close together: what was read once, a page at a time, need not be read again.
+    const loaded = new Uint8Array(Math.ceil(bytes.length / PAGE_SIZE));
     return use(bytes, (offset, size) => {
-      if (offset < bytes.length && size > 0) load(fd, bytes, offset, Math.min(size, bytes.length - offset));
+      const end = Math.min(offset + size, bytes.length);
+      let page = Math.floor(offset / PAGE_SIZE);
+      while (page * PAGE_SIZE < end) {
+        const first = page;
+        while (page * PAGE_SIZE < end && loaded[page] === 0) loaded[page++] = 1;
+        const start = first * PAGE_SIZE;
+        if (page > first) load(fd, bytes, start, Math.min(page * PAGE_SIZE, bytes.length) - start);
+        else page++;
+      }
     });
   });
 }

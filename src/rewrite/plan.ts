@@ -28,6 +28,8 @@ export interface Plan {
 export interface WantedSite {
   readonly location: Vaddr;
   readonly readsStackPointer: boolean;
+  /** Why the probe cannot go elsewhere: its arguments could not follow. Undefined where they can. */
+  readonly pinned: string | undefined;
 }
 
 /**
@@ -40,6 +42,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], si
   const claimed: Branch[] = [];
   const skipped = new Map<Vaddr, string>();
   const candidates = new Set(wanted.map((w) => w.location));
+  const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
   for (const { location: site, readsStackPointer } of [...wanted].sort((a, b) => a.location - b.location)) {
     if (done.has(site)) continue;
@@ -50,8 +53,8 @@ export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], si
       continue;
     }
     const previous = proposals.at(-1);
-    const isFree = (p: Proposal): boolean => !overlapsAny(p, proposals, claimed);
-    const choice = choose(context, previous, isFree);
+    const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, proposals, claimed);
+    const choice = choose(context, previous, obstacle);
     if (typeof choice === "string") {
       skipped.set(site, choice);
       candidates.delete(site);
@@ -97,33 +100,51 @@ export function probesOf({ change }: Proposal): readonly Vaddr[] {
 const retargetsOf = ({ change }: Proposal): readonly Branch[] =>
   change.kind === "detour" ? change.retargets.map((r) => r.branch) : [];
 
-/** Whether a proposal changes bytes that an earlier one changes, or takes along a branch that an earlier one changes. */
-function overlapsAny(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Branch[]): boolean {
+/** Why a proposal collides with earlier ones: it changes a branch in their windows, or takes along one that they change. */
+function overlap(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Branch[]): string | undefined {
   const { start, end } = proposal.window;
-  if (claimed.some((b) => b.at < end && b.end > start)) return true;
   const branches = retargetsOf(proposal);
-  return earlier.some(({ window }) => branches.some((b) => b.at < window.end && b.end > window.start));
+  const collides =
+    claimed.some((b) => b.at < end && b.end > start) ||
+    earlier.some(({ window }) => branches.some((b) => b.at < window.end && b.end > window.start));
+  return collides ? "a branch that another probe needs lies in the bytes that would move" : undefined;
+}
+
+/** Why a probe of the proposal must not move. */
+function pinObstacle(proposal: Proposal, pinned: ReadonlyMap<Vaddr, string>): string | undefined {
+  if (pinned.size === 0) return undefined;
+  const { change } = proposal;
+  for (const site of probesOf(proposal)) {
+    const stays = change.kind === "in-place" && change.probes.some((p) => p.site === site && p.location === site);
+    const pin = pinned.get(site);
+    if (pin !== undefined && !stays) return pin;
+  }
+  return undefined;
 }
 
 function choose(
   context: SiteContext,
   previous: Proposal | undefined,
-  isFree: (proposal: Proposal) => boolean,
+  obstacle: (proposal: Proposal) => string | undefined,
 ): { proposal: Proposal; merged: boolean } | string {
   const reasons: string[] = [];
   let overlaps = false;
   for (const tactic of tactics) {
     const proposal = tactic(context);
-    if (typeof proposal === "string") reasons.push(proposal);
+    if (typeof proposal === "string") {
+      reasons.push(proposal);
+      continue;
+    }
+    const inTheWay = obstacle(proposal);
+    if (inTheWay !== undefined) reasons.push(inTheWay);
     else if (previous !== undefined && proposal.window.start < previous.window.end) overlaps = true;
-    else if (!isFree(proposal)) reasons.push("a branch that another probe needs lies in the bytes that would move");
     else return { proposal, merged: false };
   }
   if (overlaps && previous !== undefined) {
     const first = indexOf(context.code, previous.window.start);
     const merged =
       first < 0 ? "the probe before it lies in another function" : detour(context, first, context.index, "straddle");
-    if (typeof merged !== "string" && retargetsOf(previous).length === 0 && isFree(merged))
+    if (typeof merged !== "string" && retargetsOf(previous).length === 0 && obstacle(merged) === undefined)
       return { proposal: merged, merged: true };
     reasons.push(`it stands too close behind the probe at ${hex(previous.window.start)}`);
   }

@@ -1,7 +1,21 @@
+/**
+ * The way back: the original of a rewritten file, or a clear refusal. A file that anything changed since is not what the
+ * recipe describes, so it must be exactly what rewrite wrote.
+ */
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import { followRecipe, isUntouched, readCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 
-export function revert(_image: ElfImage): SparseContent {
-  throw new InputError("not implemented yet");
+/**
+ * The original file, byte for byte.
+ * @throws InputError where the file was not rewritten, or was changed since
+ */
+export function revert(image: ElfImage): SparseContent {
+  const carry = readCarry(image);
+  if (carry === undefined) throw new InputError("not a rewritten file: there is nothing to revert");
+  if (!isUntouched(image))
+    throw new InputError("changed since it was rewritten (by strip, for example): the original cannot be restored");
+  const bytes = followRecipe(image, carry);
+  return { size: bytes.length, pieces: [{ offset: 0, bytes }] };
 }

@@ -1,0 +1,279 @@
+/**
+ * The output file, put together from what is known by now.
+ *
+ *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ what is not loaded ][ revert data ][ section headers ]
+ *
+ * Loaded bytes never move: addresses depend on them. What is not loaded (symbols, debug information, notes) follows in its
+ * old order behind the new segment, and section headers tell where. Bytes behind everything that headers describe, such as
+ * an archive that was appended, stay at the end.
+ */
+import { alignUp, fileOffset, type Vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import type { ElfImage, Section } from "../elf/image.js";
+import { encodeCarry, HASH_AT, hashOf, type Recipe } from "./carry.js";
+import type { SparseContent } from "./contract.js";
+import { applyEdits, type Edit, editAt, word } from "./edits.js";
+import type { NewCode } from "./new-code.js";
+import { loadedEnd, type Place } from "./place.js";
+import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits } from "./program-headers.js";
+import {
+  CARRY_SECTION,
+  CODE_SECTION,
+  codeSection,
+  encodeSectionHeaders,
+  isIdentity,
+  type OutputSection,
+  orderSections,
+  renumbering,
+  renumberSymbols,
+} from "./sections.js";
+import { type AddedSymbols, symbolsFor } from "./symbols.js";
+
+export interface Assembly {
+  /** Edits to bytes that stay in place, complete but for headers, which are made here. */
+  readonly edits: readonly Edit[];
+  /** Sections that are not loaded and get new content. */
+  readonly replaced: ReadonlyMap<Section, Uint8Array>;
+  readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
+  /** What to call new code of a site where no symbol says. */
+  readonly probeName: (site: Vaddr) => string;
+  /** JSON for the revert section. */
+  readonly memo: string;
+  /** Edits that made the input from the original, and the SHA-256 of the original. */
+  readonly before: readonly Edit[];
+  readonly originalHash: Uint8Array;
+}
+
+/** A stretch of the output behind the loaded part: bytes, and where they stood in the input if they are from there. */
+interface Piece {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+  readonly origin: number | undefined;
+}
+
+/** Where a section that is not loaded stands in the output. */
+interface Placed {
+  readonly offset: number;
+  readonly size: number;
+  /** A new sh_info, where it changes: the number of the first global symbol. */
+  readonly info: number | undefined;
+}
+
+export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
+  const { code, replaced } = assembly;
+  const sections = outputSections(image, code);
+  const numbers = renumbering(image, sections);
+  const symbols = code && symbolsFor(image, code.newCode.chunks, assembly.probeName, sections.findIndex(isNewCode));
+  const edits = [...assembly.edits, ...headerEdits(image, code)];
+  const patched = applyEdits(image.bytes, edits);
+  const renumbered = isIdentity(numbers) ? [] : symbolTables(image);
+  for (const { sh_offset, sh_size } of renumbered)
+    renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
+
+  const pieces: Piece[] = [];
+  let at = 0;
+  const put = (bytes: Uint8Array, origin?: number): void => {
+    if (bytes.length > 0) pieces.push({ offset: at, bytes, origin });
+    at += bytes.length;
+  };
+
+  const inPlaceEnd = endOfLoaded(image, code);
+  put(patched.subarray(0, inPlaceEnd), 0);
+  if (code?.place.kind === "new segment") {
+    at = code.place.p_offset;
+    put(segmentContent(image, code));
+  }
+
+  const names = sectionNames(image, sections, symbols);
+  const placed = new Map<Section, Placed>();
+  const items = unloaded(image, inPlaceEnd);
+  for (const section of items.sections) {
+    if (sections.every((s) => s.origin !== section)) continue;
+    at = alignUp(at, section.sh_addralign);
+    const offset = at;
+    const bytes = patched.subarray(section.sh_offset, section.sh_offset + section.sh_size);
+    const content = replaced.get(section);
+    let info: number | undefined;
+    if (section === symbols?.table) {
+      // Local symbols come before global ones; sh_info says where those begin.
+      const border = Math.min(bytes.length, section.sh_info * elf.SYM_SIZE);
+      put(bytes.subarray(0, border), section.sh_offset);
+      put(symbols.entries);
+      put(bytes.subarray(border), section.sh_offset + border);
+      info = section.sh_info + symbols.entries.length / elf.SYM_SIZE;
+    } else if (content !== undefined) put(content);
+    else put(bytes, section.sh_offset);
+    if (section === symbols?.strings) put(symbols.names);
+    if (section.index === image.header.e_shstrndx) put(names.added);
+    placed.set(section, { offset, size: at - offset, info });
+  }
+
+  // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
+  const trailing = patched.subarray(items.trailingStart);
+  const undone = [...edits, ...assembly.before];
+  const recipe = recipeFor(image, pieces, trailing.length, undone, renumbered, invert(numbers, sections.length));
+  const carry = encodeCarry({ memo: assembly.memo, originalHash: assembly.originalHash, recipe });
+  const carryAt = at;
+  put(carry);
+  at = alignUp(at, 8);
+  const e_shoff = at;
+  const final = sections.map((s): OutputSection => {
+    if (isNewCarry(s)) return { ...s, sh_offset: carryAt, sh_size: carry.length };
+    const p = s.origin && placed.get(s.origin);
+    return p === undefined ? s : { ...s, sh_offset: p.offset, sh_size: p.size, sh_info: p.info ?? s.sh_info };
+  });
+  put(encodeSectionHeaders(final, numbers, names.offsetOf));
+  put(trailing);
+
+  const header = new DataView(patched.buffer, patched.byteOffset);
+  header.setBigUint64(40, BigInt(e_shoff), true);
+  header.setUint16(60, final.length, true);
+  header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
+  const content = { size: at, pieces };
+  carry.set(hashOf(content), HASH_AT);
+  return content;
+}
+
+const isNewCode = (s: OutputSection): boolean => s.name === CODE_SECTION && s.origin === undefined;
+const isNewCarry = (s: OutputSection): boolean => s.name === CARRY_SECTION && s.origin === undefined;
+
+function outputSections(image: ElfImage, code: Assembly["code"]): OutputSection[] {
+  const added: OutputSection[] = [carrySection];
+  if (code !== undefined) {
+    const { place, newCode } = code;
+    const offset =
+      place.kind === "rest of page" ? place.offset : fileOffset(newCode.start - place.p_vaddr + place.p_offset);
+    added.push(codeSection(newCode.start, offset, newCode.bytes.length));
+  }
+  const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
+  // A revert section that is there already belongs to a file that was changed since: it is of no use any more.
+  return orderSections(image, moved, added).filter((s) => s.name !== CARRY_SECTION || isNewCarry(s));
+}
+
+const carrySection: OutputSection = {
+  name: CARRY_SECTION,
+  sh_type: elf.SHT_PROGBITS,
+  sh_flags: 0,
+  sh_addr: 0,
+  sh_offset: 0,
+  sh_size: 0,
+  sh_link: 0,
+  sh_info: 0,
+  sh_addralign: 1,
+  sh_entsize: 0,
+  origin: undefined,
+};
+
+/** Edits to the ELF header, the program headers, and what points to moved sections. */
+function headerEdits(image: ElfImage, code: Assembly["code"]): Edit[] {
+  // e_phoff to e_shstrndx as one edit; the fields about section headers are filled in when these are placed.
+  const fields = Buffer.from(image.bytes.subarray(32, elf.EHDR_SIZE));
+  const edits: Edit[] = [editAt(image, 32, fields)];
+  if (code === undefined) return edits;
+  const { place, newCode } = code;
+  const headers = newProgramHeaders(image, place, newCode.bytes.length);
+  fields.writeUInt16LE(headers.length, 56 - 32);
+  if (place.kind === "new segment") fields.set(word(place.growth.e_phoff, 8), 0);
+  else edits.push(editAt(image, place.offset, newCode.bytes));
+  return [...edits, ...programHeaderEdits(image, place, headers)];
+}
+
+function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
+  const end = loadedEnd(image);
+  return code?.place.kind === "rest of page" ? Math.max(end, code.place.offset + code.newCode.bytes.length) : end;
+}
+
+function segmentContent(image: ElfImage, { place, newCode }: NonNullable<Assembly["code"]>): Uint8Array {
+  if (place.kind !== "new segment") throw new Error("this place is no new segment");
+  const content = new Uint8Array(newCode.start - place.p_vaddr + newCode.bytes.length);
+  const isTable = place.growth.kind === "at end";
+  content.set(
+    isTable ? encodeProgramHeaders(newProgramHeaders(image, place, newCode.bytes.length)) : place.growth.bytes,
+  );
+  content.set(newCode.bytes, newCode.start - place.p_vaddr);
+  return content;
+}
+
+const symbolTables = (image: ElfImage): Section[] =>
+  image.sections.filter((s) => s.sh_type === elf.SHT_SYMTAB || s.sh_type === elf.SHT_DYNSYM);
+
+/**
+ * What stands behind the loaded part: sections in the order of their offsets, and where the bytes begin that stand behind
+ * everything that headers describe (an archive that was appended, say).
+ */
+function unloaded(image: ElfImage, from: number): { sections: readonly Section[]; trailingStart: number } {
+  const sections = image.sections
+    .filter((s) => !(s.sh_flags & elf.SHF_ALLOC) && s.sh_type !== elf.SHT_NOBITS && s.sh_type !== elf.SHT_NULL)
+    .filter((s) => s.sh_offset >= from || s.index === image.header.e_shstrndx)
+    .sort((a, b) => a.sh_offset - b.sh_offset || a.index - b.index);
+  const { e_shoff, e_shnum } = image.header;
+  const described = [from, e_shoff + e_shnum * elf.SHDR_SIZE, ...sections.map((s) => s.sh_offset + s.sh_size)];
+  return { sections, trailingStart: Math.min(image.bytes.length, Math.max(...described)) };
+}
+
+/** How many bytes stand behind everything that headers describe. */
+export const trailingBytes = (image: ElfImage): number =>
+  image.bytes.length - unloaded(image, loadedEnd(image)).trailingStart;
+
+/** New names behind those that .shstrtab has. */
+function sectionNames(
+  image: ElfImage,
+  sections: readonly OutputSection[],
+  symbols: AddedSymbols | undefined,
+): { added: Uint8Array; offsetOf: (section: OutputSection) => number } {
+  const table = image.sections[image.header.e_shstrndx]!;
+  let at = table.sh_size + (symbols?.strings === table ? symbols.names.length : 0);
+  const names: Buffer[] = [];
+  const offsets = new Map<string, number>();
+  for (const { name, origin } of sections) {
+    if (origin !== undefined) continue;
+    const bytes = Buffer.from(`${name}\0`, "latin1");
+    offsets.set(name, at);
+    names.push(bytes);
+    at += bytes.length;
+  }
+  return {
+    added: Buffer.concat(names),
+    offsetOf: ({ name, origin }) => (origin === undefined ? offsets.get(name)! : origin.sh_name),
+  };
+}
+
+/** The numbers of the input's sections, by those of the output. */
+function invert(numbers: Uint16Array, count: number): Uint16Array {
+  const inverse = new Uint16Array(count);
+  numbers.forEach((to, from) => {
+    inverse[to] = from;
+  });
+  inverse[0] = 0;
+  return inverse;
+}
+
+/** How the input comes out of the output: what was copied, what is nowhere any more, and the old bytes of the edits. */
+function recipeFor(
+  image: ElfImage,
+  pieces: readonly Piece[],
+  trailing: number,
+  edits: readonly Edit[],
+  renumbered: readonly Section[],
+  numbers: Uint16Array,
+): Recipe {
+  const copies = pieces.flatMap(({ offset, bytes, origin }) =>
+    origin === undefined ? [] : [{ from: offset, to: origin, size: bytes.length }],
+  );
+  const literals: { to: number; bytes: Uint8Array }[] = [];
+  const end = image.bytes.length - trailing;
+  let at = 0;
+  for (const { to, size } of [...copies, { from: 0, to: end, size: 0 }].sort((a, b) => a.to - b.to)) {
+    if (to > at) literals.push({ to: at, bytes: image.bytes.subarray(at, to) });
+    at = Math.max(at, to + size);
+  }
+  return {
+    originalSize: image.bytes.length,
+    trailing,
+    copies,
+    literals,
+    edits: edits.map(({ offset, old }) => ({ to: offset, bytes: old })),
+    renumbered: renumbered.map((s) => ({ to: s.sh_offset, size: s.sh_size })),
+    numbers,
+  };
+}

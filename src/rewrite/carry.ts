@@ -1,0 +1,196 @@
+/**
+ * What a rewritten file carries so that it can be taken back: section `.usdt_nop5`, which is not loaded.
+ *
+ *     "USDTNOP5"  u32 version
+ *     32 bytes    SHA-256 of the whole file with these 32 bytes zero: revert refuses where it does not fit
+ *     32 bytes    SHA-256 of the original
+ *     u32 size    memo: JSON, which options were used and what became of each site
+ *     recipe      how to make the original from this file, as varints
+ *
+ * The recipe is short since nearly all of the original is still there: `copies` say which stretch of the output is which
+ * stretch of the original, `literals` are stretches that are nowhere in the output, `edits` are old bytes to put back, and
+ * `renumbered` symbol tables get their old section numbers.
+ */
+import { createHash } from "node:crypto";
+import { hex } from "../address.js";
+import { type ElfImage, sectionBytes, sectionNamed } from "../elf/image.js";
+import { InputError } from "../errors.js";
+import type { SparseContent } from "./contract.js";
+import { CARRY_SECTION, renumberSymbols } from "./sections.js";
+
+const MAGIC = "USDTNOP5";
+const VERSION = 1;
+const HASH_SIZE = 32;
+/** Where the hash of the output stands in the section. */
+export const HASH_AT = MAGIC.length + 4;
+const ORIGINAL_HASH_AT = HASH_AT + HASH_SIZE;
+const MEMO_AT = ORIGINAL_HASH_AT + HASH_SIZE;
+
+export interface Recipe {
+  readonly originalSize: number;
+  /** How many bytes at the end of the output are those at the end of the original. */
+  readonly trailing: number;
+  /** Stretches of the output, at `from`, that are stretches of the original, at `to`. */
+  readonly copies: readonly { readonly from: number; readonly to: number; readonly size: number }[];
+  /** Bytes of the original, at `to`. */
+  readonly literals: readonly { readonly to: number; readonly bytes: Uint8Array }[];
+  /** Old bytes to put back, at `to` in the original. */
+  readonly edits: readonly { readonly to: number; readonly bytes: Uint8Array }[];
+  /** Symbol tables of the original whose symbols get back their section numbers: from the output's to the input's. */
+  readonly renumbered: readonly { readonly to: number; readonly size: number }[];
+  readonly numbers: Uint16Array;
+}
+
+export interface Carry {
+  readonly memo: string;
+  readonly originalHash: Uint8Array;
+  readonly recipe: Recipe;
+}
+
+/** The section's content, with zeros where the hash of the output will be. */
+export function encodeCarry({ memo, originalHash, recipe }: Carry): Buffer {
+  const head = Buffer.alloc(MEMO_AT + 4);
+  head.write(MAGIC, 0, "latin1");
+  head.writeUInt32LE(VERSION, MAGIC.length);
+  head.set(originalHash, ORIGINAL_HASH_AT);
+  const memoBytes = Buffer.from(memo, "utf8");
+  head.writeUInt32LE(memoBytes.length, MEMO_AT);
+  const pieces: Uint8Array[] = [head, memoBytes];
+  const numbers = (...values: number[]): void => {
+    pieces.push(varints(values));
+  };
+  numbers(recipe.originalSize, recipe.trailing, recipe.copies.length);
+  for (const { from, to, size } of recipe.copies) numbers(from, to, size);
+  for (const list of [recipe.literals, recipe.edits]) {
+    numbers(list.length);
+    for (const { to, bytes } of list) {
+      numbers(to, bytes.length);
+      pieces.push(bytes);
+    }
+  }
+  numbers(recipe.renumbered.length);
+  for (const { to, size } of recipe.renumbered) numbers(to, size);
+  const old = recipe.renumbered.length > 0 ? [...recipe.numbers] : [];
+  numbers(old.length, ...old);
+  return Buffer.concat(pieces);
+}
+
+function varints(values: readonly number[]): Uint8Array {
+  const out: number[] = [];
+  for (const value of values) {
+    let rest = value;
+    while (rest >= 128) {
+      out.push((rest % 128) | 128);
+      rest = Math.floor(rest / 128);
+    }
+    out.push(rest);
+  }
+  return Uint8Array.from(out);
+}
+
+/** Reads the section; undefined where the file carries none. @throws InputError where it is damaged */
+export function readCarry(image: ElfImage): Carry | undefined {
+  const section = sectionNamed(image, CARRY_SECTION);
+  if (section === undefined) return undefined;
+  const bytes = sectionBytes(image, section);
+  const damaged = (): InputError => new InputError(`damaged ${CARRY_SECTION}`, `offset ${hex(section.sh_offset)}`);
+  if (bytes.length < MEMO_AT + 4 || bytes.toString("latin1", 0, MAGIC.length) !== MAGIC) throw damaged();
+  if (bytes.readUInt32LE(MAGIC.length) !== VERSION)
+    throw new InputError(`${CARRY_SECTION} was written by another version of this program`);
+  const memoEnd = MEMO_AT + 4 + bytes.readUInt32LE(MEMO_AT);
+  let at = memoEnd;
+  const number = (): number => {
+    let value = 0;
+    for (let scale = 1; ; scale *= 128) {
+      const byte = bytes[at++];
+      if (byte === undefined || scale > 2 ** 49) throw damaged();
+      value += (byte & 127) * scale;
+      if (byte < 128) return value;
+    }
+  };
+  const take = (size: number): Uint8Array => {
+    if (size > bytes.length - at) throw damaged();
+    at += size;
+    return bytes.subarray(at - size, at);
+  };
+  const list = <T>(read: () => T): T[] => {
+    const length = number();
+    if (length > bytes.length) throw damaged();
+    return Array.from({ length }, read);
+  };
+  const stretch = (): { to: number; bytes: Uint8Array } => {
+    const to = number();
+    return { to, bytes: take(number()) };
+  };
+  if (memoEnd > bytes.length) throw damaged();
+  const originalSize = number();
+  const trailing = number();
+  const copies = list(() => ({ from: number(), to: number(), size: number() }));
+  const literals = list(stretch);
+  const edits = list(stretch);
+  const renumbered = list(() => ({ to: number(), size: number() }));
+  const numbers = Uint16Array.from(list(number));
+  return {
+    memo: bytes.toString("utf8", MEMO_AT + 4, memoEnd),
+    originalHash: bytes.subarray(ORIGINAL_HASH_AT, ORIGINAL_HASH_AT + HASH_SIZE),
+    recipe: { originalSize, trailing, copies, literals, edits, renumbered, numbers },
+  };
+}
+
+/** Whether the file is, byte for byte, what rewrite wrote. */
+export function isUntouched(image: ElfImage): boolean {
+  const section = sectionNamed(image, CARRY_SECTION);
+  if (section === undefined) return false;
+  const at = section.sh_offset + HASH_AT;
+  const hash = createHash("sha256")
+    .update(image.bytes.subarray(0, at))
+    .update(Buffer.alloc(HASH_SIZE))
+    .update(image.bytes.subarray(at + HASH_SIZE))
+    .digest();
+  return hash.equals(image.bytes.subarray(at, at + HASH_SIZE));
+}
+
+/** SHA-256 of a file that is not written yet; holes are zeros. */
+export function hashOf({ size, pieces }: SparseContent): Buffer {
+  const hash = createHash("sha256");
+  const zeros = Buffer.alloc(1 << 16);
+  let at = 0;
+  const skipTo = (end: number): void => {
+    for (; at < end; at += Math.min(zeros.length, end - at))
+      hash.update(zeros.subarray(0, Math.min(zeros.length, end - at)));
+  };
+  for (const { offset, bytes } of pieces) {
+    skipTo(offset);
+    hash.update(bytes);
+    at = offset + bytes.length;
+  }
+  skipTo(size);
+  return hash.digest();
+}
+
+/**
+ * Makes the original.
+ * @throws InputError where the recipe does not lead to it
+ */
+export function followRecipe(image: ElfImage, { recipe, originalHash }: Carry): Buffer {
+  const { originalSize, trailing, copies, literals, edits, renumbered, numbers } = recipe;
+  const damaged = new InputError(`damaged ${CARRY_SECTION}: it does not lead to the original`);
+  if (originalSize > image.bytes.length + literals.reduce((sum, l) => sum + l.bytes.length, 0)) throw damaged;
+  const original = Buffer.alloc(originalSize);
+  const fits = (to: number, size: number): boolean => to + size <= originalSize;
+  const tail = { from: image.bytes.length - trailing, to: originalSize - trailing, size: trailing };
+  if (tail.from < 0 || tail.to < 0) throw damaged;
+  for (const { from, to, size } of [...copies, tail]) {
+    if (!fits(to, size) || from + size > image.bytes.length) throw damaged;
+    image.bytes.copy(original, to, from, from + size);
+  }
+  if (![...literals, ...edits].every((l) => fits(l.to, l.bytes.length))) throw damaged;
+  for (const { to, bytes } of literals) original.set(bytes, to);
+  for (const { to, size } of renumbered) {
+    if (!fits(to, size)) throw damaged;
+    renumberSymbols(original.subarray(to, to + size), numbers);
+  }
+  for (const { to, bytes } of edits) original.set(bytes, to);
+  if (!createHash("sha256").update(original).digest().equals(originalHash)) throw damaged;
+  return original;
+}

@@ -1,0 +1,108 @@
+/**
+ * Where new code goes, best first.
+ *
+ *     rest of page   the unused rest of an executable segment's last page: no new segment, no new program header; every
+ *                    tool that rewrites binaries keeps it
+ *     PT_NULL entry  a new segment, described by a program header that the linker left free
+ *     grown table    a new segment; the program header table grows where it stands, and what stood behind it moves into
+ *                    the new segment (see table-growth.ts)
+ *     table at end   a new segment; the whole table moves there. Only when asked for: strip and eu-strip break such files
+ *
+ * A new segment begins behind everything else in memory, since the loader wants segments in ascending order, and in the
+ * file at the offset that gives it the p_vaddr - p_offset of .stapsdt.base's segment: perf takes the one for the other.
+ */
+import { alignUp, type FileOffset, fileOffset, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import { type ElfImage, type ProgramHeader, sectionNamed } from "../elf/image.js";
+import { codeStart } from "./new-code.js";
+import { growTable, type TableGrowth } from "./table-growth.js";
+
+export interface RestOfPage {
+  readonly kind: "rest of page";
+  readonly segment: ProgramHeader;
+  readonly start: Vaddr;
+  readonly offset: FileOffset;
+  /** How many bytes of new code there is room for. */
+  readonly capacity: number;
+}
+
+export interface NewSegment {
+  readonly kind: "new segment";
+  /** Where the segment begins; what `growth` moves comes first, then the code. */
+  readonly p_vaddr: Vaddr;
+  readonly p_offset: FileOffset;
+  readonly start: Vaddr;
+  readonly capacity: number;
+  readonly growth: TableGrowth;
+}
+
+export type Place = RestOfPage | NewSegment;
+
+/** The places a file has, best first, and why there are no more. */
+export function placesFor(image: ElfImage, tableAtEnd: boolean): { places: readonly Place[]; obstacle: string } {
+  const places: Place[] = [...restsOfPages(image)];
+  const fresh = newSegment(image, tableAtEnd);
+  if (typeof fresh === "string") return { places, obstacle: fresh };
+  return { places: [...places, fresh], obstacle: "the new code is larger than 1 GiB" };
+}
+
+const loads = (image: ElfImage): ProgramHeader[] => image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
+
+function restsOfPages(image: ElfImage): RestOfPage[] {
+  const places: RestOfPage[] = [];
+  for (const segment of loads(image)) {
+    const { p_flags, p_filesz, p_memsz, p_vaddr, p_offset } = segment;
+    if ((p_flags & elf.PF_X) === 0 || (p_flags & elf.PF_W) !== 0 || p_filesz !== p_memsz) continue;
+    const end = p_vaddr + p_filesz;
+    const pageEnd = alignUp(end, PAGE_SIZE);
+    const isAlone = loads(image).every(
+      (p) => p === segment || p.p_vaddr >= pageEnd || p.p_vaddr + p.p_memsz <= p_vaddr,
+    );
+    const endOffset = p_offset + p_filesz;
+    const start = codeStart(end);
+    if (!isAlone || start >= pageEnd || !isUnused(image, endOffset, endOffset + pageEnd - end)) continue;
+    places.push({
+      kind: "rest of page",
+      segment,
+      start,
+      offset: fileOffset(start - p_vaddr + p_offset),
+      capacity: pageEnd - start,
+    });
+  }
+  return places.sort((a, b) => b.capacity - a.capacity);
+}
+
+/** Whether a stretch of the file lies in it, is all zeros, and no header says that it belongs to anything. */
+function isUnused(image: ElfImage, start: number, end: number): boolean {
+  const { header, sections, programHeaders, bytes } = image;
+  if (end > bytes.length) return false;
+  const touches = (offset: number, size: number): boolean => size > 0 && offset < end && offset + size > start;
+  if (touches(header.e_phoff, header.e_phnum * elf.PHDR_SIZE)) return false;
+  if (touches(header.e_shoff, header.e_shnum * elf.SHDR_SIZE)) return false;
+  if (programHeaders.some((p) => p.p_type !== elf.PT_NULL && touches(p.p_offset, p.p_filesz))) return false;
+  if (sections.some((s) => s.sh_type !== elf.SHT_NOBITS && touches(s.sh_offset, s.sh_size))) return false;
+  return bytes.subarray(start, end).every((byte) => byte === 0);
+}
+
+/** Where the content of the last segment ends in the file: what stands behind it is not loaded and may move. */
+export const loadedEnd = (image: ElfImage): number => Math.max(...loads(image).map((p) => p.p_offset + p.p_filesz));
+
+/** p_vaddr - p_offset of the segment that perf goes by, or of the first executable one. */
+export function segmentShift(image: ElfImage): number {
+  const base = sectionNamed(image, ".stapsdt.base");
+  const of = (p: ProgramHeader): number => p.p_vaddr - p.p_offset;
+  const holding = base && loads(image).find((p) => base.sh_addr >= p.p_vaddr && base.sh_addr < p.p_vaddr + p.p_memsz);
+  const executable = loads(image).find((p) => p.p_flags & elf.PF_X);
+  return holding ? of(holding) : executable ? of(executable) : 0;
+}
+
+function newSegment(image: ElfImage, tableAtEnd: boolean): NewSegment | string {
+  const shift = segmentShift(image);
+  const memoryEnd = Math.max(...loads(image).map((p) => p.p_vaddr + p.p_memsz));
+  const p_vaddr = vaddr(alignUp(Math.max(memoryEnd, loadedEnd(image) + shift), PAGE_SIZE));
+  const p_offset = fileOffset(p_vaddr - shift);
+  const growth = growTable(image, p_vaddr, p_offset, tableAtEnd);
+  if (typeof growth === "string") return growth;
+  const start = codeStart(p_vaddr + growth.bytes.length);
+  return { kind: "new segment", p_vaddr, p_offset, start, capacity: 2 ** 30, growth };
+}

@@ -1,0 +1,57 @@
+/**
+ * The program header table of the output, and the edits that put it in place.
+ */
+import { PAGE_SIZE } from "../address.js";
+import * as elf from "../elf/constants.js";
+import type { ElfImage, ProgramHeader } from "../elf/image.js";
+import { type Edit, editAt, word } from "./edits.js";
+import type { Place } from "./place.js";
+
+/** All program headers once new code of `size` bytes is in its place. */
+export function newProgramHeaders(image: ElfImage, place: Place, size: number): readonly ProgramHeader[] {
+  if (place.kind === "rest of page") {
+    const length = place.start + size - place.segment.p_vaddr;
+    return image.programHeaders.map((p) => (p === place.segment ? { ...p, p_filesz: length, p_memsz: length } : p));
+  }
+  const { programHeaders } = place.growth;
+  const length = place.start + size - place.p_vaddr;
+  const added: ProgramHeader = {
+    index: -1,
+    p_type: elf.PT_LOAD,
+    p_flags: elf.PF_R | elf.PF_X,
+    p_offset: place.p_offset,
+    p_vaddr: place.p_vaddr,
+    p_paddr: place.p_vaddr,
+    p_filesz: length,
+    p_memsz: length,
+    p_align: PAGE_SIZE,
+  };
+  // PT_LOADs are in ascending order: the new one, which is the highest, comes behind the last.
+  const behind = programHeaders.findLastIndex((p) => p.p_type === elf.PT_LOAD) + 1;
+  return [...programHeaders.slice(0, behind), added, ...programHeaders.slice(behind)];
+}
+
+export function encodeProgramHeaders(headers: readonly ProgramHeader[]): Uint8Array {
+  const bytes = new Uint8Array(headers.length * elf.PHDR_SIZE);
+  const view = new DataView(bytes.buffer);
+  headers.forEach((p, i) => {
+    const at = i * elf.PHDR_SIZE;
+    view.setUint32(at, p.p_type, true);
+    view.setUint32(at + 4, p.p_flags, true);
+    [p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz, p.p_align].forEach((value, field) => {
+      view.setBigUint64(at + 8 + field * 8, BigInt(value), true);
+    });
+  });
+  return bytes;
+}
+
+/** The table's bytes, what stood behind it where it grew, and the dynamic tags that point to what moved. */
+export function programHeaderEdits(image: ElfImage, place: Place, headers: readonly ProgramHeader[]): Edit[] {
+  const table = encodeProgramHeaders(headers);
+  if (place.kind === "rest of page") return [editAt(image, image.header.e_phoff, table)];
+  const { growth } = place;
+  const tags = growth.tags.map(({ tag, value }) => editAt(image, tag.valueOffset, word(value, 8)));
+  if (growth.kind === "at end") return tags;
+  const behind = growth.cleared?.bytes.subarray(elf.PHDR_SIZE) ?? new Uint8Array(0);
+  return [editAt(image, image.header.e_phoff, Buffer.concat([table, behind])), ...tags];
+}
