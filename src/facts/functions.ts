@@ -39,31 +39,17 @@ export class FunctionIndex {
   /** @throws InputError where .eh_frame or a symbol table is damaged */
   static of(image: ElfImage): FunctionIndex {
     const ehFrame = readEhFrame(image);
-    const ranges: { start: number; end: number; fde: number }[] = [];
-    for (let i = 0; i < ehFrame.count; i++) ranges.push({ start: ehFrame.starts[i]!, end: ehFrame.ends[i]!, fde: i });
-    const fromSymbols = symbolRanges(image, ehFrame);
-    if (fromSymbols.length > 0) {
-      ranges.push(...fromSymbols);
-      ranges.sort((a, b) => a.start - b.start);
-    }
+    const { starts, ends, fdeOf } = merge(ehFrame, symbolRanges(image, ehFrame));
     const overlapping = new Set<number>();
     let reach = 0;
-    for (let i = 0; i < ranges.length; i++) {
-      if (ranges[i]!.start < reach) {
+    for (let i = 0; i < starts.length; i++) {
+      if (starts[i]! < reach) {
         overlapping.add(i);
-        for (let j = i - 1; j >= 0 && ranges[j]!.end > ranges[i]!.start; j--) overlapping.add(j);
+        for (let j = i - 1; j >= 0 && ends[j]! > starts[i]!; j--) overlapping.add(j);
       }
-      reach = Math.max(reach, ranges[i]!.end);
+      reach = Math.max(reach, ends[i]!);
     }
-    return new FunctionIndex(
-      image,
-      image.sections.filter(isCode),
-      ehFrame,
-      Float64Array.from(ranges, (r) => r.start),
-      Float64Array.from(ranges, (r) => r.end),
-      Int32Array.from(ranges, (r) => r.fde),
-      overlapping,
-    );
+    return new FunctionIndex(image, image.sections.filter(isCode), ehFrame, starts, ends, fdeOf, overlapping);
   }
 
   get count(): number {
@@ -151,8 +137,35 @@ export class FunctionIndex {
   }
 }
 
+/** All ranges in ascending order, and which FDE each is. */
+function merge(
+  ehFrame: EhFrame,
+  fromSymbols: readonly { start: number; end: number }[],
+): { starts: Float64Array; ends: Float64Array; fdeOf: Int32Array } {
+  const total = ehFrame.count + fromSymbols.length;
+  const starts = new Float64Array(total);
+  const ends = new Float64Array(total);
+  const fdeOf = new Int32Array(total);
+  let fde = 0;
+  let symbol = 0;
+  for (let i = 0; i < total; i++) {
+    const other = fromSymbols[symbol];
+    if (fde === ehFrame.count || (other !== undefined && other.start < ehFrame.starts[fde]!)) {
+      starts[i] = other!.start;
+      ends[i] = other!.end;
+      fdeOf[i] = -1;
+      symbol++;
+    } else {
+      starts[i] = ehFrame.starts[fde]!;
+      ends[i] = ehFrame.ends[fde]!;
+      fdeOf[i] = fde++;
+    }
+  }
+  return { starts, ends, fdeOf };
+}
+
 /** Sized function symbols whose start lies in no FDE. */
-function symbolRanges(image: ElfImage, ehFrame: EhFrame): { start: number; end: number; fde: number }[] {
+function symbolRanges(image: ElfImage, ehFrame: EhFrame): { start: number; end: number }[] {
   const found = new Map<number, number>();
   const { starts, ends, count } = ehFrame;
   for (const table of [symtab(image), dynsym(image)]) {
@@ -173,7 +186,7 @@ function symbolRanges(image: ElfImage, ehFrame: EhFrame): { start: number; end: 
       if (end > value && end > (found.get(value) ?? 0)) found.set(value, end);
     });
   }
-  const sorted = [...found].map(([start, end]) => ({ start, end, fde: -1 })).sort((a, b) => a.start - b.start);
+  const sorted = [...found].map(([start, end]) => ({ start, end })).sort((a, b) => a.start - b.start);
   // Symbols within symbols (assembly entry points) bound one another.
   for (let i = 0; i + 1 < sorted.length; i++) sorted[i]!.end = Math.min(sorted[i]!.end, sorted[i + 1]!.start);
   return sorted;

@@ -54,7 +54,8 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const groups = new Map<number, Group>();
   for (const range of ranges.values()) groups.set(range.index, groupOf(range, functions, incoming, lowest));
 
-  for (const site of sites) addLocalBranches(image, site, functions, near, entries);
+  const seen = new Set<number>();
+  for (const site of sites) addLocalBranches(image, site, functions, near, entries, seen);
   for (const hit of hits) settle(hit, functions, near, entries);
   addTables(image, sites, functions, groups, near, entries, fixed);
   addPointers(image, functions, near, entries);
@@ -150,6 +151,7 @@ function addLocalBranches(
   functions: FunctionIndex,
   near: Neighbourhoods,
   entries: Entries,
+  seen: Set<number>,
 ): void {
   const section = functions.sectionAt(site);
   if (section === undefined) return;
@@ -171,8 +173,10 @@ function addLocalBranches(
     if (range.start >= high) break;
     unknown(at, Math.min(range.start, high));
     const code = functions.code(range);
-    if (code.unclean === undefined) addBranchesOf(code, near, entries);
-    else unknown(Math.max(at, range.start), Math.min(range.end, high));
+    if (code.unclean === undefined) {
+      if (!seen.has(range.index)) addBranchesOf(code, near, entries);
+      seen.add(range.index);
+    } else unknown(Math.max(at, range.start), Math.min(range.end, high));
     at = Math.max(at, range.end);
   }
   unknown(at, high);

@@ -48,7 +48,8 @@ function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: nu
   const located = locate(image, plan, options);
   const { proposals, code } = located;
   const moved = newLocations(proposals, code?.newCode);
-  const sites = notes.map((note) => reportSite(note, selection.get(note)!, proposals, moved, located.skipped));
+  const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
+  const sites = notes.map((note) => reportSite(note, selection.get(note)!, chosen, moved, located.skipped));
   const hazards = hazardsOf({ image, proposals, place: code?.place, moved, trailing: trailingBytes(image) });
   const report = (outputSize: number, all: readonly Hazard[]): RewriteReport => ({
     layout: "nop5",
@@ -71,8 +72,8 @@ function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: nu
     replaced: noteChanges.replaced,
     code,
     probeName: (site) => {
-      const note = notes.find((n) => n.location === site)!;
-      return `${note.provider}.${note.name}`;
+      const { provider, name } = notes.find((n) => n.location === site)!;
+      return `${provider}.${name}`;
     },
     memo: encodeMemo(options, sites),
     before,
@@ -185,7 +186,7 @@ function newBuildId(image: ElfImage): Edit[] {
 function reportSite(
   note: UsdtNote,
   selected: Selection,
-  proposals: readonly Proposal[],
+  chosen: ReadonlyMap<Vaddr, Proposal>,
   moved: ReadonlyMap<Vaddr, Vaddr>,
   skipped: ReadonlyMap<Vaddr, string>,
 ): SiteReport {
@@ -193,8 +194,7 @@ function reportSite(
   const common = { provider, name, location, redZone: "unknown", guard: false } as const;
   const to = moved.get(location);
   if (selected.kind === "candidate" && to !== undefined) {
-    const proposal = proposals.find((p) => probesOf(p).includes(location))!;
-    const { tactic, displaced } = proposal;
+    const { tactic, displaced } = chosen.get(location)!;
     return { ...common, newLocation: to, status: "rewritten", tactic, reason: null, displaced };
   }
   const unchanged = { ...common, newLocation: location, tactic: null, displaced: [] };

@@ -80,12 +80,25 @@ const { Code, Mnemonic, FlowControl } = iced;
 /** One instruction object for all decoding: each is an allocation in WebAssembly memory. */
 const scratch = new iced.Instruction();
 
+// An instruction has a byte at least and five on average: decoding goes through arrays for the worst case, which are kept.
+let scratchOffsets = new Uint32Array(0);
+let scratchFlow = new Uint16Array(0);
+let scratchTargets = new Float64Array(0);
+
+function growScratch(size: number): void {
+  const room = Math.max(1 << 16, size * 2);
+  scratchOffsets = new Uint32Array(room);
+  scratchFlow = new Uint16Array(room);
+  scratchTargets = new Float64Array(room);
+}
+
 /** Decodes `bytes`, which stand at link-time address `start`, up to their end or to the first thing that is no code. */
 export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
   const end = (start + bytes.length) as Vaddr;
-  const offsets = new Uint32Array(bytes.length + 1);
-  const flow = new Uint16Array(bytes.length);
-  const targets = new Float64Array(bytes.length);
+  if (scratchOffsets.length <= bytes.length) growScratch(bytes.length + 1);
+  const offsets = scratchOffsets;
+  const flow = scratchFlow;
+  const targets = scratchTargets;
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
   decoder.ip = BigInt(start);
   let count = 0;
@@ -115,7 +128,16 @@ export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
   }
   decoder.free();
   offsets[count] = at;
-  const code = { start, end, bytes, count, offsets, flow, targets, unclean };
+  const code = {
+    start,
+    end,
+    bytes,
+    count,
+    offsets: offsets.slice(0, count + 1),
+    flow: flow.slice(0, count),
+    targets: targets.slice(0, count),
+    unclean,
+  };
   return unclean === undefined ? { ...code, unclean: inconsistency(code) } : code;
 }
 
