@@ -224,8 +224,8 @@ async function revertRestores(subject: Subject, expect: Expect): Promise<void> {
   // One of the packaging steps each, in turn: a file that is not exactly what rewrite wrote is refused.
   const step = packagingSteps[turn % 4]!;
   const packaged = place(step.name.replace(" ", ""));
-  // Where the step fails there is no such file; that was reported above.
-  if (!existsSync(packaged)) return;
+  // Where the step failed there is no such file, which was reported above; where it found nothing to strip it is the same.
+  if (!existsSync(packaged) || sha256(packaged) === sha256(output)) return;
   const refused = place("refused");
   const refusal = await usdtNop5("revert", packaged, "-o", refused);
   expect.soft(refusal.status, `revert after ${step.name}: ${refusal.stderr}`).toBe(1);
