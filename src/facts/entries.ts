@@ -33,6 +33,7 @@ export interface FrozenRange {
 /** Collects entries in any order and then answers questions about ranges. */
 export class Entries {
   private readonly found = new Map<Vaddr, { reason: string; branches: Branch[] | undefined }>();
+  private readonly questions = new Map<Vaddr, (() => void)[]>();
   private readonly frozenRanges: FrozenRange[] = [];
   private sorted: Vaddr[] | undefined;
 
@@ -46,13 +47,39 @@ export class Entries {
     else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
   }
 
+  /**
+   * Something may lead to this address; to find out costs decoding, so it is left until somebody asks about the address.
+   * @param settle adds the entry if it is one
+   */
+  addQuestion(address: Vaddr, settle: () => void): void {
+    const open = this.questions.get(address);
+    if (open !== undefined) open.push(settle);
+    else {
+      this.questions.set(address, [settle]);
+      this.sorted = undefined;
+    }
+  }
+
   freeze(range: FrozenRange): void {
     this.frozenRanges.push(range);
   }
 
   /** The entries with start <= address < end, in ascending order. */
   within(start: number, end: number): readonly Entry[] {
-    this.sorted ??= [...this.found.keys()].sort((a, b) => a - b);
+    for (const address of this.addressesWithin(start, end)) {
+      const open = this.questions.get(address);
+      this.questions.delete(address);
+      for (const settle of open ?? []) settle();
+    }
+    // A settled question may have added another address than the one it was asked about.
+    return this.addressesWithin(start, end).flatMap((address) => {
+      const found = this.found.get(address);
+      return found === undefined ? [] : [{ address, ...found }];
+    });
+  }
+
+  private addressesWithin(start: number, end: number): Vaddr[] {
+    this.sorted ??= [...new Set([...this.found.keys(), ...this.questions.keys()])].sort((a, b) => a - b);
     const { sorted } = this;
     let low = 0;
     let high = sorted.length;
@@ -61,17 +88,14 @@ export class Entries {
       if (sorted[middle]! < start) low = middle + 1;
       else high = middle;
     }
-    const entries: Entry[] = [];
-    for (; low < sorted.length && sorted[low]! < end; low++) {
-      const address = sorted[low]!;
-      entries.push({ address, ...this.found.get(address)! });
-    }
-    return entries;
+    let last = low;
+    while (last < sorted.length && sorted[last]! < end) last++;
+    return sorted.slice(low, last);
   }
 
   /** Whether something may arrive at exactly this address. */
   has(address: Vaddr): boolean {
-    return this.found.has(address);
+    return this.within(address, address + 1).length > 0;
   }
 
   /** The first frozen range that touches [start, end). */

@@ -8,7 +8,7 @@
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
-import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
+import { type ElfImage, isCode, type Section, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
 import { type DecodedCode, decode } from "../x86/decode.js";
 import { paddingLength } from "../x86/nops.js";
@@ -22,10 +22,12 @@ export interface CodeRange {
 
 export class FunctionIndex {
   private readonly decoded = new Map<number, DecodedCode>();
+  /** The sections' bytes as plain arrays: views on a Buffer are slow to make, and there will be many. */
+  private readonly contents: ReadonlyMap<Section, Uint8Array>;
   private readonly fdes = new Map<number, Fde>();
 
   private constructor(
-    private readonly image: ElfImage,
+    image: ElfImage,
     readonly codeSections: readonly Section[],
     readonly ehFrame: EhFrame,
     private readonly starts: Float64Array,
@@ -34,7 +36,14 @@ export class FunctionIndex {
     private readonly fdeOf: Int32Array,
     /** Ranges that overlap another one: their decoding proves nothing. */
     private readonly overlapping: ReadonlySet<number>,
-  ) {}
+  ) {
+    this.contents = new Map(
+      codeSections.map((s) => {
+        const { buffer, byteOffset, length } = sectionBytes(image, s);
+        return [s, new Uint8Array(buffer, byteOffset, length)];
+      }),
+    );
+  }
 
   /** @throws InputError where .eh_frame or a symbol table is damaged */
   static of(image: ElfImage): FunctionIndex {
@@ -78,16 +87,19 @@ export class FunctionIndex {
     return index >= 0 && address < this.ends[index]! ? this.range(index) : undefined;
   }
 
+  /** The range's bytes, or none where they are not in the file as a whole or in no section of code. */
+  bytes(range: CodeRange): Uint8Array {
+    const section = this.sectionAt(range.start);
+    if (section === undefined || range.end > section.sh_addr + section.sh_size) return new Uint8Array(0);
+    const all = this.contents.get(section)!;
+    return all.subarray(range.start - section.sh_addr, range.end - section.sh_addr);
+  }
+
   /** The range's instructions; decoded once. */
   code(range: CodeRange): DecodedCode {
     let code = this.decoded.get(range.index);
     if (code === undefined) {
-      const offset = offsetOf(this.image, range.start);
-      const last = offsetOf(this.image, vaddr(range.end - 1));
-      const bytes =
-        offset !== undefined && last === offset + (range.end - range.start) - 1 && this.sectionAt(range.start)
-          ? this.image.bytes.subarray(offset, last + 1)
-          : this.image.bytes.subarray(0, 0);
+      const bytes = this.bytes(range);
       code = decode(bytes, range.start);
       if (bytes.length === 0) code = { ...code, unclean: "its bytes are not in the file" };
       if (this.overlapping.has(range.index)) code = { ...code, unclean: "it overlaps another function" };
@@ -117,7 +129,7 @@ export class FunctionIndex {
     if (section === undefined) return 0;
     const from = address - section.sh_addr;
     const to = Math.min(section.sh_size, end - section.sh_addr);
-    return paddingLength(sectionBytes(this.image, section), from, to, need);
+    return paddingLength(this.contents.get(section)!, from, to, need);
   }
 
   /** Where the gap that contains `address`, in no range, begins and ends: between two ranges, or at a section's border. */

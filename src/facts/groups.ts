@@ -1,11 +1,6 @@
 /**
- * The parts of a function, and the table bases it makes.
- *
- * Compilers split functions: a hot part, cold parts, each with an FDE of its own, joined by direct branches. A jump table
- * may have its base set in one part and be used in another, so what is asked of a site is asked of all parts. Without
- * symbols a branch between two parts looks like a tail call; taking a tail call for a branch between parts only makes the
- * group larger, which is the safe side. Followed are all direct jumps out of and into the site's part, and from those
- * parts on the jumps that are surely no tail calls: conditional ones and those into the middle of a range.
+ * The parts of a function, decoded: whether they jump through tables at all, and which bases they make. Asked only for
+ * sites to which some word could lead, see parts.ts.
  */
 import type { Vaddr } from "../address.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../x86/decode.js";
@@ -14,19 +9,20 @@ import type { CodeRange, FunctionIndex } from "./functions.js";
 import type { Link } from "./scan-code.js";
 
 export interface Group {
-  readonly parts: readonly DecodedCode[];
   /** Why one of the parts cannot be decoded, or undefined. */
   readonly unclean: string | undefined;
   /** Some part jumps through a register or memory, so that tables matter. */
   readonly jumpsIndirectly: boolean;
-  /** Link-time addresses that the parts make: the bases to which a table's words may be added. */
+  /** Link-time addresses that the parts make. */
   readonly bases: ReadonlySet<number>;
 }
 
 const MOST_PARTS = 200;
 
 /**
- * @param incoming what looks like jumps into functions that hold sites, by the index of the range they lead to
+ * Followed are all direct jumps out of and into the site's range, and from those ranges on the jumps that are surely no
+ * tail calls: conditional ones and those into the middle of a range.
+ * @param incoming what looks like jumps into ranges that hold sites, by the index of the range they lead to
  * @param lowest for programs with fixed addresses: the lowest address of the image, from which on a constant may be a base
  */
 export function groupOf(
@@ -58,7 +54,7 @@ export function groupOf(
   for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
     const code = functions.code(next.range);
     parts.push(code);
-    if (code.unclean !== undefined && (next.depth === 0 || unclean === undefined)) unclean = code.unclean;
+    unclean ??= code.unclean;
     if (next.depth >= 2) continue;
     for (let i = 0; i < code.count; i++) {
       const flow = code.flow[i]!;
@@ -71,7 +67,7 @@ export function groupOf(
     for (const link of incoming.get(next.range.index) ?? []) add(link.from, next.depth, link.to !== next.range.start);
   }
   const jumpsIndirectly = parts.some(hasIndirectJump);
-  return { parts, unclean, jumpsIndirectly, bases: jumpsIndirectly ? basesOf(parts, lowest) : new Set() };
+  return { unclean, jumpsIndirectly, bases: jumpsIndirectly ? basesOf(parts, lowest) : new Set() };
 }
 
 /** An indirect jump other than `jmp *slot(%rip)`, which reads one pointer: a relocated one, or a tail call through the GOT. */

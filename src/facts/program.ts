@@ -7,15 +7,14 @@ import * as elf from "../elf/constants.js";
 import { type ElfImage, sectionBytes } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
-import { paddingLength } from "../x86/nops.js";
 import { constantsOf, namedAddress } from "../x86/relocate.js";
 import { Entries } from "./entries.js";
 import { type CodeRange, FunctionIndex } from "./functions.js";
-import { type Group, groupOf } from "./groups.js";
 import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
+import { PartIndex } from "./parts.js";
 import { addPointers } from "./pointers.js";
 import { type CodeHit, type Link, possibleShortBranches, scanCode } from "./scan-code.js";
-import { type BaseQuery, type DataHit, type DataRange, dataRanges, scanData } from "./scan-data.js";
+import { addTables } from "./tables.js";
 
 /** How far a branch with an 8-bit distance reaches, its own length included. */
 const SHORT_REACH = 130;
@@ -50,14 +49,13 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const ranges = siteRanges(sites, functions);
   const { hits, links } = scanCode(image, functions.codeSections, near, blocksOf([...ranges.values()], near), fixed);
   const incoming = linksByRange(links, ranges);
-  const lowest = fixed ? lowestAddress(image) : undefined;
-  const groups = new Map<number, Group>();
-  for (const range of ranges.values()) groups.set(range.index, groupOf(range, functions, incoming, lowest));
+  const fixedSpan = fixed ? imageSpan(image) : undefined;
+  const parts = new PartIndex(functions, incoming, fixedSpan);
 
   const seen = new Set<number>();
   for (const site of sites) addLocalBranches(image, site, functions, near, entries, seen);
-  for (const hit of hits) settle(hit, functions, near, entries);
-  addTables(image, sites, functions, groups, near, entries, fixed);
+  for (const hit of hits) entries.addQuestion(hit.target, () => settle(hit, functions, near, entries));
+  addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
   addPointers(image, functions, near, entries);
 
   return {
@@ -69,8 +67,6 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       if (range === undefined) return "no function is known here (.eh_frame and symbols do not say)";
       const code = functions.code(range);
       if (code.unclean !== undefined) return `its function at ${hex(range.start)} cannot be decoded: ${code.unclean}`;
-      const group = groups.get(range.index);
-      if (group?.unclean !== undefined) return `a part of its function cannot be decoded: ${group.unclean}`;
       return { code, range };
     },
     paddingBehind(address, need) {
@@ -92,8 +88,13 @@ function codeSpan(functions: FunctionIndex): { base: Vaddr; span: number } {
   return { base: vaddr(low), span: high - low };
 }
 
-function lowestAddress(image: ElfImage): Vaddr {
-  return vaddr(Math.min(...image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_vaddr)));
+/** The addresses that a program with fixed ones occupies. */
+function imageSpan(image: ElfImage): { low: Vaddr; high: Vaddr } {
+  const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
+  return {
+    low: vaddr(Math.min(...loads.map((p) => p.p_vaddr))),
+    high: vaddr(Math.max(...loads.map((p) => p.p_vaddr + p.p_memsz))),
+  };
 }
 
 /** The ranges that hold sites, by index. */
@@ -236,95 +237,4 @@ function settle(hit: CodeHit, functions: FunctionIndex, near: Neighbourhoods, en
 function isPadding(address: Vaddr, functions: FunctionIndex): boolean {
   const gap = functions.gapAt(address);
   return gap !== undefined && functions.paddingAt(gap.start, gap.end) === gap.end - gap.start;
-}
-
-/** Jump tables, label differences and words relative to themselves, in data and in the gaps among the code. */
-function addTables(
-  image: ElfImage,
-  sites: readonly Vaddr[],
-  functions: FunctionIndex,
-  groups: ReadonlyMap<number, Group>,
-  near: Neighbourhoods,
-  entries: Entries,
-  fixed: boolean,
-): void {
-  const queries: BaseQuery[] = [];
-  const embedded: DataRange[] = [];
-  for (const site of sites) {
-    const range = functions.containing(site);
-    const group = range && groups.get(range.index);
-    if (group === undefined || !group.jumpsIndirectly) continue;
-    const query = { bases: group.bases, start: vaddr(site - REACH_BEFORE), end: vaddr(site + REACH_BEHIND) };
-    queries.push(query);
-    addConstantDifferences(group, query, entries);
-    // A base that is no function's start, among the code: the table stands there.
-    for (const b of group.bases) {
-      const around = functions.containing(b);
-      if (around !== undefined && around.start !== b) embedded.push(rangeOf(functions.code(around)));
-    }
-  }
-  // Words relative to themselves and absolute ones among the code have been found by scanCode already.
-  const among = queries.length > 0 ? [...codeGaps(image, functions), ...new Set(embedded)] : [];
-  const ranges = [...dataRanges(image), ...among];
-  for (const hit of scanData(ranges, near, queries, fixed))
-    if (hit.reading === "absolute" || !splitsInstruction(hit.target, functions))
-      entries.add(hit.target, describeData(hit));
-}
-
-/**
- * Whether an address lies inside an instruction of a function that decodes without a contradiction. A word that leads
- * there only by being added to something else is no table's entry, but other data.
- */
-function splitsInstruction(address: Vaddr, functions: FunctionIndex): boolean {
-  const range = functions.containing(address);
-  const code = range && functions.code(range);
-  return code !== undefined && code.unclean === undefined && addressOf(code, indexAt(code, address)) !== address;
-}
-
-const rangeOf = (code: DecodedCode): DataRange => ({ bytes: code.bytes, start: code.start, step: 1 });
-
-const describeData = ({ at, reading }: DataHit): string =>
-  reading === "absolute"
-    ? `the address in the data at ${hex(at)}`
-    : reading === "table"
-      ? `what may be a jump table's entry at ${hex(at)}`
-      : `a word relative to its own address, at ${hex(at)},`;
-
-/** `lea label(%rip), %rax; add $(other - label), %rax; jmp *%rax`: the difference is in the code itself. */
-function addConstantDifferences(group: Group, { bases, start, end }: BaseQuery, entries: Entries): void {
-  for (const code of group.parts) {
-    for (let i = 0; i < code.count; i++) {
-      const at = addressOf(code, i);
-      if (lengthOf(code, i) < 6 || code.flow[i]! & Flow.Nop) continue;
-      const bytes = code.bytes.subarray(at - code.start, at - code.start + lengthOf(code, i));
-      for (const { value } of constantsOf(bytes, at))
-        for (const base of bases) {
-          const target = base + (value | 0);
-          if (target >= start && target < end)
-            entries.add(vaddr(target), `a constant in the instruction at ${hex(at)}, added to a label's address,`);
-        }
-    }
-  }
-}
-
-/** The stretches of code sections that belong to no function and are no padding. */
-function codeGaps(image: ElfImage, functions: FunctionIndex): DataRange[] {
-  const gaps: DataRange[] = [];
-  for (const section of functions.codeSections) {
-    const bytes = sectionBytes(image, section);
-    const end = section.sh_addr + section.sh_size;
-    let at: number = section.sh_addr;
-    const gap = (to: number): void => {
-      if (to - at >= 4 && paddingLength(bytes, at - section.sh_addr, to - section.sh_addr) < to - at)
-        gaps.push({ bytes: bytes.subarray(at - section.sh_addr, to - section.sh_addr), start: vaddr(at), step: 1 });
-    };
-    for (let i = Math.max(0, functions.lastAtOrBelow(at)); i < functions.count; i++) {
-      const range = functions.range(i);
-      if (range.start >= end) break;
-      if (range.start > at) gap(range.start);
-      at = Math.max(at, range.end);
-    }
-    if (at < end) gap(end);
-  }
-  return gaps;
 }

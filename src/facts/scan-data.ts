@@ -11,26 +11,32 @@
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
+import type { CodeRange } from "./functions.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
 
 /** Bases of one site's function, and the site's surroundings: a word is of interest if base + word lies in [start, end). */
 export interface BaseQuery {
+  readonly range: CodeRange;
   readonly bases: ReadonlySet<number>;
   readonly start: Vaddr;
   readonly end: Vaddr;
 }
 
-export interface DataHit {
+export type DataHit = {
   readonly at: Vaddr;
   readonly target: Vaddr;
-  readonly reading: "absolute" | "self-relative" | "table";
-}
+} & (
+  | { readonly reading: "absolute" | "self-relative" }
+  | { readonly reading: "table"; readonly base: number; readonly query: BaseQuery }
+);
 
 /** A stretch of bytes to ask: a data section, or a gap among the code. */
 export interface DataRange {
   readonly bytes: Uint8Array;
   readonly start: Vaddr;
   readonly step: 1 | 4;
+  /** Only words that are added to a base are of interest: the others have been asked elsewhere. */
+  readonly onlyTables?: boolean;
 }
 
 const structured = new Set<number>([
@@ -70,17 +76,18 @@ const isData = (s: Section): boolean =>
 /** Differences base -> site, in a table that one hashed lookup nearly always answers with "no". */
 class DifferenceIndex {
   private readonly filter = new Uint8Array(1 << 19);
-  private readonly byBlock = new Map<number, { base: number; start: number; end: number }[]>();
+  private readonly byBlock = new Map<number, { base: number; start: number; end: number; query: BaseQuery }[]>();
 
   constructor(queries: readonly BaseQuery[]) {
-    for (const { bases, start, end } of queries) {
+    for (const query of queries) {
+      const { bases, start, end } = query;
       for (const base of bases) {
         const low = start - base;
         const high = end - base;
         if (low < -(2 ** 31) || high > 2 ** 31) continue;
         for (let block = low >> 6; block <= (high - 1) >> 6; block++) {
           this.filter[(block & 0x3fffff) >>> 3]! |= 1 << (block & 7);
-          const difference = { base, start: low, end: high };
+          const difference = { base, start: low, end: high, query };
           const list = this.byBlock.get(block);
           if (list === undefined) this.byBlock.set(block, [difference]);
           else list.push(difference);
@@ -98,8 +105,9 @@ class DifferenceIndex {
     return (this.filter[(block & 0x3fffff) >>> 3]! & (1 << (block & 7))) !== 0;
   }
 
-  forEach(v: number, visit: (target: number) => void): void {
-    for (const { base, start, end } of this.byBlock.get(v >> 6) ?? []) if (v >= start && v < end) visit(base + v);
+  forEach(v: number, visit: (base: number, query: BaseQuery) => void): void {
+    for (const { base, start, end, query } of this.byBlock.get(v >> 6) ?? [])
+      if (v >= start && v < end) visit(base, query);
   }
 }
 
@@ -114,18 +122,23 @@ export function scanData(
   const differences = new DifferenceIndex(queries);
   const noTables = differences.isEmpty;
   const { base, span, blocks } = near;
-  for (const { bytes, start, step } of ranges) {
+  for (const { bytes, start, step, onlyTables = false } of ranges) {
+    if (onlyTables && noTables) continue;
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const shift = start - base;
     for (let p = 0; p + 4 <= bytes.length; p += step) {
       const v = view.getInt32(p, true);
-      const relative = (p + shift + v) | 0;
-      if (relative >>> 0 < span && blocks[relative >>> 6] !== 0 && near.contains(start + p + v))
-        hits.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
-      if (fixed && near.contains(v >>> 0))
-        hits.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
+      if (!onlyTables) {
+        const relative = (p + shift + v) | 0;
+        if (relative >>> 0 < span && blocks[relative >>> 6] !== 0 && near.contains(start + p + v))
+          hits.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
+        if (fixed && near.contains(v >>> 0))
+          hits.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
+      }
       if (noTables || !differences.mayContain(v)) continue;
-      differences.forEach(v, (target) => hits.push({ at: vaddr(start + p), target: vaddr(target), reading: "table" }));
+      differences.forEach(v, (base, query) => {
+        hits.push({ at: vaddr(start + p), target: vaddr(base + v), reading: "table", base, query });
+      });
     }
   }
   return hits;
