@@ -5,11 +5,12 @@
  * rest (assembly without unwind information). A function that was split has several ranges, one for each part. What no
  * range covers is a gap: padding, or code about which nothing is known.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
-import { type ElfImage, isCode, type Section, sectionBytes } from "../elf/image.js";
+import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
+import { InputError } from "../errors.js";
 import { type DecodedCode, decode } from "../x86/decode.js";
 import { paddingLength } from "../x86/nops.js";
 
@@ -45,8 +46,9 @@ export class FunctionIndex {
     );
   }
 
-  /** @throws InputError where .eh_frame or a symbol table is damaged */
+  /** @throws InputError where .eh_frame or a symbol table is damaged, or headers contradict each other */
   static of(image: ElfImage): FunctionIndex {
+    for (const section of image.sections) requireLoaded(image, section);
     const ehFrame = readEhFrame(image);
     const { starts, ends, fdeOf } = merge(ehFrame, symbolRanges(image, ehFrame));
     const overlapping = new Set<number>();
@@ -147,6 +149,19 @@ export class FunctionIndex {
   sectionAt(address: number): Section | undefined {
     return this.codeSections.find((s) => address >= s.sh_addr && address < s.sh_addr + s.sh_size);
   }
+}
+
+/**
+ * What is looked at goes by section headers, what runs goes by program headers: for loaded sections they must agree.
+ * @throws InputError where they do not
+ */
+function requireLoaded(image: ElfImage, section: Section): void {
+  if ((section.sh_flags & elf.SHF_ALLOC) === 0 || section.sh_type === elf.SHT_NOBITS || section.sh_size === 0) return;
+  if (offsetOf(image, section.sh_addr) === section.sh_offset) return;
+  throw new InputError(
+    `section ${section.name} and the program headers disagree on where it is loaded`,
+    `address ${hex(section.sh_addr)}`,
+  );
 }
 
 /** All ranges in ascending order, and which FDE each is. */
