@@ -10,14 +10,15 @@ import { corpus, FETCH_TIMEOUT, fetchPackages, libraryPath, packagesRoot } from 
 import { compileJava, type JavaImage, javaImage } from "./java.js";
 import { mustRun, type RunResult, run } from "./scratch.js";
 import { coverage, type SiteHits } from "./sites.js";
+import { skipBecause } from "./skips.js";
 import { counted, makeTwins, printHits, type Twins, visible } from "./twins.js";
 import { uprobesMissing } from "./uprobes.js";
 
-const missing = uprobesMissing();
+const uncounted = skipBecause("hits of libjvm.so through JNI", uprobesMissing());
 const program = (name: string): string => fileURLToPath(new URL(`programs/${name}`, import.meta.url));
-const noCompiler = spawnSync("gcc", ["--version"]).status !== 0;
+const noCompiler = skipBecause("libjvm.so through JNI", spawnSync("gcc", ["--version"]).status === 0 ? null : "no gcc");
 
-describe.skipIf(noCompiler)(`libjvm.so, rewritten, through JNI${noCompiler ? " (skipped: no gcc)" : ""}`, () => {
+describe.skipIf(noCompiler)("libjvm.so, rewritten, through JNI", () => {
   let twins: Twins;
   let original: JavaImage;
   let rewritten: JavaImage;
@@ -56,8 +57,8 @@ describe.skipIf(noCompiler)(`libjvm.so, rewritten, through JNI${noCompiler ? " (
     expect([before.stdout.includes(message), after.stdout.includes(message)]).toEqual([true, true]);
   });
 
-  it.skipIf(missing !== null)(
-    `passes the same sites as often, counted by uprobes${missing ? ` (skipped: ${missing})` : ""}`,
+  it.skipIf(uncounted)(
+    "passes the same sites as often, counted by uprobes",
     async () => {
       const ofJni = (hits: readonly SiteHits[]): readonly SiteHits[] =>
         hits.filter((h) => h.probe.startsWith("hotspot_jni:"));

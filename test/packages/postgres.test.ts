@@ -12,11 +12,12 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { corpus, FETCH_TIMEOUT, fetchPackages } from "./corpus.js";
 import { type Installation, install, Server } from "./postgres.js";
 import { coverage, type SiteHits } from "./sites.js";
+import { skipBecause } from "./skips.js";
 import { counted, makeTwins, printHits, raiseTwins, type Twins } from "./twins.js";
 import { uprobesMissing } from "./uprobes.js";
 
 const script = readFileSync(new URL("programs/sites.sql", import.meta.url), "utf8");
-const missing = uprobesMissing();
+const uncounted = skipBecause("hits of postgres", uprobesMissing());
 
 interface Workload {
   readonly sql: { readonly status: number | null; readonly stdout: string; readonly stderr: string };
@@ -119,8 +120,8 @@ describe("postgres 15, rewritten", () => {
     );
   }, 120_000);
 
-  it.skipIf(missing !== null)(
-    `passes the same sites, counted by uprobes${missing ? ` (skipped: ${missing})` : ""}`,
+  it.skipIf(uncounted)(
+    "passes the same sites, counted by uprobes",
     async () => {
       const traced = (at: Installation): Promise<{ result: Workload; hits: readonly SiteHits[] }> =>
         withServer(at, (server) => counted(`${at.bin}/postgres`, () => workload(server)));
