@@ -19,15 +19,20 @@ export interface Twins {
 
 export async function makeTwins(file: CorpusFile, fileName = path.basename(file.path)): Promise<Twins> {
   const scratch = scratchDirectory(fileName);
-  const [original, rewritten] = ["original", "rewritten"].map((folder) => {
-    mkdirSync(scratch.file(folder));
-    return path.join(scratch.file(folder), fileName);
-  }) as [string, string];
-  copyFileSync(corpusPath(file), original);
-  const { report } = await rewrite(original, rewritten);
-  if (report.summary.rewritten === 0)
-    throw new Error(`${fileName}: nothing was rewritten, there is nothing to compare`);
-  return { scratch, original, rewritten, report };
+  try {
+    const [original, rewritten] = ["original", "rewritten"].map((folder) => {
+      mkdirSync(scratch.file(folder));
+      return path.join(scratch.file(folder), fileName);
+    }) as [string, string];
+    copyFileSync(corpusPath(file), original);
+    const { report } = await rewrite(original, rewritten);
+    if (report.summary.rewritten === 0)
+      throw new Error(`${fileName}: nothing was rewritten, there is nothing to compare`);
+    return { scratch, original, rewritten, report };
+  } catch (error) {
+    scratch.remove();
+    throw error;
+  }
 }
 
 /** The two again, with every semaphore at 1; and how many semaphores that were. */
