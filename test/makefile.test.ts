@@ -59,7 +59,10 @@ it("links, rewrites, and has nothing left to do", async () => {
 });
 
 it("does not leave a program behind that could not be rewritten", async () => {
-  rmSync(join(folder, "bin", "usdt-nop5"));
+  // Removed first: it is a link to the command itself. (make does not delete the target of a command that is not there.)
+  const command = join(folder, "bin", "usdt-nop5");
+  rmSync(command);
+  writeFileSync(command, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
   const made = await make();
   expect(made.status).not.toBe(0);
   expect(existsSync(join(folder, "program"))).toBe(false);

@@ -1,8 +1,9 @@
 /**
- * Real uprobes on fixtures, before and after rewriting: every site is hit as often as it was, by the kernel's own count.
+ * Real uprobes on fixtures, before and after rewriting: every site is hit as often as it was, by the kernel's own count,
+ * and the traced program does what it did.
  *
- * What the traced program prints is compared only where the report says that nothing below the stack pointer is needed at
- * any rewritten site, or that a guard protects it: `--layout nop5` asks for bare sites and takes that risk.
+ * Built with -mno-red-zone: on Linux 6.18 to 7.2 a traced nop5 overwrites what a function keeps below the stack pointer,
+ * and `--layout nop5` takes that risk on request. Without red zones none of it is left, so nothing else may differ.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -71,7 +72,7 @@ describe.skipIf(missing !== null)(`uprobes on fixtures${missing === null ? "" : 
       continue;
     }
     it(entry.name, { timeout: 60_000 }, async () => {
-      const built = await buildEntry(entry);
+      const built = await buildEntry(entry, ["-mno-red-zone"]);
       if (!built.ok) throw new Error(built.because);
       const folder = join(scratch, entry.name.replaceAll(" ", "_"));
       mkdirSync(folder);
@@ -90,10 +91,7 @@ describe.skipIf(missing !== null)(`uprobes on fixtures${missing === null ? "" : 
         report.sites.some((site) => (before.hits(BigInt(site.location)) ?? 0) > 0),
         "some site was passed",
       ).toBe(true);
-      const exposed = report.sites.some(
-        (site) => site.status === "rewritten" && !site.guard && site.redZone !== "unused",
-      );
-      if (!exposed) expect(after.seen).toEqual(before.seen);
+      expect(after.seen).toEqual(before.seen);
     });
   }
 });
