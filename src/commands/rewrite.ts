@@ -5,11 +5,12 @@
  * whoever reads the report can use the file.
  */
 import { parseElf } from "../elf/image.js";
-import { readInput } from "../files/input.js";
+import { type InputFile, readInput } from "../files/input.js";
 import { choosePlace, wholeFile, writeOutput } from "../files/output.js";
+import { privilegesOf } from "../files/privileges.js";
 import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
 import { document, makeStyle } from "../report/text.js";
-import type { Kernel, Layout } from "../rewrite/contract.js";
+import type { Hazard, Kernel, Layout } from "../rewrite/contract.js";
 import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { destinationOf, type OutputOptions, writeOptions } from "./output-options.js";
@@ -37,13 +38,15 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
   const destination = destinationOf(path, options, ".nop5");
   const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
 
-  const { report, content } = rewriteImage(image, {
+  const result = rewriteImage(image, {
     kernel: options.kernel,
     layout: options.layout,
     only: patterns.map((pattern) => pattern.text),
     newBuildId: options.newBuildId ?? false,
     tableAtEnd: options.tableAtEnd ?? false,
   });
+  const { content } = result;
+  const report = { ...result.report, hazards: [...result.report.hazards, ...privilegeHazard(input, content !== null)] };
   for (const pattern of patterns)
     if (!report.sites.some(pattern.matches))
       await complain(streams, `${path}: --only ${pattern.text} matches no probe`);
@@ -61,4 +64,16 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     : rewriteText(run, makeStyle(wantsColours(streams.stdout)));
   await print(streams, text);
   return fails ? 3 : 0;
+}
+
+/** A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change. */
+function privilegeHazard({ path, stat }: InputFile, changes: boolean): Hazard[] {
+  const privileges = changes ? privilegesOf(path, Number(stat.mode)) : undefined;
+  if (privileges === undefined) return [];
+  return [
+    {
+      code: "privileged",
+      message: `the file runs with more rights than its caller (${privileges}); on every kernel whoever may trace it sees what it does (--drop-attribute owner, xattr leaves them out)`,
+    },
+  ];
 }

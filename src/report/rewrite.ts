@@ -1,5 +1,6 @@
 /** What `rewrite` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
+import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment, treatmentOf } from "../kernel/kernels.js";
 import type { RewriteReport, SiteReport, SiteStatus } from "../rewrite/contract.js";
 import { count, printable, type Style } from "./text.js";
 
@@ -34,7 +35,28 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
     displaced: site.displaced,
   })),
   hazards: report.hazards.map(({ code, message }) => ({ code, message })),
+  tracing: tracingOf(report).map(({ kernel, plain, libbpf }) => ({ kernel: kernel.range, plain, libbpf })),
 });
+
+/** What tracers get from the probes that were rewritten, kernel by kernel. */
+function tracingOf(report: RewriteReport): { kernel: KernelFacts; plain: Treatment; libbpf: Treatment }[] {
+  if (report.sites.every((site) => site.status === "skipped")) return [];
+  return kernels.map((kernel) => ({ kernel, ...treatmentOf(kernel, report.layout) }));
+}
+
+const treatments: Readonly<Record<Treatment, string>> = {
+  emulated: "a trap a hit, as for the one-byte nop",
+  stepped: `a trap and a single step a hit, about ${STEPPING_FACTOR} times slower than the one-byte nop`,
+  optimized: "a call instead of a trap, twice as fast or better",
+  refused: "nothing: the kernel refuses the instruction",
+};
+
+function tracingLines(report: RewriteReport): string[] {
+  return tracingOf(report).map(({ kernel, plain, libbpf }) => {
+    const rest = plain === libbpf ? "" : ` (a libbpf that knows this kernel: ${treatments[libbpf]})`;
+    return `  traced on Linux ${kernel.range}: ${treatments[plain]}${rest}`;
+  });
+}
 
 /** How many probes there are, and what became of them. */
 export function summaryOf(report: RewriteReport): { sites: number } & Record<SiteStatus, number> {
@@ -56,6 +78,7 @@ export function rewriteText(run: RewriteRun, style: Style): string {
     lines.push(`${style.heading(printable(run.input))}: ${head}`);
   }
   for (const site of report.sites) lines.push(...siteLines(site, style));
+  lines.push(...tracingLines(report));
   for (const { code, message } of report.hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
   lines.push(outcome(run), "");
   return lines.join("\n");

@@ -3,6 +3,7 @@
  * share with the pipeline. The names of the report are those of the command contract.
  */
 import type { Vaddr } from "../address.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 
 export type Kernel = "6.18" | "7.3" | "any";
 export type Layout = "auto" | "nop5" | "nop,nop5" | "nop,nop10";
@@ -46,7 +47,8 @@ export interface Hazard {
 }
 
 export interface RewriteReport {
-  readonly layout: Layout;
+  /** The layout that was chosen: never "auto". */
+  readonly layout: ProbeLayout;
   readonly inputSize: number;
   readonly outputSize: number;
   readonly sites: readonly SiteReport[];

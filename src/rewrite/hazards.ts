@@ -1,56 +1,112 @@
 /**
- * What the user should know of the output before it is deployed.
+ * What the user should know of the output before it is deployed. Each hazard names the kernels that it holds for and the
+ * option that decides it.
  */
-import type { Vaddr } from "../address.js";
+import { hex, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
-import type { Hazard } from "./contract.js";
+import { STEPPING_FACTOR } from "../kernel/kernels.js";
+import type { ProbeLayout } from "../usdt/forms.js";
+import type { Hazard, RedZone } from "./contract.js";
 import { type Place, segmentShift } from "./place.js";
-import type { Proposal } from "./proposal.js";
+import type { PlacedProbe, Proposal } from "./proposal.js";
 
 /** What hazards are found in. */
 export interface HazardContext {
   readonly image: ElfImage;
+  readonly layout: ProbeLayout;
   readonly proposals: readonly Proposal[];
   readonly place: Place | undefined;
-  /** New locations of rewritten probes, by the old ones. */
-  readonly moved: ReadonlyMap<Vaddr, Vaddr>;
+  /** The rewritten probes, by their old locations. */
+  readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
+  /** Sites that were a bare nop5 already, and what is known of the bytes below rsp there. */
+  readonly already: readonly { readonly location: Vaddr; readonly redZone: RedZone }[];
+  /** Why the process may fork, or undefined. */
+  readonly wayToFork: string | undefined;
   /** Bytes behind all that headers describe. */
   readonly trailing: number;
 }
 
 export function hazardsOf(context: HazardContext): readonly Hazard[] {
-  if (context.moved.size === 0) return [];
-  return [...kernelHazards, ...perfHazard(context), ...staleRelocations(context), ...trailingData(context)];
+  const hazards = [
+    ...forkHazard(context),
+    ...bareNop5Hazard(context),
+    ...oldKernelHazard(context),
+    ...selfCheck(context),
+  ];
+  if (context.placed.size === 0) return hazards;
+  return [...hazards, ...perfHazard(context), ...staleRelocations(context), ...trailingData(context)];
 }
 
-/** What holds for every bare nop5; see the kernel table in the documentation. */
-const kernelHazards: readonly Hazard[] = [
-  {
-    code: "red-zone",
-    message:
-      "on Linux 6.18 to 7.2 a traced nop5 writes to the 8 bytes below rsp; whether a function here still needs them is not checked yet",
-  },
-  {
-    code: "fork",
-    message:
-      "on Linux 6.18 to 7.2 a forked child that has not called exec is killed when it runs a nop5 that its parent ran while it was traced",
-  },
-  {
-    code: "old-kernel",
-    message: "kernels before 6.18 run a traced nop5 about 2.9 times slower than the one-byte nop",
-  },
-];
+const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
+
+/** nop5 and nop,nop5 are both patched into a call by 6.18: the second by way of libbpf. */
+const usesNop5 = (layout: ProbeLayout): boolean => layout !== "nop,nop10";
+
+function forkHazard({ layout, placed, already, wayToFork }: HazardContext): Hazard[] {
+  if (!(placed.size > 0 && usesNop5(layout)) && already.length === 0) return [];
+  const effect =
+    "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
+  if (wayToFork === undefined)
+    return [
+      {
+        code: "fork-in-library",
+        message: `${effect}; the program itself shows no way to fork, but a library in its process might (--layout nop,nop10 is safe)`,
+      },
+    ];
+  return [{ code: "fork", message: `${effect}, and ${wayToFork} (--layout nop,nop10 is safe, and what auto chooses)` }];
+}
+
+/** Sites that had a nop5 before: they are as dangerous as any, and were not touched. */
+function bareNop5Hazard({ already }: HazardContext): Hazard[] {
+  const live = already.filter((a) => a.redZone !== "unused");
+  if (live.length === 0) return [];
+  const where = live
+    .slice(0, 4)
+    .map((a) => hex(a.location))
+    .join(", ");
+  return [
+    {
+      code: "red-zone",
+      message: `${count(live.length)} had a bare nop5 already, where bytes below rsp are or may be needed (${where}${live.length > 4 ? ", ..." : ""}): on Linux 6.18 to 7.2 tracing them corrupts the program; no option changes them, they have to be built anew`,
+    },
+  ];
+}
+
+function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
+  const bare = (layout === "nop5" ? placed.size : 0) + already.length;
+  if (bare === 0) return [];
+  return [
+    {
+      code: "old-kernel",
+      message: `kernels before 6.18 run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (--layout nop,nop5 or nop,nop10 does not)`,
+    },
+  ];
+}
+
+/** Sections that hold a signature or checksum of the file, by the names that signers give them. */
+const signatures = /^\.(?:note\.)?(?:sig|signature|digsig|checksum|hmac|fips|rodata\.fips|sha256|md5)\b/;
+
+function selfCheck({ image, placed }: HazardContext): Hazard[] {
+  const section = image.sections.find((s) => signatures.test(s.name));
+  if (section === undefined || placed.size === 0) return [];
+  return [
+    {
+      code: "self-check",
+      message: `section ${section.name} looks like a signature or checksum of the file, which no longer fits on any kernel (sign again, or leave the file out)`,
+    },
+  ];
+}
 
 /** perf adds to an address what .stapsdt.base has as offset - address: it must hold for the probe's segment too. */
-function perfHazard({ image, place, moved }: HazardContext): Hazard[] {
+function perfHazard({ image, place, placed }: HazardContext): Hazard[] {
   const base = sectionNamed(image, ".stapsdt.base");
-  const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
   if (base === undefined)
     return [
       {
         code: "perf",
-        message: "perf cannot find these probes: the file has no section .stapsdt.base (nor could it before)",
+        message:
+          "on every kernel perf cannot find these probes: the file has no section .stapsdt.base (nor could it before)",
       },
     ];
   const expected = base.sh_addr - base.sh_offset;
@@ -59,14 +115,14 @@ function perfHazard({ image, place, moved }: HazardContext): Hazard[] {
     const segment = inInput ?? (place?.kind === "rest of page" ? place.segment : undefined);
     return segment === undefined ? segmentShift(image) : segment.p_vaddr - segment.p_offset;
   };
-  const lost = [...moved].filter(([, to]) => shiftOf(to) !== expected);
+  const lost = [...placed].filter(([, to]) => shiftOf(to.location) !== expected);
   if (lost.length === 0) return [];
   const before = lost.filter(([from]) => shiftOf(from) !== expected).length;
   const was = before === lost.length ? "nor could it before" : `before, it could find ${lost.length - before} of them`;
   return [
     {
       code: "perf",
-      message: `perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was})`,
+      message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was})`,
     },
   ];
 }

@@ -3,46 +3,70 @@
  * second run knows that there is nothing to do, and says the same about every site.
  */
 import { type Vaddr, vaddr } from "../address.js";
-import type { RewriteOptions, SiteReport } from "./contract.js";
+import type { ProbeLayout } from "../usdt/forms.js";
+import type { Hazard, RedZone, RewriteOptions, SiteReport } from "./contract.js";
 
-interface MemoSite {
-  readonly provider: string;
-  readonly name: string;
-  readonly location: Vaddr;
-  readonly newLocation: Vaddr;
-  readonly tactic: string | null;
-  readonly reason: string | null;
-}
+/** What is kept of each site. */
+type MemoSite = Pick<SiteReport, "provider" | "name" | "newLocation" | "redZone" | "guard" | "reason">;
 
 export interface Memo {
   readonly options: RewriteOptions;
+  readonly layout: ProbeLayout;
   readonly sites: readonly MemoSite[];
+  readonly hazards: readonly Hazard[];
+}
+
+/** A site as it is written: old and new location, tactic, red zone, guard, reason. verify reads all of it. */
+type StoredSite = [string, string, Vaddr, Vaddr, string | null, RedZone, boolean, string | null];
+
+interface Stored {
+  readonly options: RewriteOptions;
+  readonly layout: ProbeLayout;
+  readonly sites: readonly StoredSite[];
+  readonly hazards: readonly Hazard[];
 }
 
 /** JSON with the fields in a fixed order: the same input gives the same bytes. */
-export function encodeMemo(options: RewriteOptions, sites: readonly SiteReport[]): string {
-  const { kernel, layout, only, newBuildId, tableAtEnd } = options;
-  return JSON.stringify({
-    options: { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd },
-    sites: sites.map((s) => [s.provider, s.name, s.location, s.newLocation, s.tactic, s.reason]),
-  });
+export function encodeMemo(
+  options: RewriteOptions,
+  done: { readonly layout: ProbeLayout; readonly sites: readonly SiteReport[]; readonly hazards: readonly Hazard[] },
+): string {
+  const stored: Stored = {
+    options: normalized(options),
+    layout: done.layout,
+    sites: done.sites.map((s) => [
+      s.provider,
+      s.name,
+      s.location,
+      s.newLocation,
+      s.tactic,
+      s.redZone,
+      s.guard,
+      s.reason,
+    ]),
+    hazards: done.hazards.map(({ code, message }) => ({ code, message })),
+  };
+  return JSON.stringify(stored);
+}
+
+function normalized({ kernel, layout, only, newBuildId, tableAtEnd }: RewriteOptions): RewriteOptions {
+  return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd };
 }
 
 /** Reads what encodeMemo wrote; undefined where it is something else. */
 export function decodeMemo(text: string): Memo | undefined {
   try {
-    const { options, sites } = JSON.parse(text) as {
-      options: RewriteOptions;
-      sites: [string, string, number, number, string | null, string | null][];
-    };
+    const { options, layout, sites, hazards } = JSON.parse(text) as Stored;
     return {
       options,
-      sites: sites.map(([provider, name, location, newLocation, tactic, reason]) => ({
+      layout,
+      hazards,
+      sites: sites.map(([provider, name, , newLocation, , redZone, guard, reason]) => ({
         provider,
         name,
-        location: vaddr(location),
         newLocation: vaddr(newLocation),
-        tactic,
+        redZone,
+        guard,
         reason,
       })),
     };
@@ -52,4 +76,5 @@ export function decodeMemo(text: string): Memo | undefined {
 }
 
 /** Whether two runs were asked for the same. */
-export const sameOptions = (a: RewriteOptions, b: RewriteOptions): boolean => encodeMemo(a, []) === encodeMemo(b, []);
+export const sameOptions = (a: RewriteOptions, b: RewriteOptions): boolean =>
+  JSON.stringify(normalized(a)) === JSON.stringify(normalized(b));

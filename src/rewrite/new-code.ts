@@ -5,12 +5,13 @@
  * nop5 lies in a single 16-byte line, and so never in two pages.
  */
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
-import { INT3, JUMP_SIZE, jump, NOP5, nopFill } from "../x86/bytes.js";
+import { INT3, JUMP_SIZE, jump, nopFill, shortJump } from "../x86/bytes.js";
 import { relocate } from "../x86/relocate.js";
-import type { Detour, Proposal } from "./proposal.js";
+import type { Detour, PlacedProbe, Proposal, Stretch } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
 
 const CALL_SIZE = 5;
+const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
 
 /** New code for one detour. */
@@ -18,10 +19,9 @@ export interface Chunk {
   readonly proposal: Proposal;
   readonly start: Vaddr;
   readonly end: Vaddr;
-  /** Where the probes' nop5s are. */
-  readonly probes: readonly { readonly site: Vaddr; readonly location: Vaddr }[];
-  /** The new content of the window. */
-  readonly window: Uint8Array;
+  readonly probes: readonly PlacedProbe[];
+  /** The new content of the window, and of the padding that a short jump goes through. */
+  readonly changes: readonly { readonly at: Vaddr; readonly bytes: Uint8Array }[];
   /** New distances for branches that are led to the chunk: the 4 bytes that end at `branchEnd`. */
   readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
 }
@@ -62,34 +62,40 @@ function encodeChunk(
   detour: Detour,
   earliest: number,
 ): { chunk: Chunk; bytes: Uint8Array } | string {
-  // The first address at which no nop5 lies in two lines; where there are several, at which none lies in two pages.
-  let fallback: Encoded | undefined;
-  for (let start = earliest; start < earliest + LINE; start++) {
-    const encoded = encodeAt(detour, vaddr(start));
-    if (typeof encoded === "string") return encoded;
-    if (!encoded.probes.some((p) => crossesLine(p.location))) return finish(proposal, detour, encoded);
-    if (fallback === undefined && !encoded.probes.some((p) => crossesPage(p.location))) fallback = encoded;
-  }
-  return fallback === undefined ? "its nop5 would cross a page boundary" : finish(proposal, detour, fallback);
+  const first = encodeAt(detour, vaddr(earliest));
+  if (typeof first === "string") return first;
+  // Encoded a few bytes further on, the code has the same length, so where its probes will be is known beforehand.
+  const fits = (by: number, crosses: typeof crossesLine): boolean =>
+    first.probes.every((p) => !crosses(vaddr(p.location + by), p.form));
+  const distances = Array.from({ length: LINE }, (_, by) => by);
+  const by = distances.find((d) => fits(d, crossesLine)) ?? distances.find((d) => fits(d, crossesPage));
+  if (by === undefined) return "the probe would cross a page boundary";
+  const encoded = by === 0 ? first : encodeAt(detour, vaddr(earliest + by));
+  if (typeof encoded === "string") return encoded;
+  if (encoded.probes.some((p) => crossesPage(p.location, p.form))) return "the probe would cross a page boundary";
+  return finish(proposal, detour, encoded);
 }
 
 interface Encoded {
   readonly start: Vaddr;
   readonly bytes: Uint8Array;
-  readonly probes: { site: Vaddr; location: Vaddr }[];
+  readonly probes: readonly PlacedProbe[];
   /** Where each fragment is now, by where it was. */
   readonly moved: ReadonlyMap<Vaddr, Vaddr>;
 }
 
 function encodeAt(detour: Detour, start: Vaddr): Encoded | string {
-  const probes: { site: Vaddr; location: Vaddr }[] = [];
+  const probes: PlacedProbe[] = [];
   const moved = new Map<Vaddr, Vaddr>();
   const pieces: Uint8Array[] = [];
+  const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   let at: number = start;
   for (const fragment of detour.body) {
-    let bytes: Uint8Array | undefined = NOP5;
+    let bytes: Uint8Array | undefined;
     if (fragment.kind === "probe") {
-      probes.push({ site: fragment.site, location: vaddr(at) });
+      const { site, form } = fragment;
+      bytes = form.bytes;
+      probes.push({ site, location: vaddr(at + form.location), form, stackShift: form.stackShift + called });
       moved.set(fragment.site, vaddr(at));
     } else {
       bytes = relocate(fragment.bytes, fragment.at, vaddr(at));
@@ -121,18 +127,29 @@ function finish(
     branchEnd: branch.end,
     distance: moved.get(target)! - branch.end,
   }));
-  const window = detour.via === "jump" ? jumpWindow(proposal, start) : callWindow(proposal, start);
-  return { chunk: { proposal, start, end: vaddr(start + bytes.length), probes, window, retargets }, bytes };
+  const changes = changesFor(proposal.window, detour.via, start);
+  return { chunk: { proposal, start, end: vaddr(start + bytes.length), probes, changes, retargets }, bytes };
 }
 
-function jumpWindow({ window }: Proposal, to: Vaddr): Uint8Array {
-  const bytes = new Uint8Array(window.end - window.start).fill(INT3);
-  bytes.set(jump(window.start, to));
+function changesFor(window: Stretch, via: Detour["via"], to: Vaddr): Chunk["changes"] {
+  if (via === "call") return [{ at: window.start, bytes: callWindow(window, to) }];
+  if (via === "jump") return [{ at: window.start, bytes: filled(window, jump(window.start, to)) }];
+  const { hop } = via;
+  return [
+    { at: window.start, bytes: filled(window, shortJump(window.start, hop.start)) },
+    { at: hop.start, bytes: filled(hop, jump(hop.start, to)) },
+  ];
+}
+
+/** A jump at the start of a stretch; nothing runs the rest. */
+function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(end - start).fill(INT3);
+  bytes.set(jumpBytes);
   return bytes;
 }
 
 /** The call at the window's end stays where it is; what stood before it becomes nops. */
-function callWindow({ window }: Proposal, to: Vaddr): Uint8Array {
+function callWindow(window: Stretch, to: Vaddr): Uint8Array {
   const length = window.end - window.start;
   const bytes = new Uint8Array(length);
   bytes.set(nopFill(length - CALL_SIZE));

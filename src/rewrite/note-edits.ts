@@ -1,15 +1,24 @@
 /**
  * The notes of the probes that moved: their location, and what depends on it.
  *
- * Of an argument string only a bare number before (%rip) depends on where the probe stands: it is a distance. The string
- * may become longer; a note section that is not loaded, which is the rule, is then written anew as a whole.
+ * Of an argument string two things do: a bare number before (%rip) is a distance from the probe, and memory that is
+ * addressed through %rsp lies further up where rsp is lower than it was at the one-byte nop. The string may become longer; a
+ * note section that is not loaded, which is the rule, is then written anew as a whole.
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
-import { mapArguments, parseArguments, printArguments, withDisplacement } from "../usdt/arguments.js";
+import {
+  mapArguments,
+  parseArguments,
+  printArguments,
+  type UsdtArgument,
+  usesRegister,
+  withDisplacement,
+} from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { type Edit, editAt, word } from "./edits.js";
+import type { PlacedProbe } from "./proposal.js";
 
 export interface NoteChanges {
   readonly edits: readonly Edit[];
@@ -17,57 +26,77 @@ export interface NoteChanges {
   readonly replaced: ReadonlyMap<Section, Uint8Array>;
 }
 
-/** Whether a note's arguments can follow the probe wherever it goes; else why not. */
-export function movableArguments(note: UsdtNote): string | undefined {
+/** Why a probe cannot go to another address, for the sake of this note's arguments; undefined where it can. */
+export function movePin(note: UsdtNote): string | undefined {
+  return pin(note, (a) => a.kind === "rip-relative", "where the probe stands");
+}
+
+/** Why a probe cannot go to where rsp is lower, for the sake of this note's arguments; undefined where it can. */
+export function stackPin(note: UsdtNote): string | undefined {
+  for (const argument of parseArguments(note.argumentText).arguments)
+    if (argument.kind === "register" && usesRegister(argument, "rsp"))
+      return `the argument ${argument.text} is rsp itself, which would be another`;
+  return pin(note, goesByStack, "rsp");
+}
+
+function pin(note: UsdtNote, depends: (a: UsdtArgument) => boolean, on: string): string | undefined {
   for (const argument of parseArguments(note.argumentText).arguments) {
     if (argument.kind === "unknown") return `the argument ${argument.text} is not understood`;
-    if (argument.kind === "rip-relative" && (note.section.sh_flags & elf.SHF_ALLOC) !== 0)
-      return `the argument ${argument.text} depends on where the probe stands, and its note cannot grow`;
+    if (depends(argument) && (note.section.sh_flags & elf.SHF_ALLOC) !== 0)
+      return `the argument ${argument.text} depends on ${on}, and its note, which is loaded, cannot grow`;
   }
   return undefined;
 }
 
-/** The argument string for a probe that moved by `distance` bytes. */
-function movedArguments(text: string, distance: number): string {
+const goesByStack = (argument: UsdtArgument): boolean => argument.kind === "memory" && usesRegister(argument, "rsp");
+
+/** Whether an argument of the note lies below rsp, in so many words. */
+export const readsBelowStack = (note: UsdtNote): boolean =>
+  parseArguments(note.argumentText).arguments.some((a) => a.kind === "memory" && goesByStack(a) && a.displacement < 0);
+
+/** The argument string for a probe that moved by `distance` bytes to where rsp is lower by `stackShift`. */
+function movedArguments(text: string, distance: number, stackShift: number): string {
   const parsed = parseArguments(text);
-  if (!parsed.arguments.some((a) => a.kind === "rip-relative")) return text;
-  return printArguments(
-    mapArguments(parsed, (a) => (a.kind === "rip-relative" ? withDisplacement(a, a.displacement - distance) : a)),
-  );
+  const change = (a: UsdtArgument): UsdtArgument => {
+    if (a.kind === "rip-relative" && distance !== 0) return withDisplacement(a, a.displacement - distance);
+    if (a.kind === "memory" && goesByStack(a) && stackShift !== 0)
+      return withDisplacement(a, a.displacement + stackShift);
+    return a;
+  };
+  return printArguments(mapArguments(parsed, change));
 }
 
-/** @param moved the probes' new locations, by their old ones */
+/** @param placed the rewritten probes, by the location that their notes had */
 export function changeNotes(
   image: ElfImage,
   notes: readonly UsdtNote[],
-  moved: ReadonlyMap<Vaddr, Vaddr>,
+  placed: ReadonlyMap<Vaddr, PlacedProbe>,
 ): NoteChanges {
   const edits: Edit[] = [];
-  const grown = new Map<Section, Map<UsdtNote, string>>();
+  const texts = new Map<UsdtNote, string>();
   for (const note of notes) {
-    const to = moved.get(note.location);
-    if (to === undefined || to === note.location) continue;
-    edits.push(editAt(image, note.locationOffset, word(to - note.prelinkShift, 8)));
-    const text = movedArguments(note.argumentText, to - note.location);
-    if (text === note.argumentText) continue;
-    const texts = grown.get(note.section) ?? new Map<UsdtNote, string>();
-    texts.set(note, text);
-    grown.set(note.section, texts);
+    const probe = placed.get(note.location);
+    if (probe === undefined) continue;
+    const { location, stackShift } = probe;
+    if (location !== note.location)
+      edits.push(editAt(image, note.locationOffset, word(location - note.prelinkShift, 8)));
+    const text = movedArguments(note.argumentText, location - note.location, stackShift);
+    if (text !== note.argumentText) texts.set(note, text);
   }
-  const replaced = new Map<Section, Uint8Array>();
-  for (const [section, texts] of grown) replaced.set(section, rebuild(image, section, notes, moved, texts));
+  const grown = new Set([...texts.keys()].map((note) => note.section));
+  const replaced = new Map([...grown].map((section) => [section, rebuild(image, section, notes, placed, texts)]));
   return { edits: edits.filter((e) => !inside(e, grown)), replaced };
 }
 
-const inside = (edit: Edit, sections: ReadonlyMap<Section, unknown>): boolean =>
-  [...sections.keys()].some((s) => edit.offset >= s.sh_offset && edit.offset < s.sh_offset + s.sh_size);
+const inside = (edit: Edit, sections: ReadonlySet<Section>): boolean =>
+  [...sections].some((s) => edit.offset >= s.sh_offset && edit.offset < s.sh_offset + s.sh_size);
 
 /** A note section with other argument strings: notes keep their order, each takes what it needs. */
 function rebuild(
   image: ElfImage,
   section: Section,
   notes: readonly UsdtNote[],
-  moved: ReadonlyMap<Vaddr, Vaddr>,
+  placed: ReadonlyMap<Vaddr, PlacedProbe>,
   texts: ReadonlyMap<UsdtNote, string>,
 ): Uint8Array {
   const own = notes.filter((n) => n.section === section).sort((a, b) => a.offset - b.offset);
@@ -75,7 +104,7 @@ function rebuild(
   let at: number = section.sh_offset;
   for (const note of own) {
     pieces.push(image.bytes.subarray(at, note.offset));
-    pieces.push(rebuildNote(image, note, moved.get(note.location) ?? note.location, texts.get(note)));
+    pieces.push(rebuildNote(image, note, placed.get(note.location)?.location ?? note.location, texts.get(note)));
     at = note.offset + note.size;
   }
   pieces.push(image.bytes.subarray(at, section.sh_offset + section.sh_size));

@@ -4,18 +4,18 @@
  * one before it, the two become one.
  */
 import { hex, type Vaddr } from "../address.js";
-import type { Branch } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { indexOf } from "../x86/decode.js";
-import type { Proposal, SiteContext, Tactic } from "./proposal.js";
+import type { Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
+import { hop } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
 import { retarget } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
 
 /** Cheapest for the running program first. */
-const tactics: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget];
+const tactics: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget, hop];
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
@@ -25,9 +25,8 @@ export interface Plan {
 }
 
 /** One address to rewrite: a one-byte nop that some note names. */
-export interface WantedSite {
+export interface WantedSite extends WantedProbe {
   readonly location: Vaddr;
-  readonly readsStackPointer: boolean;
   /** Why the probe cannot go elsewhere: its arguments could not follow. Undefined where they can. */
   readonly pinned: string | undefined;
 }
@@ -38,15 +37,15 @@ export interface WantedSite {
  */
 export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], sites: ReadonlySet<Vaddr>): Plan {
   const proposals: Proposal[] = [];
-  /** Branches that have been led elsewhere: no later window may take them along. */
-  const claimed: Branch[] = [];
+  /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
+  const claimed: Stretch[] = [];
   const skipped = new Map<Vaddr, string>();
-  const candidates = new Set(wanted.map((w) => w.location));
+  const candidates = new Map(wanted.map((w) => [w.location, w]));
   const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
-  for (const { location: site, readsStackPointer } of [...wanted].sort((a, b) => a.location - b.location)) {
+  for (const { location: site } of [...wanted].sort((a, b) => a.location - b.location)) {
     if (done.has(site)) continue;
-    const context = contextOf(facts, site, readsStackPointer, candidates, sites);
+    const context = contextOf(facts, site, candidates, sites);
     if (typeof context === "string") {
       skipped.set(site, context);
       candidates.delete(site);
@@ -62,7 +61,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], si
     }
     if (choice.merged) proposals.pop();
     proposals.push(choice.proposal);
-    claimed.push(...retargetsOf(choice.proposal));
+    claimed.push(...outsideOf(choice.proposal));
     for (const probe of probesOf(choice.proposal)) done.add(probe);
   }
   assertDisjoint(proposals);
@@ -72,8 +71,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], si
 function contextOf(
   facts: ProgramFacts,
   site: Vaddr,
-  readsStackPointer: boolean,
-  candidates: ReadonlySet<Vaddr>,
+  candidates: ReadonlyMap<Vaddr, WantedProbe>,
   sites: ReadonlySet<Vaddr>,
 ): SiteContext | string {
   const around = facts.siteCode(site);
@@ -85,8 +83,7 @@ function contextOf(
     ...around,
     index,
     facts,
-    readsStackPointer,
-    isProbe: (address) => candidates.has(address),
+    probe: (address) => candidates.get(address),
     isSite: (address) => sites.has(address),
   };
 }
@@ -97,17 +94,21 @@ export function probesOf({ change }: Proposal): readonly Vaddr[] {
   return change.body.flatMap((f) => (f.kind === "probe" ? [f.site] : []));
 }
 
-const retargetsOf = ({ change }: Proposal): readonly Branch[] =>
-  change.kind === "detour" ? change.retargets.map((r) => r.branch) : [];
+/** What a proposal changes outside of its window. */
+function outsideOf({ change }: Proposal): readonly Stretch[] {
+  if (change.kind !== "detour") return [];
+  const branches = change.retargets.map(({ branch }): Stretch => ({ start: branch.at, end: branch.end }));
+  return typeof change.via === "object" ? [...branches, change.via.hop] : branches;
+}
 
-/** Why a proposal collides with earlier ones: it changes a branch in their windows, or takes along one that they change. */
-function overlap(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Branch[]): string | undefined {
-  const { start, end } = proposal.window;
-  const branches = retargetsOf(proposal);
+/** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
+function overlap(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Stretch[]): string | undefined {
+  const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+  const outside = outsideOf(proposal);
   const collides =
-    claimed.some((b) => b.at < end && b.end > start) ||
-    earlier.some(({ window }) => branches.some((b) => b.at < window.end && b.end > window.start));
-  return collides ? "a branch that another probe needs lies in the bytes that would move" : undefined;
+    claimed.some((c) => touch(c, proposal.window) || outside.some((o) => touch(c, o))) ||
+    (outside.length > 0 && earlier.some(({ window }) => outside.some((o) => touch(o, window))));
+  return collides ? "bytes that it needs are needed for another probe" : undefined;
 }
 
 /** Why a probe of the proposal must not move. */
@@ -144,7 +145,7 @@ function choose(
     const first = indexOf(context.code, previous.window.start);
     const merged =
       first < 0 ? "the probe before it lies in another function" : detour(context, first, context.index, "straddle");
-    if (typeof merged !== "string" && retargetsOf(previous).length === 0 && obstacle(merged) === undefined)
+    if (typeof merged !== "string" && outsideOf(previous).length === 0 && obstacle(merged) === undefined)
       return { proposal: merged, merged: true };
     reasons.push(`it stands too close behind the probe at ${hex(previous.window.start)}`);
   }

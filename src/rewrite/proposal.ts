@@ -6,31 +6,48 @@ import type { Vaddr } from "../address.js";
 import type { Branch } from "../facts/entries.js";
 import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
+import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
 
-export type TacticName = "in-place" | "shift" | "displace" | "straddle" | "call-through" | "retarget";
+export type TacticName = "in-place" | "shift" | "displace" | "straddle" | "call-through" | "retarget" | "hop";
 
-/** A piece of new code: a probe's nop5, or an instruction of the window that moves. */
+/** A piece of new code: a probe, or an instruction of the window that moves. */
 export type Fragment =
-  | { readonly kind: "probe"; readonly site: Vaddr }
+  | { readonly kind: "probe"; readonly site: Vaddr; readonly form: ProbeForm }
   | { readonly kind: "instruction"; readonly at: Vaddr; readonly bytes: Uint8Array };
 
 export interface Proposal {
   readonly tactic: TacticName;
   /** The bytes that get new content, [start, end). Execution arrives at `start` only. */
-  readonly window: { readonly start: Vaddr; readonly end: Vaddr };
+  readonly window: Stretch;
   /** What runs instead. */
   readonly change: InPlaceChange | Detour;
   /** Disassembly of the instructions that will run at another address. */
   readonly displaced: readonly string[];
 }
 
+/** Bytes that get new content, [start, end). */
+export interface Stretch {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+}
+
+/** A probe in its new place. */
+export interface PlacedProbe {
+  /** Where its one-byte nop was. */
+  readonly site: Vaddr;
+  /** What its notes say from now on. */
+  readonly location: Vaddr;
+  readonly form: ProbeForm;
+  /** By how much rsp is lower there than it was at the nop. */
+  readonly stackShift: number;
+}
+
 /** The window is rewritten where it stands. */
 export interface InPlaceChange {
   readonly kind: "in-place";
   readonly bytes: Uint8Array;
-  /** Where each probe's nop5 is then. */
-  readonly probes: readonly { readonly site: Vaddr; readonly location: Vaddr }[];
+  readonly probes: readonly PlacedProbe[];
   /** The function part that ends later than before, since its last block moved into the padding behind it. */
   readonly growth: { readonly range: CodeRange; readonly end: Vaddr } | undefined;
 }
@@ -40,14 +57,26 @@ export interface Detour {
   readonly kind: "detour";
   /**
    * How the window leads there: by a jump at its start, or by the call that it ends with, behind nops; the new code then
-   * runs with rsp 8 lower than the probe did, and goes on to the function that was called.
+   * runs with rsp 8 lower than the probe did, and goes on to the function that was called; or by a short jump to padding
+   * nearby that holds the long one.
    */
-  readonly via: "jump" | "call";
+  readonly via: "jump" | "call" | { readonly hop: Stretch };
   readonly body: readonly Fragment[];
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
   /** Branches into the window, which are led to the new code instead: to where the instruction at `target` is then. */
   readonly retargets: readonly { readonly branch: Branch; readonly target: Vaddr }[];
+}
+
+/** What is known of a probe before it has a place. */
+export interface WantedProbe {
+  readonly form: ProbeForm;
+  /** The form where nothing below rsp can be needed by the program: without a guard. */
+  readonly unguarded: ProbeForm;
+  /** An argument of its notes lies below rsp. */
+  readonly readsBelowStack: boolean;
+  /** Why its notes' arguments could not follow where rsp is lower, or undefined where they can. */
+  readonly stackPinned: string | undefined;
 }
 
 /** What a tactic works from: one site, the function around it, the facts, and which other nops are probes. */
@@ -58,10 +87,8 @@ export interface SiteContext {
   /** The index of the site's nop among the instructions of `code`. */
   readonly index: number;
   readonly facts: ProgramFacts;
-  /** Some note of the site has an argument that names %rsp: its value depends on where the stack pointer is. */
-  readonly readsStackPointer: boolean;
-  /** Whether a probe's nop stands there that is to be rewritten as well. */
-  isProbe(address: Vaddr): boolean;
+  /** What a probe's nop at this address becomes, or undefined where none stands that is to be rewritten. */
+  probe(address: Vaddr): WantedProbe | undefined;
   /** Whether any note names this address, wanted or not: such a byte is no room. */
   isSite(address: Vaddr): boolean;
 }

@@ -5,21 +5,24 @@ import { createHash } from "node:crypto";
 import { type Vaddr, vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
-import { InputError } from "../errors.js";
+import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
-import { parseArguments, usesRegister } from "../usdt/arguments.js";
+import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { assemble, trailingBytes } from "./assemble.js";
 import { followRecipe, isUntouched, readCarry } from "./carry.js";
-import type { Hazard, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
+import type { RedZone, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import { hazardsOf } from "./hazards.js";
-import { decodeMemo, encodeMemo, sameOptions } from "./memo.js";
+import { chooseLayout } from "./layout-choice.js";
+import { decodeMemo, encodeMemo, type Memo, sameOptions } from "./memo.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
-import { changeNotes, movableArguments } from "./note-edits.js";
+import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
 import { type Place, placesFor } from "./place.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
-import type { InPlaceChange, Proposal } from "./proposal.js";
+import type { InPlaceChange, PlacedProbe, Proposal } from "./proposal.js";
+import { redZoneAt } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
 
@@ -28,44 +31,43 @@ import { symbolEdits } from "./symbols.js";
  * @throws InputError where the file is damaged or not supported, or the options ask for what does not exist
  */
 export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult {
-  if (options.layout !== "nop5" && !(options.layout === "auto" && options.kernel === "6.18"))
-    throw new InputError(
-      `--layout ${options.layout} with --kernel ${options.kernel} is not supported yet; --layout nop5 is`,
-    );
   const carry = readCarry(image);
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options, image.bytes.length);
   const memo = decodeMemo(carry.memo);
-  if (memo !== undefined && sameOptions(memo.options, options)) return nothingToDo(image, memo.sites);
+  if (memo !== undefined && sameOptions(memo.options, options)) return nothingToDo(image, memo);
   return rewriteOriginal(parseElf(followRecipe(image, carry)), options, image.bytes.length);
 }
 
 function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult {
   const notes = readUsdtNotes(image);
-  const selection = selectSites(image, notes, options);
-  const wanted = wantedSites(notes, selection);
-  const plan =
-    wanted.length === 0 ? { proposals: [], skipped: new Map<Vaddr, string>() } : planFor(image, notes, wanted);
-  const located = locate(image, plan, options);
+  const fork = wayToFork(image);
+  const layout = chooseLayout(options.layout, options.kernel, fork);
+  const selection = selectSites(image, notes, options, layout);
+  const survey = surveySites(image, notes, selection, layout);
+  const located = locate(image, planFor(survey, notes), options);
   const { proposals, code } = located;
-  const moved = newLocations(proposals, code?.newCode);
+  const placed = placedProbes(proposals, code?.newCode);
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
-  const sites = notes.map((note) => reportSite(note, selection.get(note)!, chosen, moved, located.skipped));
-  const hazards = hazardsOf({ image, proposals, place: code?.place, moved, trailing: trailingBytes(image) });
-  const report = (outputSize: number, all: readonly Hazard[]): RewriteReport => ({
-    layout: "nop5",
-    inputSize,
-    outputSize,
-    sites,
-    hazards: all,
+  const sites = notes.map((note) => reportSite(note, selection.get(note)!, survey, chosen, placed, located.skipped));
+  const hazards = hazardsOf({
+    image,
+    layout,
+    proposals,
+    place: code?.place,
+    placed,
+    already: bareNop5Sites(image, notes, selection, survey),
+    wayToFork: fork,
+    trailing: trailingBytes(image),
   });
-  if (proposals.length === 0) return { report: report(image.bytes.length, hazards), content: null };
+  const report = (outputSize: number): RewriteReport => ({ layout, inputSize, outputSize, sites, hazards });
+  if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
 
   const before = options.newBuildId ? newBuildId(image) : [];
   const base = before.length === 0 ? image : parseElf(applyEdits(image.bytes, before));
-  const noteChanges = changeNotes(base, notes, moved);
+  const noteChanges = changeNotes(base, notes, placed);
   const content = assemble(base, {
     edits: [
-      ...codeEdits(base, located.facts, proposals, code?.newCode),
+      ...codeEdits(base, survey.facts, proposals, code?.newCode),
       ...noteChanges.edits,
       ...movedSymbols(base, located),
     ],
@@ -75,56 +77,98 @@ function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: nu
       const { provider, name } = notes.find((n) => n.location === site)!;
       return `${provider}.${name}`;
     },
-    memo: encodeMemo(options, sites),
+    memo: encodeMemo(options, { layout, sites, hazards }),
     before,
     originalHash: createHash("sha256").update(image.bytes).digest(),
   });
-  return { report: report(content.size, hazards), content };
+  return { report: report(content.size), content };
 }
 
-/** The sites to plan: one for each address that a candidate's note names. */
-function wantedSites(notes: readonly UsdtNote[], selection: ReadonlyMap<UsdtNote, Selection>): WantedSite[] {
-  const byLocation = new Map<Vaddr, WantedSite>();
-  for (const note of notes) {
-    if (selection.get(note)!.kind !== "candidate") continue;
-    const known = byLocation.get(note.location);
-    byLocation.set(note.location, {
-      location: note.location,
-      readsStackPointer:
-        (known?.readsStackPointer ?? false) ||
-        parseArguments(note.argumentText).arguments.some((a) => a.kind === "unknown" || usesRegister(a, "rsp")),
-      pinned: known?.pinned ?? movableArguments(note),
-    });
-  }
-  return [...byLocation.values()];
-}
-
-function planFor(
-  image: ElfImage,
-  notes: readonly UsdtNote[],
-  wanted: readonly WantedSite[],
-): Plan & { facts: ProgramFacts } {
-  const facts = gatherFacts(
-    image,
-    wanted.map((w) => w.location),
-  );
-  return { ...planSites(facts, wanted, new Set(notes.map((n) => n.location))), facts };
-}
-
-/** A plan whose new code has addresses. */
-interface Located {
+/** Facts about the sites: the code around them, and whether what lies below rsp there is needed. */
+interface Survey {
   readonly facts: ProgramFacts | undefined;
-  readonly proposals: readonly Proposal[];
-  readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
+  readonly wanted: readonly WantedSite[];
+  readonly redZones: ReadonlyMap<Vaddr, RedZone>;
   readonly skipped: ReadonlyMap<Vaddr, string>;
 }
 
+function surveySites(
+  image: ElfImage,
+  notes: readonly UsdtNote[],
+  selection: ReadonlyMap<UsdtNote, Selection>,
+  layout: ProbeLayout,
+): Survey {
+  const byLocation = new Map<Vaddr, UsdtNote[]>();
+  for (const note of notes) {
+    if (selection.get(note)!.kind === "skipped") continue;
+    const known = byLocation.get(note.location);
+    if (known === undefined) byLocation.set(note.location, [note]);
+    else known.push(note);
+  }
+  const skipped = new Map<Vaddr, string>();
+  const redZones = new Map<Vaddr, RedZone>();
+  if (byLocation.size === 0) return { facts: undefined, wanted: [], redZones, skipped };
+  const facts = gatherFacts(image, [...byLocation.keys()]);
+  const wanted: WantedSite[] = [];
+  for (const [location, own] of byLocation) {
+    const redZone = redZoneAt(facts, location, own);
+    redZones.set(location, redZone);
+    if (selection.get(own[0]!)!.kind !== "candidate") continue;
+    const form = formOf(layout, redZone !== "unused");
+    const stackPinned = own.map(stackPin).find((reason) => reason !== undefined);
+    if (form.guard && stackPinned !== undefined)
+      skipped.set(
+        location,
+        `bytes below rsp are or may be needed, and a probe that keeps off them lowers rsp: ${stackPinned}`,
+      );
+    else
+      wanted.push({
+        location,
+        form,
+        unguarded: formOf(layout, false),
+        readsBelowStack: own.some(readsBelowStack),
+        stackPinned,
+        pinned: own.map(movePin).find((reason) => reason !== undefined),
+      });
+  }
+  return { facts, wanted, redZones, skipped };
+}
+
+/** Sites that are a bare nop5 in the input: they are judged like those that this run makes. */
+function bareNop5Sites(
+  image: ElfImage,
+  notes: readonly UsdtNote[],
+  selection: ReadonlyMap<UsdtNote, Selection>,
+  { redZones }: Survey,
+): { location: Vaddr; redZone: RedZone }[] {
+  const bare = notes.filter((n) => {
+    if (selection.get(n)!.kind !== "already") return false;
+    const code = codeFrom(image, n.location);
+    return code !== null && probeInstruction(code) !== "nop,nop10";
+  });
+  return [...new Set(bare.map((n) => n.location))].map((location) => ({
+    location,
+    redZone: redZones.get(location) ?? "unknown",
+  }));
+}
+
+function planFor({ facts, wanted, skipped }: Survey, notes: readonly UsdtNote[]): Plan {
+  if (facts === undefined || wanted.length === 0) return { proposals: [], skipped };
+  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)));
+  return { proposals: plan.proposals, skipped: new Map([...skipped, ...plan.skipped]) };
+}
+
+/** A plan whose new code has addresses. */
+interface Located extends Plan {
+  readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
+}
+
 /** Finds the best place that holds all new code, and encodes it there. */
-function locate(image: ElfImage, plan: Plan & { facts?: ProgramFacts }, options: RewriteOptions): Located {
-  const { facts, proposals } = plan;
+function locate(image: ElfImage, plan: Plan, options: RewriteOptions): Located {
+  const { proposals } = plan;
   const skipped = new Map(plan.skipped);
   const detours = proposals.filter((p) => p.change.kind === "detour");
-  if (detours.length === 0) return { facts, proposals, code: undefined, skipped };
+  if (detours.length === 0) return { proposals, code: undefined, skipped };
   const { places, obstacle } = placesFor(image, options.tableAtEnd);
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
@@ -132,19 +176,17 @@ function locate(image: ElfImage, plan: Plan & { facts?: ProgramFacts }, options:
     for (const [proposal, reason] of newCode.failed) for (const site of probesOf(proposal)) skipped.set(site, reason);
     const encoded = proposals.filter((p) => !newCode.failed.has(p));
     const code = newCode.chunks.length === 0 ? undefined : { place, newCode };
-    return { facts, proposals: encoded, code, skipped };
+    return { proposals: encoded, code, skipped };
   }
   for (const proposal of detours) for (const site of probesOf(proposal)) skipped.set(site, obstacle);
-  return { facts, proposals: proposals.filter((p) => p.change.kind === "in-place"), code: undefined, skipped };
+  return { proposals: proposals.filter((p) => p.change.kind === "in-place"), code: undefined, skipped };
 }
 
-/** Where each rewritten probe is now, by where it was. */
-function newLocations(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, Vaddr> {
-  const moved = new Map<Vaddr, Vaddr>();
-  for (const { change } of proposals)
-    if (change.kind === "in-place") for (const { site, location } of change.probes) moved.set(site, location);
-  for (const chunk of newCode?.chunks ?? []) for (const { site, location } of chunk.probes) moved.set(site, location);
-  return moved;
+/** The rewritten probes in their new places, by where they were. */
+function placedProbes(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, PlacedProbe> {
+  const inPlace = proposals.flatMap(({ change }) => (change.kind === "in-place" ? change.probes : []));
+  const inNewCode = (newCode?.chunks ?? []).flatMap((chunk) => chunk.probes);
+  return new Map([...inPlace, ...inNewCode].map((probe) => [probe.site, probe]));
 }
 
 const growthsOf = (proposals: readonly Proposal[]): NonNullable<InPlaceChange["growth"]>[] =>
@@ -160,8 +202,8 @@ function codeEdits(
   const edits: Edit[] = [];
   for (const { change, window } of proposals)
     if (change.kind === "in-place") edits.push(editAtAddress(image, window.start, change.bytes));
-  for (const { proposal, window, retargets } of newCode?.chunks ?? []) {
-    edits.push(editAtAddress(image, proposal.window.start, window));
+  for (const { changes, retargets } of newCode?.chunks ?? []) {
+    for (const { at, bytes } of changes) edits.push(editAtAddress(image, at, bytes));
     for (const { branchEnd, distance } of retargets)
       edits.push(editAtAddress(image, vaddr(branchEnd - 4), word(distance, 4)));
   }
@@ -186,41 +228,48 @@ function newBuildId(image: ElfImage): Edit[] {
 function reportSite(
   note: UsdtNote,
   selected: Selection,
+  { redZones }: Survey,
   chosen: ReadonlyMap<Vaddr, Proposal>,
-  moved: ReadonlyMap<Vaddr, Vaddr>,
+  placed: ReadonlyMap<Vaddr, PlacedProbe>,
   skipped: ReadonlyMap<Vaddr, string>,
 ): SiteReport {
   const { provider, name, location } = note;
-  const common = { provider, name, location, redZone: "unknown", guard: false } as const;
-  const to = moved.get(location);
-  if (selected.kind === "candidate" && to !== undefined) {
+  const common = { provider, name, location, redZone: redZones.get(location) ?? "unknown" } as const;
+  const probe = placed.get(location);
+  if (selected.kind === "candidate" && probe !== undefined) {
     const { tactic, displaced } = chosen.get(location)!;
-    return { ...common, newLocation: to, status: "rewritten", tactic, reason: null, displaced };
+    const { form } = probe;
+    return {
+      ...common,
+      newLocation: probe.location,
+      status: "rewritten",
+      tactic,
+      guard: form.guard,
+      reason: null,
+      displaced,
+    };
   }
-  const unchanged = { ...common, newLocation: location, tactic: null, displaced: [] };
+  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [] };
   if (selected.kind === "already") return { ...unchanged, status: "already", reason: null };
   const reason = selected.kind === "skipped" ? selected.reason : (skipped.get(location) ?? "no tactic fits");
   return { ...unchanged, status: "skipped", reason };
 }
 
 /** The file is what these options make of it already. */
-function nothingToDo(image: ElfImage, sites: readonly SiteMemo[]): RewriteResult {
+function nothingToDo(image: ElfImage, { layout, hazards, sites }: Memo): RewriteResult {
   const size = image.bytes.length;
   return {
     report: {
-      layout: "nop5",
+      layout,
       inputSize: size,
       outputSize: size,
-      hazards: [],
-      sites: sites.map(({ provider, name, newLocation, reason }) => ({
-        provider,
-        name,
+      hazards,
+      sites: sites.map(({ newLocation, reason, ...site }) => ({
+        ...site,
         location: newLocation,
         newLocation,
         status: reason === null ? "already" : "skipped",
         tactic: null,
-        redZone: "unknown",
-        guard: false,
         reason,
         displaced: [],
       })),
@@ -228,5 +277,3 @@ function nothingToDo(image: ElfImage, sites: readonly SiteMemo[]): RewriteResult
     content: null,
   };
 }
-
-type SiteMemo = NonNullable<ReturnType<typeof decodeMemo>>["sites"][number];

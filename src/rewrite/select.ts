@@ -4,6 +4,7 @@
  */
 import { hex, type Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { parsePattern } from "../usdt/pattern.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
@@ -22,6 +23,7 @@ export function selectSites(
   image: ElfImage,
   notes: readonly UsdtNote[],
   { only }: RewriteOptions,
+  layout: ProbeLayout,
 ): ReadonlyMap<UsdtNote, Selection> {
   const patterns = only.map(parsePattern);
   // Notes with one location are one site: if any of them is wanted, all of them move.
@@ -32,30 +34,32 @@ export function selectSites(
     notes.map((note) => [
       note,
       wanted.has(note.location)
-        ? selectionOf(image, note.location)
+        ? selectionOf(image, note.location, layout)
         : { kind: "skipped", reason: "not asked for (--only)" },
     ]),
   );
 }
 
-function selectionOf(image: ElfImage, location: Vaddr): Selection {
+function selectionOf(image: ElfImage, location: Vaddr, layout: ProbeLayout): Selection {
   const code = codeFrom(image, location);
   if (code === null)
     return {
       kind: "skipped",
-      reason: `its location is in no executable segment: linkers leave such notes of functions that they removed`,
+      reason: "its location is in no executable segment: linkers leave such notes of functions that they removed",
     };
-  switch (probeInstruction(code)) {
+  const instruction = probeInstruction(code);
+  switch (instruction) {
+    // A bare nop5 is never touched: what a longer probe would need has been overwritten by whoever put it there.
     case "nop5":
       return { kind: "already" };
     case "nop10":
-      return { kind: "skipped", reason: "a ten-byte nop stands there, not a one-byte one" };
+      return { kind: "skipped", reason: "a bare ten-byte nop stands there, which no kernel before 7.3 can trace" };
     case null:
       return {
         kind: "skipped",
         reason: `"${disassemble(code.subarray(0, LONGEST_INSTRUCTION), location)}" stands at ${hex(location)}, not a nop`,
       };
     default:
-      return { kind: "candidate" };
+      return { kind: instruction === layout ? "already" : "candidate" };
   }
 }

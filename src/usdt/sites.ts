@@ -15,18 +15,16 @@
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, segmentAt } from "../elf/image.js";
+import type { ProbeInstruction } from "../kernel/kernels.js";
+import { NOP5, NOP10 } from "../x86/bytes.js";
 
-export const NOP: Uint8Array = Uint8Array.of(0x90);
-export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
-export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00);
-
-export type ProbeInstruction = "nop" | "nop5" | "nop10" | "nop,nop5" | "nop,nop10";
+const NOP = 0x90;
 
 /** The probe instruction that the bytes from a location on begin with, or null where they begin with anything else. */
 export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
   if (startsWith(code, NOP5)) return "nop5";
   if (startsWith(code, NOP10)) return "nop10";
-  if (code[0] !== NOP[0]) return null;
+  if (code[0] !== NOP) return null;
   const behind = code.subarray(1);
   if (startsWith(behind, NOP5)) return "nop,nop5";
   if (startsWith(behind, NOP10)) return "nop,nop10";

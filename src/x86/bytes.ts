@@ -3,8 +3,16 @@
 /** The canonical five-byte nop, `nopl 0x0(%rax,%rax,1)`: what Linux 6.18 optimizes and what libbpf compares with. */
 export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
 
+/** The ten-byte nop, `cs nopw 0x0(%rax,%rax,1)`: what Linux 7.3 optimizes and what libbpf compares with. */
+export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00);
+
 /** `jmp rel32`: 5 bytes. */
 export const JUMP_SIZE = 5;
+
+/** `jmp rel8`: 2 bytes; its distance counts from behind it. */
+export const SHORT_JUMP_SIZE = 2;
+export const SHORT_JUMP_LOW = -128;
+export const SHORT_JUMP_HIGH = 127;
 
 /** What fills bytes that nothing may run any more: int3, so that a mistake is loud. */
 export const INT3 = 0xcc;
@@ -33,6 +41,10 @@ export function nopFill(length: number): Uint8Array {
   }
   return out;
 }
+
+/** `jmp rel8` from one link-time address to another, which must be in its reach. */
+export const shortJump = (from: number, to: number): Uint8Array =>
+  Uint8Array.of(0xeb, (to - (from + SHORT_JUMP_SIZE)) & 0xff);
 
 /** `jmp rel32` from one link-time address to another. Both lie in one image, which is smaller than 2 GiB. */
 export function jump(from: number, to: number): Uint8Array {

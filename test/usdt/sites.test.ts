@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { NOP5, NOP10, probeInstruction } from "../../src/usdt/sites.js";
+import { probeInstruction } from "../../src/usdt/sites.js";
+import { NOP5, NOP10 } from "../../src/x86/bytes.js";
 
 describe("probeInstruction", () => {
   it.each<[string, readonly number[], string | null]>([

@@ -12,12 +12,13 @@
  *
  * The call stays where it is, so the return address is the one that unwinders, exception tables and shadow stacks know.
  * Nothing may enter behind the probe up to the call itself. At the probe rsp is 8 lower than it was: the instructions that
- * move must not use it, nor may the arguments of the probe. Below rsp nothing is needed, since the call writes there anyway.
+ * move must not use it; arguments of the probe that go by rsp say 8 more.
+ * No guard is needed: the call itself writes below rsp, so the program needs nothing there.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import { traitsOf } from "../../x86/relocate.js";
-import type { Proposal, SiteContext } from "../proposal.js";
+import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { movedCode } from "./displace.js";
 import { instructionBytes, windowObstacle } from "./safety.js";
 
@@ -32,7 +33,9 @@ export function callThrough(context: SiteContext): Proposal | string {
   const at = addressOf(code, call);
   if (call >= code.count || lengthOf(code, call) !== CALL_SIZE || instructionBytes(code, call)[0] !== CALL_REL32)
     return "no direct call follows";
-  if (context.readsStackPointer) return `an argument names rsp, which differs behind the call at ${hex(at)}`;
+  const probe = context.probe(site)!;
+  if (probe.readsBelowStack) return "an argument lies below rsp, where the call writes before the probe runs";
+  if (probe.stackPinned !== undefined) return probe.stackPinned;
   const moved = movedCode(context, index, (next) => next < call);
   if (typeof moved === "string") return moved;
   if (moved.next !== call) return "the block ends before a call";
@@ -50,10 +53,15 @@ export function callThrough(context: SiteContext): Proposal | string {
     change: {
       kind: "detour",
       via: "call",
-      body: moved.fragments,
+      body: moved.fragments.map(withoutGuard(context)),
       resume: code.targets[call]! as Vaddr,
       retargets: [],
     },
     displaced: moved.texts,
   };
 }
+
+const withoutGuard =
+  ({ probe }: SiteContext) =>
+  (fragment: Fragment): Fragment =>
+    fragment.kind === "probe" ? { ...fragment, form: probe(fragment.site)!.unguarded } : fragment;

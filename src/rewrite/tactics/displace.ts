@@ -18,7 +18,7 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { type Branch, describeEntry } from "../../facts/entries.js";
-import { JUMP_SIZE } from "../../x86/bytes.js";
+import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Detour, Fragment, Proposal, SiteContext, TacticName } from "../proposal.js";
 import { frozenObstacle, instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
@@ -48,15 +48,22 @@ export function* starts({ index }: SiteContext): Generator<number> {
  * A detour around a window from instruction `first` to at least instruction `last`, as short as a jump allows.
  * @returns the proposal, or why not
  */
-export function detour(context: SiteContext, first: number, last: number, tactic: TacticName): Proposal | string {
+export function detour(
+  context: SiteContext,
+  first: number,
+  last: number,
+  tactic: TacticName,
+  via: Detour["via"] = "jump",
+): Proposal | string {
   const { code } = context;
   const start = addressOf(code, first);
-  const moved = movedCode(context, first, (next, end) => next <= last || end - start < JUMP_SIZE);
+  const size = via === "jump" ? JUMP_SIZE : SHORT_JUMP_SIZE;
+  const moved = movedCode(context, first, (next, end) => next <= last || end - start < size);
   if (typeof moved === "string") return moved;
   let { end } = moved;
-  if (end - start < JUMP_SIZE) {
+  if (end - start < size) {
     // The block is over; padding behind it may give the rest of the room.
-    const need = JUMP_SIZE - (end - start);
+    const need = size - (end - start);
     const room = paddingRoom(context, moved.next, need);
     if (room < need) return `the block ends ${need} bytes too early for a jump`;
     end = vaddr(end + room);
@@ -75,7 +82,7 @@ export function detour(context: SiteContext, first: number, last: number, tactic
     window,
     change: {
       kind: "detour",
-      via: "jump",
+      via,
       body: moved.fragments,
       resume: moved.fallsThrough ? end : undefined,
       retargets,
@@ -108,7 +115,8 @@ export function movedCode(
   for (; fallsThrough && more(i, end); i++) {
     if (i >= code.count) return "the function ends before there is room for a jump";
     const at = addressOf(code, i);
-    if (context.isProbe(at)) fragments.push({ kind: "probe", site: at });
+    const probe = context.probe(at);
+    if (probe !== undefined) fragments.push({ kind: "probe", site: at, form: probe.form });
     else if (context.isSite(at)) return `another probe at ${hex(at)} would have to move`;
     else {
       const traits = movable(context, i);

@@ -6,20 +6,22 @@
  *     after    0f 1f 44 00 00  nop5        <- probe
  *
  * The cheapest tactic: no instruction is added or moved. Nops behind the probe may be used where nothing enters them;
- * nops before it where nothing enters the probe itself. Among the possible places the nop5 takes one in a single 16-byte
+ * nops before it where nothing enters the probe itself. Among the possible places the probe takes one in a single 16-byte
  * line if there is one.
  */
 import { type Vaddr, vaddr } from "../../address.js";
-import { NOP5, nopFill } from "../../x86/bytes.js";
+import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Proposal, SiteContext } from "../proposal.js";
-import { crossesLine, crossesPage, windowObstacle } from "./safety.js";
+import { crossesLine, crossesPage, guardInPlace, windowObstacle } from "./safety.js";
 
 /** How far a run of nops is followed: enough to choose a place in a 16-byte line. */
 const LONGEST_RUN = 24;
 
 export function inPlace(context: SiteContext): Proposal | string {
   const { code, index, site, facts } = context;
+  const form = context.probe(site)!.form;
+  if (form.guard) return guardInPlace;
   const isRoom = (i: number): boolean =>
     i >= 0 && i < code.count && (code.flow[i]! & Flow.Nop) !== 0 && !context.isSite(addressOf(code, i));
   let end = vaddr(site + 1);
@@ -32,14 +34,14 @@ export function inPlace(context: SiteContext): Proposal | string {
     if (facts.entries.has(start)) break;
     start = addressOf(code, i);
   }
-  if (end - start < NOP5.length) return `there are only ${end - start} bytes of nops`;
+  if (end - start < form.bytes.length) return `there are only ${end - start} bytes of nops`;
   const places: Vaddr[] = [];
-  for (let at = site; at + NOP5.length <= end; at++) places.push(vaddr(at));
-  for (let at = Math.min(site - 1, end - NOP5.length); at >= start; at--) places.push(vaddr(at));
-  const place = places.find((p) => !crossesLine(p)) ?? places.find((p) => !crossesPage(p));
-  if (place === undefined) return "the nop5 would cross a page boundary, where the kernel does not optimize it";
-  // No more of the run is touched than the nop5 needs, from and to the borders of whole instructions.
-  const window = { start: vaddr(Math.min(site, place)), end: vaddr(Math.max(site + 1, place + NOP5.length)) };
+  for (let at = site; at + form.bytes.length <= end; at++) places.push(vaddr(at));
+  for (let at = Math.min(site - 1, end - form.bytes.length); at >= start; at--) places.push(vaddr(at));
+  const place = places.find((p) => !crossesLine(p, form)) ?? places.find((p) => !crossesPage(p, form));
+  if (place === undefined) return "the probe would cross a page boundary, where the kernel does not optimize it";
+  // No more of the run is touched than the probe needs, from and to the borders of whole instructions.
+  const window = { start: vaddr(Math.min(site, place)), end: vaddr(Math.max(site + 1, place + form.bytes.length)) };
   for (let i = index; i >= 0 && addressOf(code, i) >= start; i--)
     if (addressOf(code, i) <= place) {
       window.start = vaddr(Math.min(site, addressOf(code, i)));
@@ -56,12 +58,12 @@ export function inPlace(context: SiteContext): Proposal | string {
   if (obstacle !== undefined) return obstacle;
   const bytes = new Uint8Array(window.end - window.start);
   bytes.set(nopFill(place - window.start), 0);
-  bytes.set(NOP5, place - window.start);
-  bytes.set(nopFill(window.end - place - NOP5.length), place - window.start + NOP5.length);
+  bytes.set(form.bytes, place - window.start);
+  bytes.set(nopFill(window.end - place - form.bytes.length), place - window.start + form.bytes.length);
   return {
     tactic: "in-place",
     window,
-    change: { kind: "in-place", bytes, probes: [{ site, location: place }], growth: undefined },
+    change: { kind: "in-place", bytes, probes: [{ site, location: place, form, stackShift: 0 }], growth: undefined },
     displaced: [],
   };
 }

@@ -7,6 +7,7 @@ import type { Fde } from "../../elf/eh-frame.js";
 import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
 import type { ProgramFacts } from "../../facts/program.js";
+import type { ProbeForm } from "../../usdt/forms.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
@@ -24,11 +25,20 @@ export function frozenObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): s
   return frozen && `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`;
 }
 
-/** A nop5 there would lie in two pages: the kernel does not optimize it. */
-export const crossesPage = (location: Vaddr): boolean => location % PAGE_SIZE > PAGE_SIZE - 5;
+const LINE_SIZE = 16;
 
-/** A nop5 there would lie in two 16-byte lines: allowed, but slower to fetch. */
-export const crossesLine = (location: Vaddr): boolean => location % 16 > 11;
+/** What the kernel patches would lie in two pages: it does not optimize such a probe. */
+export const crossesPage = (location: Vaddr, form: ProbeForm): boolean => crosses(location, form, PAGE_SIZE);
+
+/** What the kernel patches would lie in two 16-byte lines: allowed, but slower to fetch. */
+export const crossesLine = (location: Vaddr, form: ProbeForm): boolean => crosses(location, form, LINE_SIZE);
+
+function crosses(location: Vaddr, { patched }: ProbeForm, unit: number): boolean {
+  return ((location + patched.offset) % unit) + patched.size > unit;
+}
+
+/** Why a guarded probe takes new code: between its two `lea` the unwind rules of the function would not hold. */
+export const guardInPlace = "a guarded probe changes rsp, which the unwind information here does not know";
 
 export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
   code.bytes.subarray(code.offsets[index]!, code.offsets[index]! + lengthOf(code, index));

@@ -1,5 +1,5 @@
 /**
- * shift: the rest of the block moves up by 4 bytes a probe, into the padding behind it.
+ * shift: the rest of the block moves up, by as much as the probe grows, into the padding behind it.
  *
  *     before   90              nop         <- probe
  *              c3              ret
@@ -12,11 +12,19 @@
  * in no landing-pad range. Where the block is the last one, the function's FDE and symbols grow with it.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
-import { NOP5, nopFill } from "../../x86/bytes.js";
+import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow } from "../../x86/decode.js";
 import { relocate } from "../../x86/relocate.js";
-import type { Proposal, SiteContext } from "../proposal.js";
-import { callSites, crossesPage, instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
+import type { PlacedProbe, Proposal, SiteContext } from "../proposal.js";
+import {
+  callSites,
+  crossesPage,
+  guardInPlace,
+  instructionBytes,
+  movable,
+  paddingRoom,
+  windowObstacle,
+} from "./safety.js";
 
 const LONGEST_BLOCK = 64;
 
@@ -25,17 +33,21 @@ export function shift(context: SiteContext): Proposal | string {
   const last = endOfBlock(context);
   if (typeof last === "string") return last;
   const blockEnd = vaddr(code.start + code.offsets[last + 1]!);
-  const probes: { site: Vaddr; location: Vaddr }[] = [];
+  const probes: PlacedProbe[] = [];
   const displaced: string[] = [];
   const pieces: Uint8Array[] = [];
   let to: number = site;
   for (let i = index; i <= last; i++) {
     const from = addressOf(code, i);
     let bytes: Uint8Array | undefined;
-    if (context.isProbe(from)) {
-      bytes = NOP5;
-      probes.push({ site: from, location: vaddr(to) });
-      if (crossesPage(vaddr(to))) return "the nop5 would cross a page boundary, where the kernel does not optimize it";
+    const probe = context.probe(from);
+    if (probe !== undefined) {
+      const { form } = probe;
+      if (form.guard) return guardInPlace;
+      bytes = form.bytes;
+      probes.push({ site: from, location: vaddr(to), form, stackShift: 0 });
+      if (crossesPage(vaddr(to), form))
+        return "the probe would cross a page boundary, where the kernel does not optimize it";
     } else {
       const traits = movable(context, i);
       if (typeof traits === "string") return traits;
@@ -76,11 +88,11 @@ export function shift(context: SiteContext): Proposal | string {
 }
 
 /** The index of the ret or jmp that ends the site's block, or why there is none. */
-function endOfBlock({ code, index, site, isProbe, isSite }: SiteContext): number | string {
+function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number | string {
   for (let i = index; i < code.count; i++) {
     const at = addressOf(code, i);
     if (at - site > LONGEST_BLOCK) return `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`;
-    if (isSite(at) && !isProbe(at)) return `another probe at ${hex(at)} would have to move`;
+    if (isSite(at) && probe(at) === undefined) return `another probe at ${hex(at)} would have to move`;
     if (code.flow[i]! & (Flow.Return | Flow.Jump | Flow.IndirectJump)) return i;
   }
   return "the block behind the probe has no end";
