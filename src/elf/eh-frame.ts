@@ -24,6 +24,22 @@ interface Cie {
   readonly lsdaEncoding: number;
   readonly hasAugmentationData: boolean;
   readonly codeAlignment: number;
+  readonly dataAlignment: number;
+  /** The file offset of the initial instructions, and of their end. */
+  readonly instructions: number;
+  readonly end: number;
+}
+
+/** The call frame instructions of one FDE, for cfa-rows.ts. */
+export interface CallFrameProgram {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  readonly codeAlignment: number;
+  readonly dataAlignment: number;
+  readonly fdeEncoding: number;
+  /** The instructions of the CIE, then those of the FDE. */
+  readonly initial: Cursor;
+  readonly instructions: Cursor;
 }
 
 /** One FDE: a contiguous range of code with one set of unwind rules. */
@@ -47,6 +63,8 @@ export interface EhFrame {
   readonly hasLsda: boolean;
   /** Reads one FDE whole. @throws InputError where it is damaged */
   fde(index: number): Fde;
+  /** The call frame instructions of one FDE. @throws InputError where it is damaged */
+  program(index: number): CallFrameProgram;
 }
 
 /** A reader that walks through one section; positions are file offsets. */
@@ -216,6 +234,18 @@ export function readEhFrame(image: ElfImage): EhFrame {
       const section = sectionOf(at);
       return readFde(view, section, at, cieOf(at, section));
     },
+    program(index) {
+      const at = records[order[index]!]!;
+      const section = sectionOf(at);
+      const cie = cieOf(at, section);
+      const { codeAlignment, dataAlignment, fdeEncoding } = cie;
+      const instructions = new Cursor(view, section, at + 8, at + 4 + view.getUint32(at, true));
+      const start = instructions.pointer(fdeEncoding) ?? 0;
+      const end = start + instructions.number(fdeEncoding & 0x0f);
+      if (cie.hasAugmentationData) instructions.skip(instructions.uleb());
+      const initial = new Cursor(view, section, cie.instructions, cie.end);
+      return { start: vaddr(start), end: vaddr(end), codeAlignment, dataAlignment, fdeEncoding, initial, instructions };
+    },
   };
 }
 
@@ -246,15 +276,17 @@ function readCie(view: DataView, section: Section, at: number, sectionEnd: numbe
   const augmentation = cursor.string();
   if (version === 4) cursor.skip(2);
   const codeAlignment = cursor.uleb();
-  cursor.sleb();
+  const dataAlignment = cursor.sleb();
   if (version === 1) cursor.u8();
   else cursor.uleb();
   let fdeEncoding = 0;
   let lsdaEncoding = DW_EH_PE_omit;
+  let instructions = cursor.at;
   const hasAugmentationData = augmentation.startsWith("z");
   if (augmentation !== "" && !hasAugmentationData) throw damaged(`augmentation "${augmentation}" is not supported`, at);
   if (hasAugmentationData) {
-    cursor.uleb();
+    const size = cursor.uleb();
+    instructions = cursor.at + size;
     for (const letter of augmentation.slice(1)) {
       if (letter === "R") fdeEncoding = cursor.u8();
       else if (letter === "L") lsdaEncoding = cursor.u8();
@@ -264,7 +296,7 @@ function readCie(view: DataView, section: Section, at: number, sectionEnd: numbe
       } else if (letter !== "S" && letter !== "B") throw damaged(`augmentation "${augmentation}" is not supported`, at);
     }
   }
-  return { fdeEncoding, lsdaEncoding, hasAugmentationData, codeAlignment };
+  return { fdeEncoding, lsdaEncoding, hasAugmentationData, codeAlignment, dataAlignment, instructions, end };
 }
 
 function readFde(view: DataView, section: Section, at: number, cie: Cie): Fde {
@@ -369,5 +401,5 @@ function readRuleChanges(cursor: Cursor, start: number, cie: Cie): readonly Vadd
   return changes;
 }
 
-/** The call-site table of one function: see lsda.ts, which reads it with the same cursor. */
+/** lsda.ts and cfa-rows.ts read what belongs to one function with the same cursor. */
 export { Cursor as EhCursor };

@@ -6,6 +6,7 @@
  * range covers is a gap: padding, or code about which nothing is known.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
+import { type CfaRows, readCfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
 import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
@@ -120,6 +121,12 @@ export class FunctionIndex {
       this.fdes.set(index, fde);
     }
     return fde;
+  }
+
+  /** The unwind table's rows for a range, or undefined where no FDE describes it. @throws InputError where it is damaged */
+  cfaRows(range: CodeRange): CfaRows | undefined {
+    const index = this.fdeOf[range.index]!;
+    return index < 0 ? undefined : readCfaRows(this.ehFrame.program(index));
   }
 
   /**

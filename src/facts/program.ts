@@ -32,6 +32,8 @@ export interface ProgramFacts {
   readonly entries: Entries;
   /** The code around a site, or why nothing can be said of it. */
   siteCode(site: Vaddr): SiteCode | string;
+  /** What looks like a jmp or jcc, by its bytes, from elsewhere into a range that holds a site. */
+  links(range: CodeRange): readonly Link[];
   /** How many bytes of padding begin at `address`, in the gap behind a function: whole instructions, just enough for `need`. */
   paddingBehind(address: Vaddr, need: number): number;
 }
@@ -69,6 +71,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       if (code.unclean !== undefined) return `its function at ${hex(range.start)} cannot be decoded: ${code.unclean}`;
       return { code, range };
     },
+    links: (range) => incoming.get(range.index) ?? [],
     paddingBehind(address, need) {
       const gap = functions.gapAt(address);
       return gap === undefined ? 0 : functions.paddingAt(address, Math.min(gap.end, address + REACH_BEHIND), need);

@@ -1,0 +1,50 @@
+/**
+ * Whether the 128 bytes below rsp at a probe hold something that is still needed.
+ *
+ * On Linux 6.18 to 7.2 a traced nop5 is a call: it writes to [rsp - 8] and the kernel's trampoline pushes three registers
+ * more. The System V ABI lets a function that calls nothing keep values there (the red zone), and so a probe may destroy
+ * them. What is needed by the program, and what the probe's notes let a tracer read, counts alike.
+ *
+ * From bottom to top: x86/effects.ts (what an instruction does), stack-state.ts (where registers point), stack-flow.ts
+ * (at every instruction of a function), red-zone.ts (what is read behind the probe).
+ *
+ * "Unused" is only said where it is proved; what is "unknown" has to be treated as live. What is assumed: a function
+ * that makes calls and names no address below rsp keeps nothing there (red-zone.ts says which compilers keep to that);
+ * nothing below rsp survives a return or is passed to another function (System V ABI); another thread or a signal handler
+ * is not given an address below rsp by a function that never lets one go.
+ */
+import { hex, type Vaddr } from "../address.js";
+import { indexOf } from "../x86/decode.js";
+import type { CodeRange } from "./functions.js";
+import type { ProgramFacts } from "./program.js";
+import { FrameUse, redZoneAt, type StackRead, type Verdict } from "./red-zone.js";
+
+export type { StackRead, Verdict as StackFact } from "./red-zone.js";
+
+/** Analyses of functions are kept as long as the facts that they were made from. */
+const known = new WeakMap<ProgramFacts, Map<number, FrameUse | undefined>>();
+
+/**
+ * Answers for one site.
+ * @param site link-time address of the probe's nop; one of the sites that the facts were gathered for
+ * @param reads where the arguments of all notes of the site lie
+ * @throws InputError where .eh_frame or an exception table is damaged
+ */
+export function stackFacts(facts: ProgramFacts, site: Vaddr, reads: readonly StackRead[]): Verdict {
+  const around = facts.siteCode(site);
+  if (typeof around === "string") return { redZone: "unknown", because: around };
+  const index = indexOf(around.code, site);
+  if (index < 0) return { redZone: "unknown", because: `no instruction of its function begins at ${hex(site)}` };
+  let uses = known.get(facts);
+  if (uses === undefined) {
+    uses = new Map();
+    known.set(facts, uses);
+  }
+  const all = uses;
+  const useOf = (range: CodeRange): FrameUse | undefined => {
+    if (!all.has(range.index))
+      all.set(range.index, facts.functions.code(range).unclean === undefined ? new FrameUse(facts, range) : undefined);
+    return all.get(range.index);
+  };
+  return redZoneAt(useOf(around.range)!, index, reads, useOf);
+}

@@ -1,0 +1,34 @@
+/**
+ * What a tracer reads from the stack for a probe's arguments: the arguments of usdt/arguments.ts in the terms of
+ * facts/stack.ts, which knows no USDT.
+ */
+import type { StackRead } from "../facts/stack.js";
+import { fullRegister, type UsdtArgument } from "../usdt/arguments.js";
+import { NONE, registerNumber } from "../x86/effects.js";
+
+/** The reads of one argument; none for what lies in no memory that the stack could be, such as a constant. */
+export function stackReads(argument: UsdtArgument): readonly StackRead[] {
+  switch (argument.kind) {
+    case "constant":
+    case "symbolic":
+    case "rip-relative":
+      return [];
+    case "unknown":
+      return [{ kind: "unknown" }];
+    case "register": {
+      const register = number(argument.register);
+      return register === NONE ? [] : [{ kind: "register", register }];
+    }
+    case "memory": {
+      // Thread-local storage, or an address that no register takes part in.
+      if (argument.segment !== null || (argument.base === null && argument.index === null)) return [];
+      const { displacement, size } = argument;
+      return [{ kind: "memory", base: number(argument.base), index: number(argument.index), displacement, size }];
+    }
+  }
+}
+
+function number(name: string | null): number {
+  const full = name === null ? null : fullRegister(name);
+  return full === null ? NONE : registerNumber(full);
+}
