@@ -35,6 +35,7 @@ export interface RewrittenSite {
 export interface RewriteDocument {
   readonly summary: Readonly<Record<"sites" | "rewritten" | "already" | "skipped", number>>;
   readonly sites: readonly RewrittenSite[];
+  readonly hazards: readonly { readonly code: string; readonly message: string }[];
 }
 
 /** The document of a command that has to succeed. */

@@ -12,7 +12,7 @@ import { buildEntry, type Entry, execute, matrix } from "./fixtures/matrix.js";
 import { crossesPage, instructionsAt, nop5 } from "./judges/code.js";
 import { sha256 } from "./judges/digest.js";
 import { findingsOf, newFindings } from "./judges/findings.js";
-import { readBuildId } from "./judges/headers.js";
+import { perfFinds, readBuildId, readSections, readSegments } from "./judges/headers.js";
 import { type Note, readNotes } from "./judges/notes.js";
 import { packagingSteps } from "./packaging.js";
 
@@ -85,6 +85,7 @@ async function check(subject: Subject, expect: Expect): Promise<void> {
     tactics.set(`${site.status} ${what}`, (tactics.get(`${site.status} ${what}`) ?? 0) + 1);
   }
   await sitesAreAsReported(output, notes, report, expect);
+  await perfStillFinds(input, output, report, expect);
   expect.soft(await execute(entry, output), "runs as before").toEqual(before);
   const found = newFindings(findings, await findingsOf(output)).join("\n");
   expect.soft(found, "checkers find nothing new").toBe("");
@@ -153,6 +154,20 @@ async function sitesAreAsReported(
       const bytes = code.get(location)?.bytes;
       if (bytes !== undefined) expect.soft(bytes, label).toBe("90");
     }
+  }
+}
+
+/** perf goes by the section .stapsdt.base: a probe that it found before it finds again, or the report says so. */
+async function perfStillFinds(input: string, output: string, report: RewriteDocument, expect: Expect): Promise<void> {
+  const headers = (file: string) => Promise.all([readSections(file), readSegments(file)]);
+  const [before, after] = await Promise.all([headers(input), headers(output)]);
+  const lost = report.sites.filter(
+    (site) => perfFinds(...before, BigInt(site.location)) && !perfFinds(...after, BigInt(site.newLocation)),
+  );
+  if (lost.length > 0) {
+    const told = report.hazards.map((hazard) => hazard.code);
+    expect.soft(told, `perf no longer finds ${lost.map((site) => site.name).join(", ")}`).toContain("perf");
+    tactics.set("lost to perf, and reported", (tactics.get("lost to perf, and reported") ?? 0) + lost.length);
   }
 }
 

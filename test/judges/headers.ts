@@ -77,3 +77,9 @@ export function fileOffset(segments: readonly Segment[], address: bigint, flags 
   );
   return holder === undefined ? null : address - holder.vaddr + holder.offset;
 }
+
+/** Whether perf's rule (offset = address + sh_offset - sh_addr of .stapsdt.base) finds the place where the kernel does. */
+export function perfFinds(sections: readonly Section[], segments: readonly Segment[], address: bigint): boolean {
+  const base = sections.find((section) => section.name === ".stapsdt.base");
+  return base !== undefined && address + base.offset - base.address === fileOffset(segments, address, "E");
+}
