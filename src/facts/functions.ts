@@ -27,6 +27,7 @@ export class FunctionIndex {
   /** The sections' bytes as plain arrays: views on a Buffer are slow to make, and there will be many. */
   private readonly contents: ReadonlyMap<Section, Uint8Array>;
   private readonly fdes = new Map<number, Fde>();
+  private readonly gaps = new Map<number, DecodedCode>();
 
   private constructor(
     image: ElfImage,
@@ -152,10 +153,34 @@ export class FunctionIndex {
     return address >= low && address < high ? { start: vaddr(low), end: vaddr(high) } : undefined;
   }
 
+  /**
+   * The code in the gap that contains `address`: start files, assembly without unwind information. Undefined outside of
+   * gaps. Zero bytes taken for an instruction mean that data stands there, which makes it unclean.
+   */
+  gapCode(address: number): DecodedCode | undefined {
+    const gap = this.gapAt(address);
+    const section = this.sectionAt(address);
+    if (gap === undefined || section === undefined) return undefined;
+    let code = this.gaps.get(gap.start);
+    if (code === undefined) {
+      const bytes = this.contents.get(section)!.subarray(gap.start - section.sh_addr, gap.end - section.sh_addr);
+      code = decode(bytes, gap.start);
+      if (code.unclean === undefined && holdsZeros(code)) code = { ...code, unclean: "data between instructions" };
+      this.gaps.set(gap.start, code);
+    }
+    return code;
+  }
+
   /** The section of code that contains the address. */
   sectionAt(address: number): Section | undefined {
     return this.codeSections.find((s) => address >= s.sh_addr && address < s.sh_addr + s.sh_size);
   }
+}
+
+/** `00 00` decodes as an addition to memory that no compiler writes: it is data. */
+function holdsZeros({ bytes, offsets, count }: DecodedCode): boolean {
+  for (let i = 0; i < count; i++) if (bytes[offsets[i]!] === 0 && bytes[offsets[i]! + 1] === 0) return true;
+  return false;
 }
 
 /**

@@ -165,6 +165,11 @@ function addLocalBranches(
   let index = Math.max(0, functions.lastAtOrBelow(low));
   const unknown = (start: number, end: number): void => {
     if (end <= start) return;
+    const inGap = functions.gapCode(start);
+    if (inGap !== undefined && inGap.unclean === undefined) {
+      addBranchesOf(inGap, near, entries);
+      return;
+    }
     const from = start + functions.paddingAt(start, end);
     const bytes = sectionBytes(image, section).subarray(from - section.sh_addr, end - section.sh_addr);
     possibleShortBranches(bytes, vaddr(from), (at, target) => {
@@ -216,10 +221,10 @@ function addBranch(code: DecodedCode, index: number, entries: Entries): void {
 /** Is a word that was found by the byte-wise scan what it looks like? Decoding the function around it tells. */
 function settle(hit: CodeHit, functions: FunctionIndex, near: Neighbourhoods, entries: Entries): void {
   const range = functions.containing(hit.at);
-  const code = range === undefined ? undefined : functions.code(range);
+  // Padding is made of nops with zero displacements, which look like distances: they branch nowhere.
+  if (range === undefined && isPadding(hit.at, functions)) return;
+  const code = range === undefined ? functions.gapCode(hit.at) : functions.code(range);
   if (code === undefined || code.unclean !== undefined) {
-    // Padding is made of nops with zero displacements, which look like distances: they branch nowhere.
-    if (range === undefined && isPadding(hit.at, functions)) return;
     entries.add(hit.target, `what may be a branch or an address at ${hex(hit.at)}, in code that cannot be decoded,`);
     return;
   }

@@ -1,0 +1,139 @@
+/** Layouts, guards and which layout auto chooses, on compiled programs; objdump and readelf are the judges. */
+import { describe, expect, it } from "vitest";
+import { usdtNop5 } from "../command.js";
+import { disassemble } from "../judges/code.js";
+import { sha256 } from "../judges/digest.js";
+import { readNotes } from "../judges/notes.js";
+import { must } from "../run.js";
+import { canCompile, compile, scratch } from "./compile.js";
+
+interface Document {
+  readonly layout: string;
+  readonly sites: readonly { newLocation: string; status: string; guard: boolean; reason: string | null }[];
+  readonly hazards: readonly { code: string; message: string }[];
+}
+
+async function rewriteWith(input: string, ...options: readonly string[]): Promise<Document & { output: string }> {
+  const output = scratch("out");
+  const outcome = await usdtNop5("rewrite", input, "-o", output, "--json", ...options);
+  expect(outcome.status, outcome.stderr).toBe(0);
+  return { ...(JSON.parse(outcome.stdout) as Document), output };
+}
+
+/** The instructions from the first probe on, as bytes. */
+async function bytesAt(file: string, count: number, before = 0n): Promise<string[]> {
+  const [note] = await readNotes(file);
+  const from = note!.location - before;
+  return (await disassemble(file, from, from + 40n)).slice(0, count).map((i) => i.bytes);
+}
+
+const NOP = "90";
+const NOP5 = "0f1f440000";
+const NOP10 = "662e0f1f840000000000";
+const LOWER = "488d642480";
+const RAISE = "488da42480000000";
+
+const plain = `
+#include <stdio.h>
+#include <sys/sdt.h>
+__attribute__((noinline)) long twice(long x) { puts("twice"); DTRACE_PROBE1(lay, twice, x); return x * 2 + getchar(); }
+int main(void) { printf("%ld\\n", twice(21)); }
+`;
+
+const forking = `
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <sys/sdt.h>
+int main(void) {
+  DTRACE_PROBE(lay, parent);
+  if (fork() == 0) return 0;
+  int status;
+  wait(&status);
+  printf("%d\\n", status);
+}
+`;
+
+/** A leaf function that keeps its array below rsp, which -O0 does not even say. */
+const leaf = `
+#include <stdio.h>
+#include <sys/sdt.h>
+__attribute__((noinline)) long leaf(long x, int n) {
+  volatile long a[4];
+  for (int i = 0; i < 4; i++) a[i] = x + i;
+  DTRACE_PROBE2(lay, leaf, x, a[1]);
+  long sum = 0;
+  for (int i = 0; i < 4; i++) sum += a[i];
+  return sum + n;
+}
+int main(void) { printf("%ld\\n", leaf(10, 3)); }
+`;
+
+describe.skipIf(!canCompile)("layouts", () => {
+  it("writes the bytes that libbpf looks for", async () => {
+    const input = await compile(plain);
+    expect(await bytesAt((await rewriteWith(input, "--layout", "nop,nop5")).output, 2)).toEqual([NOP, NOP5]);
+    expect(await bytesAt((await rewriteWith(input, "--layout", "nop,nop10")).output, 2)).toEqual([NOP, NOP10]);
+    const { output } = await rewriteWith(input, "--layout", "nop5");
+    expect((await bytesAt(output, 1))[0]).toBe(NOP5);
+  });
+
+  it("guards a nop5 where something below rsp may be needed, and arguments that go by rsp say 128 more", async () => {
+    const input = await compile(leaf, "-fno-unroll-loops", "-fno-tree-vectorize");
+    const { output, sites } = await rewriteWith(input, "--layout", "nop5");
+    expect(sites.map((s) => [s.status, s.guard])).toEqual([["rewritten", true]]);
+    expect(await bytesAt(output, 3, 5n)).toEqual([LOWER, NOP5, RAISE]);
+    const [before] = await readNotes(input);
+    const [after] = await readNotes(output);
+    const shifted = before!.arguments.map((a) =>
+      a.replace(/@(-?\d*)\(%rsp/, (_, n: string) => `@${Number(n || 0) + 128}(%rsp`),
+    );
+    expect(after!.arguments).toEqual(shifted);
+    expect(shifted).not.toEqual(before!.arguments);
+    expect(await must(output, [])).toBe(await must(input, []));
+  });
+
+  it("needs no guard around nop,nop10", async () => {
+    const input = await compile(leaf);
+    const { output, sites } = await rewriteWith(input, "--layout", "nop,nop10");
+    expect(sites.map((s) => s.guard)).toEqual([false]);
+    expect(await bytesAt(output, 2)).toEqual([NOP, NOP10]);
+  });
+
+  it("chooses nop5 for a program that shows no way to fork, and says what is left of the hazard", async () => {
+    const { layout, hazards } = await rewriteWith(await compile(plain));
+    expect(layout).toBe("nop5");
+    expect(hazards.map((h) => h.code)).toContain("fork-in-library");
+  });
+
+  it.each([
+    ["a program that forks", forking, []],
+    ["a shared library", plain.replace("int main", "int other"), ["-shared", "-fPIC"]],
+    ["a static program", plain, ["-static"]],
+    ["a static PIE", plain, ["-static-pie"]],
+  ])("chooses nop,nop10 for %s", async (_what, source, flags) => {
+    const input = await compile(source, ...flags);
+    const { layout, hazards } = await rewriteWith(input);
+    expect(layout).toBe("nop,nop10");
+    expect(hazards.map((h) => h.code)).not.toContain("fork");
+    const warned = await rewriteWith(input, "--layout", "nop5");
+    expect(warned.hazards.map((h) => h.code)).toContain("fork");
+  });
+
+  it.each(["7.3", "any"])("chooses nop,nop10 for kernel %s, so that no kernel is slowed down", async (kernel) => {
+    const { layout, hazards } = await rewriteWith(await compile(plain), "--kernel", kernel);
+    expect(layout).toBe("nop,nop10");
+    expect(hazards).toEqual([]);
+  });
+
+  it("starts from the original where a rewritten file is rewritten with other options", async () => {
+    const input = await compile(plain);
+    const five = await rewriteWith(input, "--layout", "nop5");
+    const ten = await rewriteWith(input, "--layout", "nop,nop10");
+    const again = await rewriteWith(five.output, "--layout", "nop,nop10");
+    expect(sha256(again.output)).toBe(sha256(ten.output));
+    const same = await rewriteWith(five.output, "--layout", "nop5");
+    expect(sha256(same.output)).toBe(sha256(five.output));
+    expect(same.sites.map((s) => s.status)).toEqual(["already"]);
+  });
+});
