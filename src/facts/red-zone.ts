@@ -197,9 +197,13 @@ class Search {
     return true;
   }
 
-  /** What counts in strict functions only. */
+  /** What counts in strict functions only: it may concern what is made below rsp, or nothing is known. */
   private open(because: string): Verdict | undefined {
-    return this.use.isStrict ? unknown(because) : undefined;
+    const { isStrict, formsBelow } = this.use;
+    if (!isStrict) return undefined;
+    return formsBelow === undefined
+      ? unknown(because)
+      : live(`${because}, and the one at ${hex(formsBelow)} makes an address below the stack pointer`);
   }
 
   private reads(effects: Effects, i: number, state: State, mask: ByteMask, address: Vaddr): Verdict | undefined {
@@ -281,9 +285,11 @@ class Search {
         if (this.base !== ENTRY) return unknown(`the jump to ${hex(target)} may lead to a part of the function`);
         if (this.addressesLeave(state)) return unknown(`the code at ${hex(target)} is given an address of the stack`);
         return this.follow(destination.range, mask, this.height);
+      case "linkage":
+        return undefined;
       case "unknown": {
         const atEntryHeight = baseOf(state, RSP) === ENTRY && offsetOf(state, RSP) === 0;
-        if (atEntryHeight && (!this.use.isStrict || flow.isLinkage(target))) return undefined;
+        if (atEntryHeight && !this.use.isStrict) return undefined;
         return unknown(`the jump to ${hex(target)} leads to code of which nothing is known`);
       }
     }

@@ -59,6 +59,8 @@ export type Destination =
   | { readonly kind: "inside"; readonly part: Part; readonly index: number }
   /** The start of another range, with rsp as at the entry. */
   | { readonly kind: "tail"; readonly range: CodeRange }
+  /** The procedure linkage table, whose stubs jump to functions of other files. */
+  | { readonly kind: "linkage" }
   /** Code of which nothing is known. */
   | { readonly kind: "unknown"; readonly address: number };
 
@@ -114,6 +116,7 @@ export class StackFlow {
       const index = indexOf(part.code, target);
       return index < 0 ? { kind: "unknown", address: target } : { kind: "inside", part, index };
     }
+    if (this.facts.functions.sectionAt(target)?.name.startsWith(".plt")) return { kind: "linkage" };
     const range = this.facts.functions.containing(target);
     if (range === undefined) return { kind: "unknown", address: target };
     const atEntryHeight = baseOf(state, RSP) === ENTRY && offsetOf(state, RSP) === 0;
@@ -123,11 +126,6 @@ export class StackFlow {
     const other = known ?? this.addPart(range);
     const index = other === undefined ? -1 : indexOf(other.code, target);
     return index < 0 ? { kind: "unknown", address: target } : { kind: "inside", part: other!, index };
-  }
-
-  /** Whether an address lies in the procedure linkage table, whose stubs jump to functions of other files. */
-  isLinkage(address: number): boolean {
-    return this.facts.functions.sectionAt(address)?.name.startsWith(".plt") ?? false;
   }
 
   private addPart(range: CodeRange): Part | undefined {

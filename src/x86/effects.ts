@@ -169,6 +169,7 @@ export function effectsOf(code: DecodedCode): Effects {
     if (isKnown(code, i, out)) continue;
     decoder.position = code.offsets[i]!;
     decoder.decodeOut(scratch);
+    if (isFence(scratch) && !(code.flow[i + 1]! & Flow.Conditional)) continue;
     read(scratch, code.flow[i]!, i, out);
   }
   out.firstAccess[code.count] = out.base.length;
@@ -332,6 +333,16 @@ const isMasked = (instruction: Instruction): boolean =>
   instruction.mnemonic === Mnemonic.Maskmovdqu ||
   instruction.mnemonic === Mnemonic.Maskmovq ||
   instruction.mnemonic === Mnemonic.Vmaskmovdqu;
+
+/**
+ * `lock or $0, mem` and `lock add $0, mem`: compilers make memory fences of them, at places near rsp that hold nothing or
+ * anything (LLVM takes -64(%rsp)). The memory stays as it is, and nobody looks at the flags.
+ */
+const isFence = (instruction: Instruction): boolean =>
+  instruction.hasLockPrefix &&
+  (instruction.mnemonic === Mnemonic.Or || instruction.mnemonic === Mnemonic.Add) &&
+  instruction.op1Kind !== OpKind.Register &&
+  instruction.immediate(1) === 0n;
 
 /** Registers that are read as part of an address and not for their value. */
 function addressOnly(instruction: Instruction, info: { opAccess(operand: number): number }, writes: number): number {
