@@ -22,7 +22,7 @@ import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js
 import { type Place, placesFor } from "./place.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
 import type { InPlaceChange, PlacedProbe, Proposal } from "./proposal.js";
-import { redZoneAt } from "./red-zone.js";
+import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
 
@@ -111,7 +111,7 @@ function surveySites(
   const facts = gatherFacts(image, [...byLocation.keys()]);
   const wanted: WantedSite[] = [];
   for (const [location, own] of byLocation) {
-    const redZone = redZoneAt(facts, location, own);
+    const redZone = redZoneOf(facts, location, own);
     redZones.set(location, redZone);
     if (selection.get(own[0]!)!.kind !== "candidate") continue;
     const form = formOf(layout, redZone !== "unused");

@@ -13,7 +13,7 @@ import { type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Proposal, SiteContext } from "../proposal.js";
-import { crossesLine, crossesPage, guardInPlace, windowObstacle } from "./safety.js";
+import { crossesLine, crossesPage, guardObstacle, windowObstacle } from "./safety.js";
 
 /** How far a run of nops is followed: enough to choose a place in a 16-byte line. */
 const LONGEST_RUN = 24;
@@ -21,7 +21,8 @@ const LONGEST_RUN = 24;
 export function inPlace(context: SiteContext): Proposal | string {
   const { code, index, site, facts } = context;
   const form = context.probe(site)!.form;
-  if (form.guard) return guardInPlace;
+  const unguardable = form.guard ? guardObstacle(context) : undefined;
+  if (unguardable !== undefined) return unguardable;
   const isRoom = (i: number): boolean =>
     i >= 0 && i < code.count && (code.flow[i]! & Flow.Nop) !== 0 && !context.isSite(addressOf(code, i));
   let end = vaddr(site + 1);
@@ -38,7 +39,9 @@ export function inPlace(context: SiteContext): Proposal | string {
   const places: Vaddr[] = [];
   for (let at = site; at + form.bytes.length <= end; at++) places.push(vaddr(at));
   for (let at = Math.min(site - 1, end - form.bytes.length); at >= start; at--) places.push(vaddr(at));
-  const place = places.find((p) => !crossesLine(p, form)) ?? places.find((p) => !crossesPage(p, form));
+  const located = (p: Vaddr): Vaddr => vaddr(p + form.location);
+  const place =
+    places.find((p) => !crossesLine(located(p), form)) ?? places.find((p) => !crossesPage(located(p), form));
   if (place === undefined) return "the probe would cross a page boundary, where the kernel does not optimize it";
   // No more of the run is touched than the probe needs, from and to the borders of whole instructions.
   const window = { start: vaddr(Math.min(site, place)), end: vaddr(Math.max(site + 1, place + form.bytes.length)) };
@@ -63,7 +66,12 @@ export function inPlace(context: SiteContext): Proposal | string {
   return {
     tactic: "in-place",
     window,
-    change: { kind: "in-place", bytes, probes: [{ site, location: place, form, stackShift: 0 }], growth: undefined },
+    change: {
+      kind: "in-place",
+      bytes,
+      probes: [{ site, location: located(place), form, stackShift: form.stackShift }],
+      growth: undefined,
+    },
     displaced: [],
   };
 }

@@ -3,6 +3,7 @@
  * elsewhere? Each answer is undefined for yes, or the reason for no.
  */
 import { hex, PAGE_SIZE, type Vaddr } from "../../address.js";
+import { DWARF_RBP, rowAt } from "../../elf/cfa-rows.js";
 import type { Fde } from "../../elf/eh-frame.js";
 import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
@@ -37,8 +38,17 @@ function crosses(location: Vaddr, { patched }: ProbeForm, unit: number): boolean
   return ((location + patched.offset) % unit) + patched.size > unit;
 }
 
-/** Why a guarded probe takes new code: between its two `lea` the unwind rules of the function would not hold. */
-export const guardInPlace = "a guarded probe changes rsp, which the unwind information here does not know";
+/**
+ * Why a guard cannot stand where the probe is: between its two `lea` the unwind rule of the place must still hold, and it
+ * does only where it goes by rbp.
+ */
+export function guardObstacle({ facts, range, site }: SiteContext): string | undefined {
+  const rows = facts.functions.cfaRows(range);
+  if (rows === undefined) return undefined;
+  const row = rowAt(rows, site);
+  if (row >= 0 && rows.registers[row] === DWARF_RBP) return undefined;
+  return "a guard changes rsp, by which the unwind information finds the caller here";
+}
 
 export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
   code.bytes.subarray(code.offsets[index]!, code.offsets[index]! + lengthOf(code, index));

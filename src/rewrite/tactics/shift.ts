@@ -19,7 +19,7 @@ import type { PlacedProbe, Proposal, SiteContext } from "../proposal.js";
 import {
   callSites,
   crossesPage,
-  guardInPlace,
+  guardObstacle,
   instructionBytes,
   movable,
   paddingRoom,
@@ -43,10 +43,12 @@ export function shift(context: SiteContext): Proposal | string {
     const probe = context.probe(from);
     if (probe !== undefined) {
       const { form } = probe;
-      if (form.guard) return guardInPlace;
+      const unguardable = form.guard ? guardObstacle(context) : undefined;
+      if (unguardable !== undefined) return unguardable;
       bytes = form.bytes;
-      probes.push({ site: from, location: vaddr(to), form, stackShift: 0 });
-      if (crossesPage(vaddr(to), form))
+      const location = vaddr(to + form.location);
+      probes.push({ site: from, location, form, stackShift: form.stackShift });
+      if (crossesPage(location, form))
         return "the probe would cross a page boundary, where the kernel does not optimize it";
     } else {
       const traits = movable(context, i);
