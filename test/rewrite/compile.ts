@@ -25,7 +25,7 @@ export async function compile(source: string, ...flags: readonly string[]): Prom
   return output;
 }
 
-/** A program with so many probes that their new code takes more than a page; prints the sum of 0 to n-1. */
+/** A program with many probes, for which -falign-functions=1 leaves no padding; prints the sum of 0 to n-1. */
 export const manyProbes = (n: number): string => `
 #include <stdio.h>
 #include <sys/sdt.h>

@@ -44,7 +44,7 @@ describe.skipIf(!canCompile)("rewriting", () => {
   });
 
   it("keeps the build-id, or derives a new one when asked", async () => {
-    const input = await compile(manyProbes(400));
+    const input = await compile(manyProbes(600), "-falign-functions=1");
     const [kept, derived, again] = [scratch("kept"), scratch("derived"), scratch("again")];
     await rewrite(input, kept);
     expect(await readBuildId(kept)).toBe(await readBuildId(input));
@@ -58,7 +58,7 @@ describe.skipIf(!canCompile)("rewriting", () => {
   });
 
   it("keeps what is appended to the file at its end, and says so", async () => {
-    const input = await compile(manyProbes(400));
+    const input = await compile(manyProbes(600), "-falign-functions=1");
     const payload = Buffer.from("an archive that the program looks for at its own end");
     appendFileSync(input, payload);
     const output = scratch("appended");

@@ -52,7 +52,7 @@ describe.skipIf(!canCompile)("the place of new code", () => {
   });
 
   it("is a new segment else: the table grows in place, and what stood behind it moves", async () => {
-    const input = await compile(manyProbes(400));
+    const input = await compile(manyProbes(600), "-falign-functions=1");
     const output = await rewritten(input);
     expect((await loads(output)).length).toBe((await loads(input)).length + 1);
     expect(programHeaders(output)).toEqual({ offset: 64n, count: programHeaders(input).count + 1 });
@@ -65,7 +65,7 @@ describe.skipIf(!canCompile)("the place of new code", () => {
   });
 
   it("is described by a free program header where the linker left one", async () => {
-    const input = await compile(manyProbes(400));
+    const input = await compile(manyProbes(600), "-falign-functions=1");
     const bytes = readFileSync(input);
     const { offset, count } = programHeaders(input);
     for (let at = Number(offset); at < Number(offset) + count * 56; at += 56)
