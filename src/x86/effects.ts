@@ -7,94 +7,17 @@
  * iced-x86 says which registers and memory an instruction uses. It does not tell a register that is part of an address
  * from one whose value is used: that is taken from the operands here.
  */
+import { commonEffect } from "./common-effects.js";
 import { type DecodedCode, Flow } from "./decode.js";
+import { Access, EffectList, type Effects, Kind, NONE, RAX, RBP, RSP, Trait, UNBOUNDED } from "./effect-list.js";
 import { type Instruction, iced } from "./iced.js";
 
-/** Numbers of the general-purpose registers, as instructions encode them. */
-export const RAX = 0;
-export const RDX = 2;
-export const RSP = 4;
-export const RBP = 5;
-export const REGISTER_COUNT = 16;
-/** No register. */
-export const NONE = -1;
-
-const names = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
-
-/** The number of a register by its 64-bit name, or NONE where it is no general-purpose register. */
-export const registerNumber = (name: string): number => names.indexOf(name);
-
-export const registerName = (register: number): string => names[register] ?? "none";
-
-/** What becomes of the registers. `target`, `source` and `constant` stand in the arrays of that name. */
-export const Kind = {
-  /** The registers in `writes` get something made of those in `values`; no more is known. */
-  Generic: 0,
-  /** target = source + constant, all 64 bits. */
-  Add: 1,
-  /** rsp -= constant, the value goes to memory. */
-  Push: 2,
-  /** rsp += constant, then the registers in `writes` come from memory. */
-  Pop: 3,
-  /** rsp &= constant, a negative power of two. */
-  Align: 4,
-  /** rsp -= something that is not known here. */
-  Allocate: 5,
-  /** rsp = rbp + 8, rbp comes from memory. */
-  Leave: 6,
-  /** rsp -= 8, rbp = rsp, rsp -= constant. */
-  Enter: 7,
-  Call: 8,
-} as const;
-
-/** Bits of `traits`. */
-export const Trait = {
-  /** The values go to memory or to a register that is not followed. */
-  Leaks: 1,
-  /** The kernel runs: it may read any memory that it is given an address of. */
-  Kernel: 2,
-  /** Nothing comes behind it: ud2, hlt. */
-  Ends: 4,
-  /** std: string instructions go downwards from here on. */
-  Downwards: 8,
-} as const;
-
-/** Bits of an access's mode; none of them means that an address is made and not used (lea). */
-export const Access = {
-  Read: 1,
-  /** All of its bytes are written, whatever happens. */
-  Write: 2,
-  /** The place may lie anywhere around: a bit offset, a vector of indices, an address of 32 bits. */
-  Vague: 4,
-} as const;
-
-/** The size of an access that goes on upwards for an unknown length. */
-export const UNBOUNDED = 0x7fffffff;
-
-export interface Effects {
-  readonly code: DecodedCode;
-  readonly kind: Uint8Array;
-  readonly target: Int8Array;
-  readonly source: Int8Array;
-  readonly constant: Int32Array;
-  /** A bit for each register that is written. */
-  readonly writes: Uint16Array;
-  /** Of those: written only in part, or only perhaps. */
-  readonly keeps: Uint16Array;
-  readonly values: Uint16Array;
-  readonly traits: Uint8Array;
-  /** Instruction i has the accesses [firstAccess[i], firstAccess[i + 1]). Registers are those before the instruction. */
-  readonly firstAccess: Uint32Array;
-  readonly base: Int8Array;
-  readonly index: Int8Array;
-  readonly displacement: Float64Array;
-  readonly size: Int32Array;
-  readonly mode: Uint8Array;
-}
+export * from "./effect-list.js";
 
 const { Register, OpAccess, OpKind, Mnemonic, MemorySizeExt } = iced;
 const scratch = new iced.Instruction();
 const infoFactory = new iced.InstructionInfoFactory();
+const out = new EffectList();
 
 /** The number of the general-purpose register that contains an iced register, or NONE; -2 for %rip and segments. */
 const numbers: Int8Array = Int8Array.from({ length: 256 }, (_, register) => {
@@ -114,129 +37,35 @@ const isStorage = (register: number): boolean =>
   (register >= Register.K0 && register <= Register.TMM7) ||
   (register >= Register.ES && register <= Register.GS);
 
-/** Collects the arrays of one range; they grow as iced answers. */
-class Collector {
-  readonly kind: Uint8Array;
-  readonly target: Int8Array;
-  readonly source: Int8Array;
-  readonly constant: Int32Array;
-  readonly writes: Uint16Array;
-  readonly keeps: Uint16Array;
-  readonly values: Uint16Array;
-  readonly traits: Uint8Array;
-  readonly firstAccess: Uint32Array;
-  readonly base: number[] = [];
-  readonly index: number[] = [];
-  readonly displacement: number[] = [];
-  readonly size: number[] = [];
-  readonly mode: number[] = [];
-
-  constructor(count: number) {
-    this.kind = new Uint8Array(count);
-    this.target = new Int8Array(count).fill(NONE);
-    this.source = new Int8Array(count).fill(NONE);
-    this.constant = new Int32Array(count);
-    this.writes = new Uint16Array(count);
-    this.keeps = new Uint16Array(count);
-    this.values = new Uint16Array(count);
-    this.traits = new Uint8Array(count);
-    this.firstAccess = new Uint32Array(count + 1);
-  }
-
-  access(base: number, index: number, displacement: number, size: number, mode: number): void {
-    this.base.push(base);
-    this.index.push(index);
-    this.displacement.push(displacement);
-    this.size.push(size);
-    this.mode.push(mode);
-  }
-
-  add(i: number, target: number, source: number, constant: number): void {
-    this.kind[i] = Kind.Add;
-    this.target[i] = target;
-    this.source[i] = source;
-    this.constant[i] = constant;
-  }
-}
-
-/** The effects of all instructions of a range. What is not clean has none that could be trusted. */
-export function effectsOf(code: DecodedCode): Effects {
-  const out = new Collector(code.count);
+/**
+ * The effects of all instructions of a range. What is not clean has none that could be trusted.
+ * @param fast false asks iced for the common instructions too: for the test that both say the same
+ */
+export function effectsOf(code: DecodedCode, fast = true): Effects {
+  out.start(code.count);
   const decoder = new iced.Decoder(64, code.bytes, iced.DecoderOptions.None);
   decoder.ip = BigInt(code.start);
   for (let i = 0; i < code.count; i++) {
-    out.firstAccess[i] = out.base.length;
-    if (isKnown(code, i, out)) continue;
+    out.firstAccess[i] = out.accesses;
+    if (fast && commonEffect(code, i, out)) continue;
+    if (code.flow[i]! & (Flow.Nop | Flow.Landing)) continue;
     decoder.position = code.offsets[i]!;
     decoder.decodeOut(scratch);
     if (isFence(scratch) && !(code.flow[i + 1]! & Flow.Conditional)) continue;
-    read(scratch, code.flow[i]!, i, out);
+    read(scratch, code.flow[i]!, i);
   }
-  out.firstAccess[code.count] = out.base.length;
   decoder.free();
-  return {
-    ...out,
-    code,
-    base: Int8Array.from(out.base),
-    index: Int8Array.from(out.index),
-    displacement: Float64Array.from(out.displacement),
-    size: Int32Array.from(out.size),
-    mode: Uint8Array.from(out.mode),
-  };
+  return out.finish(code);
 }
 
-/** The commonest instructions, by their bytes: half of all code, and asking iced costs a microsecond each. */
-function isKnown(code: DecodedCode, i: number, out: Collector): boolean {
-  const flow = code.flow[i]!;
-  const at = code.offsets[i]!;
-  const length = code.offsets[i + 1]! - at;
-  const first = code.bytes[at]!;
-  if (flow & (Flow.Nop | Flow.Landing)) return true;
-  // 0x70 to 0x7f, 0f 80 to 0f 8f, eb, e9; not loop and jrcxz.
-  if (flow & (Flow.Jump | Flow.Conditional)) return (first & 0xfc) !== 0xe0;
-  if (flow & Flow.Call && first === 0xe8) {
-    pushes(i, out, Kind.Call, 8);
-    return true;
-  }
-  const short = (first & 0xf0) === 0x50 && length === 1;
-  if (short || ((first & 0xfe) === 0x40 && length === 2 && (code.bytes[at + 1]! & 0xf0) === 0x50)) {
-    const opcode = short ? first : code.bytes[at + 1]!;
-    const register = (opcode & 7) | (short ? 0 : (first & 1) << 3);
-    if (opcode < 0x58) {
-      pushes(i, out, Kind.Push, 8);
-      out.values[i] = 1 << register;
-      out.traits[i] = Trait.Leaks;
-    } else {
-      out.kind[i] = Kind.Pop;
-      out.constant[i] = 8;
-      out.writes[i] = 1 << register;
-      out.access(RSP, NONE, 0, 8, Access.Read);
-    }
-    return true;
-  }
-  // mov r64, r64: REX.W 89 /r with mod 11.
-  const modrm = code.bytes[at + 2]!;
-  if (length === 3 && (first & 0xf8) === 0x48 && code.bytes[at + 1] === 0x89 && modrm >= 0xc0) {
-    out.add(i, (modrm & 7) | ((first & 1) << 3), ((modrm >> 3) & 7) | ((first & 4) << 1), 0);
-    return true;
-  }
-  return false;
-}
-
-function pushes(i: number, out: Collector, kind: number, size: number): void {
-  out.kind[i] = kind;
-  out.constant[i] = size;
-  out.access(RSP, NONE, -size, size, Access.Write);
-}
-
-function read(instruction: Instruction, flow: number, i: number, out: Collector): void {
+function read(instruction: Instruction, flow: number, i: number): void {
   const info = infoFactory.info(instruction);
   const memory = info.usedMemory();
   const registers = info.usedRegisters();
   const mnemonic = instruction.mnemonic;
   let leaks = false;
   for (const m of memory) {
-    if (addAccess(instruction, m, out)) leaks = true;
+    if (addAccess(instruction, m)) leaks = true;
     m.free();
   }
   let writes = 0;
@@ -261,17 +90,20 @@ function read(instruction: Instruction, flow: number, i: number, out: Collector)
   out.keeps[i] = keeps;
   out.values[i] = mnemonic === Mnemonic.Lea ? reads : reads & ~addressOnly(instruction, info, writes);
   info.free();
-  if (leaks) out.traits[i]! |= Trait.Leaks;
   if (flow & Flow.Call) {
     out.kind[i] = Kind.Call;
     out.constant[i] = 8;
-    out.values[i] = 0;
-  } else if (instruction.isStackInstruction) stackInstruction(instruction, i, out);
-  else if (writes !== 0) exactArithmetic(instruction, i, out);
-  addTraits(mnemonic, flow, i, out);
+  } else if (instruction.isStackInstruction) stackInstruction(instruction, i);
+  else if (writes !== 0) exactArithmetic(instruction, i);
+  const kind = out.kind[i];
+  if (kind !== Kind.Generic && kind !== Kind.Pop) out.writes[i] = out.keeps[i] = 0;
+  // Values matter where they go somewhere.
+  if (out.writes[i] === 0 && (!leaks || kind === Kind.Call)) out.values[i] = 0;
+  if (leaks && out.values[i] !== 0) out.traits[i]! |= Trait.Leaks;
+  addTraits(mnemonic, flow, i);
 }
 
-function addTraits(mnemonic: number, flow: number, i: number, out: Collector): void {
+function addTraits(mnemonic: number, flow: number, i: number): void {
   if (mnemonic === Mnemonic.Std) out.traits[i]! |= Trait.Downwards;
   if ((flow & Flow.Trap) === 0) return;
   const ends =
@@ -291,7 +123,7 @@ interface UsedMemory {
 }
 
 /** @returns whether it writes to memory */
-function addAccess(instruction: Instruction, m: UsedMemory, out: Collector): boolean {
+function addAccess(instruction: Instruction, m: UsedMemory): boolean {
   const { access, base, index, segment } = m;
   if (access === OpAccess.NoMemAccess || access === OpAccess.None) return false;
   const reads = access !== OpAccess.Write && access !== OpAccess.CondWrite;
@@ -369,7 +201,7 @@ function bit(register: number): number {
   return number < 0 ? 0 : 1 << number;
 }
 
-function stackInstruction(instruction: Instruction, i: number, out: Collector): void {
+function stackInstruction(instruction: Instruction, i: number): void {
   const { mnemonic, stackPointerIncrement } = instruction;
   out.writes[i]! &= ~(1 << RSP);
   out.keeps[i]! &= ~(1 << RSP);
@@ -387,7 +219,7 @@ function stackInstruction(instruction: Instruction, i: number, out: Collector): 
 }
 
 /** Instructions that keep an address exact, and lea, which makes one. */
-function exactArithmetic(instruction: Instruction, i: number, out: Collector): void {
+function exactArithmetic(instruction: Instruction, i: number): void {
   const { mnemonic } = instruction;
   const { op0Register } = instruction;
   if (instruction.op0Kind !== OpKind.Register || !isFull(op0Register)) return;
@@ -398,7 +230,7 @@ function exactArithmetic(instruction: Instruction, i: number, out: Collector): v
         out.add(i, target, numbers[instruction.op1Register]!, 0);
       return;
     case Mnemonic.Lea:
-      lea(instruction, target, i, out);
+      lea(instruction, target, i);
       return;
     case Mnemonic.Inc:
     case Mnemonic.Dec:
@@ -424,7 +256,7 @@ function exactArithmetic(instruction: Instruction, i: number, out: Collector): v
   }
 }
 
-function lea(instruction: Instruction, target: number, i: number, out: Collector): void {
+function lea(instruction: Instruction, target: number, i: number): void {
   const { memoryBase, memoryIndex } = instruction;
   if (memoryBase === Register.RIP || memoryBase === Register.EIP) return;
   const exact = (register: number): boolean => register === Register.None || isFull(register);
