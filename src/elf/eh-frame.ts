@@ -226,8 +226,8 @@ export function readEhFrame(image: ElfImage): EhFrame {
   const order = sortedOrder(starts.subarray(0, count));
   return {
     count,
-    starts: Float64Array.from(order, (i) => starts[i]!),
-    ends: Float64Array.from(order, (i) => ends[i]!),
+    starts: inOrder(starts, order),
+    ends: inOrder(ends, order),
     hasLsda,
     fde(index) {
       const at = records[order[index]!]!;
@@ -254,16 +254,30 @@ const isEhFrame = (s: Section): boolean =>
   (s.sh_flags & elf.SHF_ALLOC) !== 0 &&
   (s.sh_type === elf.SHT_PROGBITS || s.sh_type === SHT_X86_64_UNWIND);
 
+function inOrder(values: Float64Array, order: Uint32Array): Float64Array {
+  const result = new Float64Array(order.length);
+  for (let i = 0; i < order.length; i++) result[i] = values[order[i]!]!;
+  return result;
+}
+
 /** The indices of `values` in ascending order of the values. */
 function sortedOrder(values: Float64Array): Uint32Array {
-  const order = Uint32Array.from(values, (_, i) => i);
-  const lowest = values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
-  const highest = values.reduce((a, b) => Math.max(a, b), 0);
+  const order = new Uint32Array(values.length);
+  let lowest = Number.POSITIVE_INFINITY;
+  let highest = 0;
+  for (let i = 0; i < values.length; i++) {
+    order[i] = i;
+    lowest = Math.min(lowest, values[i]!);
+    highest = Math.max(highest, values[i]!);
+  }
   if (values.length >= 2 ** 20 || highest - lowest >= 2 ** 33)
     return order.sort((a, b) => values[a]! - values[b]! || a - b);
   // Value and index in one double sort without a comparison function: 20 times faster.
-  const keys = Float64Array.from(values, (value, i) => (value - lowest) * 2 ** 20 + i).sort();
-  return Uint32Array.from(keys, (key) => key % 2 ** 20);
+  const keys = new Float64Array(values.length);
+  for (let i = 0; i < keys.length; i++) keys[i] = (values[i]! - lowest) * 2 ** 20 + i;
+  keys.sort();
+  for (let i = 0; i < keys.length; i++) order[i] = keys[i]! % 2 ** 20;
+  return order;
 }
 
 function readCie(view: DataView, section: Section, at: number, sectionEnd: number): Cie {

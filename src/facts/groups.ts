@@ -6,13 +6,17 @@ import type { Vaddr } from "../address.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../x86/decode.js";
 import { constantsOf } from "../x86/relocate.js";
 import type { CodeRange, FunctionIndex } from "./functions.js";
+import { unknownJumpIn } from "./indirect-jumps.js";
 import type { Link } from "./scan-code.js";
 
 export interface Group {
   /** Why one of the parts cannot be decoded, or undefined. */
   readonly unclean: string | undefined;
-  /** Some part jumps through a register or memory, so that tables matter. */
-  readonly jumpsIndirectly: boolean;
+  /** Where a part jumps to a target that comes about in a way that is not understood, or undefined. */
+  readonly unknownJump: number | undefined;
+  /** Some part jumps through a register, so that tables of words matter. Through memory go pointers, which are seen. */
+  readonly jumpsByRegister: boolean;
+  readonly parts: readonly CodeRange[];
   /** Link-time addresses that the parts make. */
   readonly bases: ReadonlySet<number>;
 }
@@ -34,6 +38,7 @@ export function groupOf(
   const indices = new Set<number>([range.index]);
   const queue: { range: CodeRange; depth: number }[] = [{ range, depth: 0 }];
   const parts: DecodedCode[] = [];
+  const ranges: CodeRange[] = [];
   let unclean: string | undefined;
   const add = (address: number, depth: number, certain: boolean): void => {
     if (depth > 0 && !certain) return;
@@ -54,6 +59,7 @@ export function groupOf(
   for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
     const code = functions.code(next.range);
     parts.push(code);
+    ranges.push(next.range);
     unclean ??= code.unclean;
     if (next.depth >= 2) continue;
     for (let i = 0; i < code.count; i++) {
@@ -66,20 +72,19 @@ export function groupOf(
     }
     for (const link of incoming.get(next.range.index) ?? []) add(link.from, next.depth, link.to !== next.range.start);
   }
-  const jumpsIndirectly = parts.some(hasIndirectJump);
-  return { unclean, jumpsIndirectly, bases: jumpsIndirectly ? basesOf(parts, lowest) : new Set() };
+  const jumpsByRegister = parts.some(hasJumpByRegister);
+  const unknownJump = parts.map(unknownJumpIn).find((at) => at !== undefined);
+  const bases: ReadonlySet<number> = jumpsByRegister ? basesOf(parts, lowest) : new Set();
+  return { unclean, unknownJump, jumpsByRegister, parts: ranges, bases };
 }
 
-/** An indirect jump other than `jmp *slot(%rip)`, which reads one pointer: a relocated one, or a tail call through the GOT. */
-function hasIndirectJump(code: DecodedCode): boolean {
+/** FF /4 with mod 11 is a jump through a register. */
+function hasJumpByRegister(code: DecodedCode): boolean {
   for (let i = 0; i < code.count; i++) {
     if ((code.flow[i]! & Flow.IndirectJump) === 0) continue;
     const at = code.offsets[i]!;
     const bytes = code.bytes.subarray(at, at + lengthOf(code, i));
-    const opcode = bytes.indexOf(0xff);
-    const modrm = bytes[opcode + 1]!;
-    // FF /4 with mod 00 and rm 101 is [rip + disp32].
-    if (opcode < 0 || (modrm & 0xc7) !== 0x05) return true;
+    if (bytes[bytes.length - 2] === 0xff && (bytes[bytes.length - 1]! & 0xf8) === 0xe0) return true;
   }
   return false;
 }

@@ -1,5 +1,6 @@
 /**
- * Which other ranges may be parts of the same function, and which table bases all of them make: a superset, read off the
+ * Which other ranges may be parts of the same function, whether any of them may jump through a register, and which table
+ * bases all of them may make: a superset, read off the
  * bytes at every position without decoding. It is cheap, and nothing escapes it; what it finds too much is settled by
  * groups.ts, which decodes, for the few sites where it matters.
  *
@@ -14,6 +15,8 @@ import type { Link } from "./scan-code.js";
 
 /** What the bytes of one range may jump to outside of it, and which addresses they may make. */
 interface RangeScan {
+  /** Some byte looks like a jump through a register. */
+  readonly jumpsByRegister: boolean;
   readonly jumps: readonly { readonly to: Vaddr; readonly conditional: boolean }[];
   readonly bases: readonly number[];
 }
@@ -56,6 +59,11 @@ export class PartIndex {
     return this.scan(range).bases;
   }
 
+  /** Whether a range may jump through a register. */
+  jumpsByRegister(range: CodeRange): boolean {
+    return this.scan(range).jumpsByRegister;
+  }
+
   private scan(range: CodeRange): RangeScan {
     let scan = this.scans.get(range.index);
     if (scan === undefined) {
@@ -74,12 +82,15 @@ function scanRange(
   const jumps: { to: Vaddr; conditional: boolean }[] = [];
   const bases = new Set<number>();
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let jumpsByRegister = false;
   const jump = (to: number, conditional: boolean): void => {
     if (to < start || to >= end) jumps.push({ to: vaddr(to), conditional });
   };
   for (let p = 0; p < bytes.length; p++) {
     const opcode = bytes[p]!;
     const next = bytes[p + 1]!;
+    // jmp r64: ff, mod 11, reg 4.
+    if (opcode === 0xff && (next & 0xf8) === 0xe0) jumpsByRegister = true;
     if ((opcode & 0xf0) === 0x70 || opcode === 0xeb || (opcode & 0xfc) === 0xe0) {
       if (p + 2 <= bytes.length) jump(start + p + 2 + ((next << 24) >> 24), opcode !== 0xeb);
     } else if (p + 5 > bytes.length) continue;
@@ -94,5 +105,5 @@ function scanRange(
       if (value >= addresses.low && value < addresses.high) bases.add(value);
     }
   }
-  return { jumps, bases: [...bases] };
+  return { jumpsByRegister, jumps, bases: [...bases] };
 }

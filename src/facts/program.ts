@@ -57,7 +57,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const seen = new Set<number>();
   for (const site of sites) addLocalBranches(image, site, functions, near, entries, seen);
   for (const hit of hits) entries.addQuestion(hit.target, () => settle(hit, functions, near, entries));
-  addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
+  const unknownJump = addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
   addPointers(image, functions, near, entries);
 
   return {
@@ -69,7 +69,8 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       if (range === undefined) return "no function is known here (.eh_frame and symbols do not say)";
       const code = functions.code(range);
       if (code.unclean !== undefined) return `its function at ${hex(range.start)} cannot be decoded: ${code.unclean}`;
-      return { code, range };
+      const obstacle = unknownJump(range);
+      return obstacle ?? { code, range };
     },
     links: (range) => incoming.get(range.index) ?? [],
     paddingBehind(address, need) {
@@ -228,6 +229,8 @@ function settle(hit: CodeHit, functions: FunctionIndex, near: Neighbourhoods, en
     entries.add(hit.target, `what may be a branch or an address at ${hex(hit.at)}, in code that cannot be decoded,`);
     return;
   }
+  // Among instructions no word stands for itself.
+  if (hit.reading === "self-relative") return;
   const index = indexAt(code, hit.at);
   const at = addressOf(code, index);
   const bytes = code.bytes.subarray(at - code.start, at - code.start + lengthOf(code, index));

@@ -51,7 +51,8 @@ export function scanCode(
     const visit = (p: number, v: number): void => {
       const at = vaddr(sh_addr + p);
       const target = at + 4 + v;
-      if (near.contains(target)) hits.push({ at, target: vaddr(target), reading: "relative" });
+      if (near.contains(target) && mayEndInDistance(bytes, p))
+        hits.push({ at, target: vaddr(target), reading: "relative" });
       if (near.contains(target - 4)) hits.push({ at, target: vaddr(target - 4), reading: "self-relative" });
       if (fixed && near.contains(v)) hits.push({ at, target: vaddr(v), reading: "absolute" });
       const opcode = p > 0 ? bytes[p - 1]! : 0;
@@ -63,6 +64,21 @@ export function scanCode(
     sweep(bytes, sh_addr - near.base, near.base, near.span, blocks, fixed, visit);
   }
   return { hits, links };
+}
+
+/**
+ * Whether the word at index `p` can be the distance of a branch or the displacement of a %rip-relative operand: in front of
+ * it stands the opcode of a call, jmp, jcc or xbegin, or a ModRM byte with mod 00 and rm 101.
+ */
+function mayEndInDistance(bytes: Uint8Array, p: number): boolean {
+  const last = p > 0 ? bytes[p - 1]! : 0;
+  const before = p > 1 ? bytes[p - 2]! : 0;
+  return (
+    (last & 0xfe) === 0xe8 ||
+    (last & 0xc7) === 0x05 ||
+    ((last & 0xf0) === 0x80 && before === 0x0f) ||
+    (last === 0xf8 && before === 0xc7)
+  );
 }
 
 /** The inner loop, apart from everything else so that the engine optimizes it alone: one load per byte of code. */

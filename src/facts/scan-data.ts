@@ -5,7 +5,7 @@
  *   v            an absolute address (programs with fixed addresses; with others a relocation tells)
  *   p + v        a word relative to its own place: `.long x - .`, xray_instr_map
  *   B + v        an entry of a jump table or a difference of labels, for each base B that the site's function makes
- * Words are taken at every multiple of 4 of sections that are aligned so, at every byte of others. Sections whose
+ * Words are taken at every byte position of read-only data, at every multiple of 4 of what is writable. Sections whose
  * structure is known and read elsewhere (symbols, relocations, unwind tables, notes) are left out.
  */
 import { type Vaddr, vaddr } from "../address.js";
@@ -62,7 +62,8 @@ export function dataRanges(image: ElfImage): readonly DataRange[] {
   return image.sections.filter(isData).map((s) => ({
     bytes: image.bytes.subarray(s.sh_offset, s.sh_offset + s.sh_size),
     start: s.sh_addr,
-    step: s.sh_addralign >= 4 ? 4 : 1,
+    // What is only read may be packed; words that are written are aligned by whoever writes them.
+    step: s.sh_addralign >= 4 && (s.sh_flags & elf.SHF_WRITE) !== 0 ? 4 : 1,
   }));
 }
 

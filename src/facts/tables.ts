@@ -2,8 +2,8 @@
  * Jump tables, differences of labels and words relative to themselves: words that lead to a site's surroundings alone or
  * added to something.
  *
- * The question is asked broadly first (parts.ts: every base that may be made, every word that may be added), and what
- * turns up is settled by decoding the parts of the function in question.
+ * Words are added to bases only by functions that jump through a register. Which may be such functions is read off the
+ * bytes first (parts.ts), and settled by decoding the parts of those that are left (groups.ts).
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, sectionBytes } from "../elf/image.js";
@@ -27,60 +27,98 @@ export interface TableContext {
   readonly lowest: Vaddr | undefined;
 }
 
-export function addTables(context: TableContext, sites: readonly Vaddr[]): void {
-  const { image, functions, parts, near, entries, lowest } = context;
-  const basesOfRange = new Map<number, ReadonlySet<number>>();
-  const among = new Map<number, CodeRange>();
-  const queries: BaseQuery[] = [];
-  for (const site of sites) {
+/**
+ * @returns why nothing can be proved of a range that holds sites, because of a jump that is not understood; undefined for
+ * most
+ */
+export function addTables(context: TableContext, sites: readonly Vaddr[]): (range: CodeRange) => string | undefined {
+  const { image, functions, near, entries, lowest } = context;
+  const jumpers = functionsWithTables(context, sites);
+  const queries = sites.flatMap((site): BaseQuery[] => {
     const range = functions.containing(site);
-    if (range === undefined) continue;
-    let bases = basesOfRange.get(range.index);
-    if (bases === undefined) {
-      const all = parts.partsOf(range);
-      bases = new Set(all.flatMap((part) => parts.basesOf(part)));
-      basesOfRange.set(range.index, bases);
-      for (const part of all) among.set(part.index, part);
-      // A base that is no function's start, among the code: the table may stand there.
-      for (const base of bases) {
-        const around = functions.containing(base);
-        if (around !== undefined && around.start !== base) among.set(around.index, around);
-      }
-    }
-    queries.push({ range, bases, start: vaddr(site - REACH_BEFORE), end: vaddr(site + REACH_BEHIND) });
-  }
-  // Words relative to themselves and absolute ones among the code have been found by scanCode already.
-  const inCode = [...among.values()].map((r): DataRange => ({ bytes: functions.bytes(r), start: r.start, step: 1 }));
-  const codeRanges = [...codeGaps(image, functions), ...inCode].map((r) => ({ ...r, onlyTables: true }));
-  const groups = new Map<number, Group>();
-  const groupAt = (range: CodeRange): Group => {
-    const group = groups.get(range.index) ?? groupOf(range, functions, parts.incoming, lowest);
-    groups.set(range.index, group);
-    return group;
-  };
-  for (const hit of scanData([...dataRanges(image), ...codeRanges], near, queries, lowest !== undefined)) {
+    const found = range && jumpers.get(range.index);
+    if (range === undefined || found === undefined) return [];
+    return [{ range, bases: found.bases, start: vaddr(site - REACH_BEFORE), end: vaddr(site + REACH_BEHIND) }];
+  });
+  for (const hit of scanData(
+    [...dataRanges(image), ...codeRanges(context, jumpers)],
+    near,
+    queries,
+    lowest !== undefined,
+  )) {
     if (hit.reading === "absolute") entries.add(hit.target, describe(hit));
     else
       entries.addQuestion(hit.target, () => {
         if (splitsInstruction(hit.target, functions)) return;
-        if (hit.reading === "table" && !mayUse(groupAt(hit.query.range), hit, functions)) return;
+        if (hit.reading === "table" && !mayAdd(hit.at, functions)) return;
         entries.add(hit.target, describe(hit));
       });
   }
+  return ({ index }) => {
+    const unknownJump = jumpers.get(index)?.group.unknownJump;
+    return unknownJump === undefined
+      ? undefined
+      : `the jump at ${hex(unknownJump)} may lead anywhere in its function: how it gets its target is not understood`;
+  };
 }
 
-/** Whether code of the group may add this word to that base and jump there. */
-function mayUse(group: Group, hit: DataHit & { reading: "table" }, functions: FunctionIndex): boolean {
-  if (group.unclean !== undefined) return true;
-  if (!group.jumpsIndirectly || !group.bases.has(hit.base)) return false;
-  const range = functions.containing(hit.at);
+/** A function that jumps through a register, and so may add a word to one of its bases and jump there. */
+interface Jumper {
+  readonly group: Group;
+  readonly bases: ReadonlySet<number>;
+  /** Its parts, as far as they are known. */
+  readonly parts: readonly CodeRange[];
+}
+
+/** The functions that hold sites and jump through a register, by the index of the site's range. */
+function functionsWithTables(
+  { functions, parts, lowest }: TableContext,
+  sites: readonly Vaddr[],
+): ReadonlyMap<number, Jumper> {
+  const jumpers = new Map<number, Jumper>();
+  const seen = new Set<number>();
+  for (const site of sites) {
+    const range = functions.containing(site);
+    if (range === undefined || seen.has(range.index)) continue;
+    seen.add(range.index);
+    const all = parts.partsOf(range);
+    // No byte of any part looks like such a jump: nothing has to be decoded.
+    if (!all.some((part) => parts.jumpsByRegister(part))) continue;
+    const group = groupOf(range, functions, parts.incoming, lowest);
+    if (group.unclean !== undefined)
+      jumpers.set(range.index, { group, parts: all, bases: new Set(all.flatMap((part) => parts.basesOf(part))) });
+    else if (group.jumpsByRegister) jumpers.set(range.index, { group, parts: group.parts, bases: group.bases });
+  }
+  return jumpers;
+}
+
+/** Where tables may stand among the code: gaps, the functions in question themselves, and what their bases lie in. */
+function codeRanges({ image, functions }: TableContext, jumpers: ReadonlyMap<number, Jumper>): DataRange[] {
+  if (jumpers.size === 0) return [];
+  const among = new Map<number, CodeRange>();
+  for (const { parts, bases } of jumpers.values()) {
+    for (const part of parts) among.set(part.index, part);
+    for (const base of bases) {
+      const around = functions.containing(base);
+      if (around !== undefined && around.start !== base) among.set(around.index, around);
+    }
+  }
+  const inFunctions = [...among.values()].map(
+    (r): DataRange => ({ bytes: functions.bytes(r), start: r.start, step: 1 }),
+  );
+  // Words relative to themselves and absolute ones among the code have been found by scanCode already.
+  return [...codeGaps(image, functions), ...inFunctions].map((r) => ({ ...r, onlyTables: true }));
+}
+
+/** Whether a word may be added to a base: in code that decodes, only as a constant of an instruction. */
+function mayAdd(address: Vaddr, functions: FunctionIndex): boolean {
+  const range = functions.containing(address);
   const code = range && functions.code(range);
   if (code === undefined || code.unclean !== undefined) return true;
-  // In code that decodes, a word is added to something only as a constant of an instruction.
-  const index = indexAt(code, hit.at);
+  const index = indexAt(code, address);
   const at = addressOf(code, index);
   const bytes = code.bytes.subarray(at - code.start, at - code.start + lengthOf(code, index));
-  return constantsOf(bytes, at).some((c) => at + c.offset === hit.at);
+  return constantsOf(bytes, at).some((c) => at + c.offset === address);
 }
 
 /**

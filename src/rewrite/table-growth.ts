@@ -45,6 +45,9 @@ const BUILD_ID = ".note.gnu.build-id";
 /** Dynamic tags that hold the address of a section, and nothing else knows where it is. */
 const sectionTags = new Set<number>([
   elf.DT_HASH,
+  elf.DT_RELA,
+  elf.DT_RELR,
+  elf.DT_JMPREL,
   elf.DT_GNU_HASH,
   elf.DT_SYMTAB,
   elf.DT_STRTAB,

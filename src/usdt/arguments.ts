@@ -84,9 +84,17 @@ export interface ArgumentString {
 /** Splits an argument string at its blanks, as `list` shows it. */
 export const splitArguments = (text: string): string[] => text.match(/[^ \t]+/g) ?? [];
 
+/** Probes share argument strings, and each is asked several questions: a string is parsed once. */
+const parsed = new Map<string, ArgumentString>();
+
 /** Parses the argument string of a note. It never fails: what is not understood becomes kind "unknown". */
 export function parseArguments(text: string): ArgumentString {
-  return { arguments: splitArguments(text).map(parseArgument), blanks: text.split(/[^ \t]+/) };
+  let list = parsed.get(text);
+  if (list === undefined) {
+    list = { arguments: splitArguments(text).map(parseArgument), blanks: text.split(/[^ \t]+/) };
+    parsed.set(text, list);
+  }
+  return list;
 }
 
 /** The text of an argument string; for an unchanged one exactly what was parsed. */
