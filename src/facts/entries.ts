@@ -78,7 +78,8 @@ export class Entries {
     });
   }
 
-  private addressesWithin(start: number, end: number): Vaddr[] {
+  /** The addresses with start <= address < end that something leads to, or may lead to. */
+  addressesWithin(start: number, end: number): Vaddr[] {
     this.sorted ??= [...new Set([...this.found.keys(), ...this.questions.keys()])].sort((a, b) => a - b);
     const { sorted } = this;
     let low = 0;

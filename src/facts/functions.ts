@@ -142,6 +142,11 @@ export class FunctionIndex {
     return paddingLength(this.contents.get(section)!, from, to, need);
   }
 
+  /** Whether a gap holds nothing but padding. */
+  isPadding({ start, end }: { readonly start: Vaddr; readonly end: Vaddr }): boolean {
+    return this.paddingAt(start, end) === end - start;
+  }
+
   /** Where the gap that contains `address`, in no range, begins and ends: between two ranges, or at a section's border. */
   gapAt(address: number): { readonly start: Vaddr; readonly end: Vaddr } | undefined {
     const section = this.sectionAt(address);

@@ -21,20 +21,23 @@ export class Neighbourhoods {
 
   /**
    * @param sites link-time addresses of the sites
+   * @param more further stretches of interest
    * @param base the lowest address of interest
    * @param span how many bytes of address space from there on are of interest
    */
   constructor(
     sites: readonly Vaddr[],
+    more: readonly { readonly start: Vaddr; readonly end: Vaddr }[],
     readonly base: Vaddr,
     readonly span: number,
   ) {
     const intervals: { start: Vaddr; end: Vaddr }[] = [];
-    for (const site of [...sites].sort((a, b) => a - b)) {
-      const start = vaddr(Math.max(base, site - REACH_BEFORE));
-      const end = vaddr(Math.min(base + span, site + REACH_BEHIND));
+    const around = sites.map((site) => ({ start: site - REACH_BEFORE, end: site + REACH_BEHIND }));
+    for (const wanted of [...around, ...more].sort((a, b) => a.start - b.start)) {
+      const start = vaddr(Math.max(base, wanted.start));
+      const end = vaddr(Math.min(base + span, wanted.end));
       const last = intervals.at(-1);
-      if (last !== undefined && start <= last.end) last.end = end;
+      if (last !== undefined && start <= last.end) last.end = vaddr(Math.max(last.end, end));
       else intervals.push({ start, end });
     }
     this.intervals = intervals;

@@ -4,20 +4,18 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import { type ElfImage, sectionBytes } from "../elf/image.js";
+import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
-import { constantsOf, namedAddress } from "../x86/relocate.js";
+import type { DecodedCode } from "../x86/decode.js";
+import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
 import { Entries } from "./entries.js";
 import { type CodeRange, FunctionIndex } from "./functions.js";
-import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
+import { gapsNear, TrustedGaps } from "./gaps.js";
+import { Neighbourhoods, REACH_BEHIND } from "./neighbourhoods.js";
 import { PartIndex } from "./parts.js";
 import { addPointers } from "./pointers.js";
-import { type CodeHit, type Link, possibleShortBranches, scanCode } from "./scan-code.js";
+import { type Link, scanCode } from "./scan-code.js";
 import { addTables } from "./tables.js";
-
-/** How far a branch with an 8-bit distance reaches, its own length included. */
-const SHORT_REACH = 130;
 
 /** What is known of the code around one site. */
 export interface SiteCode {
@@ -46,19 +44,21 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const functions = FunctionIndex.of(image);
   const fixed = image.header.e_type === elf.ET_EXEC;
   const { base, span } = codeSpan(functions);
-  const near = new Neighbourhoods(sites, base, span);
+  const openGaps = gapsNear(functions, sites, LOCAL_REACH);
+  const near = new Neighbourhoods(sites, openGaps, base, span);
   const entries = new Entries();
+  addPointers(image, functions, near, entries);
   const ranges = siteRanges(sites, functions);
   const { hits, links } = scanCode(image, functions.codeSections, near, blocksOf([...ranges.values()], near), fixed);
   const incoming = linksByRange(links, ranges);
   const fixedSpan = fixed ? imageSpan(image) : undefined;
   const parts = new PartIndex(functions, incoming, fixedSpan);
 
-  const seen = new Set<number>();
-  for (const site of sites) addLocalBranches(image, site, functions, near, entries, seen);
-  for (const hit of hits) entries.addQuestion(hit.target, () => settle(hit, functions, near, entries));
+  const gaps = new TrustedGaps(functions, openGaps, hits, entries);
+  const context = { image, functions, gaps, near, entries };
+  addLocalBranches(context, sites);
+  for (const hit of hits) entries.addQuestion(hit.target, () => settleHit(context, hit));
   const unknownJump = addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
-  addPointers(image, functions, near, entries);
 
   return {
     image,
@@ -144,108 +144,4 @@ function linksByRange(
     else list.push(link);
   }
   return result;
-}
-
-/**
- * Branches that begin within the reach of a short one: all functions there are decoded, and in bytes that are in no
- * function, or in one that does not decode, every position that could be a short branch counts as one.
- */
-function addLocalBranches(
-  image: ElfImage,
-  site: Vaddr,
-  functions: FunctionIndex,
-  near: Neighbourhoods,
-  entries: Entries,
-  seen: Set<number>,
-): void {
-  const section = functions.sectionAt(site);
-  if (section === undefined) return;
-  const low = Math.max(section.sh_addr, site - REACH_BEFORE - SHORT_REACH);
-  const high = Math.min(section.sh_addr + section.sh_size, site + REACH_BEHIND + SHORT_REACH);
-  let at = low;
-  let index = Math.max(0, functions.lastAtOrBelow(low));
-  const unknown = (start: number, end: number): void => {
-    if (end <= start) return;
-    const inGap = functions.gapCode(start);
-    if (inGap !== undefined && inGap.unclean === undefined) {
-      addBranchesOf(inGap, near, entries);
-      return;
-    }
-    const from = start + functions.paddingAt(start, end);
-    const bytes = sectionBytes(image, section).subarray(from - section.sh_addr, end - section.sh_addr);
-    possibleShortBranches(bytes, vaddr(from), (at, target) => {
-      if (near.contains(target)) entries.add(target, `what may be a branch at ${hex(at)}, outside of known functions,`);
-    });
-  };
-  for (; index < functions.count && at < high; index++) {
-    const range = functions.range(index);
-    if (range.end <= at) continue;
-    if (range.start >= high) break;
-    unknown(at, Math.min(range.start, high));
-    const code = functions.code(range);
-    if (code.unclean === undefined) {
-      if (!seen.has(range.index)) addBranchesOf(code, near, entries);
-      seen.add(range.index);
-    } else unknown(Math.max(at, range.start), Math.min(range.end, high));
-    at = Math.max(at, range.end);
-  }
-  unknown(at, high);
-}
-
-const kinds: readonly (readonly [number, string])[] = [
-  [Flow.Jump, "the jmp"],
-  [Flow.Conditional, "the branch"],
-  [Flow.Call, "the call"],
-  [Flow.Transaction, "the xbegin"],
-  [Flow.Lea, "the address in the lea"],
-];
-
-function addBranchesOf(code: DecodedCode, near: Neighbourhoods, entries: Entries): void {
-  for (let i = 0; i < code.count; i++) {
-    if (code.flow[i]! & Flow.Landing && near.contains(addressOf(code, i)))
-      entries.add(addressOf(code, i), "endbr64: an indirect branch may come; it");
-    if (near.contains(code.targets[i]!)) addBranch(code, i, entries);
-  }
-}
-
-/** What instruction `index`, whose target is near a site, adds to the entries. */
-function addBranch(code: DecodedCode, index: number, entries: Entries): void {
-  const flow = code.flow[index]!;
-  const at = addressOf(code, index);
-  const length = lengthOf(code, index);
-  const kind = kinds.find(([bit]) => flow & bit)?.[1] ?? "the instruction";
-  const jumps = (flow & (Flow.Jump | Flow.Conditional)) !== 0;
-  const branch = jumps ? { at, end: vaddr(at + length), wide: length >= 5 } : undefined;
-  entries.add(vaddr(code.targets[index]!), `${kind} at ${hex(at)}`, branch);
-}
-
-/** Is a word that was found by the byte-wise scan what it looks like? Decoding the function around it tells. */
-function settle(hit: CodeHit, functions: FunctionIndex, near: Neighbourhoods, entries: Entries): void {
-  const range = functions.containing(hit.at);
-  // Padding is made of nops with zero displacements, which look like distances: they branch nowhere.
-  if (range === undefined && isPadding(hit.at, functions)) return;
-  const code = range === undefined ? functions.gapCode(hit.at) : functions.code(range);
-  if (code === undefined || code.unclean !== undefined) {
-    entries.add(hit.target, `what may be a branch or an address at ${hex(hit.at)}, in code that cannot be decoded,`);
-    return;
-  }
-  // Among instructions no word stands for itself.
-  if (hit.reading === "self-relative") return;
-  const index = indexAt(code, hit.at);
-  const at = addressOf(code, index);
-  const bytes = code.bytes.subarray(at - code.start, at - code.start + lengthOf(code, index));
-  if (near.contains(code.targets[index]!)) addBranch(code, index, entries);
-  else {
-    const named = namedAddress(bytes, at);
-    if (named !== undefined && near.contains(named))
-      entries.add(vaddr(named), `the operand of the instruction at ${hex(at)}`);
-  }
-  if (hit.reading !== "absolute") return;
-  if (constantsOf(bytes, at).some((c) => at + c.offset === hit.at && c.value === hit.target))
-    entries.add(hit.target, `the constant in the instruction at ${hex(at)}`);
-}
-
-function isPadding(address: Vaddr, functions: FunctionIndex): boolean {
-  const gap = functions.gapAt(address);
-  return gap !== undefined && functions.paddingAt(gap.start, gap.end) === gap.end - gap.start;
 }
