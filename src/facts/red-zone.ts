@@ -90,8 +90,11 @@ export class FrameUse {
     const stack = baseOf(state, from);
     const exact = stack >= ENTRY;
     const offset = offsetOf(state, from) + displacement;
-    if (exact && !isVague && base !== NONE && index === NONE) return { kind: "exact", base: stack, offset };
-    const tainted = (base !== NONE && isTainted(state, base)) || (index !== NONE && isTainted(state, index));
+    const mayHold = (register: number): boolean =>
+      register !== NONE && (isTainted(state, register) || (this.flow.carriedByJumps & (1 << register)) !== 0);
+    if (exact && !isVague && base !== NONE && index === NONE && (this.flow.carriedByJumps & (1 << base)) === 0)
+      return { kind: "exact", base: stack, offset };
+    const tainted = mayHold(base) || mayHold(index);
     if (!tainted) return { kind: "elsewhere" };
     return { kind: "vague", base: exact && base !== NONE ? stack : -1, offset };
   }

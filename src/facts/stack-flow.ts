@@ -15,7 +15,7 @@ import type { Vaddr } from "../address.js";
 import { type CfaRows, DWARF_RBP, DWARF_RSP, rowAt } from "../elf/cfa-rows.js";
 import { readCallSites } from "../elf/lsda.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../x86/decode.js";
-import { type Effects, effectsOf, Kind, RAX, RBP, RDX, RSP, Trait } from "../x86/effects.js";
+import { type Effects, effectsOf, Kind, RAX, RBP, RDX, REGISTER_COUNT, RSP, Trait } from "../x86/effects.js";
 import type { CodeRange } from "./functions.js";
 import type { ProgramFacts } from "./program.js";
 import {
@@ -36,6 +36,9 @@ import {
 
 /** A function with more parts than this is not followed into all of them. */
 const MOST_PARTS = 16;
+
+/** How far a branch with a distance of 8 bits reaches, its own length included. */
+const SHORT_REACH = 130;
 
 /** The return address lies between rsp at the entry and the CFA. */
 const RETURN_ADDRESS = 8;
@@ -71,6 +74,11 @@ export class StackFlow {
   entriesUnknown = false;
   private readonly parts = new Map<number, Part>();
   private readonly work: { part: Part; index: number }[] = [];
+  /**
+   * Registers other than rsp and rbp that hold an address of the stack at some indirect jump, a bit each: any label may be
+   * entered with them, even one that other ways lead to as well.
+   */
+  carriedByJumps = 0;
   /** What registers hold at the indirect jumps, together; undefined where there are none. */
   private atIndirectJumps: State | undefined;
 
@@ -165,23 +173,35 @@ export class StackFlow {
 
   /** The ranges that jump into the root: parts of the same function, unless it is a plain tail call of the root. */
   private addSources(): void {
-    const { root } = this;
-    const startIsEntry = looksLikeEntry(root);
-    for (const { from, to } of this.facts.links(root.range)) {
-      const range = this.facts.functions.containing(from);
-      const code = range && this.facts.functions.code(range);
+    const { root, facts } = this;
+    for (const { from, to } of facts.links(root.range)) {
+      const range = facts.functions.containing(from);
+      const code = range && facts.functions.code(range);
       if (range === undefined || code === undefined || code.unclean !== undefined) {
         // Bytes that look like a jump and need not be one: what they would lead to decides.
         if (to !== root.range.start) this.entriesUnknown ||= indexOf(root.code, to) >= 0;
-        continue;
-      }
-      const source = indexAt(code, from);
-      if ((code.flow[source]! & (Flow.Jump | Flow.Conditional)) === 0 || code.targets[source] !== to) continue;
-      // What makes calls keeps nothing below rsp; from there it is a tail call.
-      if (to === root.range.start && startIsEntry && (makesCalls(root) || codeMakesCalls(code))) continue;
-      if (!this.parts.has(range.index) && this.addPart(range) === undefined) this.entriesUnknown = true;
+      } else this.addSource(range, code, indexAt(code, from));
+    }
+    // Links are jumps with distances of 32 bits; short ones come from the neighbours.
+    for (const index of [root.range.index - 1, root.range.index + 1]) {
+      if (makesCalls(root) || index < 0 || index >= facts.functions.count) continue;
+      const range = facts.functions.range(index);
+      if (range.end < root.range.start - SHORT_REACH || range.start > root.range.end + SHORT_REACH) continue;
+      const code = facts.functions.code(range);
+      for (let i = 0; i < code.count; i++) this.addSource(range, code, i);
     }
     this.run();
+  }
+
+  /** Adds a range as a part if its instruction `source` jumps into the root, other than by a tail call. */
+  private addSource(range: CodeRange, code: DecodedCode, source: number): void {
+    const { root } = this;
+    if ((code.flow[source]! & (Flow.Jump | Flow.Conditional)) === 0) return;
+    const to = code.targets[source]!;
+    if (!(to >= root.code.start && to < root.code.end) || this.parts.has(range.index)) return;
+    // What makes calls keeps nothing below rsp; from there it is a tail call.
+    if (to === root.code.start && looksLikeEntry(root) && (makesCalls(root) || codeMakesCalls(code))) return;
+    if (this.addPart(range) === undefined) this.entriesUnknown = true;
   }
 
   private seedUnreached(): void {
@@ -270,7 +290,11 @@ export class StackFlow {
   /** Registers other than rsp and rbp may differ from one target to the next: they are not kept exact. */
   private joinIndirectJumps(state: State, address: number): void {
     const kept = state.slice();
-    for (let r = 0; r < 16; r++) if (r !== RSP && r !== RBP && isTainted(kept, r)) set(kept, r, DERIVED, 0);
+    for (let r = 0; r < REGISTER_COUNT; r++) {
+      if (r === RSP || r === RBP || !isTainted(kept, r)) continue;
+      set(kept, r, DERIVED, 0);
+      this.carriedByJumps |= 1 << r;
+    }
     if (this.atIndirectJumps === undefined) this.atIndirectJumps = kept;
     else merge(this.atIndirectJumps, kept, address, this.bases);
   }

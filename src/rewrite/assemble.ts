@@ -15,7 +15,7 @@ import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
 import type { NewCode } from "./new-code.js";
 import { loadedEnd, type Place } from "./place.js";
-import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits } from "./program-headers.js";
+import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
 import {
   CARRY_SECTION,
   CODE_SECTION,
@@ -64,11 +64,19 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const sections = outputSections(image, code);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode.chunks, assembly.probeName, sections.findIndex(isNewCode));
-  const edits = [...assembly.edits, ...headerEdits(image, code)];
-  const patched = applyEdits(image.bytes, edits);
+  const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
+  const patched = applyEdits(image.bytes, contentEdits);
   const renumbered = isIdentity(numbers) ? [] : symbolTables(image);
   for (const { sh_offset, sh_size } of renumbered)
     renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
+  // Sections that move take their new content along; then the headers are written over where they stood.
+  const contentOf = ({ sh_offset, sh_size }: Section): Uint8Array =>
+    Uint8Array.from(patched.subarray(sh_offset, sh_offset + sh_size));
+  const segment = code && segmentContent(image, code, contentOf);
+  const headers = headerEdits(image, code, contentOf);
+  for (const edit of headers) patched.set(edit.new, edit.offset);
+  // Undone in this order: where the two kinds of edits meet, both give back the same old bytes.
+  const edits = [...headers, ...contentEdits];
 
   const pieces: Piece[] = [];
   let at = 0;
@@ -81,7 +89,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   put(patched.subarray(0, inPlaceEnd), 0);
   if (code?.place.kind === "new segment") {
     at = code.place.p_offset;
-    put(segmentContent(image, code));
+    put(segment ?? new Uint8Array(0));
   }
 
   const names = sectionNames(image, sections, symbols);
@@ -165,7 +173,7 @@ const carrySection: OutputSection = {
 };
 
 /** Edits to the ELF header, the program headers, and what points to moved sections. */
-function headerEdits(image: ElfImage, code: Assembly["code"]): Edit[] {
+function headerEdits(image: ElfImage, code: Assembly["code"], contentOf: (section: Section) => Uint8Array): Edit[] {
   // e_phoff to e_shstrndx as one edit; the fields about section headers are filled in when these are placed.
   const fields = Buffer.from(image.bytes.subarray(32, elf.EHDR_SIZE));
   const edits: Edit[] = [editAt(image, 32, fields)];
@@ -175,7 +183,7 @@ function headerEdits(image: ElfImage, code: Assembly["code"]): Edit[] {
   fields.writeUInt16LE(headers.length, 56 - 32);
   if (place.kind === "new segment") fields.set(word(place.growth.e_phoff, 8), 0);
   else edits.push(editAt(image, place.offset, newCode.bytes));
-  return [...edits, ...programHeaderEdits(image, place, headers)];
+  return [...edits, ...programHeaderEdits(image, place, headers, contentOf)];
 }
 
 function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
@@ -183,13 +191,18 @@ function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
   return code?.place.kind === "rest of page" ? Math.max(end, code.place.offset + code.newCode.bytes.length) : end;
 }
 
-function segmentContent(image: ElfImage, { place, newCode }: NonNullable<Assembly["code"]>): Uint8Array {
-  if (place.kind !== "new segment") throw new Error("this place is no new segment");
+/** What a new segment holds: the sections that moved into it, or the table, and the new code. */
+function segmentContent(
+  image: ElfImage,
+  { place, newCode }: NonNullable<Assembly["code"]>,
+  contentOf: (section: Section) => Uint8Array,
+): Uint8Array | undefined {
+  if (place.kind !== "new segment") return undefined;
   const content = new Uint8Array(newCode.start - place.p_vaddr + newCode.bytes.length);
-  const isTable = place.growth.kind === "at end";
-  content.set(
-    isTable ? encodeProgramHeaders(newProgramHeaders(image, place, newCode.bytes.length)) : place.growth.bytes,
-  );
+  if (place.growth.kind === "at end")
+    content.set(encodeProgramHeaders(newProgramHeaders(image, place, newCode.bytes.length)));
+  for (const { section, sh_addr } of place.growth.moved)
+    if (sh_addr >= place.p_vaddr) content.set(contentOf(section), sh_addr - place.p_vaddr);
   content.set(newCode.bytes, newCode.start - place.p_vaddr);
   return content;
 }

@@ -103,6 +103,6 @@ function newSegment(image: ElfImage, tableAtEnd: boolean): NewSegment | string {
   const p_offset = fileOffset(p_vaddr - shift);
   const growth = growTable(image, p_vaddr, p_offset, tableAtEnd);
   if (typeof growth === "string") return growth;
-  const start = codeStart(p_vaddr + growth.bytes.length);
+  const start = codeStart(p_vaddr + growth.size);
   return { kind: "new segment", p_vaddr, p_offset, start, capacity: 2 ** 30, growth };
 }

@@ -3,7 +3,7 @@
  */
 import { PAGE_SIZE } from "../address.js";
 import * as elf from "../elf/constants.js";
-import type { ElfImage, ProgramHeader } from "../elf/image.js";
+import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { type Edit, editAt, word } from "./edits.js";
 import type { Place } from "./place.js";
 
@@ -45,13 +45,30 @@ export function encodeProgramHeaders(headers: readonly ProgramHeader[]): Uint8Ar
   return bytes;
 }
 
-/** The table's bytes, what stood behind it where it grew, and the dynamic tags that point to what moved. */
-export function programHeaderEdits(image: ElfImage, place: Place, headers: readonly ProgramHeader[]): Edit[] {
+/**
+ * The table's bytes, and where it grew what stands behind it.
+ * @param contentOf the output's content of a section that slid up behind the table
+ */
+export function programHeaderEdits(
+  image: ElfImage,
+  place: Place,
+  headers: readonly ProgramHeader[],
+  contentOf: (section: Section) => Uint8Array,
+): Edit[] {
   const table = encodeProgramHeaders(headers);
   if (place.kind === "rest of page") return [editAt(image, image.header.e_phoff, table)];
-  const { growth } = place;
-  const tags = growth.tags.map(({ tag, value }) => editAt(image, tag.valueOffset, word(value, 8)));
-  if (growth.kind === "at end") return tags;
-  const behind = growth.cleared?.bytes.subarray(elf.PHDR_SIZE) ?? new Uint8Array(0);
-  return [editAt(image, image.header.e_phoff, Buffer.concat([table, behind])), ...tags];
+  const { kind, cleared, moved } = place.growth;
+  if (kind === "at end") return [];
+  if (cleared === undefined) return [editAt(image, image.header.e_phoff, table)];
+  const bytes = new Uint8Array(cleared.end - image.header.e_phoff);
+  bytes.set(table);
+  for (const { section, sh_offset } of moved)
+    if (sh_offset < cleared.end) bytes.set(contentOf(section), sh_offset - image.header.e_phoff);
+  return [editAt(image, image.header.e_phoff, bytes)];
 }
+
+/** The dynamic tags that point to sections that moved. */
+export const tagEdits = (image: ElfImage, place: Place): Edit[] =>
+  place.kind === "rest of page"
+    ? []
+    : place.growth.tags.map(({ tag, value }) => editAt(image, tag.valueOffset, word(value, 8)));

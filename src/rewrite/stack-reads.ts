@@ -12,6 +12,7 @@ export function stackReads(argument: UsdtArgument): readonly StackRead[] {
     case "constant":
     case "symbolic":
     case "rip-relative":
+    case "named":
       return [];
     case "unknown":
       return [{ kind: "unknown" }];

@@ -16,7 +16,7 @@
 import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../elf/dynamic.js";
-import { type ElfImage, type ProgramHeader, type Section, sectionBytes, segmentAt } from "../elf/image.js";
+import { type ElfImage, type ProgramHeader, type Section, segmentAt } from "../elf/image.js";
 
 /** A section that stands elsewhere than before. */
 export interface MovedSection {
@@ -29,13 +29,13 @@ export interface TableGrowth {
   readonly kind: "free entry" | "in place" | "at end";
   /** Where the table stands then. */
   readonly e_phoff: FileOffset;
-  /** What the new segment begins with: the content of the sections that moved there, or the table itself. */
-  readonly bytes: Uint8Array;
+  /** How many bytes the new segment begins with: sections that moved there, or the table itself. */
+  readonly size: number;
   readonly moved: readonly MovedSection[];
   /** Dynamic tags that point to a moved section, with their new value. */
   readonly tags: readonly { readonly tag: DynamicTag; readonly value: Vaddr }[];
-  /** The bytes behind the old table that get new content, as a whole: the slid sections, the rest zero. */
-  readonly cleared: { readonly start: FileOffset; readonly bytes: Uint8Array } | undefined;
+  /** The bytes behind the old table that get new content: the longer table, the slid sections, and zeros. */
+  readonly cleared: { readonly start: FileOffset; readonly end: FileOffset } | undefined;
   /** The program headers for the new table, without the one of the new segment. */
   readonly programHeaders: readonly ProgramHeader[];
 }
@@ -69,7 +69,7 @@ export function growTable(
     return {
       kind: "free entry",
       e_phoff: header.e_phoff,
-      bytes: new Uint8Array(0),
+      size: 0,
       moved: [],
       tags: [],
       cleared: undefined,
@@ -185,20 +185,14 @@ function finish(
 ): TableGrowth {
   const { header } = image;
   const moved: MovedSection[] = [...slid];
-  const content: { at: number; bytes: Uint8Array }[] = [];
   let size = 0;
   for (const section of taken) {
     if (slid.some((m) => m.section === section)) continue;
     size = alignUp(size, section.sh_addralign);
     moved.push({ section, sh_addr: vaddr(p_vaddr + size), sh_offset: fileOffset(p_offset + size) });
-    content.push({ at: size, bytes: sectionBytes(image, section) });
     size += section.sh_size;
   }
-  const bytes = new Uint8Array(size);
-  for (const piece of content) bytes.set(piece.bytes, piece.at);
   const tableEnd = header.e_phoff + header.e_phnum * elf.PHDR_SIZE;
-  const cleared = new Uint8Array(border - tableEnd);
-  for (const { section, sh_offset } of slid) cleared.set(sectionBytes(image, section), sh_offset - tableEnd);
   const tags = allTags.flatMap((tag) => {
     const target = moved.find((m) => m.section.sh_addr === tag.d_val && sectionTags.has(tag.d_tag));
     return target === undefined ? [] : [{ tag, value: target.sh_addr }];
@@ -220,10 +214,10 @@ function finish(
   return {
     kind: "in place",
     e_phoff: header.e_phoff,
-    bytes,
+    size,
     moved,
     tags,
-    cleared: { start: fileOffset(tableEnd), bytes: cleared },
+    cleared: { start: fileOffset(tableEnd), end: fileOffset(border) },
     programHeaders,
   };
 }
@@ -239,7 +233,7 @@ function moveTable(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): Table
   return {
     kind: "at end",
     e_phoff: p_offset,
-    bytes: new Uint8Array(size),
+    size,
     moved: [],
     tags: [],
     cleared: undefined,

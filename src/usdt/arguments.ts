@@ -62,6 +62,14 @@ export interface RipRelativeArgument extends ArgumentBase {
   readonly displacement: number;
 }
 
+/**
+ * A value that the linker left as text and that depends neither on the probe's place nor on a register: the address of a
+ * symbol (`8@$.LC3`), or a thread's own variable by its symbol (`4@%fs:counter@tpoff`).
+ */
+export interface NamedArgument extends ArgumentBase {
+  readonly kind: "named";
+}
+
 export interface UnknownArgument {
   readonly kind: "unknown";
   readonly text: string;
@@ -73,6 +81,7 @@ export type UsdtArgument =
   | MemoryArgument
   | SymbolicArgument
   | RipRelativeArgument
+  | NamedArgument
   | UnknownArgument;
 
 /** A whole argument string: the arguments, and the blanks before, between and behind them (one more than arguments). */
@@ -159,6 +168,8 @@ const NUMBER = String.raw`(?:0[xX][0-9a-fA-F]+|0|[1-9]\d*)`;
 const SYMBOL = String.raw`[A-Za-z_.][\w.$]*`;
 const ARGUMENT = /^(-?)([1-9]\d?)(f?)@(.+)$/;
 const CONSTANT = new RegExp(String.raw`^\$(-?)(${NUMBER})$`);
+/** `$symbol`, `$symbol+8`, `%fs:symbol@tpoff`. */
+const NAMED = new RegExp(String.raw`^(?:\$${SYMBOL}|%[fg]s:${SYMBOL}@[a-zA-Z]+)(?:[+-]${NUMBER})*$`);
 const REGISTER = /^%([a-z][a-z0-9]*(?:\([0-7]\))?)$/;
 const MEMORY = /^(?:%([fg]s):)?([^()%]*)(?:\((?:%(\w+))?(?:,%(\w+)(?:,([1248]))?)?\))?$/;
 const TERM = new RegExp(`([+-]?)(${NUMBER}|${SYMBOL})`, "y");
@@ -180,6 +191,7 @@ function parseArgument(text: string): UsdtArgument {
     return generalRegisters.has(register) || OTHER_REGISTER.test(register)
       ? { ...base, kind: "register", register }
       : unknown;
+  if (NAMED.test(operand)) return { ...base, kind: "named" };
   return parseMemory(base, operand) ?? unknown;
 }
 

@@ -65,13 +65,20 @@ describe("operands", () => {
     expect(one(text)).toMatchObject({ text, ...expected });
   });
 
+  it.each(["8@$symbol", "8@$.L.str", "8@$.LC3+8", "4@%fs:own@tpoff", "-4@%fs:own@tpoff+4"])(
+    "knows that %s is a name, which depends on no place",
+    (text) => {
+      const [argument] = parseArguments(text).arguments;
+      expect(argument).toMatchObject({ kind: "named", text });
+    },
+  );
+
   it.each([
     "%rdi",
     "@%rdi",
     "8@",
     "0@$1",
     "8@$",
-    "8@$symbol",
     "8@$010",
     "8@010(%rsp)",
     "8@1234",
@@ -89,7 +96,6 @@ describe("operands", () => {
     "8@a+b(%rip)",
     "8@a b(%rip)".replace(" ", "\u00a0"),
     "8@x@GOTPCREL(%rip)",
-    "8@%fs:x@tpoff",
     '8@"odd"(%rip)',
     "8@4(%rsp",
     "8@4(%rsp)+4",
