@@ -818,6 +818,32 @@ hot4.cold:
         .set    case4, 2b
         end     switch_inside
 
+        function carried
+        test    %rsi, %rsi
+        jne     2f
+        mov     %rdi, %rcx
+        jmp     1f
+2:      mov     %rdi, -64(%rsp)
+        lea     -64(%rsp), %rcx
+        jmp     *%rdx
+1:      probe   pointer_carried_by_a_jump # live
+        mov     (%rcx), %rax
+        ret
+        end     carried
+
+        function short_hot
+        mov     %rdi, -64(%rsp)
+        lea     -64(%rsp), %rcx
+        test    %rdi, %rdi
+        jne     short_cold
+        ret
+        end     short_hot
+        function short_cold
+        probe   pointer_from_a_short_jump # live
+        mov     (%rcx), %rax
+        ret
+        end     short_cold
+
         function jumps_away
         probe   through_a_pointer       # unused
         jmp     *(%rdi)

@@ -28,7 +28,11 @@ async function watch(mode: string, places: readonly number[], program: string, m
     const log = join(folder, "log");
     writeFileSync(offsets, places.map((p) => `${p.toString(16)}\n`).join(""));
     const args = [mode, offsets, program, ...(more.length > 0 ? [log, ...more] : [])];
-    const outcome = await run(built.path, args, { timeout: 100_000, environment: { LD_BIND_NOW: "1" } });
+    const outcome = await run(built.path, args, {
+      timeout: 100_000,
+      cwd: folder, // profiled programs leave a file
+      environment: { LD_BIND_NOW: "1" },
+    });
     if (outcome.status === 126 || outcome.status === null) throw new Error(`watch: ${outcome.stderr}`);
     return { outcome, log: more.length > 0 ? readFileSync(log) : Buffer.alloc(0) };
   } finally {
