@@ -3,12 +3,11 @@
  * every hit. A guard lowers rsp by 128 at the probe and a call-through by 8, which notes must make up for; and at a bare nop5
  * the kernel's own call would overwrite what a note reads below rsp.
  */
-import { copyFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { cannotTrace, hasClang } from "./kernel.js";
 import { type Reading, readArguments } from "./read.js";
-import { build, programSource, type Rewritten, rewriteWith } from "./rewriting.js";
+import { build, programSource, type Rewritten, rewriteWith, sameLength } from "./rewriting.js";
 
 /** How a probe is rewritten, and where a tracer attaches: `nop,nop5` as one that goes by the note, and as libbpf 1.7. */
 const ways = [
@@ -17,13 +16,6 @@ const ways = [
   { layout: "nop,nop5", step: 1n },
   { layout: "nop,nop10", step: 0n },
 ] as const;
-
-/** A copy with a path as long: the stack begins below it, so without randomization everything is where it was. */
-function likewise(path: string, like: string): string {
-  const copy = like.replace(/program$/, "another");
-  copyFileSync(path, copy);
-  return copy;
-}
 
 const forms = [programSource("arguments.S"), programSource("arguments.c")] as const;
 const fixture = fileURLToPath(new URL("../fixtures/programs/arguments.c", import.meta.url));
@@ -53,7 +45,7 @@ describe.skipIf(cannotTrace("arguments, read by tracefs"))("arguments, read by t
       const rewritten = await rewriteWith(program, "--layout", layout);
       expect(rewritten.summary.rewritten).toBe(16);
       expectShifts(rewritten);
-      const after = await readArguments(likewise(rewritten.path, program), step);
+      const after = await readArguments(sameLength(rewritten.path, program), step);
       expect(after).toEqual(before);
     });
   });
@@ -65,7 +57,7 @@ describe.skipIf(cannotTrace("arguments, read by tracefs"))("arguments, read by t
       expect(before.hits.length).toBeGreaterThan(100);
       for (const { layout, step } of ways.filter((way) => way.layout !== "nop,nop10")) {
         const { path } = await rewriteWith(program, "--layout", layout);
-        expect(await readArguments(likewise(path, program), step), `${layout} +${step}`).toEqual(before);
+        expect(await readArguments(sameLength(path, program), step), `${layout} +${step}`).toEqual(before);
       }
     });
   });

@@ -1,5 +1,5 @@
 /** The command under test with any options, on programs compiled into a folder that goes away with the tests. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -32,4 +32,11 @@ export async function rewriteWith(input: string, ...options: readonly string[]):
   if (outcome.status !== 0)
     throw new Error(`rewrite ${input} ${options.join(" ")}: ${outcome.status}\n${outcome.stderr}`);
   return { ...(JSON.parse(outcome.stdout) as Omit<Rewritten, "path">), path };
+}
+
+/** A copy with a path as long: the stack begins below it, so without randomization everything is where it was. */
+export function sameLength(path: string, like: string): string {
+  const copy = like.replace(/program$/, "another");
+  copyFileSync(path, copy);
+  return copy;
 }

@@ -9,6 +9,11 @@
 
         .macro  PROBE name, arguments
 990:    nop
+        NOTE    \name, "\arguments"
+        .endm
+
+        /* One more note may follow, of the same nop. */
+        .macro  NOTE name, arguments
         .pushsection .note.stapsdt, "", "note"
         .balign 4
         .4byte  992f-991f, 994f-993f, 3
