@@ -19,7 +19,7 @@ import { Access, type Effects, Kind, NONE, RSP, registerName, Trait, UNBOUNDED }
 import { type ByteMask, clear, fullMask, include, isEmpty, overlaps, RED_ZONE } from "./byte-mask.js";
 import type { CodeRange } from "./functions.js";
 import type { ProgramFacts } from "./program.js";
-import { disagrees, makesCalls, type Part, StackFlow } from "./stack-flow.js";
+import { disagrees, type Part, StackFlow } from "./stack-flow.js";
 import { anyTainted, baseOf, ENTRY, isTainted, offsetOf, type State } from "./stack-state.js";
 
 export interface Verdict {
@@ -56,7 +56,7 @@ export class FrameUse {
 
   constructor(facts: ProgramFacts, range: CodeRange) {
     this.flow = new StackFlow(facts, range);
-    this.isLeaf = !makesCalls(this.flow.root);
+    this.isLeaf = !this.flow.root.makesCalls;
     let formsBelow: Vaddr | undefined;
     let escapes: Vaddr | undefined;
     let goesDownwards = false;

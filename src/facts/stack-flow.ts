@@ -53,6 +53,8 @@ export interface Part {
   readonly states: (State | undefined)[];
   readonly joins: Uint8Array;
   readonly visited: Uint8Array;
+  /** It makes calls behind its prologue: a profiler's call in there (mcount, __fentry__) shows nothing. */
+  readonly makesCalls: boolean;
   /** Landing pads by the index of the call whose exception leads there. */
   readonly pads: ReadonlyMap<number, readonly Vaddr[]>;
 }
@@ -140,14 +142,16 @@ export class StackFlow {
     const code = this.facts.functions.code(range);
     if (this.parts.size > 0 && (code.unclean !== undefined || this.parts.size >= MOST_PARTS)) return undefined;
     const rows = this.facts.functions.cfaRows(range);
+    const effects = effectsOf(code);
     const part: Part = {
       range,
       code,
-      effects: effectsOf(code),
+      effects,
       rows,
       states: new Array<State | undefined>(code.count),
       joins: joinsOf(code),
       visited: new Uint8Array(code.count),
+      makesCalls: makesCalls(code, effects),
       pads: this.padsOf(range, code),
     };
     this.parts.set(range.index, part);
@@ -184,7 +188,7 @@ export class StackFlow {
     }
     // Links are jumps with distances of 32 bits; short ones come from the neighbours.
     for (const index of [root.range.index - 1, root.range.index + 1]) {
-      if (makesCalls(root) || index < 0 || index >= facts.functions.count) continue;
+      if (root.makesCalls || index < 0 || index >= facts.functions.count) continue;
       const range = facts.functions.range(index);
       if (range.end < root.range.start - SHORT_REACH || range.start > root.range.end + SHORT_REACH) continue;
       const code = facts.functions.code(range);
@@ -200,7 +204,7 @@ export class StackFlow {
     const to = code.targets[source]!;
     if (!(to >= root.code.start && to < root.code.end) || this.parts.has(range.index)) return;
     // What makes calls keeps nothing below rsp; from there it is a tail call.
-    if (to === root.code.start && looksLikeEntry(root) && (makesCalls(root) || codeMakesCalls(code))) return;
+    if (to === root.code.start && looksLikeEntry(root) && (root.makesCalls || callsFrom(code, 0))) return;
     if (this.addPart(range) === undefined) this.entriesUnknown = true;
   }
 
@@ -300,19 +304,17 @@ export class StackFlow {
   }
 }
 
-/** Whether a range makes calls behind its prologue: a profiler's call in it (mcount, __fentry__) shows nothing. */
-export const makesCalls = (part: Part): boolean => {
-  const { code, effects } = part;
+function makesCalls(code: DecodedCode, effects: Effects): boolean {
   let body = 0;
   while (body < code.count && isPrologue(code, effects, body)) body++;
-  return codeMakesCalls(code, body);
-};
+  return callsFrom(code, body);
+}
 
-function codeMakesCalls(code: DecodedCode, from = 0): boolean {
-  for (let i = from; i < code.count; i++) {
+/** Whether an instruction from index `first` on is a call of a function, not one into the range's own middle. */
+function callsFrom(code: DecodedCode, first: number): boolean {
+  for (let i = first; i < code.count; i++) {
     if ((code.flow[i]! & Flow.Call) === 0) continue;
     const target = code.targets[i]!;
-    // A call into the function's own middle is no call of a function.
     if (!(target > code.start && target < code.end)) return true;
   }
   return false;

@@ -9,7 +9,8 @@
  * with different heights. It stands for one unknown address, with bounds relative to ENTRY; offsets from it are exact. The
  * same instruction may run again in a loop, with another value: then what is left of the old one becomes DERIVED.
  *
- * A state is one Int32Array: 16 bases (or OTHER, DERIVED), then 16 offsets in bytes.
+ * A state is one array: 16 bases (or OTHER, DERIVED), then 16 offsets in bytes. A plain one: states are copied at every
+ * block, and a typed array of this size would have its memory outside of the heap.
  */
 import { type Effects, Kind, RBP, REGISTER_COUNT, RSP } from "../x86/effects.js";
 
@@ -17,7 +18,7 @@ export const ENTRY = 0;
 export const OTHER = -1;
 export const DERIVED = -2;
 
-export type State = Int32Array;
+export type State = number[];
 
 /** Beyond this an offset is not followed. */
 const FARTHEST = 2 ** 30;
@@ -25,15 +26,21 @@ const FARTHEST = 2 ** 30;
 /** What a call leaves as it was: rbx, rsp, rbp, r12 to r15 (System V ABI, AMD64 supplement, section 3.2.1). */
 const PRESERVED = (1 << 3) | (1 << RSP) | (1 << RBP) | (0xf << 12);
 
+const filled = (base: number): State => {
+  const state: State = [];
+  for (let i = 0; i < 2 * REGISTER_COUNT; i++) state.push(i < REGISTER_COUNT ? base : 0);
+  return state;
+};
+
 export function entryState(): State {
-  const state = new Int32Array(2 * REGISTER_COUNT).fill(OTHER, 0, REGISTER_COUNT);
+  const state = filled(OTHER);
   state[RSP] = ENTRY;
   return state;
 }
 
 /** Nothing is known but that every register may hold an address of the stack. */
 export function unknownState(address: number, bases: Bases): State {
-  const state = new Int32Array(2 * REGISTER_COUNT).fill(DERIVED, 0, REGISTER_COUNT);
+  const state = filled(DERIVED);
   set(state, RSP, bases.at(address * 2, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY), 0);
   return state;
 }
@@ -85,7 +92,8 @@ export const isTainted = (state: State, register: number): boolean => state[regi
 
 /** Whether any register of a set (a bit each) does. */
 export function anyTainted(state: State, registers: number): boolean {
-  for (let r = 0; r < REGISTER_COUNT; r++) if (registers & (1 << r) && state[r] !== OTHER) return true;
+  for (let left = registers; left !== 0; left &= left - 1)
+    if (state[31 - Math.clz32(left & -left)] !== OTHER) return true;
   return false;
 }
 
@@ -148,8 +156,8 @@ export function transfer(state: State, effects: Effects, i: number, address: num
   if (writes === 0) return;
   const tainted = anyTainted(state, effects.values[i]!);
   const keeps = effects.keeps[i]!;
-  for (let r = 0; r < REGISTER_COUNT; r++) {
-    if ((writes & (1 << r)) === 0) continue;
+  for (let left = writes; left !== 0; left &= left - 1) {
+    const r = 31 - Math.clz32(left & -left);
     if (r === RSP) unbounded(state, address, bases);
     else set(state, r, tainted || (keeps & (1 << r) && isTainted(state, r)) ? DERIVED : OTHER, 0);
   }

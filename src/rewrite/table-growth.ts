@@ -106,7 +106,7 @@ function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): Tab
     taken.length = 0;
     for (let i = 0; i <= behind.length; i++) {
       const border = behind[i]?.sh_offset ?? limit;
-      const slid = slide(keepBuildId ? taken : [], newEnd, segment);
+      const slid = slide(image, keepBuildId ? taken : [], newEnd, segment);
       const slidEnd = slid.reduce((end, m) => Math.max(end, m.sh_offset + m.section.sh_size), newEnd);
       const split = splitNote(image, slid, taken);
       if (slidEnd <= border && split === undefined) {
@@ -135,12 +135,15 @@ function strayBytes(image: ElfImage, start: number, end: number, taken: readonly
   return undefined;
 }
 
-/** The build-id among the sections that have to go, directly behind the longer table. */
-function slide(taken: readonly Section[], newEnd: number, segment: ProgramHeader): MovedSection[] {
+/** The build-id among the sections that have to go, with the notes of its PT_NOTE, directly behind the longer table. */
+function slide(image: ElfImage, taken: readonly Section[], newEnd: number, segment: ProgramHeader): MovedSection[] {
+  const buildId = taken.find((s) => s.name === BUILD_ID);
+  if (buildId === undefined) return [];
+  const notes = image.programHeaders.filter((p) => p.p_type === elf.PT_NOTE && contains(p, buildId));
   const moved: MovedSection[] = [];
   let at = newEnd;
   for (const section of taken) {
-    if (section.name !== BUILD_ID) continue;
+    if (section !== buildId && !notes.some((p) => contains(p, section))) continue;
     at = alignUp(at, section.sh_addralign);
     moved.push({ section, sh_addr: vaddr(at - segment.p_offset + segment.p_vaddr), sh_offset: fileOffset(at) });
     at += section.sh_size;

@@ -59,10 +59,13 @@ export function commonEffect(code: DecodedCode, i: number, out: EffectList): boo
   const first = bytes[at]!;
   // 0x70 to 0x7f, 0f 80 to 0f 8f, eb, e9; not loop and jrcxz, which use rcx.
   if (flow & (Flow.Jump | Flow.Conditional)) return (first & 0xfc) !== 0xe0;
-  if (flow & Flow.Call && first === 0xe8) {
+  // With prefixes it is a call for thread-local storage.
+  if (flow & Flow.Call && bytes[end - 5] === 0xe8 && (end - at === 5 || bytes[end - 6] === 0x48)) {
     pushes(i, out, Kind.Call);
     return true;
   }
+  if (first === 0x66 || first === 0xf2 || first === 0xf3) return flow === Flow.Next && vector(bytes, at + 1, end, first, out);
+  if (first === 0xf0) return isFence(bytes, at, end) && !(code.flow[i + 1]! & Flow.Conditional);
   if (flow & Flow.Return && first === 0xc3) {
     pops(i, out);
     return true;
@@ -82,11 +85,15 @@ export function commonEffect(code: DecodedCode, i: number, out: EffectList): boo
     }
     return true;
   }
-  if (opcode >= 0xb8 && opcode <= 0xbf && rex === 0 && end - at === 5) {
-    out.writes[i] = 1 << (opcode & 7); // mov imm32, r32
-    return (opcode & 7) !== RSP;
+  if (opcode >= 0xb8 && opcode <= 0xbf && end - opcodeAt === 5) {
+    const register = (opcode & 7) | ((rex & 1) << 3);
+    if (register === RSP || rex & 8) return false;
+    out.writes[i] = 1 << register; // mov imm32, r32
+    return true;
   }
   if (flow & ~(Flow.Lea | Flow.Call)) return false;
+  if (opcode === 0xa8 || opcode === 0xa9) return true; // test of al, eax, rax
+  if (opcode === 0x0f && isVector(bytes[opcodeAt + 1]!)) return vector(bytes, at, end, 0, out);
   return bytes[opcodeAt + 1]! >= 0xc0 && opcode !== 0x0f
     ? betweenRegisters(bytes, opcodeAt, end, rex, i, out)
     : withMemory(bytes, opcodeAt, end, rex, i, out);
@@ -130,28 +137,118 @@ function betweenRegisters(
       }
       return true;
     }
-    case 0x85: // test
-    case 0x39: // cmp
+    case 0x84: // test
+    case 0x85:
+    case 0x38: // cmp
+    case 0x39:
+    case 0x3a:
     case 0x3b:
       return end === at + 2;
+    case 0x01: // add, or, and, sub to the register in rm
+    case 0x09:
+    case 0x21:
+    case 0x29:
+      return combine(rm, reg, end === at + 2, i, out);
+    case 0x03: // the same to the other one
+    case 0x0b:
+    case 0x23:
+    case 0x2b:
+      return combine(reg, rm, end === at + 2, i, out);
+    case 0x63: // movsxd
+      if (!isWide || reg === RSP || end !== at + 2) return false;
+      out.writes[i] = 1 << reg;
+      out.values[i] = 1 << rm;
+      return true;
+    case 0xf6: // test with an immediate
+    case 0xf7:
+      return (modrm & 0x38) === 0 && end === at + (opcode === 0xf6 ? 3 : 6);
     case 0x31: // xor, both the same: zero
     case 0x33:
       if (rm !== reg || rm === RSP || end !== at + 2) return false;
       out.writes[i] = 1 << rm;
       return true;
+    case 0x81:
     case 0x83: {
-      // Group 1 with an immediate of 8 bits: /0 add, /5 sub, /7 cmp.
+      // Group 1 with an immediate: /0 add, /1 or, /4 and, /5 sub, /7 cmp.
       const operation = (modrm >> 3) & 7;
-      if (end !== at + 3) return false;
-      const immediate = (bytes[at + 2]! << 24) >> 24;
+      if (end !== at + (opcode === 0x83 ? 3 : 6)) return false;
+      const immediate = opcode === 0x83 ? (bytes[at + 2]! << 24) >> 24 : int32(bytes, at + 2);
       if (operation === 7) return true;
-      if (!isWide || (operation !== 0 && operation !== 5)) return false;
-      out.add(i, rm, rm, operation === 0 ? immediate : -immediate);
+      if (isWide && (operation === 0 || operation === 5)) {
+        out.add(i, rm, rm, operation === 0 ? immediate : -immediate);
+        return true;
+      }
+      if (rm === RSP || operation === 2 || operation === 3 || operation === 6) return false;
+      out.writes[i] = out.values[i] = 1 << rm;
       return true;
     }
     default:
       return false;
   }
+}
+
+/** target = target and source in some way. */
+function combine(target: number, source: number, fits: boolean, i: number, out: EffectList): boolean {
+  // A register with itself may be a way to write zero.
+  if (!fits || target === RSP || target === source) return false;
+  out.writes[i] = 1 << target;
+  out.values[i] = (1 << target) | (1 << source);
+  return true;
+}
+
+const int32 = (bytes: Uint8Array, at: number): number =>
+  bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24);
+
+/** Moves and logic of vectors (0f xx), as they are listed in vector(). */
+const isVector = (opcode: number): boolean =>
+  opcode === 0x10 || opcode === 0x11 || opcode === 0x28 || opcode === 0x29 || opcode === 0x57;
+
+/** How many bytes a vector's move loads or stores, by its prefix and opcode, or 0 where it is none of these. */
+function vectorSize(prefix: number, opcode: number): number {
+  switch (opcode) {
+    case 0x10: // movups, movupd, movss, movsd
+    case 0x11:
+      return prefix === 0xf3 ? 4 : prefix === 0xf2 ? 8 : 16;
+    case 0x28: // movaps, movapd
+    case 0x29:
+      return prefix === 0 || prefix === 0x66 ? 16 : 0;
+    case 0x6f: // movdqa, movdqu
+    case 0x7f:
+      return prefix === 0x66 || prefix === 0xf3 ? 16 : 0;
+    case 0x57: // xorps, pxor, punpcklqdq
+    case 0xef:
+    case 0x6c:
+      return prefix === 0x66 || (prefix === 0 && opcode === 0x57) ? 16 : 0;
+    case 0x7e: // movq, from memory and to it
+      return prefix === 0xf3 ? 8 : 0;
+    case 0xd6:
+      return prefix === 0x66 ? 8 : 0;
+    default:
+      return 0;
+  }
+}
+
+/** What stands behind the prefix at index `from`: it concerns vector registers, and memory perhaps. */
+function vector(bytes: Uint8Array, from: number, end: number, prefix: number, out: EffectList): boolean {
+  const rex = (bytes[from]! & 0xf0) === 0x40 ? bytes[from]! : 0;
+  const at = rex === 0 ? from : from + 1;
+  if (bytes[at] !== 0x0f) return false;
+  const opcode = bytes[at + 1]!;
+  const size = vectorSize(prefix, opcode);
+  if (size === 0) return false;
+  if (bytes[at + 2]! >= 0xc0) return end === at + 3;
+  parseMemory(bytes, at + 2, rex);
+  if (operandEnd !== end) return false;
+  const stores = opcode === 0x11 || opcode === 0x29 || opcode === 0x7f || opcode === 0xd6;
+  access(out, size, stores ? Access.Write : Access.Read);
+  return true;
+}
+
+/** `lock or $0, mem` and `lock add $0, mem` with short immediates: see effects.ts. */
+function isFence(bytes: Uint8Array, at: number, end: number): boolean {
+  const opcodeAt = (bytes[at + 1]! & 0xf0) === 0x40 ? at + 2 : at + 1;
+  const operation = (bytes[opcodeAt + 1]! >> 3) & 7;
+  return bytes[opcodeAt] === 0x83 && operation <= 1 && bytes[end - 1] === 0;
 }
 
 function withMemory(
@@ -189,8 +286,23 @@ function withMemory(
       out.values[i] = 1 << reg;
       out.traits[i] = Trait.Leaks;
       return true;
+    case 0x03: // add, or, and, sub, xor from memory
+    case 0x0b:
+    case 0x23:
+    case 0x2b:
+    case 0x33:
+      if (reg === RSP || operandEnd !== end) return false;
+      access(out, size, Access.Read);
+      out.writes[i] = out.values[i] = 1 << reg;
+      return true;
     case 0x8d: // lea
-      if (!isWide || operandEnd !== end || reg === RSP) return false;
+      if (operandEnd !== end || reg === RSP) return false;
+      if (!isWide && (memoryBase === NONE || rex & 2)) return false;
+      if (!isWide) {
+        out.writes[i] = 1 << reg;
+        out.values[i] = (1 << memoryBase) | (memoryIndex === NONE ? 0 : 1 << memoryIndex);
+        return true;
+      }
       return lea(bytes, at, reg, i, out);
     case 0x85: // test, cmp
     case 0x39:
@@ -206,6 +318,21 @@ function withMemory(
     case 0xf6: // test
       if (operandEnd + 1 !== end) return false;
       access(out, 1, Access.Read);
+      return true;
+    case 0x81:
+    case 0xf7:
+      if (operandEnd + 4 !== end) return false;
+      access(out, size, Access.Read);
+      return true;
+    case 0x38: // cmp, test of a byte
+    case 0x3a:
+    case 0x84:
+      if (operandEnd !== end) return false;
+      access(out, 1, Access.Read);
+      return true;
+    case 0xc6: // mov of a byte
+      if (operandEnd + 1 !== end) return false;
+      access(out, 1, Access.Write);
       return true;
     case 0xc7: // mov of an immediate
       if (operandEnd + 4 !== end) return false;
@@ -224,11 +351,14 @@ function withMemory(
 /** The opcodes above; those that are a group, with the operation in the ModRM byte. */
 function isListed(opcode: number, operation: number): boolean {
   switch (opcode) {
-    case 0x83:
     case 0x80:
+    case 0x81:
+    case 0x83:
       return operation === 7;
-    case 0xf6:
+    case 0xc6:
     case 0xc7:
+    case 0xf6:
+    case 0xf7:
       return operation === 0;
     case 0xff:
       return operation === 2;
