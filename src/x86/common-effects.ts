@@ -64,7 +64,8 @@ export function commonEffect(code: DecodedCode, i: number, out: EffectList): boo
     pushes(i, out, Kind.Call);
     return true;
   }
-  if (first === 0x66 || first === 0xf2 || first === 0xf3) return flow === Flow.Next && vector(bytes, at + 1, end, first, out);
+  if (first === 0x66 || first === 0xf2 || first === 0xf3)
+    return flow === Flow.Next && vector(bytes, at + 1, end, first, out);
   if (first === 0xf0) return isFence(bytes, at, end) && !(code.flow[i + 1]! & Flow.Conditional);
   if (flow & Flow.Return && first === 0xc3) {
     pops(i, out);
