@@ -1,11 +1,9 @@
 /**
  * bpftrace as a tracer of USDT probes: it finds them and reads their arguments by the notes, with code of its own (in Debian
  * 12, that of bcc).
- *
- * It runs the program itself, since only then it knows when to stop.
  */
-import { spawnSync } from "node:child_process";
-import { run } from "../run.js";
+import { spawn, spawnSync } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 
 /** Why bpftrace is of no use here, or null: it may be missing, or the kernel may have no BPF. */
 export function bpftraceMissing(): string | null {
@@ -17,40 +15,51 @@ export function bpftraceMissing(): string | null {
 export interface BpftraceProbe {
   readonly provider: string;
   readonly name: string;
-  /** How many arguments to print. */
-  readonly arguments: number;
+  /** What to do at a hit, in bpftrace's language. */
+  readonly action: string;
 }
 
-export interface BpftraceRun {
-  /** `name: value value ...` for each hit; sorted, for hits on different CPUs have no order. */
-  readonly hits: readonly string[];
-  /** What the program and bpftrace itself wrote. */
-  readonly rest: string;
-}
+const READY = "ready";
 
-const MARK = "hit|";
-
-/** @param command the program and its arguments, by spaces; bpftrace knows no quotes. */
-export async function bpftrace(
+/**
+ * Attaches to probes of a file, in all processes, while `body` runs; and what the actions printed meanwhile. bpftrace only
+ * begins to print when it has attached everything, even what an earlier timer has to say.
+ */
+export async function withBpftrace(
   file: string,
   probes: readonly BpftraceProbe[],
-  command: string,
-  environment: Readonly<Record<string, string>> = {},
-): Promise<BpftraceRun> {
-  const script = probes.map(({ provider, name, arguments: count }) => {
-    const numbers = Array.from({ length: count }, (_, i) => i);
-    const values = ["0", ...numbers.map((i) => `arg${i}`)].slice(1);
-    const format = `${MARK}${name}:${" %ld".repeat(count)}\\n`;
-    return `usdt:${file}:${provider}:${name} { printf(${[`"${format}"`, ...values].join(", ")}); }`;
+  body: () => Promise<unknown>,
+): Promise<string> {
+  const script = [
+    `interval:ms:50 { printf("${READY}\\n"); }`,
+    ...probes.map(({ provider, name, action }) => `usdt:${file}:${provider}:${name} { ${action} }`),
+  ];
+  const tracer = spawn("bpftrace", ["-e", script.join("\n")], {
+    env: { ...process.env, BPFTRACE_MAX_PROBES: "1024", BPFTRACE_MAX_BPF_PROGS: "1024", LC_ALL: "C" },
+    stdio: ["ignore", "pipe", "pipe"],
   });
-  // Without randomization, in the program that bpftrace starts too: addresses are then the same in each run.
-  const outcome = await run("setarch", ["-R", "bpftrace", "-e", script.join("\n"), "-c", command], {
-    environment: { BPFTRACE_MAX_PROBES: "1024", ...environment },
-    timeout: 90_000,
-  });
-  if (outcome.status !== 0)
-    throw new Error(`bpftrace on ${file}: ${outcome.signal ?? outcome.status}\n${outcome.stderr}`);
-  const lines = outcome.stdout.split("\n");
-  const hits = lines.filter((line) => line.startsWith(MARK)).map((line) => line.slice(MARK.length));
-  return { hits: hits.sort(), rest: lines.filter((line) => !line.startsWith(MARK)).join("\n") + outcome.stderr };
+  const timer = setTimeout(() => tracer.kill("SIGKILL"), 90_000);
+  let [stdout, stderr] = ["", ""];
+  tracer.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString("latin1")));
+  const ended = new Promise<number | null>((resolve) => tracer.once("close", resolve));
+  tracer.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString("latin1")));
+  /** Until the timer has said so once more, or twice. */
+  const timerTicks = async (more: number): Promise<void> => {
+    const wanted = stdout.split(READY).length + more;
+    while (stdout.split(READY).length < wanted) {
+      if (tracer.exitCode !== null || tracer.signalCode !== null) throw new Error(`bpftrace on ${file}:\n${stderr}`);
+      await sleep(20);
+    }
+  };
+  try {
+    await timerTicks(1);
+    await body();
+    // What was in the buffers when the body ended has been read by then.
+    await timerTicks(2);
+  } finally {
+    tracer.kill("SIGINT"); // its way to end: it prints what is left
+    await ended;
+    clearTimeout(timer);
+  }
+  return stdout.replaceAll(`${READY}\n`, "");
 }
