@@ -12,7 +12,7 @@ import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
 import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
-import { type DecodedCode, decode } from "../x86/decode.js";
+import { type DecodedCode, decode, Flow } from "../x86/decode.js";
 import { paddingLength } from "../x86/nops.js";
 
 /** A contiguous range of code that belongs to one function. */
@@ -160,7 +160,7 @@ export class FunctionIndex {
 
   /**
    * The code in the gap that contains `address`: start files, assembly without unwind information. Undefined outside of
-   * gaps. Zero bytes taken for an instruction mean that data stands there, which makes it unclean.
+   * gaps.
    */
   gapCode(address: number): DecodedCode | undefined {
     const gap = this.gapAt(address);
@@ -169,8 +169,7 @@ export class FunctionIndex {
     let code = this.gaps.get(gap.start);
     if (code === undefined) {
       const bytes = this.contents.get(section)!.subarray(gap.start - section.sh_addr, gap.end - section.sh_addr);
-      code = decode(bytes, gap.start);
-      if (code.unclean === undefined && holdsZeros(code)) code = { ...code, unclean: "data between instructions" };
+      code = decodeAroundZeros(bytes, gap.start);
       this.gaps.set(gap.start, code);
     }
     return code;
@@ -182,10 +181,25 @@ export class FunctionIndex {
   }
 }
 
-/** `00 00` decodes as an addition to memory that no compiler writes: it is data. */
-function holdsZeros({ bytes, offsets, count }: DecodedCode): boolean {
-  for (let i = 0; i < count; i++) if (bytes[offsets[i]!] === 0 && bytes[offsets[i]! + 1] === 0) return true;
-  return false;
+/**
+ * Decodes a gap. Zeros, which are instructions too (`00 00` is an addition to memory that no compiler writes), are padding
+ * behind the end of a block, as some linkers fill with them, and data anywhere else, which makes the gap unclean.
+ */
+function decodeAroundZeros(bytes: Uint8Array, start: Vaddr): DecodedCode {
+  const isZero = ({ bytes: b, offsets }: DecodedCode, i: number): boolean =>
+    b[offsets[i]!] === 0 && b[offsets[i]! + 1] === 0;
+  const filled = Uint8Array.from(bytes);
+  for (;;) {
+    const code = decode(filled, start);
+    let zeros = 0;
+    while (zeros < code.count && !isZero(code, zeros)) zeros++;
+    if (zeros === code.count) return { ...code, bytes };
+    const ends = Flow.Jump | Flow.IndirectJump | Flow.Return | Flow.Trap;
+    if (zeros > 0 && (code.flow[zeros - 1]! & ends) === 0)
+      return { ...code, bytes, unclean: "data between instructions" };
+    // Seen as int3, it is padding for everybody.
+    for (let at = code.offsets[zeros]!; at < filled.length && filled[at] === 0; at++) filled[at] = 0xcc;
+  }
 }
 
 /**
