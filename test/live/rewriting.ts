@@ -3,11 +3,12 @@ import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { afterAll } from "vitest";
 import { type RewriteDocument, usdtNop5 } from "../command.js";
 import { must } from "../run.js";
 
 const folder = mkdtempSync(join(tmpdir(), "usdt-live-"));
-process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
 
 /** A path that nothing has yet. */
