@@ -22,8 +22,8 @@ import { libbpfMissing, withLibbpf } from "./libbpf.js";
 import { rewriteWith } from "./rewriting.js";
 
 const noUprobes = cannotTrace("packages for any kernel");
-const noLibbpf = skipBecause("packages for any kernel, by libbpf", libbpfMissing());
-const noBpftrace = skipBecause("packages for any kernel, by bpftrace", bpftraceMissing());
+const noLibbpf = noUprobes || skipBecause("packages for any kernel, by libbpf", libbpfMissing());
+const noBpftrace = noUprobes || skipBecause("packages for any kernel, by bpftrace", bpftraceMissing());
 
 const program = (name: string): string => fileURLToPath(new URL(`../packages/programs/${name}`, import.meta.url));
 

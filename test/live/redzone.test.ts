@@ -73,12 +73,16 @@ const ways = [
   { layout: "nop,nop5", step: 1n },
 ] as const;
 
-const family = scratch("family.c");
-writeFileSync(family, generate(SEED, FUNCTIONS).source);
+/** The family as a file. */
+function family(): string {
+  const path = scratch("family.c");
+  writeFileSync(path, generate(SEED, FUNCTIONS).source);
+  return path;
+}
 
 const programs = [
-  { made: "by hand", source: programSource("redzone.c"), functions: 2 },
-  { made: "from a seed", source: family, functions: FUNCTIONS },
+  { made: "by hand", sourceFile: () => programSource("redzone.c"), functions: 2 },
+  { made: "from a seed", sourceFile: family, functions: FUNCTIONS },
 ];
 const builds = ["gcc", "clang"].flatMap((compiler) =>
   ["-O0", "-O2", "-O3"].flatMap((optimization) => programs.map((program) => ({ compiler, optimization, ...program }))),
@@ -86,11 +90,13 @@ const builds = ["gcc", "clang"].flatMap((compiler) =>
 
 describe.skipIf(cannotOptimize("what is below rsp"))("what is below rsp", () => {
   describe.each(builds)("in functions made $made, $compiler $optimization", (made) => {
-    const { compiler, optimization, source, functions } = made;
+    const { compiler, optimization, sourceFile, functions } = made;
     const skipped = compiler === "clang" && !hasClang;
     const title = `${functions} functions made ${made.made}, ${compiler} ${optimization}`;
+    let source: string;
     let program: string;
     beforeAll(async () => {
+      source = sourceFile();
       if (!skipped) program = await compile(compiler, source, optimization);
     });
 

@@ -7,12 +7,18 @@ import { afterAll } from "vitest";
 import { type RewriteDocument, usdtNop5 } from "../command.js";
 import { must } from "../run.js";
 
-const folder = mkdtempSync(join(tmpdir(), "usdt-live-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+let folder: string | undefined;
 let files = 0;
 
-/** A path that nothing has yet. */
-export const scratch = (name: string): string => join(folder, `${files++}-${name}`);
+/** A path that nothing has yet. The folder is made when it is needed: where all tests are skipped nothing would remove it. */
+export function scratch(name: string): string {
+  folder ??= mkdtempSync(join(tmpdir(), "usdt-live-"));
+  return join(folder, `${files++}-${name}`);
+}
+
+afterAll(() => {
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+});
 
 export const programSource = (name: string): string => fileURLToPath(new URL(`programs/${name}`, import.meta.url));
 
