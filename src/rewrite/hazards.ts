@@ -43,18 +43,24 @@ const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
 /** nop5 and nop,nop5 are both patched into a call by 6.18: the second by way of libbpf. */
 const usesNop5 = (layout: ProbeLayout): boolean => layout !== "nop,nop10";
 
+/** What decides a hazard of nop5: the layout, where this run wrote any; nothing, where all of them were there before. */
+const way = (makesNop5: boolean, option: string): string =>
+  makesNop5 ? option : "the probes were built so: no option changes them";
+
 function forkHazard({ layout, placed, already, wayToFork }: HazardContext): Hazard[] {
-  if (!(placed.size > 0 && usesNop5(layout)) && already.length === 0) return [];
+  const makesNop5 = placed.size > 0 && usesNop5(layout);
+  if (!makesNop5 && already.length === 0) return [];
   const effect =
     "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
   if (wayToFork === undefined)
     return [
       {
         code: "fork-in-library",
-        message: `${effect}; the program itself shows no way to fork, but a library in its process might (--layout nop,nop10 is safe)`,
+        message: `${effect}; the program itself shows no way to fork, but a library in its process might (${way(makesNop5, "--layout nop,nop10 is safe")})`,
       },
     ];
-  return [{ code: "fork", message: `${effect}, and ${wayToFork} (--layout nop,nop10 is safe, and what auto chooses)` }];
+  const option = way(makesNop5, "--layout nop,nop10 is safe, and what auto chooses");
+  return [{ code: "fork", message: `${effect}, and ${wayToFork} (${option})` }];
 }
 
 /** Sites that had a nop5 before: they are as dangerous as any, and were not touched. */
@@ -74,12 +80,12 @@ function bareNop5Hazard({ already }: HazardContext): Hazard[] {
 }
 
 function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
-  const bare = (layout === "nop5" ? placed.size : 0) + already.length;
-  if (bare === 0) return [];
+  const makesBare = placed.size > 0 && layout === "nop5";
+  if (!makesBare && already.length === 0) return [];
   return [
     {
       code: "old-kernel",
-      message: `kernels before 6.18 run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (--layout nop,nop5 or nop,nop10 does not)`,
+      message: `kernels before 6.18 run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
     },
   ];
 }
