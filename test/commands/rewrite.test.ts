@@ -89,6 +89,11 @@ describe("rewrite", () => {
         },
       ],
       hazards: [{ code: "fork", message: "a child that forks while traced dies" }],
+      tracing: [
+        { kernel: "before 6.18", plain: "stepped", libbpf: "stepped" },
+        { kernel: "6.18 to 7.2", plain: "optimized", libbpf: "optimized" },
+        { kernel: "7.3 and later", plain: "emulated", libbpf: "emulated" },
+      ],
     });
     expect(readFileSync(`${path}.nop5`, "utf8")).toBe("rewritten");
     expect(readFileSync(path)).toEqual(before);
@@ -131,6 +136,9 @@ describe("rewrite", () => {
         "             moved: mov rdi,rbx",
         "  skipped    0x1290 sample:guarded: a jump leads into the bytes behind it",
         "  already    0x1290 sample:guarded",
+        "  traced on Linux before 6.18: a trap and a single step a hit, about 2.9 times slower than the one-byte nop",
+        "  traced on Linux 6.18 to 7.2: a call instead of a trap, twice as fast or better",
+        "  traced on Linux 7.3 and later: a trap a hit, as for the one-byte nop",
         "warning (fork): a child that forks while traced dies",
         `written: ${path}.nop5 (100 -> 9 bytes, -91.00 %)`,
         "",
