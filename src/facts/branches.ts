@@ -1,7 +1,7 @@
 /**
  * Branches as entries: those near a site, wherever they begin, and those that the byte-wise scan found.
  */
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { sectionBytes } from "../elf/image.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
@@ -69,16 +69,16 @@ function addUnknown(context: BranchContext, start: number, end: number): void {
   const section = functions.sectionAt(start)!;
   const bytes = sectionBytes(image, section).subarray(from - section.sh_addr, end - section.sh_addr);
   possibleShortBranches(bytes, vaddr(from), (at, target) => {
-    if (near.contains(target)) entries.add(target, `what may be a branch at ${hex(at)}, outside of known functions,`);
+    if (near.contains(target)) entries.add(target, "what may be a branch at @, outside of known functions,", at);
   });
 }
 
 const kinds: readonly (readonly [number, string])[] = [
-  [Flow.Jump, "the jmp"],
-  [Flow.Conditional, "the branch"],
-  [Flow.Call, "the call"],
-  [Flow.Transaction, "the xbegin"],
-  [Flow.Lea, "the address in the lea"],
+  [Flow.Jump, "the jmp at @"],
+  [Flow.Conditional, "the branch at @"],
+  [Flow.Call, "the call at @"],
+  [Flow.Transaction, "the xbegin at @"],
+  [Flow.Lea, "the address in the lea at @"],
 ];
 
 function addBranchesOf({ near, entries }: BranchContext, code: DecodedCode): void {
@@ -94,10 +94,10 @@ function addBranch(code: DecodedCode, index: number, entries: Entries): void {
   const flow = code.flow[index]!;
   const at = addressOf(code, index);
   const length = lengthOf(code, index);
-  const kind = kinds.find(([bit]) => flow & bit)?.[1] ?? "the instruction";
+  const kind = kinds.find(([bit]) => flow & bit)?.[1] ?? "the instruction at @";
   const jumps = (flow & (Flow.Jump | Flow.Conditional)) !== 0;
   const branch = jumps ? { at, end: vaddr(at + length), wide: length >= 5 } : undefined;
-  entries.add(vaddr(code.targets[index]!), `${kind} at ${hex(at)}`, branch);
+  entries.add(vaddr(code.targets[index]!), kind, at, branch);
 }
 
 /** Is a word that was found by the byte-wise scan what it looks like? Decoding the code around it tells. */
@@ -111,7 +111,7 @@ export function settleHit({ functions, gaps, near, entries }: BranchContext, hit
   const decoded = range === undefined ? gaps.code(hit.at) : functions.code(range);
   const code = decoded?.unclean === undefined ? decoded : undefined;
   if (code === undefined) {
-    entries.add(hit.target, `what may be a branch or an address at ${hex(hit.at)}, in code that cannot be decoded,`);
+    entries.add(hit.target, "what may be a branch or an address at @, in code that cannot be decoded,", hit.at);
     return;
   }
   // Among instructions no word stands for itself.
@@ -123,9 +123,9 @@ export function settleHit({ functions, gaps, near, entries }: BranchContext, hit
   else {
     const named = namedAddress(bytes, at);
     if (named !== undefined && near.contains(named))
-      entries.add(vaddr(named), `the operand of the instruction at ${hex(at)}`);
+      entries.add(vaddr(named), "the operand of the instruction at @", at);
   }
   if (hit.reading !== "absolute") return;
   if (constantsOf(bytes, at).some((c) => at + c.offset === hit.at && c.value === hit.target))
-    entries.add(hit.target, `the constant in the instruction at ${hex(at)}`);
+    entries.add(hit.target, "the constant in the instruction at @", at);
 }

@@ -32,17 +32,26 @@ export interface FrozenRange {
 
 /** Collects entries in any order and then answers questions about ranges. */
 export class Entries {
-  private readonly found = new Map<Vaddr, { reason: string; branches: Branch[] | undefined }>();
+  private readonly found = new Map<
+    Vaddr,
+    { reason: string; from: Vaddr | undefined; branches: Branch[] | undefined }
+  >();
   private readonly questions = new Map<Vaddr, (() => void)[]>();
   private readonly frozenRanges: FrozenRange[] = [];
+  /** All addresses in ascending order and as a set, from one question about a range to the next new address. */
   private sorted: Vaddr[] | undefined;
+  private listed: ReadonlySet<Vaddr> = new Set();
 
-  /** @param branch the branch that leads there, where it is one */
-  add(address: Vaddr, reason: string, branch?: Branch): void {
+  /**
+   * @param reason what leads there; `@` in it stands for the address `from`. Most reasons are never read, so they are put
+   * together when one is
+   * @param branch the branch that leads there, where it is one
+   */
+  add(address: Vaddr, reason: string, from?: Vaddr, branch?: Branch): void {
     const known = this.found.get(address);
     if (known === undefined) {
-      this.found.set(address, { reason, branches: branch && [branch] });
-      this.sorted = undefined;
+      this.found.set(address, { reason, from, branches: branch && [branch] });
+      if (!this.listed.has(address)) this.sorted = undefined;
     } else if (branch === undefined) known.branches = undefined;
     else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
   }
@@ -56,7 +65,7 @@ export class Entries {
     if (open !== undefined) open.push(settle);
     else {
       this.questions.set(address, [settle]);
-      this.sorted = undefined;
+      if (!this.listed.has(address)) this.sorted = undefined;
     }
   }
 
@@ -74,13 +83,18 @@ export class Entries {
     // A settled question may have added another address than the one it was asked about.
     return this.addressesWithin(start, end).flatMap((address) => {
       const found = this.found.get(address);
-      return found === undefined ? [] : [{ address, ...found }];
+      if (found === undefined) return [];
+      const { reason, from, branches } = found;
+      return [{ address, reason: from === undefined ? reason : reason.replace("@", hex(from)), branches }];
     });
   }
 
   /** The addresses with start <= address < end that something leads to, or may lead to. */
   addressesWithin(start: number, end: number): Vaddr[] {
-    this.sorted ??= [...new Set([...this.found.keys(), ...this.questions.keys()])].sort((a, b) => a - b);
+    if (this.sorted === undefined) {
+      this.listed = new Set([...this.found.keys(), ...this.questions.keys()]);
+      this.sorted = [...this.listed].sort((a, b) => a - b);
+    }
     const { sorted } = this;
     let low = 0;
     let high = sorted.length;

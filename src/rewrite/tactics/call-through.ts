@@ -17,10 +17,9 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
-import { traitsOf } from "../../x86/relocate.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { movedCode } from "./displace.js";
-import { instructionBytes, windowObstacle } from "./safety.js";
+import { instructionBytes, traitsAt, windowObstacle } from "./safety.js";
 
 const CALL_SIZE = 5;
 const CALL_REL32 = 0xe8;
@@ -40,7 +39,7 @@ export function callThrough(context: SiteContext): Proposal | string {
   if (typeof moved === "string") return moved;
   if (moved.next !== call) return "the block ends before a call";
   for (let i = index + 1; i < call; i++) {
-    const traits = traitsOf(instructionBytes(code, i), addressOf(code, i));
+    const traits = traitsAt(code, i);
     if (traits.usesStackPointer)
       return `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`;
   }

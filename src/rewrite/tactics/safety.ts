@@ -60,7 +60,7 @@ export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =
 export function movable(context: SiteContext, index: number): InstructionTraits | string {
   const { code } = context;
   const at = addressOf(code, index);
-  const traits = traitsOf(instructionBytes(code, index), at);
+  const traits = traitsAt(code, index);
   const flow = code.flow[index]!;
   if (flow & Flow.Call) return `the call at ${hex(at)} would have to move: its return address could not be unwound`;
   if (flow & Flow.Trap) return `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`;
@@ -70,6 +70,17 @@ export function movable(context: SiteContext, index: number): InstructionTraits 
     const obstacle = trapObstacle(context, at, code.start + code.offsets[index + 1]!);
     if (obstacle !== undefined) return `${traits.text} at ${hex(at)} would have to move: ${obstacle}`;
   }
+  return traits;
+}
+
+const knownTraits = new WeakMap<DecodedCode, Map<number, InstructionTraits>>();
+
+/** The traits of an instruction; several tactics ask for the same ones. */
+export function traitsAt(code: DecodedCode, index: number): InstructionTraits {
+  const known = knownTraits.get(code) ?? new Map<number, InstructionTraits>();
+  knownTraits.set(code, known);
+  const traits = known.get(index) ?? traitsOf(instructionBytes(code, index), addressOf(code, index));
+  known.set(index, traits);
   return traits;
 }
 

@@ -33,6 +33,10 @@ export function shift(context: SiteContext): Proposal | string {
   const last = endOfBlock(context);
   if (typeof last === "string") return last;
   const blockEnd = vaddr(code.start + code.offsets[last + 1]!);
+  // The commonest obstacle first: it is known without looking at the instructions.
+  const need = growthOf(context, last);
+  const room = paddingRoom(context, last + 1, need);
+  if (room < need) return `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${need}`;
   const probes: PlacedProbe[] = [];
   const displaced: string[] = [];
   const pieces: Uint8Array[] = [];
@@ -64,9 +68,6 @@ export function shift(context: SiteContext): Proposal | string {
     to += bytes.length;
   }
   const newEnd = vaddr(to);
-  const room = paddingRoom(context, last + 1, newEnd - blockEnd);
-  if (room < newEnd - blockEnd)
-    return `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${newEnd - blockEnd}`;
   const end = vaddr(blockEnd + room);
   const obstacle = windowObstacle(context, site, end) ?? unwindObstacle(context, newEnd);
   if (obstacle !== undefined) return obstacle;
@@ -87,6 +88,13 @@ export function shift(context: SiteContext): Proposal | string {
     change: { kind: "in-place", bytes, probes, growth },
     displaced,
   };
+}
+
+/** By how many bytes the block grows: a one-byte nop becomes a probe's form, for each probe in it. */
+function growthOf({ code, index, probe }: SiteContext, last: number): number {
+  let growth = 0;
+  for (let i = index; i <= last; i++) growth += (probe(addressOf(code, i))?.form.bytes.length ?? 1) - 1;
+  return growth;
 }
 
 /** The index of the ret or jmp that ends the site's block, or why there is none. */
