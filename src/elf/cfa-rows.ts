@@ -9,7 +9,8 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
-import type { CallFrameProgram, EhCursor } from "./eh-frame.js";
+import type { EhCursor } from "./eh-cursor.js";
+import type { CallFrameProgram } from "./eh-frame.js";
 
 /** DWARF's numbers of the registers that hold frames. */
 export const DWARF_RBP = 6;

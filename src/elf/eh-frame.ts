@@ -8,16 +8,13 @@
  *
  * Specification: LSB 5.0 "Exception Frames"; DWARF 5 section 6.4 for the call frame instructions.
  */
-import { type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.js";
-import { InputError } from "../errors.js";
+import { type FileOffset, fileOffset, type Vaddr, vaddr } from "../address.js";
 import * as elf from "./constants.js";
-import { type ElfImage, read64, type Section } from "./image.js";
+import { DW_EH_PE_indirect, DW_EH_PE_omit, damaged, EhCursor } from "./eh-cursor.js";
+import type { ElfImage, Section } from "./image.js";
 import { readRuleChanges } from "./rule-changes.js";
 
 const SHT_X86_64_UNWIND = 0x70000001;
-
-const DW_EH_PE_omit = 0xff;
-const DW_EH_PE_indirect = 0x80;
 
 /** A Common Information Entry, as far as it is needed to read its FDEs. */
 interface Cie {
@@ -39,8 +36,8 @@ export interface CallFrameProgram {
   readonly dataAlignment: number;
   readonly fdeEncoding: number;
   /** The instructions of the CIE, then those of the FDE. */
-  readonly initial: Cursor;
-  readonly instructions: Cursor;
+  readonly initial: EhCursor;
+  readonly instructions: EhCursor;
 }
 
 /** One FDE: a contiguous range of code with one set of unwind rules. */
@@ -67,105 +64,6 @@ export interface EhFrame {
   /** The call frame instructions of one FDE. @throws InputError where it is damaged */
   program(index: number): CallFrameProgram;
 }
-
-/** A reader that walks through one section; positions are file offsets. */
-class Cursor {
-  constructor(
-    readonly view: DataView,
-    readonly section: Section,
-    public at: number,
-    readonly end: number,
-  ) {}
-
-  private need(bytes: number): number {
-    const at = this.at;
-    if (at + bytes > this.end) throw damaged("a record is cut short", at);
-    this.at += bytes;
-    return at;
-  }
-  u8(): number {
-    return this.view.getUint8(this.need(1));
-  }
-  u16(): number {
-    return this.view.getUint16(this.need(2), true);
-  }
-  u32(): number {
-    return this.view.getUint32(this.need(4), true);
-  }
-  u64(): number {
-    return read64(this.view, this.need(8));
-  }
-  uleb(): number {
-    let value = 0;
-    for (let shift = 1; ; shift *= 128) {
-      const byte = this.u8();
-      value += (byte & 0x7f) * shift;
-      if (byte < 0x80) return value;
-      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
-    }
-  }
-  sleb(): number {
-    let value = 0;
-    for (let shift = 1; ; shift *= 128) {
-      const byte = this.u8();
-      value += (byte & 0x7f) * shift;
-      if (byte < 0x80) return byte & 0x40 ? value - shift * 128 : value;
-      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
-    }
-  }
-  skip(bytes: number): void {
-    this.need(bytes);
-  }
-  string(): string {
-    let text = "";
-    for (let byte = this.u8(); byte !== 0; byte = this.u8()) text += String.fromCharCode(byte);
-    return text;
-  }
-  /** A pointer in one of the DW_EH_PE encodings; undefined where it is omitted or null. */
-  pointer(encoding: number): number | undefined {
-    if (encoding === DW_EH_PE_omit) return undefined;
-    const where = this.at - this.section.sh_offset + this.section.sh_addr;
-    const raw = this.number(encoding & 0x0f);
-    if (raw === 0) return undefined;
-    switch (encoding & 0x70) {
-      case 0x00:
-        return raw;
-      case 0x10:
-        return raw + where;
-      default:
-        throw damaged(`pointer encoding ${hex(encoding)} is not supported`, this.at);
-    }
-  }
-  /** A number in the format half of a DW_EH_PE encoding. */
-  number(format: number): number {
-    switch (format) {
-      case 0x00:
-      case 0x04:
-        return this.u64();
-      case 0x01:
-        return this.uleb();
-      case 0x02:
-        return this.u16();
-      case 0x03:
-        return this.u32();
-      case 0x09:
-        return this.sleb();
-      case 0x0a:
-        return (this.u16() << 16) >> 16;
-      case 0x0b:
-        return this.u32() | 0;
-      case 0x0c: {
-        const low = this.u32();
-        return low + (this.u32() | 0) * 2 ** 32;
-      }
-      default:
-        throw damaged(`pointer format ${hex(format)} is not supported`, this.at);
-    }
-  }
-}
-
-const damaged = (what: string, at: number): InputError =>
-  new InputError(`damaged .eh_frame: ${what}`, `offset ${hex(at)}`);
 
 /**
  * Reads the ranges of all FDEs.
@@ -197,7 +95,7 @@ export function readEhFrame(image: ElfImage): EhFrame {
   };
   for (const section of sections) {
     const end = section.sh_offset + section.sh_size;
-    const cursor = new Cursor(view, section, section.sh_offset, end);
+    const cursor = new EhCursor(view, section, section.sh_offset, end);
     let at: number = section.sh_offset;
     while (at + 4 <= end) {
       const length = view.getUint32(at, true);
@@ -240,11 +138,11 @@ export function readEhFrame(image: ElfImage): EhFrame {
       const section = sectionOf(at);
       const cie = cieOf(at, section);
       const { codeAlignment, dataAlignment, fdeEncoding } = cie;
-      const instructions = new Cursor(view, section, at + 8, at + 4 + view.getUint32(at, true));
+      const instructions = new EhCursor(view, section, at + 8, at + 4 + view.getUint32(at, true));
       const start = instructions.pointer(fdeEncoding) ?? 0;
       const end = start + instructions.number(fdeEncoding & 0x0f);
       if (cie.hasAugmentationData) instructions.skip(instructions.uleb());
-      const initial = new Cursor(view, section, cie.instructions, cie.end);
+      const initial = new EhCursor(view, section, cie.instructions, cie.end);
       return { start: vaddr(start), end: vaddr(end), codeAlignment, dataAlignment, fdeEncoding, initial, instructions };
     },
   };
@@ -285,7 +183,7 @@ function readCie(view: DataView, section: Section, at: number, sectionEnd: numbe
   const length = view.getUint32(at, true);
   const end = at + 4 + length;
   if (end > sectionEnd || length < 4 || view.getUint32(at + 4, true) !== 0) throw damaged("an FDE has no CIE", at);
-  const cursor = new Cursor(view, section, at + 8, end);
+  const cursor = new EhCursor(view, section, at + 8, end);
   const version = cursor.u8();
   if (version !== 1 && version !== 3 && version !== 4) throw damaged(`CIE version ${version}`, at);
   const augmentation = cursor.string();
@@ -316,7 +214,7 @@ function readCie(view: DataView, section: Section, at: number, sectionEnd: numbe
 
 function readFde(view: DataView, section: Section, at: number, cie: Cie): Fde {
   const end = at + 4 + view.getUint32(at, true);
-  const cursor = new Cursor(view, section, at + 8, end);
+  const cursor = new EhCursor(view, section, at + 8, end);
   const start = cursor.pointer(cie.fdeEncoding) ?? 0;
   const rangeAt = cursor.at;
   const range = cursor.number(cie.fdeEncoding & 0x0f);
@@ -338,4 +236,3 @@ function readFde(view: DataView, section: Section, at: number, cie: Cie): Fde {
 }
 
 /** lsda.ts, rule-changes.ts and cfa-rows.ts read what belongs to one function with the same cursor. */
-export { Cursor as EhCursor };

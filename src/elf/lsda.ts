@@ -9,10 +9,9 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
-import { EhCursor, type Fde } from "./eh-frame.js";
+import { DW_EH_PE_omit, EhCursor } from "./eh-cursor.js";
+import type { Fde } from "./eh-frame.js";
 import type { ElfImage } from "./image.js";
-
-const DW_EH_PE_omit = 0xff;
 
 export interface CallSite {
   readonly start: Vaddr;

@@ -6,7 +6,7 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
-import type { EhCursor } from "./eh-frame.js";
+import type { EhCursor } from "./eh-cursor.js";
 
 /** Walks through the call frame instructions of an FDE and notes each address to which they advance. */
 export function readRuleChanges(
