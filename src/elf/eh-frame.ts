@@ -234,5 +234,3 @@ function readFde(view: DataView, section: Section, at: number, cie: Cie): Fde {
     ruleChanges: readRuleChanges(cursor, start, cie),
   };
 }
-
-/** lsda.ts, rule-changes.ts and cfa-rows.ts read what belongs to one function with the same cursor. */

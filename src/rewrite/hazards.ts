@@ -112,7 +112,7 @@ function perfHazard({ image, place, placed }: HazardContext): Hazard[] {
       {
         code: "perf",
         message:
-          "on every kernel perf cannot find these probes: the file has no section .stapsdt.base (nor could it before)",
+          "on every kernel perf cannot find these probes: the file has no section .stapsdt.base (nor could it before; no option changes that)",
       },
     ];
   const expected = base.sh_addr - base.sh_offset;
@@ -128,7 +128,7 @@ function perfHazard({ image, place, placed }: HazardContext): Hazard[] {
   return [
     {
       code: "perf",
-      message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was})`,
+      message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was}; no option changes that)`,
     },
   ];
 }
@@ -147,7 +147,7 @@ function staleRelocations({ image, proposals }: HazardContext): Hazard[] {
   return [
     {
       code: "stale-relocations",
-      message: `${stale} relocations kept by the linker (--emit-relocs) lie in code that changed: tools that rewrite by them must not be used on the output`,
+      message: `${stale} relocations kept by the linker (--emit-relocs) lie in code that changed: tools that rewrite by them must not be used on the output, whatever the kernel (no option changes that; link without --emit-relocs)`,
     },
   ];
 }
@@ -157,7 +157,7 @@ function trailingData({ trailing }: HazardContext): Hazard[] {
   return [
     {
       code: "appended-data",
-      message: `${trailing} bytes are appended behind the file's own structures; they stay at the end, at another offset`,
+      message: `${trailing} bytes are appended behind the file's own structures; they stay at the end, at another offset, whatever the kernel (no option changes that)`,
     },
   ];
 }
