@@ -233,6 +233,9 @@ function validateSections(bytes: Buffer, view: DataView): void {
       inFile(bytes, read64(view, at + 24), size, `section header ${i}`, at);
     if (type === elf.SHT_NOBITS && !Number.isSafeInteger(read64(view, at + 24)))
       throw new InputError(`damaged: section header ${i}`, `offset ${hex(at)}`);
+    const align = read64(view, at + 48);
+    if (align > 2 ** 31 || (align & (align - 1)) !== 0)
+      throw new InputError(`damaged: section ${i} has alignment ${hex(align)}`, `offset ${hex(at)}`);
     if (!Number.isSafeInteger(read64(view, at + 16) + size))
       throw new InputError("addresses beyond 2^53 are not supported", `offset ${hex(at)}`);
   }

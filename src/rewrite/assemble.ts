@@ -7,7 +7,7 @@
  * old order behind the new segment, and section headers tell where. Bytes behind everything that headers describe, such as
  * an archive that was appended, stay at the end.
  */
-import { alignUp, fileOffset, type Vaddr } from "../address.js";
+import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
 import { encodeCarry, HASH_AT, hashOf, type Recipe } from "./carry.js";
@@ -97,7 +97,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const items = unloaded(image, inPlaceEnd);
   for (const section of items.sections) {
     if (sections.every((s) => s.origin !== section)) continue;
-    at = alignUp(at, section.sh_addralign);
+    at = alignUp(at, Math.min(section.sh_addralign, PAGE_SIZE));
     const offset = at;
     const bytes = patched.subarray(section.sh_offset, section.sh_offset + section.sh_size);
     const content = replaced.get(section);

@@ -13,9 +13,14 @@
  */
 import { alignUp, type FileOffset, fileOffset, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import { type ElfImage, type ProgramHeader, sectionNamed } from "../elf/image.js";
+import { type ElfImage, isCode, type ProgramHeader, sectionNamed } from "../elf/image.js";
 import { codeStart } from "./new-code.js";
 import { growTable, type TableGrowth } from "./table-growth.js";
+
+const LARGEST_SEGMENT = 2 ** 30;
+
+/** How far a 32-bit distance reaches, with a page to spare for the instruction that holds it. */
+const JUMP_REACH = 2 ** 31 - PAGE_SIZE;
 
 export interface RestOfPage {
   readonly kind: "rest of page";
@@ -104,5 +109,9 @@ function newSegment(image: ElfImage, tableAtEnd: boolean): NewSegment | string {
   const growth = growTable(image, p_vaddr, p_offset, tableAtEnd);
   if (typeof growth === "string") return growth;
   const start = codeStart(p_vaddr + growth.size);
-  return { kind: "new segment", p_vaddr, p_offset, start, capacity: 2 ** 30, growth };
+  // Jumps lead from any code of the file to the new code and back.
+  const lowest = Math.min(...image.sections.filter(isCode).map((s) => s.sh_addr));
+  const capacity = Math.min(LARGEST_SEGMENT, lowest + JUMP_REACH - start);
+  if (capacity <= 0) return "new code, behind everything else in memory, would be out of the reach of a jump (2 GiB)";
+  return { kind: "new segment", p_vaddr, p_offset, start, capacity, growth };
 }

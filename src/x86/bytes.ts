@@ -46,10 +46,12 @@ export function nopFill(length: number): Uint8Array {
 export const shortJump = (from: number, to: number): Uint8Array =>
   Uint8Array.of(0xeb, (to - (from + SHORT_JUMP_SIZE)) & 0xff);
 
-/** `jmp rel32` from one link-time address to another. Both lie in one image, which is smaller than 2 GiB. */
+/** `jmp rel32` from one link-time address to another. @throws RangeError where it does not reach */
 export function jump(from: number, to: number): Uint8Array {
+  const distance = to - (from + JUMP_SIZE);
+  if (distance !== (distance | 0)) throw new RangeError(`a jump over ${distance} bytes does not fit into 32 bits`);
   const out = new Uint8Array(JUMP_SIZE);
   out[0] = 0xe9;
-  new DataView(out.buffer).setInt32(1, to - (from + JUMP_SIZE), true);
+  new DataView(out.buffer).setInt32(1, distance, true);
   return out;
 }
