@@ -10,7 +10,7 @@
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
-import { encodeCarry, HASH_AT, hashOf, type Recipe } from "./carry.js";
+import { encodeCarry, type Recipe, sealCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
 import type { NewCode } from "./new-code.js";
@@ -138,7 +138,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   header.setUint16(60, final.length, true);
   header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
   const content = { size: at, pieces };
-  carry.set(hashOf(content), HASH_AT);
+  sealCarry(carry, carryAt, content);
   return content;
 }
 

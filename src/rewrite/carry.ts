@@ -2,7 +2,9 @@
  * What a rewritten file carries so that it can be taken back: section `.usdt_nop5`, which is not loaded.
  *
  *     "USDTNOP5"  u32 version
- *     32 bytes    SHA-256 of the whole file with these 32 bytes zero: revert refuses where it does not fit
+ *     32 bytes    SHA-256 of the whole file with these and the next 8 bytes zero: revert refuses where it does not fit
+ *     8 bytes     first bytes of the SHA-256 of this section with these 8 zero: whether the section itself is whole
+ *     u48, u48    where this section stands in the file, and the file's size: other tools change them
  *     32 bytes    SHA-256 of the original
  *     u32 size    memo: JSON, which options were used and what became of each site
  *     recipe      how to make the original from this file, as varints
@@ -19,11 +21,15 @@ import type { SparseContent } from "./contract.js";
 import { CARRY_SECTION, renumberSymbols } from "./sections.js";
 
 const MAGIC = "USDTNOP5";
-const VERSION = 1;
+const VERSION = 2;
 const HASH_SIZE = 32;
+const CHECK_SIZE = 8;
+const PLACE_SIZE = 6;
 /** Where the hash of the output stands in the section. */
-export const HASH_AT = MAGIC.length + 4;
-const ORIGINAL_HASH_AT = HASH_AT + HASH_SIZE;
+const HASH_AT = MAGIC.length + 4;
+const CHECK_AT = HASH_AT + HASH_SIZE;
+const PLACE_AT = CHECK_AT + CHECK_SIZE;
+const ORIGINAL_HASH_AT = PLACE_AT + 2 * PLACE_SIZE;
 const MEMO_AT = ORIGINAL_HASH_AT + HASH_SIZE;
 
 export interface Recipe {
@@ -41,14 +47,21 @@ export interface Recipe {
   readonly numbers: Uint16Array;
 }
 
-export interface Carry {
+/** What goes into the section. */
+export interface CarryContent {
   readonly memo: string;
   readonly originalHash: Uint8Array;
   readonly recipe: Recipe;
 }
 
-/** The section's content, with zeros where the hash of the output will be. */
-export function encodeCarry({ memo, originalHash, recipe }: Carry): Buffer {
+/** What a rewritten file carries. */
+export interface Carry extends CarryContent {
+  /** Whether the section stands where rewrite put it, in a file of the size that rewrite wrote. */
+  readonly inPlace: boolean;
+}
+
+/** The section's content, but for what `sealCarry` fills in. */
+export function encodeCarry({ memo, originalHash, recipe }: CarryContent): Buffer {
   const head = Buffer.alloc(MEMO_AT + 4);
   head.write(MAGIC, 0, "latin1");
   head.writeUInt32LE(VERSION, MAGIC.length);
@@ -88,6 +101,23 @@ function varints(values: readonly number[]): Uint8Array {
   return Uint8Array.from(out);
 }
 
+/** Fills in what depends on the whole file: `carry` is the section's content at `offset` in `content`. */
+export function sealCarry(carry: Buffer, offset: number, content: SparseContent): void {
+  carry.writeUIntLE(offset, PLACE_AT, PLACE_SIZE);
+  carry.writeUIntLE(content.size, PLACE_AT + PLACE_SIZE, PLACE_SIZE);
+  carry.set(hashOf(content), HASH_AT);
+  carry.set(checkOf(carry), CHECK_AT);
+}
+
+/** The digest of the section's own content. */
+function checkOf(carry: Uint8Array): Buffer {
+  const hash = createHash("sha256")
+    .update(carry.subarray(0, CHECK_AT))
+    .update(Buffer.alloc(CHECK_SIZE))
+    .update(carry.subarray(CHECK_AT + CHECK_SIZE));
+  return hash.digest().subarray(0, CHECK_SIZE);
+}
+
 /** Reads the section; undefined where the file carries none. @throws InputError where it is damaged */
 export function readCarry(image: ElfImage): Carry | undefined {
   const section = sectionNamed(image, CARRY_SECTION);
@@ -97,6 +127,7 @@ export function readCarry(image: ElfImage): Carry | undefined {
   if (bytes.length < MEMO_AT + 4 || bytes.toString("latin1", 0, MAGIC.length) !== MAGIC) throw damaged();
   if (bytes.readUInt32LE(MAGIC.length) !== VERSION)
     throw new InputError(`${CARRY_SECTION} was written by another version of this program`);
+  if (!checkOf(bytes).equals(bytes.subarray(CHECK_AT, CHECK_AT + CHECK_SIZE))) throw damaged();
   const memoEnd = MEMO_AT + 4 + bytes.readUInt32LE(MEMO_AT);
   let at = memoEnd;
   const number = (): number => {
@@ -134,6 +165,9 @@ export function readCarry(image: ElfImage): Carry | undefined {
     memo: bytes.toString("utf8", MEMO_AT + 4, memoEnd),
     originalHash: bytes.subarray(ORIGINAL_HASH_AT, ORIGINAL_HASH_AT + HASH_SIZE),
     recipe: { originalSize, trailing, copies, literals, edits, renumbered, numbers },
+    inPlace:
+      bytes.readUIntLE(PLACE_AT, PLACE_SIZE) === section.sh_offset &&
+      bytes.readUIntLE(PLACE_AT + PLACE_SIZE, PLACE_SIZE) === image.bytes.length,
   };
 }
 
@@ -144,14 +178,14 @@ export function isUntouched(image: ElfImage): boolean {
   const at = section.sh_offset + HASH_AT;
   const hash = createHash("sha256")
     .update(image.bytes.subarray(0, at))
-    .update(Buffer.alloc(HASH_SIZE))
-    .update(image.bytes.subarray(at + HASH_SIZE))
+    .update(Buffer.alloc(HASH_SIZE + CHECK_SIZE))
+    .update(image.bytes.subarray(at + HASH_SIZE + CHECK_SIZE))
     .digest();
   return hash.equals(image.bytes.subarray(at, at + HASH_SIZE));
 }
 
 /** SHA-256 of a file that is not written yet; holes are zeros. */
-export function hashOf({ size, pieces }: SparseContent): Buffer {
+function hashOf({ size, pieces }: SparseContent): Buffer {
   const hash = createHash("sha256");
   const zeros = Buffer.alloc(1 << 16);
   let at = 0;
@@ -168,29 +202,46 @@ export function hashOf({ size, pieces }: SparseContent): Buffer {
   return hash.digest();
 }
 
+/** What following a recipe leads to. */
+export interface Restored {
+  readonly bytes: Buffer;
+  /** Whether that is the original: its SHA-256 says so. */
+  readonly isOriginal: boolean;
+}
+
 /**
  * Makes the original.
  * @throws InputError where the recipe does not lead to it
  */
-export function followRecipe(image: ElfImage, { recipe, originalHash }: Carry): Buffer {
+export function followRecipe(image: ElfImage, carry: Carry): Buffer {
+  const { bytes, isOriginal } = restore(image, carry);
+  if (!isOriginal) throw misled();
+  return bytes;
+}
+
+const misled = (): InputError => new InputError(`damaged ${CARRY_SECTION}: it does not lead to the original`);
+
+/**
+ * Makes what the recipe leads to. Where bytes were changed that rewriting had left alone, that is not the original.
+ * @throws InputError where the recipe asks for what is not there
+ */
+export function restore(image: ElfImage, { recipe, originalHash }: Carry): Restored {
   const { originalSize, trailing, copies, literals, edits, renumbered, numbers } = recipe;
-  const damaged = new InputError(`damaged ${CARRY_SECTION}: it does not lead to the original`);
-  if (originalSize > image.bytes.length + literals.reduce((sum, l) => sum + l.bytes.length, 0)) throw damaged;
+  if (originalSize > image.bytes.length + literals.reduce((sum, l) => sum + l.bytes.length, 0)) throw misled();
   const original = Buffer.alloc(originalSize);
   const fits = (to: number, size: number): boolean => to + size <= originalSize;
   const tail = { from: image.bytes.length - trailing, to: originalSize - trailing, size: trailing };
-  if (tail.from < 0 || tail.to < 0) throw damaged;
+  if (tail.from < 0 || tail.to < 0) throw misled();
   for (const { from, to, size } of [...copies, tail]) {
-    if (!fits(to, size) || from + size > image.bytes.length) throw damaged;
+    if (!fits(to, size) || from + size > image.bytes.length) throw misled();
     image.bytes.copy(original, to, from, from + size);
   }
-  if (![...literals, ...edits].every((l) => fits(l.to, l.bytes.length))) throw damaged;
+  if (![...literals, ...edits].every((l) => fits(l.to, l.bytes.length))) throw misled();
   for (const { to, bytes } of literals) original.set(bytes, to);
   for (const { to, size } of renumbered) {
-    if (!fits(to, size)) throw damaged;
+    if (!fits(to, size)) throw misled();
     renumberSymbols(original.subarray(to, to + size), numbers);
   }
   for (const { to, bytes } of edits) original.set(bytes, to);
-  if (!createHash("sha256").update(original).digest().equals(originalHash)) throw damaged;
-  return original;
+  return { bytes: original, isOriginal: createHash("sha256").update(original).digest().equals(originalHash) };
 }

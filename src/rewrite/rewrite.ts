@@ -13,6 +13,7 @@ import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { assemble, trailingBytes } from "./assemble.js";
 import { followRecipe, isUntouched, readCarry } from "./carry.js";
 import type { RedZone, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
+import { derivedBuildId } from "./derived-build-id.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import { hazardsOf } from "./hazards.js";
 import { chooseLayout } from "./layout-choice.js";
@@ -217,12 +218,10 @@ function codeEdits(
 const movedSymbols = (image: ElfImage, { code, proposals }: Located): Edit[] =>
   symbolEdits(image, code?.place.kind === "new segment" ? code.place.growth.moved : [], growthsOf(proposals));
 
-/** A build-id that depends on the old one and on nothing else, so that it is the same on every machine. */
+/** With --new-build-id. */
 function newBuildId(image: ElfImage): Edit[] {
   const id = readBuildId(image);
-  if (id === null) return [];
-  const derived = createHash("sha512").update("usdt-nop5\0").update(id.text).digest();
-  return [editAt(image, id.offset, derived.subarray(0, Math.min(id.size, derived.length)))];
+  return id === null ? [] : [editAt(image, id.offset, derivedBuildId(id))];
 }
 
 function reportSite(
