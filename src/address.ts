@@ -2,10 +2,12 @@
  * The address spaces of this project, as types, so that they cannot be mixed up:
  *
  * - `Vaddr`: a link-time address, what p_vaddr, sh_addr, st_value and note locations hold;
- * - `FileOffset`: bytes from the start of the file, what p_offset and sh_offset hold.
+ * - `FileOffset`: bytes from the start of the file, what p_offset and sh_offset hold;
+ * - `RuntimeAddress`: link-time address + load bias, what registers and pointers of a running program hold. A rewriter
+ *   has none; the emulator has.
  *
- * Both are plain JavaScript numbers underneath: a double is exact up to 2^53, and files with larger values are refused
- * when they are read. Runtime addresses (link-time address + load bias) do not occur in a rewriter.
+ * All are plain JavaScript numbers underneath: a double is exact up to 2^53, and files with larger values are refused
+ * when they are read.
  */
 
 declare const space: unique symbol;
@@ -16,11 +18,17 @@ export type Vaddr = number & { readonly [space]: "vaddr" };
 /** An offset from the start of the file, in bytes. */
 export type FileOffset = number & { readonly [space]: "offset" };
 
+/** An address in an address space that is running, in bytes: below 2^47. */
+export type RuntimeAddress = number & { readonly [space]: "runtime" };
+
 /** Takes a number for a link-time address. */
 export const vaddr = (value: number): Vaddr => value as Vaddr;
 
 /** Takes a number for a file offset. */
 export const fileOffset = (value: number): FileOffset => value as FileOffset;
+
+/** Takes a number for a runtime address. */
+export const runtimeAddress = (value: number): RuntimeAddress => value as RuntimeAddress;
 
 /** A link-time address as people and the JSON documents write it: `0x1290`. */
 export const hex = (value: number): string => (value < 0 ? `-0x${(-value).toString(16)}` : `0x${value.toString(16)}`);
