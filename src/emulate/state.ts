@@ -32,7 +32,15 @@ export const MXCSR = 46;
 export const FPU_CONTROL = 47;
 /** xmm0: four words each. */
 export const XMM = 48;
-export const STATE_WORDS = XMM + 16 * 4;
+/**
+ * 1 once floating-point arithmetic has run since MXCSR was set: the exception flags in w[MXCSR] are then those of before,
+ * since arithmetic does not track them, and nobody may be given them.
+ */
+export const MXCSR_STALE = XMM + 16 * 4;
+export const STATE_WORDS = MXCSR_STALE + 1;
+/** Behind the state: four words for the memory operand of an SSE instruction while it runs (xmm.ts). */
+export const OPERAND = XMM + 17 * 4;
+const BUFFER_WORDS = OPERAND + 4;
 
 /** General-purpose registers by their number in encodings. */
 export const Gpr = {
@@ -73,7 +81,7 @@ const DEFAULT_MXCSR = 0x1f80;
 const DEFAULT_FPU_CONTROL = 0x37f;
 
 export class State {
-  readonly buffer = new ArrayBuffer(STATE_WORDS * 4);
+  readonly buffer = new ArrayBuffer(BUFFER_WORDS * 4);
   /** Words: see the constants above. */
   readonly w = new Int32Array(this.buffer);
   readonly h = new Uint16Array(this.buffer);

@@ -7,7 +7,17 @@ import { stack } from "./stack.js";
 
 const families: readonly Family[] = [move, stack, arithmetic, control];
 
-const compilers = new Map(families.flatMap((family) => [...family]));
+/** movsd and cmpsd are two instructions each, of strings and of doubles: whoever knows the operands takes it. */
+const either =
+  (first: Compile, second: Compile): Compile =>
+  (instruction) =>
+    first(instruction) ?? second(instruction);
+
+const compilers = new Map<number, Compile>();
+for (const [mnemonic, compile] of families.flatMap((family) => [...family])) {
+  const known = compilers.get(mnemonic);
+  compilers.set(mnemonic, known === undefined ? compile : either(known, compile));
+}
 
 /** Who compiles instructions of this mnemonic (iced's Mnemonic), or undefined. */
 export const compilerOf = (mnemonic: number): Compile | undefined => compilers.get(mnemonic);
