@@ -39,7 +39,10 @@ export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult
   return rewriteOriginal(parseElf(followRecipe(image, carry)), options, image.bytes.length);
 }
 
-function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult {
+function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult {
+  // All that follows works from one image: sections are known by their identity.
+  const before = options.newBuildId ? newBuildId(original) : [];
+  const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
   const notes = readUsdtNotes(image);
   const fork = wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork);
@@ -63,14 +66,12 @@ function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: nu
   const report = (outputSize: number): RewriteReport => ({ layout, inputSize, outputSize, sites, hazards });
   if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
 
-  const before = options.newBuildId ? newBuildId(image) : [];
-  const base = before.length === 0 ? image : parseElf(applyEdits(image.bytes, before));
-  const noteChanges = changeNotes(base, notes, placed);
-  const content = assemble(base, {
+  const noteChanges = changeNotes(image, notes, placed);
+  const content = assemble(image, {
     edits: [
-      ...codeEdits(base, survey.facts, proposals, code?.newCode),
+      ...codeEdits(image, survey.facts, proposals, code?.newCode),
       ...noteChanges.edits,
-      ...movedSymbols(base, located),
+      ...movedSymbols(image, located),
     ],
     replaced: noteChanges.replaced,
     code,
@@ -80,7 +81,7 @@ function rewriteOriginal(image: ElfImage, options: RewriteOptions, inputSize: nu
     },
     memo: encodeMemo(options, { layout, sites, hazards }),
     before,
-    originalHash: createHash("sha256").update(image.bytes).digest(),
+    originalHash: createHash("sha256").update(original.bytes).digest(),
   });
   return { report: report(content.size), content };
 }
