@@ -1,0 +1,142 @@
+/**
+ * Which bytes of code are not what they were: at the addresses that both files have, and at those that only the rewritten
+ * one has.
+ *
+ * Nearly all blocks are equal, and comparing them is memcmp's work; single bytes are looked at in the few that are not.
+ */
+import { type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import { type ElfImage, isCode, type Section } from "../elf/image.js";
+
+/** Link-time addresses, [start, end). */
+export interface Stretch {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+}
+
+export interface ChangedCode {
+  /** Runs of bytes in sections of code of the original that are others, or missing, in the rewritten file; ascending. */
+  readonly changed: readonly Stretch[];
+  /** What the rewritten file has in executable segments at addresses that belong to no segment of the original; ascending. */
+  readonly added: readonly Stretch[];
+}
+
+const LARGE_BLOCK = 4096;
+const SMALL_BLOCK = 64;
+
+/** Compares the code of two files, by link-time addresses. */
+export function compareCode(original: ElfImage, rewritten: ElfImage): ChangedCode {
+  const runs: { start: number; end: number }[] = [];
+  for (const section of original.sections.filter(isCode)) compareSection(original, rewritten, section, runs);
+  runs.sort((a, b) => a.start - b.start);
+  return { changed: runs.map(stretch), added: addedCode(original, rewritten) };
+}
+
+export const stretch = ({ start, end }: { start: number; end: number }): Stretch => ({
+  start: vaddr(start),
+  end: vaddr(end),
+});
+
+/** Whether [start, end) and any of the stretches, which ascend and are disjoint, have a byte in common. */
+export function touches(stretches: readonly Stretch[], start: number, end: number): boolean {
+  let low = 0;
+  let high = stretches.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (stretches[middle]!.end <= start) low = middle + 1;
+    else high = middle;
+  }
+  const found = stretches[low];
+  return found !== undefined && found.start < end;
+}
+
+/** Stretches in any order, as ascending disjoint ones. */
+export function united(stretches: Iterable<{ readonly start: number; readonly end: number }>): readonly Stretch[] {
+  const result: { start: number; end: number }[] = [];
+  for (const next of [...stretches].sort((a, b) => a.start - b.start)) {
+    const last = result.at(-1);
+    if (next.end <= next.start) continue;
+    if (last !== undefined && next.start <= last.end) last.end = Math.max(last.end, next.end);
+    else result.push({ start: next.start, end: next.end });
+  }
+  return result.map(stretch);
+}
+
+/** What is left of `whole` without `parts`, both ascending and disjoint. */
+export function without(whole: readonly Stretch[], parts: readonly Stretch[]): readonly Stretch[] {
+  const result: Stretch[] = [];
+  let p = 0;
+  for (const { start, end } of whole) {
+    let at: number = start;
+    while (p < parts.length && parts[p]!.end <= at) p++;
+    for (let q = p; q < parts.length && parts[q]!.start < end; q++) {
+      if (parts[q]!.start > at) result.push(stretch({ start: at, end: parts[q]!.start }));
+      at = Math.max(at, parts[q]!.end);
+    }
+    if (at < end) result.push(stretch({ start: at, end }));
+  }
+  return result;
+}
+
+/** The segments that hold `[start, end)` in the file, piece by piece; what none holds is left out. */
+function pieces(image: ElfImage, start: number, end: number): { start: number; end: number; offset: number }[] {
+  return image.programHeaders.flatMap(({ p_type, p_vaddr, p_filesz, p_offset }) => {
+    const from = Math.max(start, p_vaddr);
+    const to = Math.min(end, p_vaddr + p_filesz);
+    return p_type === elf.PT_LOAD && to > from ? [{ start: from, end: to, offset: from - p_vaddr + p_offset }] : [];
+  });
+}
+
+function compareSection(
+  original: ElfImage,
+  rewritten: ElfImage,
+  { sh_addr, sh_offset, sh_size }: Section,
+  runs: { start: number; end: number }[],
+): void {
+  const whole = [stretch({ start: sh_addr, end: sh_addr + sh_size })];
+  const there = pieces(rewritten, sh_addr, sh_addr + sh_size);
+  for (const missing of without(whole, united(there))) runs.push({ ...missing });
+  for (const { start, end, offset } of there)
+    compareBytes(original.bytes, sh_offset + (start - sh_addr), rewritten.bytes, offset, end - start, start, runs);
+}
+
+function compareBytes(
+  a: Buffer,
+  aOffset: number,
+  b: Buffer,
+  bOffset: number,
+  size: number,
+  address: number,
+  runs: { start: number; end: number }[],
+): void {
+  const equal = (from: number, to: number): boolean =>
+    a.compare(b, bOffset + from, bOffset + to, aOffset + from, aOffset + to) === 0;
+  const bytewise = (from: number, to: number): void => {
+    for (let i = from; i < to; i++) {
+      if (a[aOffset + i] === b[bOffset + i]) continue;
+      const last = runs.at(-1);
+      if (last !== undefined && last.end === address + i) last.end++;
+      else runs.push({ start: address + i, end: address + i + 1 });
+    }
+  };
+  for (let block = 0; block < size; block += LARGE_BLOCK) {
+    const blockEnd = Math.min(size, block + LARGE_BLOCK);
+    if (equal(block, blockEnd)) continue;
+    for (let at = block; at < blockEnd; at += SMALL_BLOCK) {
+      const end = Math.min(blockEnd, at + SMALL_BLOCK);
+      if (!equal(at, end)) bytewise(at, end);
+    }
+  }
+}
+
+/** Executable bytes at addresses where the original has no segment, or none of its file. Other sections are no code. */
+function addedCode(original: ElfImage, rewritten: ElfImage): readonly Stretch[] {
+  const loads = (image: ElfImage) => image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
+  const known = united(loads(original).map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz })));
+  const isData = (s: Section): boolean => (s.sh_flags & elf.SHF_ALLOC) !== 0 && (s.sh_flags & elf.SHF_EXECINSTR) === 0;
+  const data = united(rewritten.sections.filter(isData).map((s) => ({ start: s.sh_addr, end: s.sh_addr + s.sh_size })));
+  const executable = loads(rewritten)
+    .filter((p) => (p.p_flags & elf.PF_X) !== 0)
+    .map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz }));
+  return without(without(united(executable), known), data);
+}

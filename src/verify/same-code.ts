@@ -1,0 +1,331 @@
+/**
+ * The proof that the changed code does what the original does: both sides are walked together, from each arrival in a
+ * window on, along all ways, until they are back in code that did not change, at the same address.
+ *
+ * A pair (o, r) says: whenever the original is at o, the rewritten program is at r, in the same state. The pairs are a
+ * bisimulation: from each of them the next instruction of both is the same operation on the same operands, and what
+ * comes behind it are pairs again. What is proved so holds for all states, whatever the instructions are, and
+ * however often the ways are taken.
+ *
+ * The states differ in places, and a pair says how:
+ *
+ *     a guard's two halves    between them rsp is 128 lower on the rewritten side, and nothing but the probe runs
+ *     call-through            the call has been made already: rsp is 8 lower, the return address is pushed; what runs before
+ *                             the jump that stands for the call must not use rsp
+ *
+ * Passing a probe is an event: where the original passes the place that a note names, the rewritten side must pass the
+ * place that the same note names there, and nowhere else.
+ */
+import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { Flow } from "../x86/decode.js";
+import { traitsOf } from "../x86/relocate.js";
+import { type Stretch, stretch } from "./changed-code.js";
+import type { Instruction } from "./code-reader.js";
+import {
+  GUARD,
+  nopProblem,
+  originalNotes,
+  type Pair,
+  passOriginal,
+  passRewritten,
+  type Quiet,
+  type Stop,
+} from "./quiet.js";
+import { isSameInstruction, sameBytes } from "./same-instruction.js";
+import { formAt, LONGEST_FORM, type PassedForm, type Subject } from "./subject.js";
+import type { Arrival } from "./windows.js";
+
+const RETURN_ADDRESS = 8;
+
+/** No window needs nearly as many. */
+const MOST_PAIRS = 4000;
+
+/** Both sides pass the probe of the same notes. */
+export interface Passing {
+  /** Indices of the notes. */
+  readonly notes: readonly number[];
+  readonly original: Vaddr;
+  readonly rewritten: Vaddr;
+  /** By how much rsp is lower on the rewritten side. */
+  readonly stackShift: number;
+  /** Undefined where the probe stands as it stood. */
+  readonly form: PassedForm | undefined;
+}
+
+export interface Mismatch {
+  readonly reason: string;
+  readonly verdict: "different" | "unproved";
+  readonly arrival: Arrival;
+  readonly original: Vaddr;
+  readonly rewritten: Vaddr;
+  /** The notes whose probes one side passes here and the other does not. */
+  readonly notes: readonly number[];
+  /** The way from the arrival to here: addresses of instructions. */
+  readonly originalWay: readonly Vaddr[];
+  readonly rewrittenWay: readonly Vaddr[];
+}
+
+export interface Proof {
+  readonly passings: readonly Passing[];
+  readonly mismatches: readonly Mismatch[];
+  /** Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their stead. */
+  readonly replaced: readonly Stretch[];
+  /** New code that was walked. */
+  readonly walkedNew: readonly Stretch[];
+  /** Addresses of the original at which the rewritten side runs something. */
+  readonly ranInPlace: readonly Stretch[];
+}
+
+/** Why a pair cannot be. */
+interface Problem {
+  readonly reason: string;
+  readonly verdict: Mismatch["verdict"];
+  readonly notes: readonly number[];
+}
+
+const different = (reason: string, notes: readonly number[] = []): Problem => ({ reason, verdict: "different", notes });
+
+/** One step of both: what each passed in silence, and the pair where that ended. */
+interface Step {
+  readonly here: Pair;
+  readonly original: Quiet;
+  readonly rewritten: Quiet;
+  /** Something that is rewritten takes part in it. */
+  readonly touched: boolean;
+}
+
+/** Walks one window. */
+export class Walk {
+  readonly passings: Passing[] = [];
+  readonly mismatches: Mismatch[] = [];
+  private readonly replaced: { start: number; end: number }[] = [];
+  private readonly walkedNew: { start: number; end: number }[] = [];
+  private readonly ranInPlace: { start: number; end: number }[] = [];
+  private readonly seen = new Set<string>();
+  private readonly pairs: Pair[] = [];
+
+  constructor(private readonly subject: Subject) {}
+
+  /** Follows all ways from an arrival on. */
+  follow(arrival: Arrival): void {
+    const { address } = arrival;
+    this.pairs.push({ o: address, r: address, shift: 0, pending: -1, jumped: false, past: false, from: undefined });
+    for (let pair = this.pairs.pop(); pair !== undefined; pair = this.pairs.pop()) {
+      const key = `${pair.o},${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped}`;
+      if (this.seen.has(key)) continue;
+      this.seen.add(key);
+      if (this.seen.size > MOST_PAIRS) {
+        const reason = `the ways through it are more than ${MOST_PAIRS}`;
+        this.report(arrival, pair, pair, { reason, verdict: "unproved", notes: [] });
+        this.pairs.length = 0;
+      } else this.step(arrival, pair);
+    }
+  }
+
+  proof(): Proof {
+    const { passings, mismatches, replaced, walkedNew, ranInPlace } = this;
+    return {
+      passings,
+      mismatches,
+      replaced: replaced.map(stretch),
+      walkedNew: walkedNew.map(stretch),
+      ranInPlace: ranInPlace.map(stretch),
+    };
+  }
+
+  private step(arrival: Arrival, pair: Pair): void {
+    const { subject } = this;
+    const isTogether = pair.o === pair.r && pair.shift === 0 && pair.pending < 0;
+    if (isTogether && !pair.past && !subject.inWindow(pair.o)) return;
+    const original = passOriginal(subject, pair);
+    const { quiet: rewritten, stop } = passRewritten(subject, pair, original);
+    const touched = !isTogether || [...rewritten.passed].some((at) => subject.isNew(at));
+    const past = pair.past && original.at === pair.o;
+    const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, from: pair };
+    const problem = this.meet(stop, { here, original, rewritten, touched });
+    if (problem !== undefined) this.report(arrival, pair, here, problem);
+  }
+
+  /** What the ends of both silences have to do with each other. */
+  private meet(stop: Stop, step: Step): Problem | undefined {
+    const { here, original, rewritten, touched } = step;
+    if (stop.kind === "wrong") return different(stop.reason);
+    const nops = nopProblem(this.subject, original, rewritten);
+    if (nops !== undefined) return different(nops);
+    switch (stop.kind) {
+      case "back":
+        this.passedQuietly(step, touched);
+        return undefined;
+      case "lower":
+      case "raise":
+        return this.guard(stop.kind, stop.instruction, step);
+      case "call through":
+        return this.callThrough(stop.instruction, step);
+    }
+    if (stop.kind === "event" || originalNotes(this.subject, here.o, here) !== undefined)
+      return this.event(stop.kind === "event" ? stop.notes : undefined, step);
+    return stop.kind === "callee" ? this.callee(step) : this.instruction(stop.instruction, step);
+  }
+
+  private event(found: readonly number[] | undefined, step: Step): Problem | undefined {
+    const { here } = step;
+    const { o, r } = here;
+    const wanted = originalNotes(this.subject, o, here);
+    if (wanted === undefined || found === undefined || wanted.join() !== found.join())
+      return otherEvent(here, wanted, found);
+    const before = this.subject.original.code;
+    const after = this.subject.rewritten.code;
+    const nop = before.at(o);
+    const form = formAt(after.bytes(r, LONGEST_FORM));
+    const passing = { notes: wanted, original: vaddr(o), rewritten: vaddr(r), stackShift: here.shift };
+    const isSame = o === r && nop !== null && sameBytes(nop.bytes, after.bytes(r, nop.length));
+    if (isSame && form?.name === formAt(before.bytes(o, LONGEST_FORM))?.name) {
+      this.passings.push({ ...passing, form: undefined });
+      this.passedQuietly(step, false);
+      this.pairs.push({ ...here, past: true });
+      return undefined;
+    }
+    if (form === undefined) return different(`no probe that a kernel optimizes stands at ${hex(r)}`, wanted);
+    if (nop === null || (nop.flow & Flow.Nop) === 0 || nop.length !== 1)
+      return different(`what the probe at ${hex(r)} replaces is no one-byte nop`, wanted);
+    if (((r + form.patched.offset) % PAGE_SIZE) + form.patched.size > PAGE_SIZE)
+      return different(`the probe at ${hex(r)} crosses a page boundary, where no kernel optimizes it`, wanted);
+    this.passings.push({ ...passing, form });
+    this.passedQuietly(step, true);
+    this.replace(o, 1);
+    this.ran(r, form.size, true);
+    this.pairs.push({ ...here, o: o + 1, r: r + form.size, past: false });
+    return undefined;
+  }
+
+  /** A guard's half: the first stands before a probe, the second behind it, and nothing but the probe between them. */
+  private guard(half: "lower" | "raise", { address, length }: Instruction, step: Step): Problem | undefined {
+    const { here } = step;
+    if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(address)}`);
+    this.passedQuietly(step, true);
+    this.ran(address, length, true);
+    this.pairs.push({ ...here, r: here.r + length, shift: here.shift + (half === "lower" ? GUARD : -GUARD) });
+    return undefined;
+  }
+
+  /** The call is made before what stands in front of it in the original. */
+  private callThrough({ address, length, target }: Instruction, step: Step): Problem | undefined {
+    const { here } = step;
+    if (here.shift !== 0) return different(`the call at ${hex(address)} is made where rsp is lower`);
+    this.passedQuietly(step, true);
+    this.ran(address, length, true);
+    this.pairs.push({ ...here, r: target, shift: RETURN_ADDRESS, pending: address + length });
+    return undefined;
+  }
+
+  /** The rewritten side jumps to a function with the return address pushed: the original must call it, with the same one. */
+  private callee(step: Step): Problem | undefined {
+    const { here } = step;
+    const call = this.subject.original.code.at(here.o);
+    if (call === null || (call.flow & Flow.Call) === 0 || call.target !== here.r)
+      return different(`the rewritten code enters ${hex(here.r)} as if called, the original does not call it`);
+    if (call.address + call.length !== here.pending || here.shift !== RETURN_ADDRESS)
+      return different(
+        `the return address of the call at ${hex(here.o)} is ${hex(here.pending)} in the rewritten code`,
+      );
+    this.passedQuietly(step, true);
+    this.replace(call.address, call.length);
+    for (const at of [here.r, here.pending]) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: -1 });
+    return undefined;
+  }
+
+  /** Both run an instruction: it must be the same one. */
+  private instruction(b: Instruction, step: Step): Problem | undefined {
+    const { subject } = this;
+    const { here } = step;
+    const a = subject.original.code.at(here.o);
+    if (a === null)
+      return { reason: `the original's bytes at ${hex(here.o)} are no instruction`, verdict: "unproved", notes: [] };
+    if (here.shift >= GUARD) return different(`the instruction at ${hex(b.address)} runs between a guard's halves`);
+    if (!isSameInstruction(a, b)) {
+      const [before, after] = [subject.original.code.text(a.address), subject.rewritten.code.text(b.address)];
+      return different(`the original runs ${before}, the rewritten code ${after}`);
+    }
+    const { flow } = a;
+    if (here.pending >= 0 && (flow & LEAVES || traitsOf(b.bytes, b.address).usesStackPointer))
+      return different(`the instruction at ${hex(b.address)} depends on rsp, which is lower there`);
+    if (flow & PINNED && a.address !== b.address)
+      return different(`the instruction at ${hex(a.address)} must not run at another address, ${hex(b.address)}`);
+    const leadsToNew = !Number.isNaN(b.target) && subject.isNew(b.target);
+    const touched = step.touched || a.address !== b.address || leadsToNew;
+    this.passedQuietly(step, touched);
+    if (touched && subject.isChanged(a)) this.replace(a.address, a.length);
+    this.ran(b.address, b.length, touched);
+    if (flow & BRANCHES && !Number.isNaN(a.target))
+      this.pairs.push({ ...here, o: a.target, r: b.target, past: false, jumped: subject.isNew(b.address) });
+    if ((flow & (Flow.Return | Flow.IndirectJump)) === 0 && !endsHere(a))
+      this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
+    return undefined;
+  }
+
+  /** Takes down what both sides passed in silence. */
+  private passedQuietly({ original, rewritten }: Step, touched: boolean): void {
+    if (touched)
+      for (const passed of [...original.nops, ...original.jumps])
+        if (this.subject.isChanged(passed)) this.replace(passed.address, passed.length);
+    for (const { address, length } of [...rewritten.nops, ...rewritten.jumps]) this.ran(address, length, touched);
+  }
+
+  private replace(start: number, length: number): void {
+    this.replaced.push({ start, end: start + length });
+  }
+
+  private ran(start: number, length: number, touched: boolean): void {
+    const run = { start, end: start + length };
+    if (this.subject.isNew(start)) {
+      this.walkedNew.push(run);
+      return;
+    }
+    this.ranInPlace.push(run);
+    if (touched && this.subject.isChanged({ address: vaddr(start), length })) this.replaced.push(run);
+  }
+
+  private report(arrival: Arrival, pair: Pair, here: Pick<Pair, "o" | "r">, { reason, verdict, notes }: Problem): void {
+    const pairs: Pair[] = [];
+    for (let p: Pair | undefined = pair; p !== undefined; p = p.from) pairs.push(p);
+    pairs.reverse();
+    const way = (last: number, of: (p: Pair) => number): Vaddr[] =>
+      [...pairs.map(of), last].filter((at, i, all) => i === 0 || all[i - 1] !== at).map(vaddr);
+    this.mismatches.push({
+      reason,
+      verdict: arrival.doubtful ? "unproved" : verdict,
+      arrival,
+      original: vaddr(here.o),
+      rewritten: vaddr(here.r),
+      notes,
+      originalWay: way(here.o, (p) => p.o),
+      rewrittenWay: way(here.r, (p) => p.r),
+    });
+  }
+}
+
+/** What goes where rsp says, or lets others see it. */
+const LEAVES = Flow.Return | Flow.IndirectJump | Flow.Call | Flow.Trap | Flow.Transaction;
+
+/** What somebody else sees the address of: the called function, the kernel, the processor's own checks. */
+const PINNED = Flow.Call | Flow.Trap | Flow.Transaction | Flow.Landing;
+
+const BRANCHES = Flow.Conditional | Flow.Call | Flow.Transaction;
+
+function otherEvent(
+  { o, r }: Pair,
+  wanted: readonly number[] | undefined,
+  found: readonly number[] | undefined,
+): Problem {
+  const notes = [...new Set([...(wanted ?? []), ...(found ?? [])])];
+  if (found === undefined)
+    return different(`the original passes its probe at ${hex(o)}, the rewritten code at ${hex(r)} does not`, notes);
+  if (wanted === undefined)
+    return different(`the rewritten code passes its probe at ${hex(r)}, the original at ${hex(o)} does not`, notes);
+  return different(`the probes at ${hex(o)} and, in the rewritten code, at ${hex(r)} are not the same`, notes);
+}
+
+/** ud2, ud1, ud0 and hlt: nothing comes behind them. */
+const endsHere = ({ flow, bytes }: Instruction): boolean =>
+  (flow & Flow.Trap) !== 0 &&
+  (bytes[0] === 0xf4 || (bytes[0] === 0x0f && (bytes[1] === 0x0b || bytes[1] === 0xb9 || bytes[1] === 0xff)));

@@ -1,0 +1,62 @@
+/**
+ * What a proof is about: both sides' code, where the notes of each say that probes are, and what changed. And the forms
+ * that a rewritten probe has.
+ */
+import { NOP5, NOP10 } from "../x86/bytes.js";
+import { type Stretch, touches } from "./changed-code.js";
+import type { CodeReader, Instruction } from "./code-reader.js";
+import { sameBytes } from "./same-instruction.js";
+import type { Window } from "./windows.js";
+
+export interface Side {
+  readonly code: CodeReader;
+  /** The indices of the notes whose probe is at an address of this side; both sides count the notes of the original. */
+  readonly notesAt: ReadonlyMap<number, readonly number[]>;
+}
+
+export class Subject {
+  /**
+   * @param changed bytes of the original that are others in the rewritten file; ascending and disjoint, like the rest
+   * @param added new code: addresses that the original does not have
+   */
+  constructor(
+    readonly original: Side,
+    readonly rewritten: Side,
+    readonly windows: readonly Window[],
+    private readonly changed: readonly Stretch[],
+    private readonly added: readonly Stretch[],
+  ) {}
+
+  /** Whether an address is in new code. */
+  isNew(address: number): boolean {
+    return touches(this.added, address, address + 1);
+  }
+
+  inWindow(address: number): boolean {
+    return touches(this.windows, address, address + 1);
+  }
+
+  isChanged({ address, length }: Pick<Instruction, "address" | "length">): boolean {
+    return touches(this.changed, address, address + length);
+  }
+}
+
+/** What stands at a rewritten probe, and which of its bytes the kernel may patch. */
+export interface PassedForm {
+  readonly name: "nop5" | "nop,nop5" | "nop,nop10";
+  readonly size: number;
+  readonly patched: { readonly offset: number; readonly size: number };
+}
+
+const forms: readonly (PassedForm & { readonly bytes: Uint8Array })[] = [
+  { name: "nop5", bytes: NOP5, size: 5, patched: { offset: 0, size: 5 } },
+  { name: "nop,nop5", bytes: Uint8Array.of(0x90, ...NOP5), size: 6, patched: { offset: 1, size: 5 } },
+  { name: "nop,nop10", bytes: Uint8Array.of(0x90, ...NOP10), size: 11, patched: { offset: 1, size: 10 } },
+];
+
+/** Bytes of the longest of them. */
+export const LONGEST_FORM = 11;
+
+/** The probe that the bytes begin with, of those that rewriting makes. */
+export const formAt = (bytes: Uint8Array): PassedForm | undefined =>
+  forms.find((form) => sameBytes(bytes.subarray(0, form.size), form.bytes));

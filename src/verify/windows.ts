@@ -1,0 +1,148 @@
+/**
+ * Windows: the parts of the original's code around changed bytes, and where execution arrives in each.
+ *
+ * Outside of windows both sides have the same bytes, so from one state there both sides come to the same next state. What
+ * has to be proved begins where execution comes from there into a window:
+ *
+ *     at the first instruction      from the one in front of it, unless that one never goes on
+ *     wherever the facts say        a branch, a pointer, a jump table, a landing pad leads to it
+ *     where a function begins
+ *
+ * A branch that lies in a window itself does not count: where it leads is followed when its window is.
+ *
+ * Changed bytes close to each other make one window: among the bytes of a jump, or of a block that moved, some are what
+ * they were by chance.
+ */
+import { type Vaddr, vaddr } from "../address.js";
+import { describeEntry, type Entry } from "../facts/entries.js";
+import type { ProgramFacts } from "../facts/program.js";
+import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
+import { nopLength } from "../x86/nops.js";
+import { type Stretch, touches } from "./changed-code.js";
+import type { CodeReader } from "./code-reader.js";
+
+/** As long as the longest block that moves: within it bytes may be equal by chance. */
+const CLOSE = 64;
+
+/** Where both sides arrive from code that did not change. */
+export interface Arrival {
+  readonly address: Vaddr;
+  /** Why execution may arrive here, for people. */
+  readonly reason: string;
+  /** It could not be ruled out; nothing shows that it happens. */
+  readonly doubtful: boolean;
+}
+
+export interface Window {
+  /** Borders of instructions of the original. */
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  readonly arrivals: readonly Arrival[];
+  /** Why the original's code cannot be told here, or undefined. */
+  readonly unknown: string | undefined;
+}
+
+/** The instructions of the original, padding included, as far as they are known. */
+export class OriginalLayout {
+  constructor(
+    private readonly facts: ProgramFacts,
+    private readonly code: CodeReader,
+  ) {}
+
+  /** The function part that contains an address, decoded; undefined in gaps. */
+  part(address: number): DecodedCode | undefined {
+    const range = this.facts.functions.containing(address);
+    return range && this.facts.functions.code(range);
+  }
+
+  /** Why nothing can be said of the code at an address, or undefined. */
+  unknown(address: number): string | undefined {
+    const { functions } = this.facts;
+    if (functions.containing(address) !== undefined) {
+      const known = this.facts.siteCode(vaddr(address));
+      return typeof known === "string" ? known : undefined;
+    }
+    if (functions.gapAt(address) === undefined) return "no section of code is here";
+    const { start, end } = this.instruction(address);
+    return functions.paddingAt(start, end) === end - start
+      ? undefined
+      : "no function is known here (.eh_frame and symbols do not say)";
+  }
+
+  /** The instruction, or the piece of padding, that covers an address. */
+  instruction(address: number): Stretch {
+    const part = this.part(address);
+    if (part !== undefined && address < part.start + part.offsets[part.count]!) {
+      const i = indexAt(part, address);
+      return { start: addressOf(part, i), end: vaddr(addressOf(part, i) + lengthOf(part, i)) };
+    }
+    const gap = part === undefined ? this.facts.functions.gapAt(address) : undefined;
+    let at: number = gap?.start ?? address;
+    for (;;) {
+      const length = this.lengthInGap(at);
+      if (at + length > address) return { start: vaddr(at), end: vaddr(at + length) };
+      at += length;
+    }
+  }
+
+  private lengthInGap(at: number): number {
+    const bytes = this.code.bytes(at, 16);
+    if (bytes[0] === 0 || bytes[0] === 0xcc) return 1;
+    return nopLength(bytes, 0) || (this.code.at(at)?.length ?? 1);
+  }
+
+  /** The borders around [start, end): whole instructions. */
+  widened(start: number, end: number): Stretch {
+    return { start: this.instruction(start).start, end: this.instruction(end - 1).end };
+  }
+}
+
+/** @param changed what differs, ascending and disjoint */
+export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: readonly Stretch[]): readonly Window[] {
+  const around: { start: Vaddr; end: Vaddr }[] = [];
+  for (const run of changed) {
+    const { start, end } = layout.widened(run.start, run.end);
+    const last = around.at(-1);
+    if (last !== undefined && start < last.end + CLOSE) last.end = vaddr(Math.max(last.end, end));
+    else around.push({ start, end });
+  }
+  return around.map(({ start, end }) => ({
+    start,
+    end,
+    arrivals: arrivalsIn(facts, layout, start, end, (branch) => touches(around, branch, branch + 1)),
+    unknown: layout.unknown(start) ?? layout.unknown(end - 1),
+  }));
+}
+
+function arrivalsIn(
+  facts: ProgramFacts,
+  layout: OriginalLayout,
+  start: Vaddr,
+  end: Vaddr,
+  isFollowed: (branch: number) => boolean,
+): Arrival[] {
+  const arrivals = new Map<Vaddr, Arrival>();
+  const add = (arrival: Arrival): void => {
+    const known = arrivals.get(arrival.address);
+    if (known === undefined || (known.doubtful && !arrival.doubtful)) arrivals.set(arrival.address, arrival);
+  };
+  for (let at: number = start; at < end; ) {
+    const part = layout.part(at);
+    if (part !== undefined && part.start === at)
+      add({ address: vaddr(at), reason: "a function begins here", doubtful: false });
+    at = Math.max(at + 1, layout.instruction(at).end);
+  }
+  const before = layout.part(start - 1);
+  if (before !== undefined && layout.part(start) === before && goesOn(before.flow[indexAt(before, start - 1)]!))
+    add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
+  for (const entry of facts.entries.within(start, end)) {
+    if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
+    add({ address: entry.address, reason: describeEntry(entry), doubtful: isDoubtful(entry) });
+  }
+  return [...arrivals.values()].sort((a, b) => a.address - b.address);
+}
+
+const goesOn = (flow: number): boolean => (flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;
+
+/** Entries that could not be ruled out say so. */
+const isDoubtful = (entry: Entry): boolean => /\bmay\b|relative to its own|address in the data/.test(entry.reason);
