@@ -52,9 +52,11 @@ export interface VerifyReport {
   readonly sites: readonly SiteVerdict[];
   /** Differences of the rest of the file; none where it is as it must be. */
   readonly findings: readonly FileFinding[];
+  /** What could not be held against the original, since another tool changed the file after it was rewritten. */
+  readonly uncompared: readonly string[];
 }
 
 /*
- * verify.ts:    verify(rewritten: ElfImage, original: ElfImage): VerifyReport         sites and rest, both
- * original.ts:  originalOf(rewritten: ElfImage): ... the original that the file carries, or a finding, or an InputError
+ * verify.ts:    verify(rewritten: ElfImage, original: Original): VerifyReport         sites and rest, both
+ * original.ts:  carriedOriginal(rewritten), givenOriginal(rewritten, bytes): what to hold it against, or an InputError
  */

@@ -1,0 +1,103 @@
+/**
+ * The rest of the file: everything in the rewritten file that differs from the original is explained, or it is a finding.
+ *
+ * The rules know what rewriting may do to a file; they trust neither its plan nor what it wrote down about itself. Code is
+ * explained by the sites (see sites.ts). Of everything else each rule below judges one part, header by header and table by
+ * table, and says which bytes of the original it has judged. What is left must be the same, byte for byte: in memory by
+ * address, in sections that are not loaded by content, and between all of that.
+ *
+ * A file that another tool changed since is compared as far as it is loaded; what else differs is told as not compared.
+ */
+
+import { type BuildId, readBuildId } from "../elf/build-id.js";
+import * as elf from "../elf/constants.js";
+import { type ElfImage, offsetOf } from "../elf/image.js";
+import { InputError } from "../errors.js";
+import { derivedBuildId } from "../rewrite/derived-build-id.js";
+import type { FileFinding } from "./contract.js";
+import { judgeDynamic } from "./rest/dynamic.js";
+import type { FileStretch, Finding } from "./rest/findings.js";
+import { judgeFrames } from "./rest/frames.js";
+import { judgeHeader } from "./rest/header.js";
+import { compareLoaded, judgeAdded, judgeFill } from "./rest/loaded.js";
+import { judgeMoved } from "./rest/moved.js";
+import { judgeNotes } from "./rest/notes.js";
+import { type Run, union } from "./rest/runs.js";
+import { judgeSections, pairSections } from "./rest/sections.js";
+import { judgeSegments, pairSegments } from "./rest/segments.js";
+import { judgeNames, judgeSymbols } from "./rest/symbols.js";
+import { compareUnloaded, judgeUndescribed } from "./rest/unloaded.js";
+
+export interface RestReport {
+  readonly findings: readonly FileFinding[];
+  /** What could not be held against the original, since the file was changed after it was rewritten. */
+  readonly uncompared: readonly string[];
+}
+
+/**
+ * Compares everything but the code of the sites.
+ * @param explained the code that sites account for, as link-time addresses: of what the original has, and of what is new
+ * @param asLaidOut whether the file has the layout that rewrite gave it
+ */
+export function compareRest(
+  rewritten: ElfImage,
+  original: ElfImage,
+  explained: readonly Run[],
+  asLaidOut: boolean,
+): RestReport {
+  const code = union(explained);
+  const sections = pairSections(original, rewritten);
+  const segments = pairSegments(original, rewritten);
+  const buildId = acceptedBuildId(original, rewritten);
+
+  const frames = judgeFrames(original, rewritten, sections, code);
+  const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code);
+  const names = judgeNames(rewritten, sections, symbols.addedNames);
+  const notes = judgeNotes(original, rewritten, sections);
+  const dynamic = judgeDynamic(original, rewritten, sections);
+  const contents = union([buildId, frames, symbols, names, notes, dynamic].flatMap(({ judged }) => judged));
+  const moved = judgeMoved(original, rewritten, sections, contents, asLaidOut);
+
+  const judged = union<FileStretch>([
+    ...contents,
+    ...moved.judged,
+    { start: 0, end: elf.EHDR_SIZE },
+    ...code.flatMap(({ start, end }) => {
+      const offset = offsetOf(original, start as never);
+      return offset === undefined ? [] : [{ start: offset, end: offset + end - start }];
+    }),
+  ]);
+  const all: Finding[] = [
+    ...judgeHeader(original, rewritten, sections),
+    ...judgeSegments(original, rewritten, segments, contents, asLaidOut),
+    ...judgeSections(original, rewritten, sections, asLaidOut),
+    ...[frames, symbols, names, notes, dynamic, moved].flatMap(({ findings }) => findings),
+    ...compareLoaded(original, rewritten, segments, judged),
+    ...judgeFill(rewritten, sections, code),
+    ...(asLaidOut ? judgeAdded(original, rewritten, segments, sections) : []),
+    ...compareUnloaded(original, rewritten, sections, judged),
+    ...judgeUndescribed(original, rewritten),
+  ];
+  const counts = (f: Finding): boolean => asLaidOut || f.part === "loaded";
+  return {
+    findings: all.filter(counts).map(({ where, what }) => ({ where, what })),
+    uncompared: all.filter((f) => !counts(f)).map(({ where, what }) => `${what} (${where})`),
+  };
+}
+
+/** The build-id's own bytes, where they are those that --new-build-id derives from the original's. */
+function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: FileStretch[] } {
+  const before = readBuildId(original);
+  let now: BuildId | null;
+  try {
+    now = readBuildId(rewritten);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    now = null; // Then its bytes differ, and nobody judges them.
+  }
+  if (before === null || now === null || before.size !== now.size) return { judged: [] };
+  const bytes = rewritten.bytes.subarray(now.offset, now.offset + now.size);
+  const derived = derivedBuildId(before);
+  if (!bytes.subarray(0, derived.length).equals(derived)) return { judged: [] };
+  return { judged: [{ start: before.offset, end: before.offset + derived.length }] };
+}

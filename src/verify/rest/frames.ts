@@ -1,0 +1,98 @@
+/**
+ * `.eh_frame`: a function may end later than before, since its last block moved up into the padding behind it. Then the
+ * length in its FDE says so, and nothing else of the section is another.
+ */
+import { hex, vaddr } from "../../address.js";
+import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
+import { type ElfImage, sectionBytes } from "../../elf/image.js";
+import { InputError } from "../../errors.js";
+import { codeFrom } from "../../usdt/sites.js";
+import { paddingLength } from "../../x86/nops.js";
+import { atAddress, atOffset, type FileStretch, type Finding, finding, type Ruling } from "./findings.js";
+import { outside, type Run } from "./runs.js";
+import type { SectionPairs } from "./sections.js";
+
+const LONGEST_INSTRUCTION = 15;
+
+/** A function part that ends later than before. */
+export interface Growth {
+  readonly start: number;
+  readonly oldEnd: number;
+  readonly newEnd: number;
+}
+
+export interface FrameRuling extends Ruling {
+  readonly growths: readonly Growth[];
+}
+
+/**
+ * @param explained the stretches of the original's addresses that sites explain, ascending and disjoint
+ */
+export function judgeFrames(
+  original: ElfImage,
+  rewritten: ElfImage,
+  { pairs }: SectionPairs,
+  explained: readonly Run[],
+): FrameRuling {
+  const own = pairs.filter(({ original: o }) => o.name === ".eh_frame");
+  const same = ({ original: o, rewritten: r }: (typeof own)[number]): boolean =>
+    Buffer.compare(sectionBytes(original, o), sectionBytes(rewritten, r)) === 0;
+  // Nothing is wrong with what is the same; and what is not needed is not read.
+  if (own.every(same)) return { findings: [], judged: [], growths: [] };
+  const findings: Finding[] = [];
+  const judged: FileStretch[] = [];
+  const growths: Growth[] = [];
+  let before: EhFrame;
+  let now: EhFrame;
+  try {
+    before = readEhFrame(original);
+    now = readEhFrame(rewritten);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return { findings: [finding("loaded", error.where ?? ".eh_frame", error.what)], judged, growths };
+  }
+  // Where this does not fit, bytes differ that nobody judges.
+  if (now.count !== before.count) return { findings, judged, growths };
+  for (let i = 0; i < before.count; i++) {
+    const [start, oldEnd, newEnd] = [before.starts[i]!, before.ends[i]!, now.ends[i]!];
+    if (now.starts[i] !== start || newEnd === oldEnd) continue;
+    const offset = before.fde(i).rangeOffset;
+    if (offset === undefined) continue;
+    judged.push({ start: offset, end: offset + 4 });
+    const problem =
+      newEnd < oldEnd
+        ? "ends earlier than before"
+        : growthProblem(original, { start, oldEnd, newEnd }, explained, before, i);
+    if (problem === undefined) growths.push({ start, oldEnd, newEnd });
+    else findings.push(finding("loaded", atOffset(offset), `the function part at ${hex(start)} ${problem}`));
+  }
+  return { findings, judged, growths };
+}
+
+/** Why a function cannot end at `newEnd`, or undefined. */
+function growthProblem(
+  original: ElfImage,
+  { oldEnd, newEnd }: Growth,
+  explained: readonly Run[],
+  frames: EhFrame,
+  index: number,
+): string | undefined {
+  const next = frames.starts[index + 1];
+  if (next !== undefined && next < newEnd) return `would reach into the one ${atAddress(next)}`;
+  return paddingProblem(original, oldEnd, newEnd, explained);
+}
+
+/** Why [start, end) is no padding into which a block may have moved, or undefined. */
+export function paddingProblem(
+  original: ElfImage,
+  start: number,
+  end: number,
+  explained: readonly Run[],
+): string | undefined {
+  // The last nop of the padding may have been longer than what the block takes of it.
+  const bytes = codeFrom(original, vaddr(start))?.subarray(0, end - start + LONGEST_INSTRUCTION);
+  if (bytes === undefined || paddingLength(bytes, 0, bytes.length, end - start) < end - start)
+    return `ends at ${hex(end)}, where no padding was`;
+  if (outside(explained, start, end).length > 0) return `ends at ${hex(end)}, and no probe explains that`;
+  return undefined;
+}

@@ -1,0 +1,121 @@
+/**
+ * What is in memory: at every address where the original has bytes of its file the rewritten file has the same, unless a
+ * rule has judged them; and at addresses that only the rewritten file has, there is nothing but what moved there, new code
+ * and zeros.
+ */
+import * as elf from "../../elf/constants.js";
+import { type ElfImage, type ProgramHeader, sectionBytes } from "../../elf/image.js";
+import { atAddress, atOffset, type FileStretch, type Finding, finding, sectionAt, shown } from "./findings.js";
+import { tableStretch } from "./moved.js";
+import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import type { SectionPairs } from "./sections.js";
+import type { SegmentPairs } from "./segments.js";
+
+/** Differences that are closer to each other are one. */
+const CLOSE = 16;
+/** Nobody reads more of one kind; the rest is counted. */
+const MOST = 30;
+
+/**
+ * Compares what both files load.
+ * @param judged stretches of the original's file that rules have judged, ascending and disjoint
+ */
+export function compareLoaded(
+  original: ElfImage,
+  rewritten: ElfImage,
+  { pairs }: SegmentPairs,
+  judged: readonly FileStretch[],
+): Finding[] {
+  const findings: Finding[] = [];
+  for (const { original: o, rewritten: r } of pairs) {
+    if (o.p_type !== elf.PT_LOAD) continue;
+    const size = Math.min(o.p_filesz, r.p_filesz);
+    const [before, now] = [bytesAt(original, o, size), bytesAt(rewritten, r, size)];
+    const left: Run[] = [];
+    for (const run of differingRuns(before, now))
+      for (const { start, end } of outside(judged, o.p_offset + run.start, o.p_offset + run.end))
+        left.push({ start: start - o.p_offset, end: end - o.p_offset });
+    findings.push(
+      ...describe(left, (run) => {
+        const section = sectionAt(original, o.p_offset + run.start);
+        return finding("loaded", atAddress(o.p_vaddr + run.start), differs(section, before, now, run));
+      }),
+    );
+  }
+  return findings;
+}
+
+const bytesAt = (image: ElfImage, p: ProgramHeader, size: number): Buffer =>
+  image.bytes.subarray(p.p_offset, p.p_offset + size);
+
+/** Findings for runs that differ: those close to each other as one, and no more than anybody reads. */
+export function describe(runs: readonly Run[], say: (run: Run) => Finding): Finding[] {
+  const joined: { start: number; end: number }[] = [];
+  for (const { start, end } of runs) {
+    const last = joined.at(-1);
+    if (last !== undefined && start - last.end < CLOSE) last.end = end;
+    else joined.push({ start, end });
+  }
+  const findings = joined.slice(0, MOST).map(say);
+  if (joined.length > MOST) {
+    const { part, where } = say(joined[MOST]!);
+    findings.push(finding(part, where, `and ${joined.length - MOST} more differences from here on`));
+  }
+  return findings;
+}
+
+export function differs(section: string, before: Uint8Array, now: Uint8Array, { start, end }: Run): string {
+  const [b, n] = [before.subarray(start, end), now.subarray(start, end)];
+  return `${end - start === 1 ? "a byte differs" : `bytes differ within ${end - start} bytes`} in ${section}: ${shown(n)}, not ${shown(b)}`;
+}
+
+/** Judges what the rewritten file loads at addresses that the original has not. */
+export function judgeAdded(
+  original: ElfImage,
+  rewritten: ElfImage,
+  segments: SegmentPairs,
+  { pairs, code }: SectionPairs,
+): Finding[] {
+  const added: { start: number; end: number }[] = segments.added
+    .filter((p) => p.p_type === elf.PT_LOAD)
+    .map((p) => ({ start: p.p_offset, end: p.p_offset + p.p_filesz }));
+  for (const { original: o, rewritten: r } of segments.pairs)
+    if (o.p_type === elf.PT_LOAD && r.p_filesz > o.p_filesz)
+      added.push({ start: r.p_offset + o.p_filesz, end: r.p_offset + r.p_filesz });
+  const explained: Run[] = pairs
+    .filter(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr && r.sh_type !== elf.SHT_NOBITS)
+    .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
+  if (code !== undefined) explained.push({ start: code.sh_offset, end: code.sh_offset + code.sh_size });
+  if (original.header.e_phoff !== rewritten.header.e_phoff) explained.push(tableStretch(rewritten));
+  const findings: Finding[] = [];
+  const known = union(explained);
+  for (const place of added)
+    for (const { start, end } of outside(known, place.start, place.end)) {
+      const at = firstNonZero(rewritten.bytes.subarray(start, end));
+      if (at >= 0)
+        findings.push(finding("loaded", atOffset(start + at), "something new is loaded that nothing explains"));
+    }
+  if (code !== undefined && outside(union(added), code.sh_offset, code.sh_offset + code.sh_size).length > 0)
+    findings.push(finding("loaded", atAddress(code.sh_addr), `${code.name} covers what was there before`));
+  return findings;
+}
+
+/**
+ * New code that no probe leads to: there is only int3 between what they lead to.
+ * @param explained stretches of the rewritten file's addresses that sites explain, ascending and disjoint
+ */
+export function judgeFill(rewritten: ElfImage, { code }: SectionPairs, explained: readonly Run[]): Finding[] {
+  if (code === undefined) return [];
+  const bytes = sectionBytes(rewritten, code);
+  const runs: Run[] = [];
+  for (const { start, end } of outside(explained, code.sh_addr, code.sh_addr + code.sh_size))
+    for (let at = start; at < end; at++)
+      if (bytes[at - code.sh_addr] !== 0xcc) runs.push({ start: at - code.sh_addr, end: at - code.sh_addr + 1 });
+  return describe(runs, (run) =>
+    finding(
+      "loaded",
+      atAddress(code.sh_addr + run.start),
+      `new code that no probe leads to: ${shown(bytes.subarray(run.start, run.end))}`,
+    ),
+  );
+}

@@ -1,0 +1,145 @@
+/**
+ * Sections that stand elsewhere than in the original. Where the program header table grew in place, what stood behind it
+ * is in the new segment now, or further up behind the longer table.
+ *
+ * That is harmless for a section which is found by a program header (.interp, notes) or by a dynamic tag, and by nothing
+ * else: its content is the same, what pointed to it points to its new place (segments.ts, dynamic.ts, symbols.ts look at
+ * that), and where it was the table stands now, or another moved section, or zeros.
+ */
+import * as elf from "../../elf/constants.js";
+import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
+import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
+import { atAddress, type FileStretch, type Finding, finding, type Ruling, shown } from "./findings.js";
+import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import type { SectionPair, SectionPairs } from "./sections.js";
+
+/** Dynamic tags that hold the address of a section. */
+export const sectionTags: ReadonlyMap<number, string> = new Map([
+  [elf.DT_HASH, "DT_HASH"],
+  [elf.DT_RELA, "DT_RELA"],
+  [elf.DT_RELR, "DT_RELR"],
+  [elf.DT_JMPREL, "DT_JMPREL"],
+  [elf.DT_GNU_HASH, "DT_GNU_HASH"],
+  [elf.DT_SYMTAB, "DT_SYMTAB"],
+  [elf.DT_STRTAB, "DT_STRTAB"],
+  [elf.DT_VERSYM, "DT_VERSYM"],
+  [elf.DT_VERDEF, "DT_VERDEF"],
+  [elf.DT_VERNEED, "DT_VERNEED"],
+]);
+
+export const movedPairs = ({ pairs }: SectionPairs): SectionPair[] =>
+  pairs.filter(({ original: o, rewritten: r }) => o.sh_flags & elf.SHF_ALLOC && o.sh_addr !== r.sh_addr);
+
+/** Where the program header table is in the file. */
+export const tableStretch = ({ header }: ElfImage): FileStretch => ({
+  start: header.e_phoff,
+  end: header.e_phoff + header.e_phnum * elf.PHDR_SIZE,
+});
+
+/**
+ * Judges the sections that moved, and the place where they and the table stood.
+ * @param judged stretches of the original's file whose content others judge, wherever it is now
+ */
+export function judgeMoved(
+  original: ElfImage,
+  rewritten: ElfImage,
+  pairs: SectionPairs,
+  judged: readonly FileStretch[],
+  asLaidOut: boolean,
+): Ruling {
+  const findings: Finding[] = [];
+  const moved = movedPairs(pairs);
+  const tags = readDynamicTags(original);
+  for (const { original: o, rewritten: r } of moved) {
+    const say = (what: string): void => {
+      findings.push(finding("loaded", atAddress(r.sh_addr), `${o.name} ${what}`));
+    };
+    if (!mayMove(o, tags)) say(`is not where it was (${atAddress(o.sh_addr)}), and nothing says that it may move`);
+    if (o.sh_type === elf.SHT_NOBITS) continue;
+    if (r.sh_addralign > 1 && r.sh_addr % r.sh_addralign !== 0) say("moved to an address that does not suit it");
+    const segment = segmentAt(rewritten, r.sh_addr);
+    if (segment === undefined || r.sh_addr + r.sh_size > segment.p_vaddr + segment.p_filesz)
+      say("moved to where nothing is loaded");
+    const [before, now] = [sectionBytes(original, o), sectionBytes(rewritten, r)];
+    if (before.length !== now.length) continue;
+    for (const run of differingRuns(before, now))
+      for (const { start, end } of outside(judged, o.sh_offset + run.start, o.sh_offset + run.end)) {
+        const [a, b] = [start - o.sh_offset, end - o.sh_offset];
+        say(`moved, and its content is another: ${shown(now.subarray(a, b))}, not ${shown(before.subarray(a, b))}`);
+      }
+  }
+  const vacated = judgeVacated(original, rewritten, moved, asLaidOut);
+  return { findings: [...findings, ...vacated.findings], judged: vacated.judged };
+}
+
+function mayMove(section: Section, tags: readonly DynamicTag[]): boolean {
+  if (section.name === ".interp" || section.sh_type === elf.SHT_NOTE) return true;
+  return (
+    tags.filter((t) => t.d_val === section.sh_addr).every((t) => sectionTags.has(t.d_tag)) &&
+    tags.some((t) => t.d_val === section.sh_addr)
+  );
+}
+
+/** The bytes where moved sections stood, and those that the longer table and the sections that slid up stand on now. */
+function judgeVacated(
+  original: ElfImage,
+  rewritten: ElfImage,
+  moved: readonly SectionPair[],
+  asLaidOut: boolean,
+): Ruling {
+  const findings: Finding[] = [];
+  const oldTable = tableStretch(original);
+  const table = tableStretch(rewritten);
+  const grew = table.start === oldTable.start && table.end > oldTable.end;
+  const vacated: FileStretch[] = moved
+    .filter(({ original: o }) => o.sh_type !== elf.SHT_NOBITS)
+    .map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size }));
+  const growth: FileStretch[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
+  const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));
+  // Sections that slid stand between the table and the border of what moved away.
+  const slid: FileStretch[] = moved
+    .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset + r.sh_size <= border)
+    .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
+  const occupied = [...growth, ...slid].sort((a, b) => a.start - b.start);
+  occupied.forEach((place, i) => {
+    if (i > 0 && place.start < occupied[i - 1]!.end)
+      findings.push(finding("loaded", `offset 0x${place.start.toString(16)}`, "two things stand in one place"));
+  });
+  const free = union(vacated);
+  // Nothing that stays may be overwritten.
+  for (const place of occupied)
+    for (const { start, end } of outside(free, place.start, place.end)) {
+      const owner = original.sections.find(
+        (s) =>
+          s.sh_type !== elf.SHT_NULL &&
+          s.sh_type !== elf.SHT_NOBITS &&
+          s.sh_offset < end &&
+          s.sh_offset + s.sh_size > start,
+      );
+      if (owner !== undefined || firstNonZero(original.bytes.subarray(start, end)) >= 0)
+        findings.push(
+          finding(
+            "loaded",
+            `offset 0x${start.toString(16)}`,
+            `the program header table, or what moved, covers ${owner?.name ?? "bytes that were no padding"}`,
+          ),
+        );
+    }
+  // What was left behind is zero, so that nobody takes it for what it was.
+  const taken = union(occupied);
+  if (asLaidOut)
+    for (const place of free)
+      for (const { start, end } of outside(taken, place.start, place.end)) {
+        const at = firstNonZero(rewritten.bytes.subarray(start, end));
+        if (at >= 0)
+          findings.push(
+            finding(
+              "loaded",
+              `offset 0x${(start + at).toString(16)}`,
+              "a byte that is not zero where a section was moved away",
+            ),
+          );
+      }
+  const judged: Run[] = [...vacated, ...occupied, ...(table.start === oldTable.start ? [oldTable] : [])];
+  return { findings, judged };
+}

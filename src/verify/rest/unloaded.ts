@@ -1,0 +1,87 @@
+/**
+ * What is not loaded: sections that only section headers lead to have the content they had, wherever it stands now; behind
+ * everything stand the same trailing bytes; and where nothing is said to be, there is nothing but what was there before.
+ */
+import * as elf from "../../elf/constants.js";
+import { type ElfImage, sectionBytes } from "../../elf/image.js";
+import { atOffset, type FileStretch, type Finding, finding } from "./findings.js";
+import { describe, differs } from "./loaded.js";
+import { tableStretch } from "./moved.js";
+import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import type { SectionPairs } from "./sections.js";
+
+/**
+ * Compares the content of sections that are not loaded.
+ * @param judged stretches of the original's file that rules have judged, ascending and disjoint
+ */
+export function compareUnloaded(
+  original: ElfImage,
+  rewritten: ElfImage,
+  { pairs }: SectionPairs,
+  judged: readonly FileStretch[],
+): Finding[] {
+  const findings: Finding[] = [];
+  for (const { original: o, rewritten: r } of pairs) {
+    if (o.sh_flags & elf.SHF_ALLOC || o.sh_type === elf.SHT_NULL) continue;
+    const [before, now] = [sectionBytes(original, o), sectionBytes(rewritten, r)];
+    const size = Math.min(before.length, now.length);
+    const left: Run[] = [];
+    for (const run of differingRuns(before.subarray(0, size), now.subarray(0, size)))
+      for (const { start, end } of outside(judged, o.sh_offset + run.start, o.sh_offset + run.end))
+        left.push({ start: start - o.sh_offset, end: end - o.sh_offset });
+    findings.push(
+      ...describe(left, (run) =>
+        finding("described", atOffset(r.sh_offset + run.start), differs(o.name || "a section", before, now, run)),
+      ),
+    );
+  }
+  return findings;
+}
+
+/** Everything in a file that its headers describe, in file offsets. */
+function describedStretches(image: ElfImage): FileStretch[] {
+  const { header, programHeaders, sections } = image;
+  return [
+    { start: 0, end: elf.EHDR_SIZE },
+    tableStretch(image),
+    { start: header.e_shoff, end: header.e_shoff + header.e_shnum * elf.SHDR_SIZE },
+    ...programHeaders
+      .filter((p) => p.p_type !== elf.PT_NULL)
+      .map((p) => ({ start: p.p_offset, end: p.p_offset + p.p_filesz })),
+    ...sections
+      .filter((s) => s.sh_type !== elf.SHT_NULL && s.sh_type !== elf.SHT_NOBITS)
+      .map((s) => ({ start: s.sh_offset, end: s.sh_offset + s.sh_size })),
+  ];
+}
+
+/** Judges the bytes that no header describes: between what is described, and behind it. */
+export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Finding[] {
+  const findings: Finding[] = [];
+  const described = union(describedStretches(rewritten));
+  const end = described.at(-1)?.end ?? 0;
+  const endBefore = union(describedStretches(original)).at(-1)?.end ?? 0;
+  const say = (at: number, what: string): void => {
+    findings.push(finding("described", atOffset(at), what));
+  };
+  const [before, now] = [original.bytes.subarray(endBefore), rewritten.bytes.subarray(end)];
+  if (before.length !== now.length)
+    say(end, `${now.length} bytes stand behind everything that headers describe, not ${before.length}`);
+  else
+    findings.push(
+      ...describe([...differingRuns(before, now)], (run) =>
+        finding("described", atOffset(end + run.start), differs("what is appended", before, now, run)),
+      ),
+    );
+  for (const gap of outside(described, 0, end)) {
+    const bytes = rewritten.bytes.subarray(gap.start, gap.end);
+    if (firstNonZero(bytes) < 0) continue;
+    const was = original.bytes.subarray(gap.start, gap.end);
+    const size = Math.min(was.length, bytes.length);
+    for (const run of differingRuns(was.subarray(0, size), bytes.subarray(0, size)))
+      if (firstNonZero(bytes.subarray(run.start, run.end)) >= 0)
+        say(gap.start + run.start, "bytes that no header describes, and that were not there");
+    if (firstNonZero(bytes.subarray(size)) >= 0)
+      say(gap.start + size, "bytes that no header describes, and that were not there");
+  }
+  return findings;
+}
