@@ -1,0 +1,77 @@
+/** The emulator's side of a case: the same code and data at the same addresses, one step, and the same record. */
+import { runtimeAddress } from "../../../src/address.js";
+import { Cpu } from "../../../src/emulate/cpu.js";
+import type { FaultKind, Outcome } from "../../../src/emulate/fault.js";
+import { Perm } from "../../../src/emulate/memory.js";
+import * as state from "../../../src/emulate/state.js";
+import * as at from "./layout.js";
+import { Exception, FAULTED, Record } from "./layout.js";
+
+const exceptions: Readonly<{ [kind in FaultKind]: number }> = {
+  page: Exception.PAGE,
+  "general-protection": Exception.PROTECTION,
+  divide: Exception.DIVIDE,
+  undefined: Exception.UNDEFINED,
+};
+
+export class EmulatedSide {
+  private readonly cpu = new Cpu();
+
+  constructor(code: Uint8Array) {
+    const { memory } = this.cpu;
+    memory.map(runtimeAddress(at.CODE), code.length, Perm.RX);
+    memory.poke(runtimeAddress(at.CODE), code);
+    memory.map(runtimeAddress(at.SCRATCH), at.SCRATCH_SIZE, Perm.RW);
+    memory.map(runtimeAddress(at.READ_ONLY), at.READ_ONLY_SIZE, Perm.R);
+    memory.poke(runtimeAddress(at.READ_ONLY), at.readOnlyContent());
+  }
+
+  /**
+   * Runs one case.
+   * @param before its record
+   * @param after receives the record afterwards
+   * @returns why nothing can be said of it, where the instruction is not implemented
+   */
+  run(before: Uint8Array, after: Uint8Array): string | undefined {
+    const { cpu } = this;
+    this.load(before);
+    const outcome = cpu.step();
+    if (outcome.kind === "unimplemented") return outcome.instruction;
+    this.store(after, outcome);
+    return undefined;
+  }
+
+  private load(before: Uint8Array): void {
+    const { cpu } = this;
+    const view = new DataView(before.buffer, before.byteOffset, before.byteLength);
+    cpu.memory.poke(runtimeAddress(at.AREA), before.subarray(Record.AREA, Record.AREA + at.AREA_SIZE));
+    cpu.memory.poke(runtimeAddress(at.EDGE), before.subarray(Record.EDGE, Record.EDGE + at.EDGE_SIZE));
+    for (let i = 0; i < 32; i++) cpu.w[i] = view.getInt32(Record.GPR + 4 * i, true);
+    for (let i = 0; i < 64; i++) cpu.w[state.XMM + i] = view.getInt32(Record.XMM + 4 * i, true);
+    cpu.rflags = view.getUint32(Record.FLAGS, true);
+    cpu.w[state.MXCSR] = view.getInt32(Record.FX_MXCSR, true);
+    cpu.w[state.MXCSR_STALE] = 0;
+    cpu.w[state.FPU_CONTROL] = view.getUint16(Record.FX, true);
+    cpu.w[state.FS_BASE] = at.FS_BASE;
+    cpu.w[state.GS_BASE] = at.GS_BASE;
+    cpu.ip = view.getUint32(Record.IP, true);
+  }
+
+  private store(after: Uint8Array, outcome: Outcome): void {
+    const { cpu } = this;
+    const view = new DataView(after.buffer, after.byteOffset, after.byteLength);
+    after.set(cpu.memory.peek(runtimeAddress(at.AREA), at.AREA_SIZE), Record.AREA);
+    after.set(cpu.memory.peek(runtimeAddress(at.EDGE), at.EDGE_SIZE), Record.EDGE);
+    for (let i = 0; i < 32; i++) view.setInt32(Record.GPR + 4 * i, cpu.w[i]!, true);
+    for (let i = 0; i < 64; i++) view.setInt32(Record.XMM + 4 * i, cpu.w[state.XMM + i]!, true);
+    view.setBigUint64(Record.FLAGS, BigInt(cpu.rflags), true);
+    view.setInt32(Record.IP, cpu.w[state.IP]!, true);
+    view.setInt32(Record.IP + 4, cpu.w[state.IP + 1]!, true);
+    view.setBigUint64(Record.TRAP, BigInt(trapOf(outcome)), true);
+  }
+}
+
+function trapOf(outcome: Outcome): number {
+  if (outcome.kind === "fault") return FAULTED | exceptions[outcome.fault];
+  return outcome.kind === "breakpoint" ? FAULTED | Exception.BREAKPOINT : 0;
+}

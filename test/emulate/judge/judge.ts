@@ -1,0 +1,190 @@
+/** Makes cases, has both sides run them, and compares what came out. */
+
+import { vaddr } from "../../../src/address.js";
+import { iced } from "../../../src/x86/iced.js";
+import { disassemble } from "../../../src/x86/relocate.js";
+import { type Case, makeCase } from "./cases.js";
+import { EmulatedSide } from "./emulated.js";
+import type { Form } from "./forms.js";
+import * as at from "./layout.js";
+import { Exception, FAULTED, RECORD_SIZE, Record, slotAddress } from "./layout.js";
+import { codeOf, runNatively } from "./native.js";
+import { describe } from "./report.js";
+import { undefinedResults } from "./undefined-results.js";
+
+export interface FormResult {
+  readonly form: Form;
+  /** Kinds of operands that occurred, with how often. */
+  readonly shapes: Map<string, number>;
+  cases: number;
+  /** Cases that ended in a fault, on the processor. */
+  faults: number;
+  /** Cases of which the emulator says that it cannot run them. */
+  unimplemented: number;
+  differences: number;
+  /** The first few of them, in full. */
+  readonly reports: string[];
+  /** Why there are no cases. */
+  reason: string | undefined;
+}
+
+const REPORTS = 3;
+/** Cases in one native program: some megabytes. */
+const BATCH = 4096;
+
+/** Judges `cases` cases of each form, or only the one with the number `single`. */
+export async function judge(
+  forms: readonly Form[],
+  cases: number,
+  seed: number,
+  single?: number,
+): Promise<readonly FormResult[]> {
+  const results = forms.map((form): FormResult => emptyResult(form));
+  let batch = new Batch(seed);
+  for (const result of results) {
+    for (let number = single ?? 0; number < (single === undefined ? cases : single + 1); number++) {
+      if (!batch.add(result, number)) {
+        result.reason = "no encoding of it was found";
+        break;
+      }
+      if (batch.isFull) {
+        await batch.run();
+        batch = new Batch(seed);
+      }
+    }
+  }
+  await batch.run();
+  return results;
+}
+
+export const emptyResult = (form: Form): FormResult => ({
+  form,
+  shapes: new Map(),
+  cases: 0,
+  faults: 0,
+  unimplemented: 0,
+  differences: 0,
+  reports: [],
+  reason: undefined,
+});
+
+class Batch {
+  private readonly cases: Case[] = [];
+  private readonly results: FormResult[] = [];
+  private readonly before = new Uint8Array(BATCH * RECORD_SIZE);
+
+  constructor(private readonly seed: number) {}
+
+  get isFull(): boolean {
+    return this.cases.length === BATCH;
+  }
+
+  add(result: FormResult, number: number): boolean {
+    const slot = this.cases.length;
+    const record = this.before.subarray(slot * RECORD_SIZE, (slot + 1) * RECORD_SIZE);
+    const made = makeCase(result.form, this.seed, number, slot, record);
+    if (made === undefined) return false;
+    this.cases.push(made);
+    this.results.push(result);
+    return true;
+  }
+
+  async run(): Promise<void> {
+    const { cases, results } = this;
+    if (cases.length === 0) return;
+    const before = this.before.subarray(0, cases.length * RECORD_SIZE);
+    const emulated = new Uint8Array(before.length);
+    const recordOf = (records: Uint8Array, i: number) => records.subarray(i * RECORD_SIZE, (i + 1) * RECORD_SIZE);
+    const side = new EmulatedSide(codeOf(cases.map((c) => c.bytes)));
+    const known = cases.map((_, i) => side.run(recordOf(before, i), recordOf(emulated, i)) === undefined);
+    // What the emulator cannot run is not run natively either: it might change what the other cases rely on.
+    const native = await runNatively(codeOf(cases.map((c, i) => (known[i] ? c.bytes : nothing))), before);
+    cases.forEach((one, i) => {
+      const result = results[i]!;
+      const recordBefore = recordOf(before, i);
+      const theirs = recordOf(native, i);
+      const ours = recordOf(emulated, i);
+      if (!known[i]) {
+        result.unimplemented++;
+        return;
+      }
+      result.cases++;
+      result.shapes.set(one.shape, (result.shapes.get(one.shape) ?? 0) + 1);
+      if (theirs[Record.TRAP + 1] !== 0) result.faults++;
+      const differs = compare(one, i, recordBefore, theirs, ours);
+      if (differs === undefined) return;
+      result.differences++;
+      if (result.reports.length < REPORTS)
+        result.reports.push(
+          describe(
+            one,
+            this.seed,
+            disassemble(one.bytes, vaddr(instructionAt(i))),
+            recordBefore,
+            theirs,
+            ours,
+            differs,
+          ),
+        );
+    });
+  }
+}
+
+const instructionAt = (slot: number): number => slotAddress(slot) + at.INSTRUCTION_IN_SLOT;
+
+const nothing = new Uint8Array(0);
+
+const scratch = new iced.Instruction();
+
+/** What is compared byte by byte. */
+const areas: readonly (readonly [name: string, from: number, size: number])[] = [
+  ["memory", Record.AREA, at.AREA_SIZE],
+  ["memory", Record.EDGE, at.EDGE_SIZE],
+  ["registers", Record.GPR, 128],
+  ["next instruction", Record.IP, 8],
+  ["exception", Record.TRAP, 8],
+  ["xmm", Record.XMM, 256],
+];
+
+/** What differs, in words, or undefined. `theirs` is brought into the form in which the emulator speaks of faults. */
+function compare(
+  one: Case,
+  slot: number,
+  before: Uint8Array,
+  theirs: Uint8Array,
+  ours: Uint8Array,
+): string | undefined {
+  const native = new DataView(theirs.buffer, theirs.byteOffset, theirs.byteLength);
+  const emulated = new DataView(ours.buffer, ours.byteOffset, ours.byteLength);
+  normalize(native, instructionAt(slot));
+  const found: string[] = [];
+  for (const [name, from, size] of areas)
+    if (Buffer.compare(theirs.subarray(from, from + size), ours.subarray(from, from + size)) !== 0) found.push(name);
+  const faulted = theirs[Record.TRAP + 1] !== 0;
+  const flags = native.getUint32(Record.FLAGS, true) ^ emulated.getUint32(Record.FLAGS, true);
+  if (flags === 0 && found.length === 0) return undefined;
+
+  const decoder = new iced.Decoder(64, one.bytes, iced.DecoderOptions.None);
+  decoder.decodeOut(scratch);
+  decoder.free();
+  const free = faulted
+    ? { flags: 0, result: false }
+    : undefinedResults(scratch, one.form.mnemonic, new DataView(before.buffer, before.byteOffset, before.byteLength));
+  if ((flags & ~free.flags) !== 0) found.push("flags");
+  else if (free.result && found.every((name) => name === "memory" || name === "registers")) return undefined;
+  return found.length === 0 ? undefined : found.join(", ");
+}
+
+function normalize(native: DataView, instruction: number): void {
+  const trap = native.getUint32(Record.TRAP, true);
+  const ip = native.getBigUint64(Record.IP, true);
+  // #SS is #GP by another name: both say that an address is not canonical.
+  if (trap === (FAULTED | Exception.STACK)) native.setUint32(Record.TRAP, FAULTED | Exception.PROTECTION, true);
+  // A branch to where nothing can be run has itself succeeded: the fault is that of the next instruction.
+  if (
+    trap === (FAULTED | Exception.PAGE) &&
+    ip !== BigInt(instruction) &&
+    ip === native.getBigUint64(Record.ADDRESS, true)
+  )
+    native.setUint32(Record.TRAP, 0, true);
+}
