@@ -11,6 +11,7 @@ import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
 import { complain, complainAbout, type Streams } from "./streams.js";
+import type { VerifyOptions } from "./verify.js";
 
 const USAGE = 2;
 
@@ -50,7 +51,7 @@ Exit status:
   0  done
   1  it could not be done: bad or unsupported input, I/O error; nothing was written
   2  wrong usage
-  3  done, and what was asked does not hold: --strict with a probe skipped`,
+  3  done, and what was asked does not hold: verify found a difference; --strict with a probe skipped or unproved`,
     );
 
   program
@@ -96,6 +97,24 @@ Exit status:
         await onFile(streams, file, async () => {
           const { revert } = await import("./revert.js");
           return revert(file, options, streams);
+        }),
+      );
+    });
+
+  program
+    .command("verify")
+    .description("check that a rewritten file is still the same program")
+    .argument("<file>", "a rewritten program or shared library")
+    .addOption(
+      new Option("--original <file>", "the original; without it, the one that the file carries").argParser(notEmpty),
+    )
+    .option("--strict", "exit with 3 also if anything could not be proved")
+    .option("--json", "print one JSON document")
+    .action(async (file: string, options: VerifyOptions) => {
+      finish(
+        await onFile(streams, file, async () => {
+          const { verify } = await import("./verify.js");
+          return verify(file, options, streams);
         }),
       );
     });

@@ -55,7 +55,8 @@ export function givenOriginal(rewritten: ElfImage, original: Buffer): Original {
 
 function carryOf(rewritten: ElfImage): Carry {
   const carry = readCarry(rewritten);
-  if (carry === undefined) throw new InputError("not a rewritten file: it carries no original");
+  if (carry === undefined)
+    throw new InputError("not a rewritten file, or stripped of its section .usdt_nop5: it carries no original");
   return carry;
 }
 

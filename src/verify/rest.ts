@@ -16,7 +16,7 @@ import { InputError } from "../errors.js";
 import { derivedBuildId } from "../rewrite/derived-build-id.js";
 import type { FileFinding } from "./contract.js";
 import { judgeDynamic } from "./rest/dynamic.js";
-import type { FileStretch, Finding } from "./rest/findings.js";
+import type { FileStretch, Finding, Ruling } from "./rest/findings.js";
 import { judgeFrames } from "./rest/frames.js";
 import { judgeHeader } from "./rest/header.js";
 import { compareLoaded, judgeAdded, judgeFill } from "./rest/loaded.js";
@@ -52,9 +52,9 @@ export function compareRest(
 
   const frames = judgeFrames(original, rewritten, sections, code);
   const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code);
-  const names = judgeNames(rewritten, sections, symbols.addedNames);
+  const names = asLaidOut ? judgeNames(rewritten, sections, symbols.addedNames) : nothing;
   const notes = judgeNotes(original, rewritten, sections);
-  const dynamic = judgeDynamic(original, rewritten, sections);
+  const dynamic = judgeDynamic(original, rewritten, sections, asLaidOut);
   const contents = union([buildId, frames, symbols, names, notes, dynamic].flatMap(({ judged }) => judged));
   const moved = judgeMoved(original, rewritten, sections, contents, asLaidOut);
 
@@ -75,7 +75,7 @@ export function compareRest(
     ...compareLoaded(original, rewritten, segments, judged),
     ...judgeFill(rewritten, sections, code),
     ...(asLaidOut ? judgeAdded(original, rewritten, segments, sections) : []),
-    ...compareUnloaded(original, rewritten, sections, judged),
+    ...compareUnloaded(original, rewritten, sections, judged, asLaidOut),
     ...judgeUndescribed(original, rewritten),
   ];
   const counts = (f: Finding): boolean => asLaidOut || f.part === "loaded";
@@ -84,6 +84,8 @@ export function compareRest(
     uncompared: all.filter((f) => !counts(f)).map(({ where, what }) => `${what} (${where})`),
   };
 }
+
+const nothing: Ruling = { findings: [], judged: [] };
 
 /** The build-id's own bytes, where they are those that --new-build-id derives from the original's. */
 function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: FileStretch[] } {

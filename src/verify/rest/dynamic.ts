@@ -4,6 +4,7 @@
  */
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
+import { readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, read64 } from "../../elf/image.js";
 import { atAddress, type FileStretch, type Finding, finding, loadedBytes, type Ruling } from "./findings.js";
 import { movedPairs, sectionTags } from "./moved.js";
@@ -11,8 +12,10 @@ import type { SectionPairs } from "./sections.js";
 
 const TAG_SIZE = 16;
 
-export function judgeDynamic(original: ElfImage, rewritten: ElfImage, pairs: SectionPairs): Ruling {
+export function judgeDynamic(original: ElfImage, rewritten: ElfImage, pairs: SectionPairs, asLaidOut: boolean): Ruling {
   const segment = original.programHeaders.find((p) => p.p_type === elf.PT_DYNAMIC);
+  if (segment !== undefined && !asLaidOut && addressOf(rewritten) !== segment.p_vaddr)
+    return { findings: compareTags(original, rewritten, pairs), judged: [] };
   const now = segment && loadedBytes(rewritten, segment.p_vaddr, segment.p_filesz);
   if (segment === undefined || now === undefined) return { findings: [], judged: [] };
   const findings: Finding[] = [];
@@ -32,16 +35,43 @@ export function judgeDynamic(original: ElfImage, rewritten: ElfImage, pairs: Sec
     }
     const expected = (!ended && sectionTags.has(tag) ? movedTo.get(value) : undefined) ?? value;
     const is = read64(view, at + 8);
-    if (is !== expected)
-      findings.push(
-        finding(
-          "loaded",
-          where,
-          `${sectionTags.get(tag) ?? `dynamic tag ${hex(tag)}`} is ${hex(is)}, not ${hex(expected)}`,
-        ),
-      );
+    if (is !== expected) findings.push(finding("loaded", where, `${nameOf(tag)} is ${hex(is)}, not ${hex(expected)}`));
     ended ||= tag === elf.DT_NULL;
   }
   const judged: FileStretch[] = [{ start: segment.p_offset, end: segment.p_offset + whole }];
   return { findings, judged };
 }
+
+const addressOf = (image: ElfImage): number | undefined =>
+  image.programHeaders.find((p) => p.p_type === elf.PT_DYNAMIC)?.p_vaddr;
+
+/** The tags of a dynamic section that another tool has moved: each is there, in whatever order, and no other. */
+function compareTags(original: ElfImage, rewritten: ElfImage, pairs: SectionPairs): Finding[] {
+  const movedTo = new Map(
+    movedPairs(pairs).map(({ original: o, rewritten: r }) => [o.sh_addr as number, r.sh_addr as number]),
+  );
+  const open = [...readDynamicTags(rewritten)];
+  const findings: Finding[] = [];
+  for (const { d_tag, d_val } of readDynamicTags(original)) {
+    const value = (sectionTags.has(d_tag) ? movedTo.get(d_val) : undefined) ?? d_val;
+    const at = open.findIndex((t) => t.d_tag === d_tag && t.d_val === value);
+    if (at >= 0) open.splice(at, 1);
+    else findings.push(finding("loaded", "the dynamic section", `${nameOf(d_tag)} ${hex(value)} is gone`));
+  }
+  for (const { d_tag, d_val } of open)
+    findings.push(finding("loaded", "the dynamic section", `${nameOf(d_tag)} ${hex(d_val)} is new`));
+  return findings;
+}
+
+const names: ReadonlyMap<number, string> = new Map([
+  ...sectionTags,
+  [1, "DT_NEEDED"],
+  [10, "DT_STRSZ"],
+  [elf.DT_INIT, "DT_INIT"],
+  [elf.DT_FINI, "DT_FINI"],
+  [14, "DT_SONAME"],
+  [15, "DT_RPATH"],
+  [29, "DT_RUNPATH"],
+]);
+
+const nameOf = (tag: number): string => names.get(tag) ?? `dynamic tag ${hex(tag)}`;

@@ -54,14 +54,17 @@ export function judgeMoved(
     const say = (what: string): void => {
       findings.push(finding("loaded", atAddress(r.sh_addr), `${o.name} ${what}`));
     };
-    if (!mayMove(o, tags)) say(`is not where it was (${atAddress(o.sh_addr)}), and nothing says that it may move`);
+    if (!mayMove(o, tags) && (asLaidOut || o.sh_type !== elf.SHT_DYNAMIC))
+      say(`is not where it was (${atAddress(o.sh_addr)}), and nothing says that it may move`);
     if (o.sh_type === elf.SHT_NOBITS) continue;
     if (r.sh_addralign > 1 && r.sh_addr % r.sh_addralign !== 0) say("moved to an address that does not suit it");
     const segment = segmentAt(rewritten, r.sh_addr);
     if (segment === undefined || r.sh_addr + r.sh_size > segment.p_vaddr + segment.p_filesz)
       say("moved to where nothing is loaded");
-    const [before, now] = [sectionBytes(original, o), sectionBytes(rewritten, r)];
-    if (before.length !== now.length) continue;
+    // A string table may be longer where another tool added to it; that its size is another is told elsewhere.
+    const size = Math.min(o.sh_size, r.sh_size);
+    const [before, now] = [sectionBytes(original, o).subarray(0, size), sectionBytes(rewritten, r).subarray(0, size)];
+    if (o.sh_type === elf.SHT_DYNAMIC) continue;
     for (const run of differingRuns(before, now))
       for (const { start, end } of outside(judged, o.sh_offset + run.start, o.sh_offset + run.end)) {
         const [a, b] = [start - o.sh_offset, end - o.sh_offset];

@@ -79,7 +79,8 @@ function mayHaveSize(original: ElfImage, s: Section, size: number): boolean {
   );
 }
 
-const isNameTable = (image: ElfImage, s: Section): boolean =>
+/** Whether a table holds the names of symbols that are not loaded, or of sections. */
+export const isNameTable = (image: ElfImage, s: Section): boolean =>
   s.index === image.header.e_shstrndx ||
   image.sections.some((table) => table.sh_type === elf.SHT_SYMTAB && table.sh_link === s.index);
 

@@ -1,0 +1,59 @@
+/**
+ * Whether a rewritten file is still the same program: every probe's code, and the rest of the file.
+ */
+import type { ElfImage } from "../elf/image.js";
+import { InputError } from "../errors.js";
+import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
+import type { SiteVerdict, VerifyReport } from "./contract.js";
+import type { Original } from "./original.js";
+import { compareRest } from "./rest.js";
+import { examineCode } from "./sites.js";
+
+/**
+ * Holds a rewritten file against its original.
+ * @throws InputError where a table of the original that has to be trusted is damaged
+ */
+export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Original): VerifyReport {
+  if (image === undefined)
+    return { sites: unjudged(rewritten, "the original cannot be restored"), findings, uncompared: [] };
+  // Where the original can be read and the rewritten file cannot, that is a difference and no bad input.
+  if (!hasReadableNotes(rewritten)) {
+    const sites = unjudged(image, "the notes of the rewritten file cannot be read");
+    const rest = compareRest(rewritten, image, [], asLaidOut);
+    return { ...rest, sites, findings: [...findings, ...rest.findings] };
+  }
+  const { sites, explained } = examineCode(rewritten, image);
+  const rest = compareRest(rewritten, image, explained, asLaidOut);
+  return { sites, findings: [...findings, ...rest.findings], uncompared: rest.uncompared };
+}
+
+function hasReadableNotes(image: ElfImage): boolean {
+  try {
+    readUsdtNotes(image);
+    return true;
+  } catch (error) {
+    if (error instanceof InputError) return false;
+    throw error;
+  }
+}
+
+/** The probes of a file, none of which could be judged. */
+function unjudged(image: ElfImage, reason: string): SiteVerdict[] {
+  let notes: readonly UsdtNote[];
+  try {
+    notes = readUsdtNotes(image);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return [];
+  }
+  return notes.map(({ provider, name, location }) => ({
+    provider,
+    name,
+    location,
+    newLocation: location,
+    verdict: "unproved",
+    states: 0,
+    reason,
+    difference: null,
+  }));
+}
