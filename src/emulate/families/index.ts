@@ -3,9 +3,10 @@ import type { Compile, Family } from "../operands.js";
 import { arithmetic } from "./arithmetic.js";
 import { control } from "./control.js";
 import { move } from "./move.js";
+import { sse } from "./sse.js";
 import { stack } from "./stack.js";
 
-const families: readonly Family[] = [move, stack, arithmetic, control];
+const families: readonly Family[] = [move, stack, arithmetic, control, ...sse];
 
 /** movsd and cmpsd are two instructions each, of strings and of doubles: whoever knows the operands takes it. */
 const either =
