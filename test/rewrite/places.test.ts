@@ -111,9 +111,9 @@ describe.skipIf(!canCompile)("the place of new code", () => {
             .asciz "-4@%edi"
     994:    .balign 4
   `;
-  const build = (): Promise<string> =>
+  const build = (further = ""): Promise<string> =>
     compile(
-      crowded,
+      crowded + further,
       "-x",
       "assembler-with-cpp",
       "-nostdlib",
@@ -141,5 +141,23 @@ describe.skipIf(!canCompile)("the place of new code", () => {
     expect(sha256(`${output}.back`)).toBe(sha256(input));
     const { run } = await import("../run.js");
     expect((await run(output, [])).status).toBe((await run(input, [])).status);
+  });
+
+  it("is nowhere where it would be out of a jump's reach: behind 2 GiB of .bss", async () => {
+    // With half of that the same program gets its new code, so it is the distance that decides.
+    for (const [size, status] of [
+      [0x50000000, "rewritten"],
+      [0x90000000, "skipped"],
+    ] as const) {
+      const input = await build(`\n.bss\n.skip ${size}\n`);
+      const output = scratch("far");
+      const outcome = await usdtNop5(
+        ...["rewrite", "--layout", "nop5", "--table-at-end", "--dry-run", "--json", input, "-o", output],
+      );
+      expect(outcome.status, outcome.stderr).toBe(0);
+      const [site] = (JSON.parse(outcome.stdout) as { sites: { status: string; reason: string | null }[] }).sites;
+      expect(site!.status).toBe(status);
+      if (status === "skipped") expect(site!.reason).toMatch(/out of the reach of a jump \(2 GiB\)/);
+    }
   });
 });
