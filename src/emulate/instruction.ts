@@ -147,8 +147,9 @@ function operandOf(from: Decoded, i: number): Operand {
     case OpKind.MemoryESEDI:
       return { kind: "string", pointer: "rdi", segment: -1, addressSize: 4 };
     case OpKind.MemorySegRDI:
-    case OpKind.MemorySegEDI:
       return { kind: "string", pointer: "rdi", segment: segmentBase(from.memorySegment), addressSize: 8 };
+    case OpKind.MemorySegEDI:
+      return { kind: "string", pointer: "rdi", segment: segmentBase(from.memorySegment), addressSize: 4 };
     case OpKind.FarBranch16:
     case OpKind.FarBranch32:
       return { kind: "other", register: Register.None };
