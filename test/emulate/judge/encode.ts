@@ -86,7 +86,10 @@ export function encode(form: Form, random: Random): Encoded {
     repeated = true;
   }
   if (form.lock && parts.memory !== undefined && random.oneIn(4)) prefixes.push(0xf0);
+  addIdle(form, prefixes, random);
   shuffle(prefixes, random);
+  // A REX prefix that another prefix follows does nothing.
+  if (prefixes.length > 0 && random.oneIn(30)) prefixes.unshift(0x40 | random.below(16));
 
   const bytes = [...prefixes];
   if (parts.rex !== 0 || random.oneIn(5)) bytes.push(0x40 | parts.rex);
@@ -109,6 +112,15 @@ export function encode(form: Form, random: Random): Encoded {
     segmentBase,
     repeated,
   };
+}
+
+/** Prefixes that mean nothing here: an operand size that REX.W or a byte operand overrides, repeats and hints of branches. */
+function addIdle(form: Form, prefixes: number[], random: Random): void {
+  if (!random.oneIn(12)) return;
+  // A loop with a repeat prefix is another loop on AMD's processors.
+  if (form.mnemonic.startsWith("loop")) prefixes.push(random.pick([0x2e, 0x3e]));
+  else if (isBranch(form)) prefixes.push(random.pick([0xf2, 0xf3, 0x2e, 0x3e]));
+  else if (form.operandSize !== 16 && form.mandatoryPrefix !== 0x66) prefixes.push(0x66);
 }
 
 /** Writes the displacement, which is known only when the registers are. */
@@ -229,6 +241,9 @@ function chooseMemory(form: Form, random: Random, parts: Parts): void {
     if (memory.displacementSize === 0) memory.displacement = 0n;
   }
 }
+
+/** With an operand-size prefix these differ between makers of processors. */
+const isBranch = (form: Form): boolean => /^(j|loop|call|ret)/.test(form.mnemonic);
 
 const isStack = (form: Form): boolean => /^(push|pop|call|ret|enter|leave)/.test(form.mnemonic);
 

@@ -106,13 +106,25 @@ const linuxNames = new Map([
 let flags: ReadonlySet<string> | undefined;
 
 /** The first CPUID feature that the form needs and this processor lacks, or undefined. */
-export function missingFeature(form: Form): string | undefined {
+function missingFeature(form: Form): string | undefined {
   flags ??= new Set(/^flags\s*:\s*(.*)$/m.exec(readFileSync("/proc/cpuinfo", "latin1"))?.[1]?.split(" "));
   return form.features.find((f) => !baseline.has(f) && !flags!.has(linuxNames.get(f) ?? f.toLowerCase()));
 }
 
+/** Why this processor cannot judge the form, or undefined. */
+export function obstacle(form: Form): string | undefined {
+  const feature = missingFeature(form);
+  if (feature !== undefined) return `this processor has no ${feature}`;
+  if (form.operands.some((o) => /^br(16|32)/.test(o)) || (isReturn.test(form.mnemonic) && form.operandSize === 16))
+    return "a branch with an operand-size prefix: what it does depends on the maker of the processor";
+  if (form.name === "Movsxd_r16_rm16") return "its operand has 16 bits on Intel's processors and 32 on AMD's";
+  return notJudged.get(form.mnemonic);
+}
+
+const isReturn = /^(ret|call|jmp)/;
+
 /** What runs here, but says nothing about an emulator. By mnemonic, with the reason. */
-export const notJudged: ReadonlyMap<string, string> = new Map([
+const notJudged: ReadonlyMap<string, string> = new Map([
   ["syscall", "what it does is the kernel's, not the processor's"],
   ["sysenter", "what it does is the kernel's, not the processor's"],
   ["int", "what it does is the kernel's, not the processor's"],

@@ -14,7 +14,7 @@
  */
 import { afterAll, expect, test } from "vitest";
 import { implementedMnemonics } from "../../../src/emulate/families/index.js";
-import { allForms, type Form, missingFeature, notJudged } from "./forms.js";
+import { allForms, type Form, obstacle } from "./forms.js";
 import { type FormResult, judge } from "./judge.js";
 import { coverageTable } from "./report.js";
 
@@ -33,13 +33,13 @@ const forms = allForms().filter(
     (oneForm === undefined || oneForm === form.name),
 );
 
+/** Why forms are not judged, by their names. */
 const notes = new Map<string, string>();
 const judged: Form[] = [];
 for (const form of forms) {
-  const feature = missingFeature(form);
-  const reason = notJudged.get(form.mnemonic) ?? (feature && `this processor has no ${feature}`);
+  const reason = obstacle(form);
   if (reason === undefined) judged.push(form);
-  else notes.set(form.name, `${form.name}: ${reason}`);
+  else notes.set(form.name, reason);
 }
 
 const cases = Number(environment("CASES") ?? Math.ceil((long ? 300_000 : 20_000) / Math.max(judged.length, 1)));
@@ -50,7 +50,7 @@ for (const mnemonic of new Set(judged.map((form) => form.mnemonic))) {
     const of = judged.filter((form) => form.mnemonic === mnemonic);
     const found = await judge(of, cases, seed, oneCase === undefined ? undefined : Number(oneCase));
     results.push(...found);
-    for (const { form, reason } of found) if (reason !== undefined) notes.set(form.name, `${form.name}: ${reason}`);
+    for (const { form, reason } of found) if (reason !== undefined) notes.set(form.name, reason);
     const differences = found.reduce((n, r) => n + r.differences, 0);
     const reports = found.flatMap((r) => r.reports).slice(0, 5);
     expect(differences, `${differences} differences\n\n${reports.join("\n\n")}\n`).toBe(0);
@@ -62,7 +62,7 @@ test("there is something to judge", () => {
 });
 
 afterAll(() => {
-  const table = coverageTable(results, [...notes.values()]);
+  const table = coverageTable(results, notes);
   console.log(
     long || only !== undefined
       ? table

@@ -92,7 +92,7 @@ function exceptionName(trap: number): string {
 }
 
 /** What has been judged: a line a mnemonic, and below it what is implemented and was not. */
-export function coverageTable(results: readonly FormResult[], notes: readonly string[]): string {
+export function coverageTable(results: readonly FormResult[], notes: ReadonlyMap<string, string>): string {
   const groups = new Map<string, FormResult[]>();
   for (const result of results) {
     const group = groups.get(result.form.mnemonic);
@@ -116,7 +116,10 @@ export function coverageTable(results: readonly FormResult[], notes: readonly st
     lines.push(columns(mnemonic, ...numbers));
   }
   lines.push(columns("all", ...total));
-  if (notes.length > 0) lines.push("", "implemented, and not judged here:", ...notes.map((n) => `  ${n}`));
+  const byReason = new Map<string, string[]>();
+  for (const [form, reason] of notes) byReason.set(reason, [...(byReason.get(reason) ?? []), form]);
+  if (notes.size > 0) lines.push("", "not judged here, of the mnemonics that are implemented:");
+  for (const [reason, forms] of byReason) lines.push(`  ${reason}: ${forms.join(", ")}`);
   return lines.join("\n");
 }
 
