@@ -183,7 +183,7 @@ const signsOfBytes = (w: Int32Array, s: number): number =>
 
 /**
  * maskmovdqu: those bytes of a register whose mask byte has its top bit set, to [rdi]. Whether bytes that are masked out can
- * fault is left to the implementation (SDM): here they do not.
+ * fault is left to the implementation (SDM): here all 16 can, as on the AMD processors that this was compared with.
  */
 const maskedStore: Compile = ({ operands }) => {
   const [to, value, mask] = operands;
@@ -204,14 +204,11 @@ const maskedStore: Compile = ({ operands }) => {
     const { b, memory } = cpu;
     const start = address(cpu);
     const startHi = cpu.addressHi;
-    const carry = (at: number): number => (startHi + (at >>> 0 < start >>> 0 ? 1 : 0)) | 0;
+    memory.probeWrite(start, startHi, 16);
     for (let i = 0; i < 16; i++) {
       const at = (start + i) | 0;
-      if (b[masks + i]! & 0x80) memory.probeWrite(at, carry(at), 1);
-    }
-    for (let i = 0; i < 16; i++) {
-      const at = (start + i) | 0;
-      if (b[masks + i]! & 0x80) memory.write8(at, carry(at), b[bytes + i]!);
+      const atHi = startHi + (at >>> 0 < start >>> 0 ? 1 : 0);
+      if (b[masks + i]! & 0x80) memory.write8(at, atHi, b[bytes + i]!);
     }
   };
 };
