@@ -94,6 +94,8 @@ export function decodeInstructions(bytes: Uint8Array, address: number, most: num
     for (let at = 0; at < bytes.length && decoded.length < most; ) {
       decoder.decodeOut(scratch);
       if (scratch.code === Code.INVALID && decoder.lastError === iced.DecoderError.NoMoreBytes) break;
+      // Whoever asks how many instructions have run stands at the beginning of a block, where that is known.
+      if (asksForCount(scratch.mnemonic) && decoded.length > 0) break;
       const instruction = describe(scratch, address + at, bytes.subarray(at, at + scratch.length));
       decoded.push(instruction);
       at += instruction.length;
@@ -104,6 +106,9 @@ export function decodeInstructions(bytes: Uint8Array, address: number, most: num
   }
   return decoded;
 }
+
+const asksForCount = (mnemonic: number): boolean =>
+  mnemonic === iced.Mnemonic.Rdtsc || mnemonic === iced.Mnemonic.Rdtscp;
 
 function describe(from: Decoded, address: number, bytes: Uint8Array): Instruction {
   const operands: Operand[] = [];

@@ -43,6 +43,12 @@ class Tlb {
     this.lo[(lo >>> 12) & (TLB_SIZE - 1)] = NO_PAGE;
   }
 
+  /** Where the page's bytes are in the arena, or -1. */
+  frameOf(lo: number, hi: number): number {
+    const i = (lo >>> 12) & (TLB_SIZE - 1);
+    return this.lo[i] === (lo & ~OFFSET) && this.hi[i] === hi ? this.frame[i]! : -1;
+  }
+
   set(lo: number, hi: number, frame: number): void {
     const i = (lo >>> 12) & (TLB_SIZE - 1);
     this.lo[i] = lo & ~OFFSET;
@@ -304,6 +310,43 @@ export class Memory {
     const address = checked(lo, hi);
     this.require(address, "write");
     if ((address % PAGE_SIZE) + size > PAGE_SIZE) this.require(nextPage(address), "write");
+  }
+
+  // Stretches: what repeated string instructions do to many elements at once, where both pages can be accessed without a
+  // side effect. They do as much as one page allows and say how many bytes that was: a multiple of the element, or 0 where
+  // the next element is to be taken alone.
+
+  /** Copies up to `most` bytes upwards, element by element. */
+  copyStretch(toLo: number, toHi: number, fromLo: number, fromHi: number, most: number, element: number): number {
+    const to = this.writable.frameOf(toLo, toHi);
+    const from = this.readable.frameOf(fromLo, fromHi);
+    if (to < 0 || from < 0) return 0;
+    const target = to + (toLo & OFFSET);
+    const source = from + (fromLo & OFFSET);
+    let size = Math.min(most, PAGE_SIZE - (toLo & OFFSET), PAGE_SIZE - (fromLo & OFFSET));
+    // Elements that are written now are read again later: no further than up to there.
+    if (source < target && source + size > target) size = target - source;
+    size -= size % element;
+    if (size > 0) this.arena.copyWithin(target, source, source + size);
+    return size;
+  }
+
+  /** Writes the element in front of an address again and again, up to `most` bytes from there on. */
+  repeatStretch(lo: number, hi: number, most: number, element: number): number {
+    const frame = this.writable.frameOf(lo, hi);
+    const offset = lo & OFFSET;
+    if (frame < 0 || offset < element) return 0;
+    let size = Math.min(most, PAGE_SIZE - offset);
+    size -= size % element;
+    const at = frame + offset;
+    if (element === 1) this.arena.fill(this.arena[at - 1]!, at, at + size);
+    else
+      for (let done = 0; done < size; ) {
+        const length = Math.min(size - done, done + element);
+        this.arena.copyWithin(at + done, at - element, at - element + length);
+        done += length;
+      }
+    return size;
   }
 
   private readonly scratchBytes = new Uint8Array(16);

@@ -1,15 +1,17 @@
 /**
- * Where execution goes on: jmp, jcc, call, ret, loop, jrcxz. Each of these sets rip itself.
+ * Where execution goes on: jmp, jcc, call, ret, loop, jrcxz. Each of these sets rip itself. rep, bnd and notrack prefixes
+ * mean nothing here.
  */
 import { iced } from "../../x86/iced.js";
 import type { Cpu } from "../cpu.js";
+import { Fault } from "../fault.js";
 import type { Instruction, Words } from "../instruction.js";
 import { type Compile, type Family, type Get, getOf, type Step } from "../operands.js";
 import { FZ, Gpr, IP } from "../state.js";
 import { type Condition, conditionOf } from "./conditions.js";
-import { pop64, push64 } from "./stack.js";
+import { push64 } from "./stack.js";
 
-const { Mnemonic } = iced;
+const { Mnemonic, Code } = iced;
 const RCX = 2 * Gpr.RCX;
 const RSP = 2 * Gpr.RSP;
 
@@ -17,6 +19,17 @@ const goTo = (cpu: Cpu, lo: number, hi: number): void => {
   cpu.w[IP] = lo;
   cpu.w[IP + 1] = hi;
 };
+
+/** Goes where the program has computed. A target that is not canonical faults here, not there, with nothing changed. */
+const goToComputed = (cpu: Cpu, lo: number, hi: number): void => {
+  if (hi >>> 15 !== 0) checkCanonical(hi);
+  goTo(cpu, lo, hi);
+};
+
+function checkCanonical(hi: number): void {
+  const top = hi >> 15;
+  if (top !== 0 && top !== -1) throw new Fault("general-protection");
+}
 
 /** The target of jmp and call: a constant, or a register or memory operand of 64 bits. Others are not implemented. */
 function targetOf(instruction: Instruction): { constant: Words } | { get: Get } | undefined {
@@ -37,7 +50,7 @@ const jump: Compile = (instruction) => {
   const { get } = target;
   return (cpu) => {
     const lo = get(cpu);
-    goTo(cpu, lo, cpu.hi);
+    goToComputed(cpu, lo, cpu.hi);
   };
 };
 
@@ -56,6 +69,7 @@ const call: Compile = (instruction) => {
   return (cpu) => {
     const lo = get(cpu);
     const hi = cpu.hi;
+    checkCanonical(hi);
     push64(cpu, next.lo, next.hi);
     goTo(cpu, lo, hi);
   };
@@ -64,14 +78,15 @@ const call: Compile = (instruction) => {
 const ret: Compile = (instruction) => {
   const operand = instruction.operands[0];
   const release = operand?.kind === "immediate" ? operand.value.lo & 0xffff : 0;
-  if (instruction.code !== iced.Code.Retnq && instruction.code !== iced.Code.Retnq_imm16) return undefined;
+  if (instruction.code !== Code.Retnq && instruction.code !== Code.Retnq_imm16) return undefined;
+  const raise = 8 + release;
   return (cpu) => {
-    const lo = pop64(cpu);
-    goTo(cpu, lo, cpu.hi);
-    if (release === 0) return;
     const w = cpu.w;
-    const rsp = (w[RSP]! + release) | 0;
-    if (rsp >>> 0 < release) w[RSP + 1] = (w[RSP + 1]! + 1) | 0;
+    const at = w[RSP]!;
+    const lo = cpu.memory.read64(at, w[RSP + 1]!);
+    goToComputed(cpu, lo, cpu.memory.hi);
+    const rsp = (at + raise) | 0;
+    if (rsp >>> 0 < raise) w[RSP + 1] = (w[RSP + 1]! + 1) | 0;
     w[RSP] = rsp;
   };
 };
@@ -87,26 +102,32 @@ const jumpIf = (instruction: Instruction, condition: Condition): Step | undefine
   };
 };
 
-/** jrcxz and the loops count rcx, or ecx with an address-size prefix, which compilers do not write. */
-const countsRcx = (instruction: Instruction): boolean =>
-  [
-    iced.Code.Jrcxz_rel8_64,
-    iced.Code.Loop_rel8_64_RCX,
-    iced.Code.Loope_rel8_64_RCX,
-    iced.Code.Loopne_rel8_64_RCX,
-  ].includes(instruction.code);
+/** jrcxz and the loops count rcx, or ecx with an address-size prefix. */
+const countsEcx = ({ code }: Instruction): boolean =>
+  code === Code.Jecxz_rel8_64 ||
+  code === Code.Loop_rel8_64_ECX ||
+  code === Code.Loope_rel8_64_ECX ||
+  code === Code.Loopne_rel8_64_ECX;
 
-function countDown(cpu: Cpu): boolean {
-  const w = cpu.w;
-  if (w[RCX] === 0) w[RCX + 1] = (w[RCX + 1]! - 1) | 0;
+/** Counts down, says whether anything is left. */
+function countDown(w: Int32Array, narrow: boolean): boolean {
+  if (narrow) w[RCX + 1] = 0;
+  else if (w[RCX] === 0) w[RCX + 1] = (w[RCX + 1]! - 1) | 0;
   w[RCX] = (w[RCX]! - 1) | 0;
   return (w[RCX]! | w[RCX + 1]!) !== 0;
 }
 
-const counting =
-  (condition: Condition): Compile =>
-  (instruction) =>
-    countsRcx(instruction) ? jumpIf(instruction, condition) : undefined;
+const jumpIfZero: Compile = (instruction) =>
+  countsEcx(instruction)
+    ? jumpIf(instruction, ({ w }) => w[RCX] === 0)
+    : jumpIf(instruction, ({ w }) => (w[RCX]! | w[RCX + 1]!) === 0);
+
+const loopWhile =
+  (condition: (w: Int32Array) => boolean): Compile =>
+  (instruction) => {
+    const narrow = countsEcx(instruction);
+    return jumpIf(instruction, ({ w }) => countDown(w, narrow) && condition(w));
+  };
 
 const jcc: readonly [number, number][] = [
   [Mnemonic.Jo, iced.ConditionCode.o],
@@ -132,8 +153,9 @@ export const control: Family = new Map<number, Compile>([
   [Mnemonic.Call, call],
   [Mnemonic.Ret, ret],
   ...jcc.map(([mnemonic, code]): [number, Compile] => [mnemonic, (i) => jumpIf(i, conditionOf(code))]),
-  [Mnemonic.Jrcxz, counting(({ w }) => (w[RCX]! | w[RCX + 1]!) === 0)],
-  [Mnemonic.Loop, counting(countDown)],
-  [Mnemonic.Loope, counting((cpu) => countDown(cpu) && cpu.w[FZ] === 0)],
-  [Mnemonic.Loopne, counting((cpu) => countDown(cpu) && cpu.w[FZ] !== 0)],
+  [Mnemonic.Jrcxz, jumpIfZero],
+  [Mnemonic.Jecxz, jumpIfZero],
+  [Mnemonic.Loop, loopWhile(() => true)],
+  [Mnemonic.Loope, loopWhile((w) => w[FZ] === 0)],
+  [Mnemonic.Loopne, loopWhile((w) => w[FZ] !== 0)],
 ]);

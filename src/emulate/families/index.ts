@@ -1,12 +1,34 @@
 /** All instructions that are implemented: the families, by mnemonic. */
 import type { Compile, Family } from "../operands.js";
 import { arithmetic } from "./arithmetic.js";
+import { atomic } from "./atomic.js";
+import { bits } from "./bits.js";
 import { control } from "./control.js";
+import { flags } from "./flags.js";
+import { logic } from "./logic.js";
 import { move } from "./move.js";
+import { multiply } from "./multiply.js";
+import { shifts } from "./shifts.js";
 import { sse } from "./sse.js";
 import { stack } from "./stack.js";
+import { string } from "./string.js";
+import { system } from "./system.js";
 
-const families: readonly Family[] = [move, stack, arithmetic, control, ...sse];
+const families: readonly Family[] = [
+  move,
+  stack,
+  arithmetic,
+  logic,
+  shifts,
+  bits,
+  multiply,
+  control,
+  string,
+  atomic,
+  flags,
+  system,
+  ...sse,
+];
 
 /** movsd and cmpsd are two instructions each, of strings and of doubles: whoever knows the operands takes it. */
 const either =

@@ -1,12 +1,13 @@
 /**
- * The stack: push, pop, leave, enter without nesting; pushf and popf are with the flags.
+ * The stack: push, pop, leave, enter without nesting; pushf and popf are with the flags. What is pushed is 8 bytes long, or
+ * 2 with an operand-size prefix.
  */
 import { iced } from "../../x86/iced.js";
 import type { Cpu } from "../cpu.js";
-import { type Compile, type Family, getOf, putOf } from "../operands.js";
+import { type Compile, type Family, getOf, putOf, sizeOf } from "../operands.js";
 import { Gpr } from "../state.js";
 
-const { Mnemonic } = iced;
+const { Mnemonic, Code } = iced;
 const RSP = 2 * Gpr.RSP;
 const RBP = 2 * Gpr.RBP;
 
@@ -30,40 +31,61 @@ export function pop64(cpu: Cpu): number {
   return lo;
 }
 
+/** Pushes 2 bytes. */
+export function push16(cpu: Cpu, value: number): void {
+  const w = cpu.w;
+  const old = w[RSP]!;
+  const rsp = (old - 2) | 0;
+  const rspHi = old >>> 0 < 2 ? (w[RSP + 1]! - 1) | 0 : w[RSP + 1]!;
+  cpu.memory.write16(rsp, rspHi, value);
+  w[RSP] = rsp;
+  w[RSP + 1] = rspHi;
+}
+
+/** Pops 2 bytes, without a sign. */
+export function pop16(cpu: Cpu): number {
+  const w = cpu.w;
+  const value = cpu.memory.read16(w[RSP]!, w[RSP + 1]!);
+  raiseRsp(cpu, 2);
+  return value;
+}
+
 function raiseRsp({ w }: Cpu, by: number): void {
   const rsp = (w[RSP]! + by) | 0;
   if (rsp >>> 0 < by) w[RSP + 1] = (w[RSP + 1]! + 1) | 0;
   w[RSP] = rsp;
 }
 
-const push: Compile = (instruction) => {
-  const operand = instruction.operands[0]!;
-  // push imm8 and imm32 push 8 bytes, sign-extended; a 16-bit push is none that compilers write.
-  const wide = operand.kind === "immediate" ? instruction.code !== iced.Code.Push_imm16 : true;
-  if (operand.kind === "other" || !wide || instruction.code === iced.Code.Pushw_imm8) return undefined;
-  if ((operand.kind === "gpr" || operand.kind === "memory") && operand.size !== 8) return undefined;
+const push: Compile = ({ code, operands }) => {
+  const operand = operands[0]!;
   const get = getOf(operand);
+  // Immediates come sign-extended; 2 bytes of them are pushed with an operand-size prefix only.
+  const narrow =
+    operand.kind === "immediate" ? code === Code.Push_imm16 || code === Code.Pushw_imm8 : sizeOf(operand) === 2;
+  if (narrow) return (cpu) => push16(cpu, get(cpu));
   return (cpu) => {
     const lo = get(cpu);
     push64(cpu, lo, cpu.hi);
   };
 };
 
-const pop: Compile = (instruction) => {
-  const operand = instruction.operands[0]!;
-  if ((operand.kind !== "gpr" && operand.kind !== "memory") || operand.size !== 8) return undefined;
+const pop: Compile = ({ operands }) => {
+  const operand = operands[0]!;
+  const narrow = sizeOf(operand) === 2;
   const put = putOf(operand);
   if (operand.kind === "gpr")
-    return (cpu) => {
-      const lo = pop64(cpu);
-      put(cpu, lo, cpu.hi);
-    };
+    return narrow
+      ? (cpu) => put(cpu, pop16(cpu), 0)
+      : (cpu) => {
+          const lo = pop64(cpu);
+          put(cpu, lo, cpu.hi);
+        };
   // An address that goes by rsp counts from the raised rsp (SDM, POP); a write that faults takes the pop back.
   return (cpu) => {
     const { w } = cpu;
     const before = w[RSP]!;
     const beforeHi = w[RSP + 1]!;
-    const lo = pop64(cpu);
+    const lo = narrow ? pop16(cpu) : pop64(cpu);
     try {
       put(cpu, lo, cpu.hi);
     } catch (error) {
@@ -75,7 +97,7 @@ const pop: Compile = (instruction) => {
 };
 
 const leave: Compile = (instruction) => {
-  if (instruction.code !== iced.Code.Leaveq) return undefined;
+  if (instruction.code !== Code.Leaveq) return undefined;
   return (cpu) => {
     const { w } = cpu;
     const at = w[RBP]!;
@@ -89,8 +111,31 @@ const leave: Compile = (instruction) => {
   };
 };
 
+/** enter size, 0: pushes rbp, points rbp there and makes room. A nesting level copies frame pointers: nobody writes that. */
+const enter: Compile = ({ code, operands }) => {
+  const [size, level] = operands;
+  if (code !== Code.Enterq_imm16_imm8 || size?.kind !== "immediate" || level?.kind !== "immediate") return undefined;
+  if ((level.value.lo & 31) !== 0) return undefined;
+  const room = size.value.lo & 0xffff;
+  return (cpu) => {
+    const { w } = cpu;
+    // The processor makes sure that the place where rsp ends up can be written.
+    const old = w[RSP]!;
+    const below = 8 + room;
+    const end = (old - below) | 0;
+    const endHi = (w[RSP + 1]! - (old >>> 0 < below ? 1 : 0)) | 0;
+    cpu.memory.probeWrite(end, endHi, 1);
+    push64(cpu, w[RBP]!, w[RBP + 1]!);
+    w[RBP] = w[RSP]!;
+    w[RBP + 1] = w[RSP + 1]!;
+    w[RSP] = end;
+    w[RSP + 1] = endHi;
+  };
+};
+
 export const stack: Family = new Map<number, Compile>([
   [Mnemonic.Push, push],
   [Mnemonic.Pop, pop],
   [Mnemonic.Leave, leave],
+  [Mnemonic.Enter, enter],
 ]);
