@@ -123,6 +123,15 @@ const cpuid: Step = ({ w }) => {
   w[RDX + 1] = 0;
 };
 
+/** Hints that no processor gives a meaning to. With 0f 0d, those of AMD know only memory operands: that is left open. */
+const unsettledNops = new Set<number>([
+  Code.Reservednop_rm16_r16_0F0D,
+  Code.Reservednop_rm32_r32_0F0D,
+  Code.Reservednop_rm64_r64_0F0D,
+]);
+
+const reservedNop: Compile = ({ code }) => (unsettledNops.has(code) ? undefined : nothing);
+
 /** mov to and from control and debug registers; other forms of mov are with the moves. */
 const moveControl: Compile = ({ code }) => (controlMoves.has(code) ? privileged : undefined);
 
@@ -135,7 +144,6 @@ export const system: Family = new Map<number, Compile>([
   ...all(
     [
       Mnemonic.Nop,
-      Mnemonic.Reservednop,
       Mnemonic.Endbr64,
       Mnemonic.Endbr32,
       // Without a shadow stack they leave their register alone, which is how programs ask for one.
@@ -201,6 +209,7 @@ export const system: Family = new Map<number, Compile>([
     undefinedInstruction,
   ),
   [Mnemonic.INVALID, invalid],
+  [Mnemonic.Reservednop, reservedNop],
   [Mnemonic.Syscall, syscall],
   [Mnemonic.Int3, breakpoint],
   [Mnemonic.Int, breakpoint],
