@@ -133,7 +133,8 @@ function compareBytes(
 function addedCode(original: ElfImage, rewritten: ElfImage): readonly Stretch[] {
   const loads = (image: ElfImage) => image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
   const known = united(loads(original).map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz })));
-  const isData = (s: Section): boolean => (s.sh_flags & elf.SHF_ALLOC) !== 0 && (s.sh_flags & elf.SHF_EXECINSTR) === 0;
+  const isData = ({ sh_flags, sh_type }: Section): boolean =>
+    (sh_flags & elf.SHF_ALLOC) !== 0 && (sh_flags & elf.SHF_EXECINSTR) === 0 && sh_type !== elf.SHT_NOBITS;
   const data = united(rewritten.sections.filter(isData).map((s) => ({ start: s.sh_addr, end: s.sh_addr + s.sh_size })));
   const executable = loads(rewritten)
     .filter((p) => (p.p_flags & elf.PF_X) !== 0)

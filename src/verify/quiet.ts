@@ -33,6 +33,8 @@ export interface Quiet {
   readonly nops: readonly Instruction[];
   readonly jumps: readonly Instruction[];
   readonly passed: ReadonlySet<number>;
+  /** It goes round and round, and does nothing ever. */
+  readonly loops: boolean;
 }
 
 export type Stop =
@@ -53,9 +55,6 @@ const LOWER = Uint8Array.of(0x48, 0x8d, 0x64, 0x24, 0x80);
 const RAISE = Uint8Array.of(0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00);
 export const GUARD = 128;
 
-/** Nothing jumps so often before it does something. */
-const MOST_SILENT = 64;
-
 /** The notes whose probe is at an address, unless the pair has passed it already. */
 const notesAt = (notes: ReadonlyMap<number, readonly number[]>, address: number, isPast: boolean) =>
   isPast ? undefined : notes.get(address);
@@ -72,7 +71,7 @@ export function passOriginal(subject: Subject, pair: Pair): Quiet {
   const jumps: Instruction[] = [];
   const passed = new Set<number>([pair.o]);
   let at = pair.o;
-  for (let n = 0; n < MOST_SILENT; n++) {
+  for (;;) {
     const instruction = subject.original.code.at(at);
     if (instruction === null || originalNotes(subject, at, pair) !== undefined) break;
     if (instruction.flow & Flow.Nop) {
@@ -82,9 +81,10 @@ export function passOriginal(subject: Subject, pair: Pair): Quiet {
       jumps.push(instruction);
       at = instruction.target;
     } else break;
+    if (passed.has(at)) return { at, nops, jumps, passed, loops: true };
     passed.add(at);
   }
-  return { at, nops, jumps, passed };
+  return { at, nops, jumps, passed, loops: false };
 }
 
 /** The rewritten side's way, and why it ended. */
@@ -94,9 +94,13 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
   const passed = new Set<number>();
   let at = pair.r;
   let { jumped } = pair;
-  const answer = (stop: Stop): { quiet: Quiet; stop: Stop } => ({ quiet: { at, nops, jumps, passed }, stop });
+  const answer = (stop: Stop): { quiet: Quiet; stop: Stop } => ({
+    quiet: { at, nops, jumps, passed, loops: false },
+    stop,
+  });
   const wrong = (reason: string) => answer({ kind: "wrong", reason });
-  for (let n = 0; n < MOST_SILENT; n++) {
+  for (;;) {
+    if (passed.has(at)) return original.loops ? answer({ kind: "back" }) : wrong(`jumps at ${hex(at)} lead nowhere`);
     passed.add(at);
     const isPast = pair.past && at === pair.r;
     const isNew = subject.isNew(at);
@@ -127,7 +131,6 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
       return answer({ kind: "lower", instruction });
     else return answer({ kind: "instruction", instruction });
   }
-  return wrong(`the jumps from ${hex(pair.r)} on lead nowhere`);
 }
 
 /**

@@ -204,7 +204,9 @@ export class Walk {
     if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(address)}`);
     this.passedQuietly(step, true);
     this.ran(address, length, true);
-    this.pairs.push({ ...here, r: here.r + length, shift: here.shift + (half === "lower" ? GUARD : -GUARD) });
+    // The first half stands in front of what the original has come to; the second behind what it has left.
+    if (half === "lower") this.pairs.push({ ...here, r: here.r + length, shift: here.shift + GUARD });
+    else this.pairs.push({ ...here, o: here.from!.o, r: here.r + length, shift: here.shift - GUARD });
     return undefined;
   }
 
@@ -214,7 +216,7 @@ export class Walk {
     if (here.shift !== 0) return different(`the call at ${hex(address)} is made where rsp is lower`);
     this.passedQuietly(step, true);
     this.ran(address, length, true);
-    this.pairs.push({ ...here, r: target, shift: RETURN_ADDRESS, pending: address + length });
+    this.pairs.push({ ...here, o: here.from!.o, r: target, shift: RETURN_ADDRESS, pending: address + length });
     return undefined;
   }
 
@@ -230,7 +232,8 @@ export class Walk {
       );
     this.passedQuietly(step, true);
     this.replace(call.address, call.length);
-    for (const at of [here.r, here.pending]) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: -1 });
+    const after = this.subject.mayReturn(call) ? [here.r, here.pending] : [here.r];
+    for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: -1 });
     return undefined;
   }
 
@@ -258,7 +261,8 @@ export class Walk {
     this.ran(b.address, b.length, touched);
     if (flow & BRANCHES && !Number.isNaN(a.target))
       this.pairs.push({ ...here, o: a.target, r: b.target, past: false, jumped: subject.isNew(b.address) });
-    if ((flow & (Flow.Return | Flow.IndirectJump)) === 0 && !endsHere(a))
+    const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
+    if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
       this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
     return undefined;
   }

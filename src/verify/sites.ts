@@ -11,12 +11,13 @@ import { stackFacts } from "../facts/stack.js";
 import { stackReads } from "../rewrite/stack-reads.js";
 import { parseArguments } from "../usdt/arguments.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { nopLength } from "../x86/nops.js";
+import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
 import { type ChangedCode, compareCode, type Stretch, touches, united, without } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import { compareArguments, compareNotes, type NotePair, type NoteProblem, pairNotes } from "./note-pairs.js";
 import { type Mismatch, type Passing, type Proof, Walk } from "./same-code.js";
+import { sameBytes } from "./same-instruction.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
 
@@ -56,7 +57,7 @@ export function examineCode(rewritten: ElfImage, original: ElfImage): CodeReport
   const facts = gatherFacts(original, anchorsOf(pairs, code));
   const layout = new OriginalLayout(facts, before.code);
   const windows = windowsOf(facts, layout, code.changed);
-  const subject = new Subject(before, after, windows, code.changed, code.added);
+  const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const found = windows.map((window): Found => ({ window, proof: prove(subject, window) }));
   return judge({ pairs, code, ...readers, found, facts, layout });
 }
@@ -274,7 +275,7 @@ function describeMismatch(mismatch: Mismatch, { original, rewritten }: Evidence)
 
 /**
  * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left of
- * it never runs, if it is int3 or nops. Between pieces of new code there is int3.
+ * it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
  */
 function explainedCode({ code, found, rewritten, layout }: Evidence, blamed: ReadonlySet<Found>): readonly Stretch[] {
   const explained: { start: number; end: number }[] = [];
@@ -293,25 +294,25 @@ function explainedCode({ code, found, rewritten, layout }: Evidence, blamed: Rea
   }
   const whole = united(replaced);
   const dead = without(whole, united(ran));
-  explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, s)));
+  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
+  explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
   const fillers = without(code.added, united(walked)).filter((s) => isFiller(rewritten, s));
   explained.push(...walked, ...fillers);
   return united(explained);
 }
 
 /** Bytes between pieces of new code, and between it and what stood before. */
-function isFiller(code: CodeReader, { start, end }: Stretch): boolean {
-  const bytes = code.bytes(start, end - start);
-  return bytes.every((byte) => byte === 0xcc) || bytes.every((byte) => byte === 0);
-}
+const isFiller = (code: CodeReader, { start, end }: Stretch): boolean =>
+  code.bytes(start, end - start).every((byte) => byte === 0xcc || byte === 0);
 
-/** Bytes that nothing runs: int3 or nops, so that a mistake does no harm or is loud. */
-function isDead(code: CodeReader, { start, end }: Stretch): boolean {
+/**
+ * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
+ * padding.
+ */
+function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Stretch): boolean {
   const bytes = code.bytes(start, end - start);
-  for (let at = 0; at < bytes.length; ) {
-    const length = bytes[at] === 0xcc ? 1 : nopLength(bytes, at);
-    if (length === 0) return false;
-    at += length;
-  }
-  return true;
+  if (bytes.every((byte) => byte === 0xcc)) return true;
+  const jump = code.at(start - JUMP_SIZE);
+  const isBehindDetour = jump !== null && jump.length === JUMP_SIZE && isNew(jump.target);
+  return !isBehindDetour && sameBytes(bytes, nopFill(bytes.length));
 }

@@ -6,7 +6,7 @@ import { NOP5, NOP10 } from "../x86/bytes.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
 import { sameBytes } from "./same-instruction.js";
-import type { Window } from "./windows.js";
+import type { OriginalLayout, Window } from "./windows.js";
 
 export interface Side {
   readonly code: CodeReader;
@@ -23,6 +23,7 @@ export class Subject {
     readonly original: Side,
     readonly rewritten: Side,
     readonly windows: readonly Window[],
+    private readonly layout: OriginalLayout,
     private readonly changed: readonly Stretch[],
     private readonly added: readonly Stretch[],
   ) {}
@@ -34,6 +35,15 @@ export class Subject {
 
   inWindow(address: number): boolean {
     return touches(this.windows, address, address + 1);
+  }
+
+  /**
+   * Whether a call may return: what stands behind one at the end of a function is padding, or another function, and the call
+   * of one that never returns.
+   */
+  mayReturn(call: Instruction): boolean {
+    const part = this.layout.part(call.address);
+    return part === undefined || call.address + call.length < part.end;
   }
 
   isChanged({ address, length }: Pick<Instruction, "address" | "length">): boolean {

@@ -109,7 +109,7 @@ export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: 
   return around.map(({ start, end }) => ({
     start,
     end,
-    arrivals: arrivalsIn(facts, layout, start, end, (branch) => touches(around, branch, branch + 1)),
+    arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
     unknown: layout.unknown(start) ?? layout.unknown(end - 1),
   }));
 }
@@ -119,6 +119,7 @@ function arrivalsIn(
   layout: OriginalLayout,
   start: Vaddr,
   end: Vaddr,
+  changed: readonly Stretch[],
   isFollowed: (branch: number) => boolean,
 ): Arrival[] {
   const arrivals = new Map<Vaddr, Arrival>();
@@ -137,7 +138,12 @@ function arrivalsIn(
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
   for (const entry of facts.entries.within(start, end)) {
     if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
-    add({ address: entry.address, reason: describeEntry(entry), doubtful: isDoubtful(entry) });
+    const doubtful = isDoubtful(entry);
+    // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that changed.
+    const { start: border, end: next } = layout.instruction(entry.address);
+    const isCode = border === entry.address && layout.part(border) !== undefined;
+    if (doubtful && !isCode && !touches(changed, border, next)) continue;
+    add({ address: entry.address, reason: describeEntry(entry), doubtful });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
 }
