@@ -67,6 +67,7 @@ export class EmulatedSide {
     view.setBigUint64(Record.FLAGS, BigInt(cpu.rflags), true);
     view.setInt32(Record.IP, cpu.w[state.IP]!, true);
     view.setInt32(Record.IP + 4, cpu.w[state.IP + 1]!, true);
+    view.setInt32(Record.FX_MXCSR, cpu.w[state.MXCSR]!, true);
     view.setBigUint64(Record.TRAP, BigInt(trapOf(outcome)), true);
   }
 }

@@ -118,6 +118,7 @@ export function obstacle(form: Form): string | undefined {
   if (form.operands.some((o) => /^br(16|32)/.test(o)) || (isReturn.test(form.mnemonic) && form.operandSize === 16))
     return "a branch with an operand-size prefix: what it does depends on the maker of the processor";
   if (form.name === "Movsxd_r16_rm16") return "its operand has 16 bits on Intel's processors and 32 on AMD's";
+  if (/^Reservednop.*0F0D$/.test(form.name)) return "a nop on Intel's processors, undefined on AMD's";
   return notJudged.get(form.mnemonic);
 }
 

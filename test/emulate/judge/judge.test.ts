@@ -21,7 +21,7 @@ import { coverageTable } from "./report.js";
 const environment = (name: string): string | undefined => process.env[name] || undefined;
 const only = environment("ONLY")?.split(",");
 const oneForm = environment("FORM");
-const oneCase = environment("CASE");
+const single = environment("CASE") === undefined ? undefined : Number(environment("CASE"));
 const long = environment("LONG") !== undefined;
 const seed = Number(environment("SEED") ?? 4);
 
@@ -48,9 +48,10 @@ const results: FormResult[] = [];
 for (const mnemonic of new Set(judged.map((form) => form.mnemonic))) {
   test(mnemonic, async () => {
     const of = judged.filter((form) => form.mnemonic === mnemonic);
-    const found = await judge(of, cases, seed, oneCase === undefined ? undefined : Number(oneCase));
+    const found = await judge(of, { cases, seed, single });
     results.push(...found);
-    for (const { form, reason } of found) if (reason !== undefined) notes.set(form.name, reason);
+    for (const { form, unencodable, cases, unimplemented } of found)
+      if (unencodable > 0 && cases + unimplemented === 0) notes.set(form.name, "no encoding of it was found");
     const differences = found.reduce((n, r) => n + r.differences, 0);
     const reports = found.flatMap((r) => r.reports).slice(0, 5);
     expect(differences, `${differences} differences\n\n${reports.join("\n\n")}\n`).toBe(0);
@@ -59,6 +60,46 @@ for (const mnemonic of new Set(judged.map((form) => form.mnemonic))) {
 
 test("there is something to judge", () => {
   expect(judged.length).toBeGreaterThan(0);
+});
+
+/**
+ * The judge is judged as well: the emulator alone gets another opcode, or another extension of it in ModRM.reg, that does
+ * almost the same. Each must be found out.
+ */
+interface Plant {
+  readonly what: string;
+  readonly form: string;
+  readonly opcode: readonly number[];
+  readonly group?: number;
+}
+const plants: readonly Plant[] = [
+  { what: "adc for add", form: "Add_rm32_r32", opcode: [0x11] },
+  { what: "cmp for sub", form: "Sub_r64_rm64", opcode: [0x3b] },
+  { what: "sar for shr", form: "Shr_rm32_CL", opcode: [0xd3], group: 7 },
+  { what: "jle for jl", form: "Jl_rel8_64", opcode: [0x7e] },
+  { what: "setae for seta", form: "Seta_rm8", opcode: [0x0f, 0x93] },
+  { what: "movzx for movsx", form: "Movsx_r32_rm8", opcode: [0x0f, 0xb6] },
+  { what: "imul for mul", form: "Mul_rm64", opcode: [0xf7], group: 5 },
+  { what: "movups for movaps", form: "Movaps_xmm_xmmm128", opcode: [0x0f, 0x10] },
+  { what: "paddq for paddd", form: "Paddd_xmm_xmmm128", opcode: [0x0f, 0xd4] },
+  { what: "maxsd for minsd", form: "Minsd_xmm_xmmm64", opcode: [0x0f, 0x5f] },
+];
+
+const isPrefix = (byte: number): boolean =>
+  [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3].includes(byte) || (byte & 0xf0) === 0x40;
+
+test.each(plants)("the judge finds $what", async ({ form: name, opcode, group }) => {
+  const form = allForms().find((f) => f.name === name)!;
+  const plant = (instruction: Uint8Array): Uint8Array => {
+    const changed = Uint8Array.from(instruction);
+    const at = changed.findIndex((byte) => !isPrefix(byte));
+    changed.set(opcode, at);
+    if (group !== undefined) changed[at + 1] = (changed[at + 1]! & ~0x38) | (group << 3);
+    return changed;
+  };
+  const [result] = await judge([form], { cases: 60, seed, plant });
+  expect(result!.differences).toBeGreaterThan(0);
+  expect(result!.reports[0]).toContain("differs");
 });
 
 afterAll(() => {

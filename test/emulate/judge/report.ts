@@ -40,6 +40,7 @@ export function describe(
   add("exception", (v) => exceptionName(v.getUint32(Record.TRAP, true)), false);
   if (views[1]!.getUint32(Record.TRAP, true) === (FAULTED | Exception.PAGE))
     lines.push(row("  cr2", ["", hex64(views[1]!, Record.ADDRESS)]));
+  add("mxcsr", (v) => v.getUint16(Record.FX_MXCSR, true).toString(16), false);
   add("flags", (v) => flagText(v.getUint32(Record.FLAGS, true)), true);
   gprs.forEach((name, i) => {
     add(name, (v) => hex64(v, Record.GPR + 8 * i), true);
@@ -116,6 +117,10 @@ export function coverageTable(results: readonly FormResult[], notes: ReadonlyMap
     lines.push(columns(mnemonic, ...numbers));
   }
   lines.push(columns("all", ...total));
+  const left = results.filter((r) => r.unimplemented > 0);
+  if (left.length > 0) lines.push("", "not implemented, of these mnemonics (cases, an example):");
+  for (const { form, unimplemented, cases, example } of left)
+    lines.push(`  ${form.name}: ${unimplemented} of ${unimplemented + cases}, ${example}`);
   const byReason = new Map<string, string[]>();
   for (const [form, reason] of notes) byReason.set(reason, [...(byReason.get(reason) ?? []), form]);
   if (notes.size > 0) lines.push("", "not judged here, of the mnemonics that are implemented:");
