@@ -1,0 +1,73 @@
+/** The probes of a file as places for uprobes. Several notes may share a place, which gets one uprobe. */
+import { realpathSync } from "node:fs";
+import type { FileOffset, Vaddr } from "../address.js";
+import { offsetOf, parseElf } from "../elf/image.js";
+import { readInput } from "../files/input.js";
+import { readUsdtNotes } from "../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import type { UprobePoint } from "./uprobes.js";
+
+/** A nop behind the one-byte nop that a note names: libbpf attaches there, on kernels that optimize it. */
+export type Behind = "nop5" | "nop10";
+
+export interface TracedSite {
+  readonly provider: string;
+  readonly name: string;
+  readonly location: Vaddr;
+  /** Which of the file's places, or null where the note leads to no code. */
+  readonly place: number | null;
+}
+
+export interface TracedFile {
+  /** As the user named it. */
+  readonly path: string;
+  readonly realPath: string;
+  /** What /proc/PID/maps calls it: device numbers and inode. */
+  readonly identity: string;
+  readonly inode: string;
+  readonly sites: readonly TracedSite[];
+  /** Distinct places, each with its file offset. */
+  readonly places: readonly UprobePoint[];
+}
+
+/**
+ * Reads the probes of a program or library.
+ * @param behind attach one byte on where the note's nop has this one behind it
+ * @throws InputError where it is no such file
+ */
+export function readTracedFile(path: string, behind?: Behind): TracedFile {
+  const { bytes, stat } = readInput(path);
+  const image = parseElf(bytes);
+  const realPath = realpathSync(path);
+  const places: UprobePoint[] = [];
+  const known = new Map<number, number>();
+  const sites = readUsdtNotes(image).map((note): TracedSite => {
+    const code = codeFrom(image, note.location);
+    const at = offsetOf(image, note.location);
+    const { provider, name, location } = note;
+    if (code === null || at === undefined) return { provider, name, location, place: null };
+    const offset = probeInstruction(code) === `nop,${behind}` ? at + 1 : at;
+    const semaphoreOffset: FileOffset | null = note.semaphore === 0 ? null : (offsetOf(image, note.semaphore) ?? null);
+    let place = known.get(offset);
+    if (place === undefined) {
+      place = places.push({ path: realPath, offset, semaphoreOffset }) - 1;
+      known.set(offset, place);
+    } else if (places[place]!.semaphoreOffset === null) {
+      places[place] = { path: realPath, offset, semaphoreOffset };
+    }
+    return { provider, name, location, place };
+  });
+  return { path, realPath, identity: identityOf(stat.dev, stat.ino), inode: String(stat.ino), sites, places };
+}
+
+/** Two names of one file are one file. */
+export function distinctFiles(files: readonly TracedFile[]): readonly TracedFile[] {
+  return [...new Map(files.map((file) => [file.identity, file])).values()];
+}
+
+/** "fe:01 1234": major and minor as two hexadecimal digits or more, and the inode. */
+function identityOf(device: bigint, inode: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
+  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
+  return `${major.toString(16).padStart(2, "0")}:${minor.toString(16).padStart(2, "0")} ${inode}`;
+}
