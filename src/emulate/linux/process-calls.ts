@@ -95,6 +95,17 @@ const getcwd: SystemCall = (process, args) => {
   return 2;
 };
 
+/** 8 GiB of memory, half of it free (struct sysinfo: totalram at 32, freeram at 40, procs at 80, mem_unit at 104). */
+const sysinfo: SystemCall = (process, args) => {
+  const info = Buffer.alloc(112);
+  info.writeBigUInt64LE(8n << 30n, 32);
+  info.writeBigUInt64LE(4n << 30n, 40);
+  info.writeUInt16LE(1, 80);
+  info.writeUInt32LE(1, 104);
+  writeUser(process, args.address(0), info);
+  return 0;
+};
+
 const constant =
   (value: number): SystemCall =>
   () =>
@@ -110,6 +121,7 @@ export const processCalls: SystemCalls = new Map<number, SystemCall>([
   [60, exit],
   [63, uname],
   [79, getcwd],
+  [99, sysinfo],
   [102, constant(USER_ID)], // getuid
   [104, constant(USER_ID)], // getgid
   [107, constant(USER_ID)], // geteuid
