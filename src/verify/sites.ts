@@ -277,15 +277,20 @@ function describeMismatch(mismatch: Mismatch, { original, rewritten }: Evidence)
  * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left of
  * it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
  */
-function explainedCode({ code, found, rewritten, layout }: Evidence, blamed: ReadonlySet<Found>): readonly Stretch[] {
+function explainedCode(
+  { pairs, code, found, rewritten, layout }: Evidence,
+  blamed: ReadonlySet<Found>,
+): readonly Stretch[] {
   const explained: { start: number; end: number }[] = [];
   const replaced: Stretch[] = [];
   const ran: Stretch[] = [];
   const walked: Stretch[] = [];
   for (const one of found) {
     const { window, proof } = one;
+    // What could not be told is a site's verdict where one is; where none is, nobody answers for the change.
+    const isSite = pairs.some(({ original: { location } }) => location >= window.start && location < window.end);
     if (proof === undefined || blamed.has(one)) {
-      explained.push(window);
+      if (isSite || blamed.has(one)) explained.push(window);
       continue;
     }
     replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));

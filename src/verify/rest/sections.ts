@@ -115,6 +115,9 @@ export function judgeSections(
     for (const field of same) if (o[field] !== r[field]) say(r, changed(field, r[field], o[field]));
     if (r.sh_size !== o.sh_size && !mayHaveSize(original, o, r.sh_size))
       say(r, changed("sh_size", r.sh_size, o.sh_size));
+    if (!isLoaded(o) && r.sh_addr !== o.sh_addr) say(r, changed("sh_addr", r.sh_addr, o.sh_addr));
+    if (o.sh_type === elf.SHT_NULL && r.sh_offset !== o.sh_offset)
+      say(r, changed("sh_offset", r.sh_offset, o.sh_offset));
     const number = (index: number): number => (index < original.sections.length ? (pairs.numberOf(index) ?? 0) : index);
     if (r.sh_link !== number(o.sh_link)) say(r, changed("sh_link", r.sh_link, number(o.sh_link)));
     const info = infoIsSection(o) ? number(o.sh_info) : o.sh_info;

@@ -8,8 +8,9 @@
  */
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
+import { readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, read64, type Section, sectionBytes } from "../../elf/image.js";
-import { functionsAt } from "../../elf/symbols.js";
+import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js";
 import { InputError } from "../../errors.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
 import { atOffset, type FileStretch, type Finding, finding, type Part, type Ruling } from "./findings.js";
@@ -102,10 +103,24 @@ function judgeOld(
     if (expected === size ? sameWord(view, a + 16, now, b + 16) : read64(now, b + 16) === expected) continue;
     const newEnd = value + read64(now, b + 16);
     // A function that has no FDE grows by its symbol alone.
-    const grows = isFunction && growth === undefined && newEnd > value + size;
+    const grows =
+      isFunction && growth === undefined && newEnd > value + size && !isBounded(original, value, size, newEnd);
     if (!grows || paddingProblem(original, value + size, newEnd, explained) !== undefined)
       say(b + 16, `symbol ${index} has ${hex(read64(now, b + 16))} bytes, not ${hex(expected)}`);
   }
+}
+
+/** Whether an FDE says where a function ends, or something else begins before `newEnd`. Asked for few functions. */
+function isBounded(original: ElfImage, value: number, size: number, newEnd: number): boolean {
+  const frames = readEhFrame(original);
+  for (let i = 0; i < frames.count; i++) if (frames.starts[i]! < newEnd && frames.ends[i]! > value) return true;
+  let found = false;
+  for (const table of [symtab(original), dynsym(original)])
+    if (table !== null)
+      forEachSymbol(table, (start, _size, _info, shndx) => {
+        found ||= shndx !== elf.SHN_UNDEF && start >= value + size && start < newEnd;
+      });
+  return found;
 }
 
 const sameWord = (a: DataView, at: number, b: DataView, bt: number): boolean =>
