@@ -48,7 +48,8 @@ export interface Options {
 export async function judge(forms: readonly Form[], options: Options): Promise<readonly FormResult[]> {
   const results = forms.map((form): FormResult => emptyResult(form));
   const { cases, single } = options;
-  let batch = new Batch(options);
+  const capacity = Math.min(BATCH, forms.length * (single === undefined ? cases : 1));
+  let batch = new Batch(options, capacity);
   for (const result of results) {
     for (let number = single ?? 0; number < (single === undefined ? cases : single + 1); number++) {
       if (!batch.add(result, number)) {
@@ -59,7 +60,7 @@ export async function judge(forms: readonly Form[], options: Options): Promise<r
       }
       if (batch.isFull) {
         await batch.run();
-        batch = new Batch(options);
+        batch = new Batch(options, capacity);
       }
     }
   }
@@ -82,12 +83,17 @@ export const emptyResult = (form: Form): FormResult => ({
 class Batch {
   private readonly cases: Case[] = [];
   private readonly results: FormResult[] = [];
-  private readonly before = new Uint8Array(BATCH * RECORD_SIZE);
+  private readonly before: Uint8Array;
 
-  constructor(private readonly options: Options) {}
+  constructor(
+    private readonly options: Options,
+    private readonly capacity: number,
+  ) {
+    this.before = new Uint8Array(capacity * RECORD_SIZE);
+  }
 
   get isFull(): boolean {
-    return this.cases.length === BATCH;
+    return this.cases.length === this.capacity;
   }
 
   add(result: FormResult, number: number): boolean {
