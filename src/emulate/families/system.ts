@@ -83,8 +83,8 @@ function readTimeStamp({ w, instructions }: Cpu): void {
 const ascii = (text: string): number =>
   text.charCodeAt(0) | (text.charCodeAt(1) << 8) | (text.charCodeAt(2) << 16) | (text.charCodeAt(3) << 24);
 
-/** Bits of cpuid's leaf 1, edx. */
-const FEATURES =
+/** Bits of cpuid's leaf 1, edx: what every x86-64 processor has. */
+export const FEATURES =
   (1 << 0) | // x87
   (1 << 4) | // time stamp counter
   (1 << 8) | // cmpxchg8b

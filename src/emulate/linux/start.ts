@@ -10,6 +10,7 @@ import * as elf from "../../elf/constants.js";
 import type { ElfImage } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import type { Cpu } from "../cpu.js";
+import { FEATURES } from "../families/system.js";
 import { alignmentOf, type Loaded, load, programHeadersAt } from "../load.js";
 import { Perm } from "../memory.js";
 import type { Regions } from "../regions.js";
@@ -45,9 +46,6 @@ const Aux = {
   HWCAP2: 26,
   EXECFN: 31,
 } as const;
-
-/** AT_HWCAP is edx of cpuid leaf 1: what every x86-64 processor has, SSE2 included. */
-const BASELINE_FEATURES = 0x078b_fbff;
 
 export const USER_ID = 1000;
 
@@ -99,7 +97,7 @@ function writeStack(cpu: Cpu, loaded: Loaded, options: StartOptions): RuntimeAdd
 
   const { header } = loaded.image;
   const auxiliary: readonly (readonly [number, number])[] = [
-    [Aux.HWCAP, BASELINE_FEATURES],
+    [Aux.HWCAP, FEATURES],
     [Aux.PAGESZ, PAGE_SIZE],
     [Aux.CLKTCK, 100],
     [Aux.PHDR, programHeadersAt(loaded) ?? 0],
