@@ -10,7 +10,7 @@ import { findExecutable } from "../live/executable.js";
 import { type LiveResult, traceCommand } from "../live/live.js";
 import { type Behind, readTracedFile, type TracedFile } from "../live/traced-file.js";
 import { requireTracefs } from "../live/tracefs.js";
-import { ignoredSignals, type Running } from "../live/watch.js";
+import type { Running } from "../live/watch.js";
 import { liveDocument, liveText } from "../report/live.js";
 import { count, document, makeStyle } from "../report/text.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
@@ -94,8 +94,7 @@ class ForwardedSignals {
   };
 
   constructor() {
-    const ignored = ignoredSignals();
-    for (const signal of FORWARDED) if (!ignored.has(signal)) process.on(signal, this.#listener);
+    for (const signal of FORWARDED) process.on(signal, this.#listener);
   }
 
   goTo(running: Running): void {

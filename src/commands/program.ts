@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
 import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
+import type { LiveOptions } from "./live.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
 import { complain, complainAbout, type Streams } from "./streams.js";
@@ -117,6 +118,33 @@ Exit status:
           return verify(file, options, streams);
         }),
       );
+    });
+
+  program
+    .command("doctor")
+    .description("find out what this machine does with USDT probes")
+    .option("--json", "print one JSON document")
+    .action(async (options: { json?: boolean }) => {
+      const { doctor } = await import("./doctor.js");
+      finish(await doctor(options, streams));
+    });
+
+  program
+    .command("live")
+    .description("run a command with a real uprobe on every probe of its binary (root, a kernel with uprobes)")
+    .usage("[options] -- <command> [args...]")
+    .argument("<command...>", "the command with its arguments, behind --")
+    .option("--file <file>", "trace the probes of this file, too (repeatable)", collect(notEmpty))
+    .addOption(
+      new Option("--behind <nop>", "where this nop stands behind the one-byte nop, attach there").choices([
+        "nop5",
+        "nop10",
+      ]),
+    )
+    .option("--json", "print one JSON document; the command's standard output goes to stderr")
+    .action(async (command: string[], options: LiveOptions) => {
+      const { live } = await import("./live.js");
+      finish(await live(command, options, streams));
     });
 
   return program;

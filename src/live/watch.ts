@@ -65,9 +65,6 @@ export function watch(command: Command, look: (thread: number) => void): Running
       });
       if (socket === null || watcher.pid === undefined) return;
       socket.on("error", () => {}); // the watcher is gone: its end says so
-      const ignored = Buffer.alloc(8);
-      ignored.writeBigUInt64LE(ignoredMask());
-      socket.write(ignored);
       let rest: Buffer = Buffer.alloc(0);
       socket.on("data", (chunk: Buffer) => {
         rest = Buffer.concat([rest, chunk]);
@@ -164,19 +161,6 @@ function conclude(file: ProgramFile, talk: Talk, resolve: (e: Ending) => void, r
   } catch (error) {
     reject(error);
   }
-}
-
-/** SigIgn of this process. Node ignores SIGPIPE on its own account, and undoes that for its children. */
-function ignoredMask(): bigint {
-  const mask = BigInt(`0x${statusField("self", "SigIgn") ?? "0"}`);
-  return mask & ~(1n << BigInt(constants.signals.SIGPIPE - 1));
-}
-
-/** The signals that this process ignores: under nohup SIGHUP, say. Listening to one means to ignore it no longer. */
-export function ignoredSignals(): ReadonlySet<string> {
-  const mask = ignoredMask();
-  const all = Object.entries(constants.signals);
-  return new Set(all.filter(([, number]) => ((mask >> BigInt(number - 1)) & 1n) === 1n).map(([name]) => name));
 }
 
 /** The watcher blocks all signals: one that was sent to the whole group is pending there. */

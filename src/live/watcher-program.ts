@@ -7,7 +7,6 @@
  *
  *     watcher PROGRAM ARGV0 ARG...          descriptor 3: a socket to the tool
  *
- *     tool -> watcher    u64                which signals the command is to ignore, bit 0 for signal 1
  *     watcher -> tool    u32 event, u32 process, u32 value, u32 0
  *     tool -> watcher    a byte             go on: the process stays stopped until then
  *
@@ -43,7 +42,6 @@ const Call = {
   read: 0,
   write: 1,
   close: 3,
-  rtSigaction: 13,
   rtSigprocmask: 14,
   fork: 57,
   execve: 59,
@@ -67,7 +65,6 @@ const SIGTTOU = 22;
 const WALL = 0x40000000;
 const EINTR = 4;
 const SIG_SETMASK = 2;
-const SIG_IGN = 1;
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 const O_CLOEXEC = 0x80000;
@@ -76,13 +73,11 @@ const CANNOT_EXECUTE = 127;
 /** In the data, counted from its start, where rbp points. */
 const STATUS = 0;
 const MESSAGE = 16;
-const IGNORED = 32;
-const OLD_MASK = 40;
-const ALL_SIGNALS = 48;
-const GATE = 56;
-const BYTE = 64;
-const ACTION = 72;
-const DATA_SIZE = 128;
+const OLD_MASK = 32;
+const ALL_SIGNALS = 40;
+const GATE = 48;
+const BYTE = 56;
+const DATA_SIZE = 64;
 
 /** The program as a file's bytes. */
 export function watcherProgram(): Buffer {
@@ -96,8 +91,6 @@ export function watcherProgram(): Buffer {
   code.op("mov", "rbp", DATA).op("mov", "r12", "rsp").op("mov", "r13", at("rsp")).op("shl", "r13", 3);
   code.op("add", "r13", "rsp").op("add", "r13", 16);
 
-  pointer("rsi", IGNORED).system(Call.read, SOCKET, undefined, 8);
-  code.op("cmp", "rax", 8).jumpIf("ne", "leave");
   code.system(Call.fcntl, SOCKET, F_SETFD, FD_CLOEXEC);
   code.op("mov", data(ALL_SIGNALS), -1);
   pointer("rsi", ALL_SIGNALS);
@@ -153,15 +146,11 @@ export function watcherProgram(): Buffer {
 
   code.label("leave").system(Call.exitGroup, 0);
 
-  // The child: signals as they were, and the program.
+  // The child: the signal mask as it was, and the program.
   code
     .label("child")
     .op("mov", "edi", data(GATE + 4))
     .system(Call.close);
-  code.op("mov", data(ACTION), SIG_IGN).op("mov", "r14", data(IGNORED)).op("mov", "r15d", 1);
-  code.label("ignore").op("test", "r14d", 1).jumpIf("e", "next");
-  pointer("rsi", ACTION).system(Call.rtSigaction, "r15", undefined, 0, 8);
-  code.label("next").op("shr", "r14", 1).op("inc", "r15").op("cmp", "r15", 64).jumpIf("b", "ignore");
   code.op("mov", "edi", data(GATE));
   pointer("rsi", BYTE).system(Call.read, undefined, undefined, 1);
   code.op("cmp", "rax", 1).jumpIf("ne", "never");
