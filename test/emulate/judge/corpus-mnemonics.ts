@@ -16,7 +16,11 @@ export interface Occurrence {
   sites: number;
   files: number;
   static: number;
+  /** The first that was met. */
+  readonly example: Uint8Array;
 }
+
+type Where = "sites" | "files" | "static";
 
 /** By iced Code. */
 export type Survey = Map<number, Occurrence>;
@@ -62,14 +66,15 @@ function beyond(image: ElfImage): ReadonlySet<number> {
   return found;
 }
 
-function count(bytes: Uint8Array, into: Survey, where: keyof Occurrence): void {
+function count(bytes: Uint8Array, into: Survey, where: Where): void {
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
   while (decoder.canDecode) {
+    const at = decoder.position;
     decoder.decodeOut(scratch);
     const code = scratch.code;
     let entry = into.get(code);
     if (entry === undefined) {
-      entry = { sites: 0, files: 0, static: 0 };
+      entry = { sites: 0, files: 0, static: 0, example: bytes.slice(at, at + scratch.length) };
       into.set(code, entry);
     }
     entry[where]++;
@@ -79,18 +84,17 @@ function count(bytes: Uint8Array, into: Survey, where: keyof Occurrence): void {
 
 /** The counts as a table, the most frequent first: mnemonic, the three counts, and each Code with its own. */
 export function surveyTable(survey: Survey): string {
-  const byMnemonic = new Map<string, { total: Occurrence; codes: [string, Occurrence][] }>();
+  const byMnemonic = new Map<string, [string, Occurrence][]>();
   for (const [code, occurrence] of survey) {
     scratch.code = code;
     const name = iced.Mnemonic[scratch.mnemonic]!.toLowerCase();
-    const entry = byMnemonic.get(name) ?? { total: { sites: 0, files: 0, static: 0 }, codes: [] };
-    byMnemonic.set(name, entry);
-    for (const where of ["sites", "files", "static"] as const) entry.total[where] += occurrence[where];
-    entry.codes.push([iced.Code[code]!, occurrence]);
+    const codes = byMnemonic.get(name) ?? [];
+    byMnemonic.set(name, codes);
+    codes.push([iced.Code[code]!, occurrence]);
   }
-  const order = (a: Occurrence, b: Occurrence) => b.sites - a.sites || b.static - a.static || b.files - a.files;
+  const rows = [...byMnemonic].map(([name, codes]) => ({ name, codes, total: sum(codes.map(([, o]) => o)) }));
   const lines = ["mnemonic             sites    files   static  codes (sites/files/static)"];
-  for (const [name, { total, codes }] of [...byMnemonic].sort((a, b) => order(a[1].total, b[1].total))) {
+  for (const { name, codes, total } of rows.sort((a, b) => order(a.total, b.total))) {
     const each = codes
       .sort((a, b) => order(a[1], b[1]))
       .map(([code, o]) => `${code}:${o.sites}/${o.files}/${o.static}`)
@@ -99,4 +103,14 @@ export function surveyTable(survey: Survey): string {
     lines.push(`${name.padEnd(17)}${columns}  ${each}`);
   }
   return `${lines.join("\n")}\n`;
+}
+
+type Counts = Pick<Occurrence, Where>;
+
+const order = (a: Counts, b: Counts): number => b.sites - a.sites || b.static - a.static || b.files - a.files;
+
+function sum(all: readonly Counts[]): Counts {
+  const total = { sites: 0, files: 0, static: 0 };
+  for (const where of ["sites", "files", "static"] as const) for (const one of all) total[where] += one[where];
+  return total;
 }
