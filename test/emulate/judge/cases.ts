@@ -10,7 +10,7 @@ import { iced } from "../../../src/x86/iced.js";
 import { type Encoded, encode, setBranch, setDisplacement } from "./encode.js";
 import type { Form } from "./forms.js";
 import * as at from "./layout.js";
-import { Record, slotAddress } from "./layout.js";
+import { HIGH, instructionAt, type Layout, LOW, Record } from "./layout.js";
 import { Random } from "./random.js";
 
 const { OpKind, Register, RegisterExt } = iced;
@@ -18,6 +18,7 @@ const { OpKind, Register, RegisterExt } = iced;
 export interface Case {
   readonly form: Form;
   readonly number: number;
+  readonly layout: Layout;
   readonly bytes: Uint8Array;
   /** "r", "m", ... for each explicit operand: what the coverage table counts. */
   readonly shape: string;
@@ -26,10 +27,10 @@ export interface Case {
 const [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI] = [0, 1, 2, 3, 4, 5, 6, 7] as const;
 const MASK = 0xffffffffffffffffn;
 
-/** A canonical address that is not mapped, near the scratch memory so that every way of addressing reaches it. */
-const UNMAPPED = at.SCRATCH - 0x8000;
-
 const decoded = new iced.Instruction();
+
+/** The layout of a case: every other one is high. */
+export const layoutOf = (number: number): Layout => (number % 2 === 0 ? LOW : HIGH);
 
 /**
  * Makes a case in slot `slot` of the code.
@@ -41,7 +42,7 @@ export function makeCase(form: Form, seed: number, number: number, slot: number,
   for (let attempt = 0; attempt < 40; attempt++) {
     const encoded = encode(form, random);
     if (encoded.bytes.length > 15 || decode(encoded.bytes, 0) !== form.code) continue;
-    return new Builder(form, random, encoded, slot, record).build(number);
+    return new Builder(form, random, encoded, layoutOf(number), slot, record).build(number);
   }
   return undefined;
 }
@@ -72,7 +73,7 @@ class Builder {
   /** Registers whose values must stay: they make addresses. */
   private pinned = 0;
   /** Where the explicit memory operand leads: its effective address without the segment's base is not this. */
-  private target = at.AREA + 256;
+  private target: number;
   private readonly element: Element;
   private readonly memorySize: number;
   private readonly places: readonly (Place | undefined)[];
@@ -81,11 +82,13 @@ class Builder {
     private readonly form: Form,
     private readonly random: Random,
     private readonly encoded: Encoded,
+    private readonly layout: Layout,
     slot: number,
     private readonly record: Uint8Array,
   ) {
     this.view = new DataView(record.buffer, record.byteOffset, record.byteLength);
-    this.address = slotAddress(slot) + at.INSTRUCTION_IN_SLOT;
+    this.address = instructionAt(layout, slot);
+    this.target = layout.area + 256;
     this.memorySize = iced.MemorySizeExt.size(decoded.memorySize);
     this.element = this.chooseElement();
     this.places = form.operands.map((_, i) => this.placeOf(i));
@@ -99,7 +102,7 @@ class Builder {
     this.placeEquals();
     this.arrange();
     const bytes = Uint8Array.from(this.encoded.bytes);
-    return { form: this.form, number, bytes, shape: this.shape() };
+    return { form: this.form, number, layout: this.layout, bytes, shape: this.shape() };
   }
 
   private shape(): string {
@@ -219,8 +222,10 @@ class Builder {
   }
 
   private offsetIn(address: number, size: number): number {
-    if (address >= at.AREA && address + size <= at.AREA + at.AREA_SIZE) return Record.AREA + address - at.AREA;
-    if (address >= at.EDGE && address + size <= at.EDGE + at.EDGE_SIZE) return Record.EDGE + address - at.EDGE;
+    if (address >= this.layout.area && address + size <= this.layout.area + at.AREA_SIZE)
+      return Record.AREA + address - this.layout.area;
+    if (address >= this.layout.edge && address + size <= this.layout.edge + at.EDGE_SIZE)
+      return Record.EDGE + address - this.layout.edge;
     return -1;
   }
 
@@ -248,11 +253,15 @@ class Builder {
     const choice = random.below(40);
     const alignment = size > 0 && (size & (size - 1)) === 0 && random.below(4) > 0 ? size : 1;
     const align = (address: number) => BigInt(address - (address % alignment));
-    if (choice < 34) return align(at.AREA + room + random.below(at.AREA_SIZE - 2 * room - size + 1));
+    if (choice < 34) {
+      // With 32 bits only the part below 2^32 is in reach.
+      const length = this.encoded.addressSize === 4 && this.layout === HIGH ? at.AREA_SIZE / 2 : at.AREA_SIZE;
+      return align(this.layout.area + room + random.below(Math.max(1, length - 2 * room - size + 1)));
+    }
     // Out of the mapped memory, in part or not quite.
-    if (choice < 36) return align(at.EDGE + at.EDGE_SIZE - random.below(2 * Math.max(size, 1) + 1));
-    if (choice < 38) return align(at.READ_ONLY + 64 + random.below(at.READ_ONLY_SIZE - 128 - size));
-    if (choice < 39) return align(UNMAPPED + random.below(4096));
+    if (choice < 36) return align(this.layout.edge + at.EDGE_SIZE - random.below(2 * Math.max(size, 1) + 1));
+    if (choice < 38) return align(this.layout.readOnly + 64 + random.below(at.READ_ONLY_SIZE - 128 - size));
+    if (choice < 39) return align(this.layout.unmapped + random.below(4096));
     // Far from the ends of the canonical addresses: a segment's base is added later, and the processor faults as well where
     // only the address before that is not canonical.
     return random.pick([0x8000000000000000n, 0x0000900000000000n, 0xffff7f0000000000n, 0xffff900000000000n]);
@@ -266,24 +275,25 @@ class Builder {
     const ownStack = isStack(form) && memory.base === RSP;
     const bitOffset = /^bt/.test(form.mnemonic) && form.operands[1]!.endsWith("_reg");
     let target = this.chooseTarget(this.memorySize, bitOffset ? 128 : 0);
-    if (ownStack) target = BigInt(at.AREA + 256 + random.between(-64, 64));
-    const fixed = memory.relative || (memory.base < 0 && memory.index < 0);
-    if ((encoded.addressSize === 4 || fixed) && target >= 0x40000000n) target = BigInt(UNMAPPED);
+    if (ownStack) target = BigInt(this.layout.area + 256 + random.between(-64, 64));
+    const narrow = encoded.addressSize === 4;
+    const absolute = memory.base < 0 && memory.index < 0;
+    const isFar = (address: bigint) => address < 0n || address >= 0x2_0000_0000n;
+    if ((narrow || memory.relative || absolute) && isFar(target)) target = BigInt(this.layout.unmapped);
     // The sum that the instruction has to come to, before the segment's base.
     let sum = target - encoded.segmentBase;
-    if (encoded.addressSize === 4 && sum < 0n) sum = BigInt(at.AREA + 128);
+    if (narrow && (sum < 0n || sum >= 0x1_0000_0000n)) sum = BigInt(LOW.area + 128);
+    if (absolute && memory.displacementSize === 4 && !narrow && !fits32(sum)) sum = BigInt(LOW.readOnly + 128);
     const scale = BigInt(memory.scale);
-    if (memory.relative) memory.displacement = sum - BigInt(this.address + encoded.bytes.length);
-    else if (memory.base < 0 && memory.index < 0) memory.displacement = sum;
+    if (memory.relative) {
+      const distance = sum - BigInt(this.address + encoded.bytes.length);
+      memory.displacement = fits32(distance) ? distance : 0n;
+    } else if (absolute) memory.displacement = sum;
     else if (memory.base < 0) {
-      if (sum < 0x40000000n) {
-        const index = BigInt(random.between(-1000, 1000));
-        memory.displacement = sum - index * scale;
-        this.setAddressGpr(memory.index, index, bits);
-      } else {
-        memory.displacement = 0n;
-        this.setAddressGpr(memory.index, sum / scale, bits);
-      }
+      const near = BigInt(random.between(-1000, 1000));
+      const index = fits32(sum - near * scale) ? near : sum / scale - near;
+      memory.displacement = sum - index * scale;
+      this.setAddressGpr(memory.index, index, bits);
     } else if (memory.base === memory.index) {
       this.setAddressGpr(memory.base, (sum - memory.displacement) / (scale + 1n), bits);
     } else {
@@ -317,7 +327,7 @@ class Builder {
 
   private effectiveAddress(bits: bigint): number {
     const memory = this.encoded.memory!;
-    let sum = memory.displacement;
+    let sum = memory.displacementSize === 4 ? BigInt.asIntN(32, memory.displacement) : memory.displacement;
     if (memory.relative) sum += BigInt(this.address + this.encoded.bytes.length);
     if (memory.base >= 0) sum += this.gpr(memory.base);
     if (memory.index >= 0) sum += this.gpr(memory.index) * BigInt(memory.scale);
@@ -327,7 +337,7 @@ class Builder {
   private placeStack(): void {
     const { form, random } = this;
     if (!isStack(form)) return;
-    const middle = at.AREA + 256;
+    const middle = this.layout.area + 256;
     const size = form.operandSize === 16 ? 2 : 8;
     let stack = BigInt(middle + random.between(-120, 120));
     if (random.oneIn(12)) stack = this.chooseTarget(size, 0);
@@ -351,19 +361,19 @@ class Builder {
     const bits = BigInt(encoded.addressSize * 8);
     const put = (register: number, address: bigint, segment: bigint) => {
       const low = address - segment;
-      this.setAddressGpr(register, low < 0n ? address : low, bits);
+      this.setAddressGpr(register, bits === 32n && low < 0n ? address : low, bits);
       this.pin(register);
     };
     const size = Math.max(this.memorySize, 1);
     const choose = () => {
       const chosen = this.chooseTarget(size, 96);
-      return bits === 32n && chosen >= 0x40000000n ? BigInt(UNMAPPED) : chosen;
+      return bits === 32n && chosen >= 0x1_0000_0000n ? BigInt(this.layout.unmapped) : chosen;
     };
     for (const operand of form.operands) {
       if (operand === "seg_rSI") put(RSI, choose(), encoded.segmentBase);
       else if (operand === "es_rDI") put(RDI, choose(), 0n);
       else if (operand === "seg_rDI") put(RDI, choose(), encoded.segmentBase);
-      else if (operand === "seg_rBX_al") put(RBX, BigInt(at.AREA + random.below(200)), encoded.segmentBase);
+      else if (operand === "seg_rBX_al") put(RBX, BigInt(this.layout.area + random.below(200)), encoded.segmentBase);
     }
     if (isString(form) && encoded.repeated) {
       this.setAddressGpr(RCX, BigInt(random.below(12)), bits);
@@ -430,11 +440,12 @@ class Builder {
     const signed = form.mnemonic === "idiv";
     const by = signed ? BigInt.asIntN(bits, divisor) : divisor;
     if (by === 0n) return;
-    const quotient = signed ? BigInt.asIntN(bits, random.integer()) : BigInt.asUintN(bits, random.integer());
+    const quotient = this.quotient(bits, signed);
     const magnitude = by < 0n ? -by : by;
     const rest = random.oneIn(4) ? magnitude - 1n : random.integer() % magnitude;
     const product = quotient * by;
-    const dividend = product < 0n ? product - rest : product + rest;
+    const negative = product < 0n || (product === 0n && random.oneIn(2) && signed);
+    const dividend = negative ? product - rest : product + rest;
     const low = BigInt.asUintN(bits, dividend);
     const high = BigInt.asUintN(bits, dividend >> BigInt(bits));
     if (bits === 8) this.trySetGpr(RAX, (this.gpr(RAX) & ~0xffffn) | (high << 8n) | low);
@@ -446,6 +457,17 @@ class Builder {
       this.trySetGpr(RAX, (this.gpr(RAX) & keep) | garbage | low);
       this.trySetGpr(RDX, (this.gpr(RDX) & keep) | garbage | high);
     }
+  }
+
+  /** One that fits, or is next to the largest or smallest that does. */
+  private quotient(bits: number, signed: boolean): bigint {
+    const { random } = this;
+    const width = BigInt(signed ? bits - 1 : bits);
+    if (random.oneIn(3)) {
+      const end = signed && random.oneIn(2) ? -(1n << width) : (1n << width) - 1n;
+      return end + BigInt(random.between(-1, 1));
+    }
+    return signed ? BigInt.asIntN(bits, random.integer()) : BigInt.asUintN(bits, random.integer());
   }
 
   private arrangeCompareExchange(): void {
@@ -483,13 +505,15 @@ class Builder {
       setBranch(encoded, landing - (this.address + encoded.bytes.length));
       return;
     }
-    const target = BigInt(random.oneIn(16) ? UNMAPPED + random.below(4096) : landing);
+    const target = BigInt(random.oneIn(16) ? this.layout.unmapped + random.below(4096) : landing);
     if (/^ret/.test(form.mnemonic)) {
       const offset = this.offsetIn(Number(this.gpr(RSP)), 8);
       if (offset >= 0) this.view.setBigUint64(offset, target, true);
     } else this.write(this.places[0]!, target);
   }
 }
+
+const fits32 = (value: bigint): boolean => BigInt.asIntN(32, value) === value;
 
 const isString = (form: Form): boolean => form.operands.some((o) => o === "seg_rSI" || o === "es_rDI");
 

@@ -5,7 +5,7 @@ import type { FaultKind, Outcome } from "../../../src/emulate/fault.js";
 import { Perm } from "../../../src/emulate/memory.js";
 import * as state from "../../../src/emulate/state.js";
 import * as at from "./layout.js";
-import { Exception, FAULTED, Record } from "./layout.js";
+import { Exception, FAULTED, type Layout, Record } from "./layout.js";
 
 const exceptions: Readonly<{ [kind in FaultKind]: number }> = {
   page: Exception.PAGE,
@@ -17,13 +17,16 @@ const exceptions: Readonly<{ [kind in FaultKind]: number }> = {
 export class EmulatedSide {
   private readonly cpu = new Cpu();
 
-  constructor(code: Uint8Array) {
+  constructor(
+    private readonly layout: Layout,
+    code: Uint8Array,
+  ) {
     const { memory } = this.cpu;
-    memory.map(runtimeAddress(at.CODE), code.length, Perm.RX);
-    memory.poke(runtimeAddress(at.CODE), code);
-    memory.map(runtimeAddress(at.SCRATCH), at.SCRATCH_SIZE, Perm.RW);
-    memory.map(runtimeAddress(at.READ_ONLY), at.READ_ONLY_SIZE, Perm.R);
-    memory.poke(runtimeAddress(at.READ_ONLY), at.readOnlyContent());
+    memory.map(runtimeAddress(layout.code), code.length, Perm.RX);
+    memory.poke(runtimeAddress(layout.code), code);
+    memory.map(runtimeAddress(layout.scratch), at.SCRATCH_SIZE, Perm.RW);
+    memory.map(runtimeAddress(layout.readOnly), at.READ_ONLY_SIZE, Perm.R);
+    memory.poke(runtimeAddress(layout.readOnly), at.readOnlyContent());
   }
 
   /**
@@ -44,24 +47,29 @@ export class EmulatedSide {
   private load(before: Uint8Array): void {
     const { cpu } = this;
     const view = new DataView(before.buffer, before.byteOffset, before.byteLength);
-    cpu.memory.poke(runtimeAddress(at.AREA), before.subarray(Record.AREA, Record.AREA + at.AREA_SIZE));
-    cpu.memory.poke(runtimeAddress(at.EDGE), before.subarray(Record.EDGE, Record.EDGE + at.EDGE_SIZE));
+    cpu.memory.poke(runtimeAddress(this.layout.area), before.subarray(Record.AREA, Record.AREA + at.AREA_SIZE));
+    cpu.memory.poke(runtimeAddress(this.layout.edge), before.subarray(Record.EDGE, Record.EDGE + at.EDGE_SIZE));
     for (let i = 0; i < 32; i++) cpu.w[i] = view.getInt32(Record.GPR + 4 * i, true);
     for (let i = 0; i < 64; i++) cpu.w[state.XMM + i] = view.getInt32(Record.XMM + 4 * i, true);
     cpu.rflags = view.getUint32(Record.FLAGS, true);
     cpu.w[state.MXCSR] = view.getInt32(Record.FX_MXCSR, true);
     cpu.w[state.MXCSR_STALE] = 0;
     cpu.w[state.FPU_CONTROL] = view.getUint16(Record.FX, true);
-    cpu.w[state.FS_BASE] = at.FS_BASE;
-    cpu.w[state.GS_BASE] = at.GS_BASE;
+    for (const [word, base] of [
+      [state.FS_BASE, at.FS_BASE],
+      [state.GS_BASE, at.GS_BASE],
+    ] as const) {
+      cpu.w[word] = state.lowWord(base);
+      cpu.w[word + 1] = state.highWord(base);
+    }
     cpu.ip = view.getUint32(Record.IP, true);
   }
 
   private store(after: Uint8Array, outcome: Outcome): void {
     const { cpu } = this;
     const view = new DataView(after.buffer, after.byteOffset, after.byteLength);
-    after.set(cpu.memory.peek(runtimeAddress(at.AREA), at.AREA_SIZE), Record.AREA);
-    after.set(cpu.memory.peek(runtimeAddress(at.EDGE), at.EDGE_SIZE), Record.EDGE);
+    after.set(cpu.memory.peek(runtimeAddress(this.layout.area), at.AREA_SIZE), Record.AREA);
+    after.set(cpu.memory.peek(runtimeAddress(this.layout.edge), at.EDGE_SIZE), Record.EDGE);
     for (let i = 0; i < 32; i++) view.setInt32(Record.GPR + 4 * i, cpu.w[i]!, true);
     for (let i = 0; i < 64; i++) view.setInt32(Record.XMM + 4 * i, cpu.w[state.XMM + i]!, true);
     view.setBigUint64(Record.FLAGS, BigInt(cpu.rflags), true);

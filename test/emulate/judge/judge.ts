@@ -3,11 +3,11 @@
 import { vaddr } from "../../../src/address.js";
 import { iced } from "../../../src/x86/iced.js";
 import { disassemble } from "../../../src/x86/relocate.js";
-import { type Case, makeCase } from "./cases.js";
+import { type Case, layoutOf, makeCase } from "./cases.js";
 import { EmulatedSide } from "./emulated.js";
 import type { Form } from "./forms.js";
 import * as at from "./layout.js";
-import { Exception, FAULTED, RECORD_SIZE, Record, slotAddress } from "./layout.js";
+import { Exception, FAULTED, instructionAt, type Layout, RECORD_SIZE, Record } from "./layout.js";
 import { codeOf, runNatively } from "./native.js";
 import { describe } from "./report.js";
 import { undefinedResults } from "./undefined-results.js";
@@ -49,9 +49,12 @@ export async function judge(forms: readonly Form[], options: Options): Promise<r
   const results = forms.map((form): FormResult => emptyResult(form));
   const { cases, single } = options;
   const capacity = Math.min(BATCH, forms.length * (single === undefined ? cases : 1));
-  let batch = new Batch(options, capacity);
+  const batches = new Map<Layout, Batch>();
   for (const result of results) {
     for (let number = single ?? 0; number < (single === undefined ? cases : single + 1); number++) {
+      const layout = layoutOf(number);
+      const batch = batches.get(layout) ?? new Batch(layout, options, capacity);
+      batches.set(layout, batch);
       if (!batch.add(result, number)) {
         // Some choices of operands make another instruction; some forms have none that a decoder takes.
         result.unencodable++;
@@ -60,11 +63,11 @@ export async function judge(forms: readonly Form[], options: Options): Promise<r
       }
       if (batch.isFull) {
         await batch.run();
-        batch = new Batch(options, capacity);
+        batches.delete(layout);
       }
     }
   }
-  await batch.run();
+  for (const batch of batches.values()) await batch.run();
   return results;
 }
 
@@ -86,6 +89,7 @@ class Batch {
   private readonly before: Uint8Array;
 
   constructor(
+    private readonly layout: Layout,
     private readonly options: Options,
     private readonly capacity: number,
   ) {
@@ -113,11 +117,21 @@ class Batch {
     const emulated = new Uint8Array(before.length);
     const recordOf = (records: Uint8Array, i: number) => records.subarray(i * RECORD_SIZE, (i + 1) * RECORD_SIZE);
     const plant = this.options.plant ?? ((instruction) => instruction);
-    const side = new EmulatedSide(codeOf(cases.map((c) => plant(c.bytes))));
+    const side = new EmulatedSide(
+      this.layout,
+      codeOf(
+        this.layout,
+        cases.map((c) => plant(c.bytes)),
+      ),
+    );
     const unknown = cases.map((_, i) => side.run(recordOf(before, i), recordOf(emulated, i)));
     // What the emulator cannot run is not run natively either: it might change what the other cases rely on.
     const native = await runNatively(
-      codeOf(cases.map((c, i) => (unknown[i] === undefined ? c.bytes : nothing))),
+      this.layout,
+      codeOf(
+        this.layout,
+        cases.map((c, i) => (unknown[i] === undefined ? c.bytes : nothing)),
+      ),
       before,
     );
     cases.forEach((one, i) => {
@@ -141,7 +155,7 @@ class Batch {
           describe(
             one,
             this.options.seed,
-            disassemble(one.bytes, vaddr(instructionAt(i))),
+            disassemble(one.bytes, vaddr(instructionAt(one.layout, i))),
             recordBefore,
             theirs,
             ours,
@@ -151,8 +165,6 @@ class Batch {
     });
   }
 }
-
-const instructionAt = (slot: number): number => slotAddress(slot) + at.INSTRUCTION_IN_SLOT;
 
 const nothing = new Uint8Array(0);
 
@@ -180,7 +192,7 @@ function compare(
 ): string | undefined {
   const native = new DataView(theirs.buffer, theirs.byteOffset, theirs.byteLength);
   const emulated = new DataView(ours.buffer, ours.byteOffset, ours.byteLength);
-  normalize(native, instructionAt(slot));
+  normalize(native, instructionAt(one.layout, slot));
   for (const view of [native, emulated])
     view.setUint16(Record.FX_MXCSR, view.getUint16(Record.FX_MXCSR, true) & 0xffc0, true);
   const found: string[] = [];

@@ -15,19 +15,21 @@ import { vaddr } from "../../../src/address.js";
 import { PF_R, PF_W, PF_X } from "../../../src/elf/constants.js";
 import { writeProgram } from "../../../src/elf/write-program.js";
 import * as at from "./layout.js";
-import { RECORD_SIZE, Record, slotAddress } from "./layout.js";
+import { type Layout, RECORD_SIZE, Record } from "./layout.js";
 
-const STUB = 0x20000000;
+// Within 2 GiB of the code of both layouts, and below 2^31.
+const STUB = 0x70000000;
 /** What the stub works with, then its stack and the signals' one. */
-const DATA = 0x21000000;
+const DATA = 0x71000000;
 const DATA_SIZE = 0x20000;
 const STACK_TOP = DATA + 0x8000;
 const SIGNAL_STACK = DATA + 0x10000;
 const SIGNAL_STACK_SIZE = 0x10000;
 const INPUT = 0x30000000;
 const OUTPUT = 0x50000000;
-/** Two words: where the input ends, and where the output. */
-const ENDS = 0x22000000;
+/** Four words: where the input ends, and the output; where area and edge are. */
+const PLACES = 0x72000000;
+const [INPUT_END, OUTPUT_END, AREA, EDGE] = [0, 8, 16, 24].map((i) => PLACES + i) as [number, number, number, number];
 
 /** In DATA: the record of the case that runs, then variables. */
 const RECORD = DATA;
@@ -95,7 +97,7 @@ function stub(): string {
       ${actions}
       mov eax, 158
       mov edi, 0x1002
-      mov esi, ${at.FS_BASE}
+      mov rsi, ${at.FS_BASE}
       syscall
       mov eax, 158
       mov edi, 0x1001
@@ -105,13 +107,13 @@ function stub(): string {
       ${set(OUTPUT_AT, OUTPUT)}
     next:
       ${load("rsi", INPUT_AT)}
-      ${compare("rsi", ENDS)}
+      ${compare("rsi", INPUT_END)}
       jae done
       cld
-      mov edi, ${at.AREA}
+      ${load("rdi", AREA)}
       mov ecx, ${at.AREA_SIZE / 8}
       rep movsq
-      mov edi, ${at.EDGE}
+      ${load("rdi", EDGE)}
       mov ecx, ${at.EDGE_SIZE / 8}
       rep movsq
       sub rsi, ${Record.GPR}
@@ -130,7 +132,7 @@ function stub(): string {
       ${jumpTo(TARGET)}
     done:
       mov r12d, ${OUTPUT}
-      ${load("r13", ENDS + 8)}
+      ${load("r13", OUTPUT_END)}
     more:
       mov eax, 1
       mov edi, 1
@@ -165,10 +167,10 @@ const exit = (next: number): string => `
       cld
       ${fxsave64(RECORD + Record.FX)}
       ${load("rdi", OUTPUT_AT)}
-      mov esi, ${at.AREA}
+      ${load("rsi", AREA)}
       mov ecx, ${at.AREA_SIZE / 8}
       rep movsq
-      mov esi, ${at.EDGE}
+      ${load("rsi", EDGE)}
       mov ecx, ${at.EDGE_SIZE / 8}
       rep movsq
       mov esi, ${RECORD + Record.GPR}
@@ -228,13 +230,13 @@ function landing(address: number): Uint8Array {
 }
 
 /** The code of all cases: a slot each. What no case has any business to run is int3. */
-export function codeOf(instructions: readonly Uint8Array[]): Uint8Array {
+export function codeOf(layout: Layout, instructions: readonly Uint8Array[]): Uint8Array {
   const code = new Uint8Array(instructions.length * at.SLOT_SIZE).fill(0xcc);
   instructions.forEach((bytes, i) => {
-    const slot = slotAddress(i);
-    const put = (offset: number) => code.set(landing(slot + offset), slot - at.CODE + offset);
+    const slot = i * at.SLOT_SIZE;
+    const put = (offset: number) => code.set(landing(layout.code + slot + offset), slot + offset);
     put(at.LANDING_BEFORE);
-    code.set(bytes, slot - at.CODE + at.INSTRUCTION_IN_SLOT);
+    code.set(bytes, slot + at.INSTRUCTION_IN_SLOT);
     put(at.INSTRUCTION_IN_SLOT + bytes.length);
     put(at.LANDING_BEHIND);
   });
@@ -247,17 +249,18 @@ export function codeOf(instructions: readonly Uint8Array[]): Uint8Array {
  * @param records the states before, RECORD_SIZE bytes each
  * @returns the states after
  */
-export async function runNatively(code: Uint8Array, records: Uint8Array): Promise<Uint8Array> {
-  const ends = Buffer.alloc(16);
-  ends.writeUInt32LE(INPUT + records.length, 0);
-  ends.writeUInt32LE(OUTPUT + records.length, 8);
+export async function runNatively(layout: Layout, code: Uint8Array, records: Uint8Array): Promise<Uint8Array> {
+  const places = Buffer.alloc(32);
+  [INPUT + records.length, OUTPUT + records.length, layout.area, layout.edge].forEach((value, i) => {
+    places.writeBigUInt64LE(BigInt(value), 8 * i);
+  });
   const program = writeProgram(vaddr(STUB), [
-    { name: ".cases", address: vaddr(at.CODE), bytes: code, flags: PF_R | PF_X },
-    { name: ".scratch", address: vaddr(at.SCRATCH), bytes: empty, size: at.SCRATCH_SIZE, flags: PF_R | PF_W },
-    { name: ".rodata", address: vaddr(at.READ_ONLY), bytes: at.readOnlyContent(), flags: PF_R },
+    { name: ".cases", address: vaddr(layout.code), bytes: code, flags: PF_R | PF_X },
+    { name: ".scratch", address: vaddr(layout.scratch), bytes: empty, size: at.SCRATCH_SIZE, flags: PF_R | PF_W },
+    { name: ".rodata", address: vaddr(layout.readOnly), bytes: at.readOnlyContent(), flags: PF_R },
     { name: ".text", address: vaddr(STUB), bytes: await stubBytes(), flags: PF_R | PF_X },
     { name: ".data", address: vaddr(DATA), bytes: empty, size: DATA_SIZE, flags: PF_R | PF_W },
-    { name: ".ends", address: vaddr(ENDS), bytes: ends, flags: PF_R },
+    { name: ".places", address: vaddr(PLACES), bytes: places, flags: PF_R },
     { name: ".before", address: vaddr(INPUT), bytes: records, flags: PF_R },
     { name: ".after", address: vaddr(OUTPUT), bytes: empty, size: records.length, flags: PF_R | PF_W },
   ]);

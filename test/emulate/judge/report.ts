@@ -51,8 +51,8 @@ export function describe(
     add(`xmm${i}`, (v) => `${hex64(v, offset + 8)}_${hex64(v, offset)}`, vector);
   }
   for (const [offset, address, size] of [
-    [Record.AREA, at.AREA, at.AREA_SIZE],
-    [Record.EDGE, at.EDGE, at.EDGE_SIZE],
+    [Record.AREA, one.layout.area, at.AREA_SIZE],
+    [Record.EDGE, one.layout.edge, at.EDGE_SIZE],
   ] as const) {
     for (let i = 0; i < size; i += 16) {
       const name = (address + i).toString(16);
