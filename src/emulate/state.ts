@@ -40,7 +40,9 @@ export const MXCSR_STALE = XMM + 16 * 4;
 export const STATE_WORDS = MXCSR_STALE + 1;
 /** Behind the state: four words for the memory operand of an SSE instruction while it runs (xmm.ts). */
 export const OPERAND = XMM + 17 * 4;
-const BUFFER_WORDS = OPERAND + 4;
+/** Two words that are always zero: the base register of an address that has none. */
+export const ZERO = OPERAND + 4;
+const BUFFER_WORDS = ZERO + 2;
 
 /** General-purpose registers by their number in encodings. */
 export const Gpr = {
@@ -77,8 +79,9 @@ export const Rflags = {
   OTHER: 0x100 | 0x4000 | 0x40000 | 0x200000,
 } as const;
 
-const DEFAULT_MXCSR = 0x1f80;
-const DEFAULT_FPU_CONTROL = 0x37f;
+/** What a new program finds: all exceptions masked, rounding to nearest, for x87 with 64 bits. */
+export const DEFAULT_MXCSR = 0x1f80;
+export const DEFAULT_FPU_CONTROL = 0x37f;
 
 export class State {
   readonly buffer = new ArrayBuffer(BUFFER_WORDS * 4);

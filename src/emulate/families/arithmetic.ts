@@ -7,6 +7,7 @@
  */
 import { iced } from "../../x86/iced.js";
 import type { Cpu } from "../cpu.js";
+import { fusedBinary, fusedComparison } from "../fused.js";
 import type { Instruction } from "../instruction.js";
 import { type Compile, type Family, getOf, putBackOf, type Step, sizeOf, updateOf } from "../operands.js";
 import { FA, FC, FO, FP, FS, FZ } from "../state.js";
@@ -106,6 +107,8 @@ const sbb = ofSub(true);
 export function binary(instruction: Instruction, operation: AluBySize): Step {
   const [a, b] = instruction.operands as [Instruction["operands"][0], Instruction["operands"][0]];
   const alu = operation[sizeOf(a)];
+  const fused = fusedBinary(a, b, alu);
+  if (fused !== undefined) return fused;
   const getB = getOf(b);
   const getA = updateOf(a);
   const put = putBackOf(a);
@@ -122,6 +125,8 @@ export function binary(instruction: Instruction, operation: AluBySize): Step {
 export function comparison(instruction: Instruction, operation: AluBySize): Step {
   const [a, b] = instruction.operands as [Instruction["operands"][0], Instruction["operands"][0]];
   const alu = operation[sizeOf(a)];
+  const fused = fusedComparison(a, b, alu);
+  if (fused !== undefined) return fused;
   const getA = getOf(a);
   const getB = getOf(b);
   return (cpu) => {

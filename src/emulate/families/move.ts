@@ -2,6 +2,8 @@
  * Moving integers: mov, movabs, lea, movzx, movsx, movsxd, xchg, cmovcc, setcc, bswap, cbw and its kin. No flags change.
  */
 import { iced } from "../../x86/iced.js";
+import { fusedLea, fusedMove } from "../fused.js";
+import type { MemoryOperand } from "../instruction.js";
 import {
   addressOf,
   type Compile,
@@ -24,8 +26,8 @@ const RDX = 2 * Gpr.RDX;
 const mov: Compile = ({ operands }) => {
   const [to, from] = operands;
   if (to === undefined || from === undefined || to.kind === "other" || from.kind === "other") return undefined;
-  const fast = registerMove(to, from);
-  if (fast !== undefined) return fast;
+  const fused = fusedMove(to, from);
+  if (fused !== undefined) return fused;
   const get = getOf(from);
   const put = putOf(to);
   return (cpu) => {
@@ -36,38 +38,14 @@ const mov: Compile = ({ operands }) => {
 
 type Operand = Parameters<typeof getOf>[0];
 
-/** The commonest forms without a call for each operand. */
-function registerMove(to: Operand, from: Operand): Step | undefined {
-  if (to.kind !== "gpr" || to.size < 4) return undefined;
-  const d = 2 * to.index;
-  if (from.kind === "gpr") {
-    const s = 2 * from.index;
-    if (to.size === 4)
-      return ({ w }) => {
-        w[d] = w[s]!;
-        w[d + 1] = 0;
-      };
-    return ({ w }) => {
-      w[d] = w[s]!;
-      w[d + 1] = w[s + 1]!;
-    };
-  }
-  if (from.kind === "immediate") {
-    const lo = from.value.lo;
-    const hi = to.size === 4 ? 0 : from.value.hi;
-    return ({ w }) => {
-      w[d] = lo;
-      w[d + 1] = hi;
-    };
-  }
-  return undefined;
-}
-
 const lea: Compile = ({ operands }) => {
   const [to, from] = operands;
   if (to === undefined || from?.kind !== "memory") return undefined;
   // Segments do not count for lea.
-  const address = addressOf({ ...from, segment: -1 });
+  const operand: MemoryOperand = { ...from, segment: -1 };
+  const fused = fusedLea(to, operand);
+  if (fused !== undefined) return fused;
+  const address = addressOf(operand);
   const put = putOf(to);
   return (cpu) => {
     const lo = address(cpu);

@@ -3,7 +3,7 @@
  * struct ucontext, struct siginfo; above it the FXSAVE image, Intel SDM vol. 1, table 10-2), and the way back.
  */
 import { type RuntimeAddress, runtimeAddress } from "../../address.js";
-import { FPU_CONTROL, Gpr, MXCSR, Rflags, XMM } from "../state.js";
+import { DEFAULT_FPU_CONTROL, DEFAULT_MXCSR, FPU_CONTROL, Gpr, MXCSR, MXCSR_STALE, Rflags, XMM } from "../state.js";
 import { CallError } from "./errno.js";
 import { type Process, readUser, writeUser } from "./process.js";
 import { type Action, bitOf, SA_NODEFER, SA_RESETHAND, type SignalInfo } from "./signals.js";
@@ -77,6 +77,14 @@ export function enterHandler(process: Process, info: SignalInfo, action: Action)
     throw error;
   }
 
+  // The handler begins with registers as a new program has them.
+  const { w } = cpu;
+  signals.staleFrame ||= w[MXCSR_STALE] !== 0;
+  w[MXCSR] = DEFAULT_MXCSR;
+  w[MXCSR_STALE] = 0;
+  w[FPU_CONTROL] = DEFAULT_FPU_CONTROL;
+  w.fill(0, XMM, XMM + 64);
+
   signals.blocked |= action.mask;
   if ((action.flags & SA_NODEFER) === 0n) signals.blocked |= bitOf(info.signal);
   if ((action.flags & SA_RESETHAND) !== 0n) signals.actions.delete(info.signal);
@@ -118,5 +126,6 @@ function restoreVectors(process: Process, at: RuntimeAddress): void {
   const image = readUser(process, at, FXSAVE_SIZE);
   cpu.w[FPU_CONTROL] = image.readUInt16LE(0);
   cpu.w[MXCSR] = image.readInt32LE(FXSAVE_MXCSR);
+  cpu.w[MXCSR_STALE] = process.signals.staleFrame ? 1 : 0;
   cpu.b.set(image.subarray(FXSAVE_XMM, FXSAVE_XMM + 256), 4 * XMM);
 }

@@ -55,6 +55,8 @@ export interface SignalInfo {
 export class SignalState {
   readonly actions = new Map<number, Action>();
   blocked = 0n;
+  /** A frame holds exception flags of MXCSR that nobody knows (state.ts, MXCSR_STALE). */
+  staleFrame = false;
   pending: readonly SignalInfo[] = [];
   /** As sigaltstack has it. */
   alternate: { readonly at: bigint; readonly size: bigint; readonly disabled: boolean } = {
