@@ -15,6 +15,9 @@ const SHOWN = 5;
 const CALL = 0xe8;
 const LOWER_AND_CALL = [0x48, 0x8d, 0x64, 0x24, 0x80, CALL];
 
+/** A line of /proc/PID/maps: range, flags, file offset, device, inode, path. */
+const MAPPING = /^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+
 /** Whether a kernel has turned what stood here into a call. */
 export const isOptimized = (bytes: Uint8Array): boolean =>
   bytes[0] === CALL || LOWER_AND_CALL.every((byte, i) => bytes[i] === byte);
@@ -55,19 +58,12 @@ export class Witness {
    */
   look(maps: readonly string[], memory: (address: number, into: Uint8Array) => number): void {
     for (const line of maps) {
-      const [range, flags, offset, device, inode, path] = line.split(/ +/, 6) as [
-        string,
-        string,
-        string,
-        string,
-        string,
-        string,
-      ];
+      const [, from = "", to = "", flags = "", offset = "", device, inode, path] = MAPPING.exec(line) ?? [];
       // Some file systems say another device number here than elsewhere; the path tells those.
       const same =
         `${device} ${inode}` === this.#file.identity || (inode === this.#file.inode && path === this.#file.realPath);
       if (!same || flags[2] !== "x") continue;
-      const [start, end] = range.split("-").map((n) => Number.parseInt(n, 16)) as [number, number];
+      const [start, end] = [Number.parseInt(from, 16), Number.parseInt(to, 16)];
       this.#mapping(start, Number.parseInt(offset, 16), end - start, memory);
     }
   }

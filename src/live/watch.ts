@@ -5,9 +5,9 @@
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
-import type { Duplex } from "node:stream";
+import type { Duplex, Readable } from "node:stream";
 import { FileError } from "../files/file-error.js";
-import { type ProgramFile, writeProgramFile } from "./program-file.js";
+import { writeProgramFile } from "./program-file.js";
 import { Event, MESSAGE_SIZE, SOCKET, watcherProgram } from "./watcher-program.js";
 
 export interface Command {
@@ -46,12 +46,18 @@ export interface Running {
 export function watch(command: Command, look: (thread: number) => void): Running {
   const file = writeProgramFile("watcher", watcherProgram());
   const child = new Child();
-  const watcher = spawn(file.path, [command.program, ...command.argv], {
-    stdio: [...command.stdio, "pipe"],
-    argv0: "usdt-nop5-watcher",
-  });
+  let watcher: ReturnType<typeof spawn>;
+  try {
+    // When this returns the program runs: its file is not needed any more.
+    watcher = spawn(file.path, [command.program, ...command.argv], {
+      stdio: [...command.stdio, "pipe"],
+      argv0: "usdt-nop5-watcher",
+    });
+  } finally {
+    file.remove();
+  }
   for (const descriptor of [1, 2] as const)
-    watcher.stdio[descriptor]?.on("data", (chunk: Buffer) => command.output?.(descriptor, chunk));
+    (watcher.stdio[descriptor] as Readable | null)?.on("data", (chunk: Buffer) => command.output?.(descriptor, chunk));
   const watcherId = watcher.pid ?? 0;
   return {
     kill: (signal) => child.kill(signal),
@@ -59,10 +65,7 @@ export function watch(command: Command, look: (thread: number) => void): Running
     ended: new Promise<Ending>((resolve, reject) => {
       const socket = watcher.stdio[SOCKET] as Duplex | null;
       const talk = converse(command.program, watcherId, look, child);
-      watcher.once("error", (error) => {
-        file.remove();
-        reject(new FileError(file.path, `cannot be run: ${error.message}`));
-      });
+      watcher.once("error", (error) => reject(new FileError(file.path, `cannot be run: ${error.message}`)));
       if (socket === null || watcher.pid === undefined) return;
       socket.on("error", () => {}); // the watcher is gone: its end says so
       let rest: Buffer = Buffer.alloc(0);
@@ -78,7 +81,13 @@ export function watch(command: Command, look: (thread: number) => void): Running
         }
       });
       // When the output has been read to its end, too.
-      watcher.once("close", () => conclude(file, talk, resolve, reject));
+      watcher.once("close", () => {
+        try {
+          resolve(talk.outcome());
+        } catch (error) {
+          reject(error);
+        }
+      });
     }),
   };
 }
@@ -152,15 +161,6 @@ function converse(program: string, watcher: number, look: (thread: number) => vo
         : { exitCode: null, signal: signalName(signal), execs: Math.max(execs, 0) };
     },
   };
-}
-
-function conclude(file: ProgramFile, talk: Talk, resolve: (e: Ending) => void, reject: (e: unknown) => void): void {
-  file.remove();
-  try {
-    resolve(talk.outcome());
-  } catch (error) {
-    reject(error);
-  }
 }
 
 /** The watcher blocks all signals: one that was sent to the whole group is pending there. */
