@@ -9,6 +9,7 @@
  */
 import type { Cpu } from "./cpu.js";
 import type { Instruction, MemoryOperand, Operand } from "./instruction.js";
+import { ZERO } from "./state.js";
 
 /** Thrown when an instruction is compiled with an operand that its family does not handle: then it is not implemented. */
 export class UnsupportedOperand extends Error {}
@@ -61,24 +62,27 @@ export function addressOf(operand: MemoryOperand): AddressOf {
   };
 }
 
+/** All forms: absent registers count as ZERO, which is a register that nobody writes. */
 function generalAddress({ base, index, scale, segment, addressSize, displacement }: MemoryOperand): AddressOf {
   const shift = 31 - Math.clz32(scale);
+  const carryShift = 32 - shift;
+  const b = base < 0 ? ZERO : 2 * base;
+  const x = index < 0 ? ZERO : 2 * index;
+  const s = segment < 0 ? ZERO : segment;
+  const { lo: d, hi: dHi } = displacement;
+  const narrow = addressSize === 4;
   return (cpu) => {
     const w = cpu.w;
-    let lo = displacement.lo;
-    let hi = displacement.hi;
-    const add = (byLo: number, byHi: number): void => {
-      lo = (lo + byLo) | 0;
-      hi = (hi + byHi + (lo >>> 0 < byLo >>> 0 ? 1 : 0)) | 0;
-    };
-    if (base >= 0) add(w[2 * base]!, w[2 * base + 1]!);
-    if (index >= 0) {
-      const xLo = w[2 * index]!;
-      add(xLo << shift, (w[2 * index + 1]! << shift) | (shift === 0 ? 0 : xLo >>> (32 - shift)));
-    }
-    if (addressSize === 4) hi = 0;
-    if (segment >= 0) add(w[segment]!, w[segment + 1]!);
-    cpu.addressHi = hi;
+    const xLo = w[x]!;
+    const scaled = xLo << shift;
+    const scaledHi = (w[x + 1]! << shift) | (shift === 0 ? 0 : xLo >>> carryShift);
+    const sum = (w[b]! + scaled) | 0;
+    const sumHi = w[b + 1]! + scaledHi + (sum >>> 0 < scaled >>> 0 ? 1 : 0);
+    const offset = (sum + d) | 0;
+    const offsetHi = narrow ? 0 : (sumHi + dHi + (offset >>> 0 < d >>> 0 ? 1 : 0)) | 0;
+    const from = w[s]!;
+    const lo = (offset + from) | 0;
+    cpu.addressHi = (offsetHi + w[s + 1]! + (lo >>> 0 < from >>> 0 ? 1 : 0)) | 0;
     cpu.addressLo = lo;
     return lo;
   };

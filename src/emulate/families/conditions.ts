@@ -9,23 +9,40 @@ export type Condition = (cpu: Cpu) => boolean;
 
 const { ConditionCode } = iced;
 
+export const overflow: Condition = ({ w }) => w[FO]! < 0;
+export const notOverflow: Condition = ({ w }) => w[FO]! >= 0;
+export const below: Condition = ({ w }) => w[FC] !== 0;
+export const aboveOrEqual: Condition = ({ w }) => w[FC] === 0;
+export const equal: Condition = ({ w }) => w[FZ] === 0;
+export const notEqual: Condition = ({ w }) => w[FZ] !== 0;
+export const belowOrEqual: Condition = ({ w }) => w[FC] !== 0 || w[FZ] === 0;
+export const above: Condition = ({ w }) => w[FC] === 0 && w[FZ] !== 0;
+export const sign: Condition = ({ w }) => w[FS]! < 0;
+export const notSign: Condition = ({ w }) => w[FS]! >= 0;
+export const parityEven: Condition = ({ w }) => parity(w[FP]!);
+export const parityOdd: Condition = ({ w }) => !parity(w[FP]!);
+export const less: Condition = ({ w }) => (w[FS]! ^ w[FO]!) < 0;
+export const greaterOrEqual: Condition = ({ w }) => (w[FS]! ^ w[FO]!) >= 0;
+export const lessOrEqual: Condition = ({ w }) => w[FZ] === 0 || (w[FS]! ^ w[FO]!) < 0;
+export const greater: Condition = ({ w }) => w[FZ] !== 0 && (w[FS]! ^ w[FO]!) >= 0;
+
 const conditions = new Map<number, Condition>([
-  [ConditionCode.o, ({ w }) => w[FO]! < 0],
-  [ConditionCode.no, ({ w }) => w[FO]! >= 0],
-  [ConditionCode.b, ({ w }) => w[FC] !== 0],
-  [ConditionCode.ae, ({ w }) => w[FC] === 0],
-  [ConditionCode.e, ({ w }) => w[FZ] === 0],
-  [ConditionCode.ne, ({ w }) => w[FZ] !== 0],
-  [ConditionCode.be, ({ w }) => w[FC] !== 0 || w[FZ] === 0],
-  [ConditionCode.a, ({ w }) => w[FC] === 0 && w[FZ] !== 0],
-  [ConditionCode.s, ({ w }) => w[FS]! < 0],
-  [ConditionCode.ns, ({ w }) => w[FS]! >= 0],
-  [ConditionCode.p, ({ w }) => parity(w[FP]!)],
-  [ConditionCode.np, ({ w }) => !parity(w[FP]!)],
-  [ConditionCode.l, ({ w }) => (w[FS]! ^ w[FO]!) < 0],
-  [ConditionCode.ge, ({ w }) => (w[FS]! ^ w[FO]!) >= 0],
-  [ConditionCode.le, ({ w }) => w[FZ] === 0 || (w[FS]! ^ w[FO]!) < 0],
-  [ConditionCode.g, ({ w }) => w[FZ] !== 0 && (w[FS]! ^ w[FO]!) >= 0],
+  [ConditionCode.o, overflow],
+  [ConditionCode.no, notOverflow],
+  [ConditionCode.b, below],
+  [ConditionCode.ae, aboveOrEqual],
+  [ConditionCode.e, equal],
+  [ConditionCode.ne, notEqual],
+  [ConditionCode.be, belowOrEqual],
+  [ConditionCode.a, above],
+  [ConditionCode.s, sign],
+  [ConditionCode.ns, notSign],
+  [ConditionCode.p, parityEven],
+  [ConditionCode.np, parityOdd],
+  [ConditionCode.l, less],
+  [ConditionCode.ge, greaterOrEqual],
+  [ConditionCode.le, lessOrEqual],
+  [ConditionCode.g, greater],
 ]);
 
 /** @throws RangeError for ConditionCode.None */

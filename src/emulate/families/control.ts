@@ -7,8 +7,8 @@ import type { Cpu } from "../cpu.js";
 import { Fault } from "../fault.js";
 import type { Instruction, Words } from "../instruction.js";
 import { type Compile, type Family, type Get, getOf, type Step } from "../operands.js";
-import { FZ, Gpr, IP } from "../state.js";
-import { type Condition, conditionOf } from "./conditions.js";
+import { Gpr, IP } from "../state.js";
+import * as is from "./conditions.js";
 import { push64 } from "./stack.js";
 
 const { Mnemonic, Code } = iced;
@@ -91,16 +91,45 @@ const ret: Compile = (instruction) => {
   };
 };
 
-const jumpIf = (instruction: Instruction, condition: Condition): Step | undefined => {
-  const target = targetOf(instruction);
-  if (target === undefined || !("constant" in target)) return undefined;
-  const { lo, hi } = target.constant;
-  const { next } = instruction;
-  return (cpu) => {
-    if (condition(cpu)) goTo(cpu, lo, hi);
-    else goTo(cpu, next.lo, next.hi);
+/** Where a conditional jump goes on. */
+interface Ways {
+  readonly taken: Words;
+  readonly next: Words;
+}
+
+function go({ w }: Cpu, taken: boolean, ways: Ways): void {
+  const { lo, hi } = taken ? ways.taken : ways.next;
+  w[IP] = lo;
+  w[IP + 1] = hi;
+}
+
+/** Each condition has a step of its own, of which it is a part, since jumps are every fifth instruction. */
+const jcc: readonly [number, (ways: Ways) => Step][] = [
+  [Mnemonic.Jo, (t) => (cpu) => go(cpu, is.overflow(cpu), t)],
+  [Mnemonic.Jno, (t) => (cpu) => go(cpu, is.notOverflow(cpu), t)],
+  [Mnemonic.Jb, (t) => (cpu) => go(cpu, is.below(cpu), t)],
+  [Mnemonic.Jae, (t) => (cpu) => go(cpu, is.aboveOrEqual(cpu), t)],
+  [Mnemonic.Je, (t) => (cpu) => go(cpu, is.equal(cpu), t)],
+  [Mnemonic.Jne, (t) => (cpu) => go(cpu, is.notEqual(cpu), t)],
+  [Mnemonic.Jbe, (t) => (cpu) => go(cpu, is.belowOrEqual(cpu), t)],
+  [Mnemonic.Ja, (t) => (cpu) => go(cpu, is.above(cpu), t)],
+  [Mnemonic.Js, (t) => (cpu) => go(cpu, is.sign(cpu), t)],
+  [Mnemonic.Jns, (t) => (cpu) => go(cpu, is.notSign(cpu), t)],
+  [Mnemonic.Jp, (t) => (cpu) => go(cpu, is.parityEven(cpu), t)],
+  [Mnemonic.Jnp, (t) => (cpu) => go(cpu, is.parityOdd(cpu), t)],
+  [Mnemonic.Jl, (t) => (cpu) => go(cpu, is.less(cpu), t)],
+  [Mnemonic.Jge, (t) => (cpu) => go(cpu, is.greaterOrEqual(cpu), t)],
+  [Mnemonic.Jle, (t) => (cpu) => go(cpu, is.lessOrEqual(cpu), t)],
+  [Mnemonic.Jg, (t) => (cpu) => go(cpu, is.greater(cpu), t)],
+];
+
+const conditionalJump =
+  (stepOf: (ways: Ways) => Step): Compile =>
+  (instruction) => {
+    const target = targetOf(instruction);
+    if (target === undefined || !("constant" in target)) return undefined;
+    return stepOf({ taken: target.constant, next: instruction.next });
   };
-};
 
 /** jrcxz and the loops count rcx, or ecx with an address-size prefix. */
 const countsEcx = ({ code }: Instruction): boolean =>
@@ -117,45 +146,27 @@ function countDown(w: Int32Array, narrow: boolean): boolean {
   return (w[RCX]! | w[RCX + 1]!) !== 0;
 }
 
-const jumpIfZero: Compile = (instruction) =>
-  countsEcx(instruction)
-    ? jumpIf(instruction, ({ w }) => w[RCX] === 0)
-    : jumpIf(instruction, ({ w }) => (w[RCX]! | w[RCX + 1]!) === 0);
+const jumpIfZero: Compile = (instruction) => {
+  const narrow = countsEcx(instruction);
+  const isZero: is.Condition = ({ w }) => (narrow ? w[RCX]! : w[RCX]! | w[RCX + 1]!) === 0;
+  return conditionalJump((ways) => (cpu) => go(cpu, isZero(cpu), ways))(instruction);
+};
 
 const loopWhile =
-  (condition: (w: Int32Array) => boolean): Compile =>
+  (condition: is.Condition): Compile =>
   (instruction) => {
     const narrow = countsEcx(instruction);
-    return jumpIf(instruction, ({ w }) => countDown(w, narrow) && condition(w));
+    return conditionalJump((ways) => (cpu) => go(cpu, countDown(cpu.w, narrow) && condition(cpu), ways))(instruction);
   };
-
-const jcc: readonly [number, number][] = [
-  [Mnemonic.Jo, iced.ConditionCode.o],
-  [Mnemonic.Jno, iced.ConditionCode.no],
-  [Mnemonic.Jb, iced.ConditionCode.b],
-  [Mnemonic.Jae, iced.ConditionCode.ae],
-  [Mnemonic.Je, iced.ConditionCode.e],
-  [Mnemonic.Jne, iced.ConditionCode.ne],
-  [Mnemonic.Jbe, iced.ConditionCode.be],
-  [Mnemonic.Ja, iced.ConditionCode.a],
-  [Mnemonic.Js, iced.ConditionCode.s],
-  [Mnemonic.Jns, iced.ConditionCode.ns],
-  [Mnemonic.Jp, iced.ConditionCode.p],
-  [Mnemonic.Jnp, iced.ConditionCode.np],
-  [Mnemonic.Jl, iced.ConditionCode.l],
-  [Mnemonic.Jge, iced.ConditionCode.ge],
-  [Mnemonic.Jle, iced.ConditionCode.le],
-  [Mnemonic.Jg, iced.ConditionCode.g],
-];
 
 export const control: Family = new Map<number, Compile>([
   [Mnemonic.Jmp, jump],
   [Mnemonic.Call, call],
   [Mnemonic.Ret, ret],
-  ...jcc.map(([mnemonic, code]): [number, Compile] => [mnemonic, (i) => jumpIf(i, conditionOf(code))]),
+  ...jcc.map(([mnemonic, stepOf]): [number, Compile] => [mnemonic, conditionalJump(stepOf)]),
   [Mnemonic.Jrcxz, jumpIfZero],
   [Mnemonic.Jecxz, jumpIfZero],
   [Mnemonic.Loop, loopWhile(() => true)],
-  [Mnemonic.Loope, loopWhile((w) => w[FZ] === 0)],
-  [Mnemonic.Loopne, loopWhile((w) => w[FZ] !== 0)],
+  [Mnemonic.Loope, loopWhile(is.equal)],
+  [Mnemonic.Loopne, loopWhile(is.notEqual)],
 ]);
