@@ -15,9 +15,11 @@
  */
 import { hex, type Vaddr } from "../address.js";
 import { indexOf } from "../x86/decode.js";
+import { REGISTER_COUNT, RSP } from "../x86/effects.js";
 import type { CodeRange } from "./functions.js";
 import type { ProgramFacts } from "./program.js";
 import { FrameUse, redZoneAt, type StackRead, type Verdict } from "./red-zone.js";
+import { baseOf, ENTRY, offsetOf } from "./stack-state.js";
 
 export type { StackRead, Verdict as StackFact } from "./red-zone.js";
 
@@ -35,16 +37,44 @@ export function stackFacts(facts: ProgramFacts, site: Vaddr, reads: readonly Sta
   if (typeof around === "string") return { redZone: "unknown", because: around };
   const index = indexOf(around.code, site);
   if (index < 0) return { redZone: "unknown", because: `no instruction of its function begins at ${hex(site)}` };
+  const useOf = usesOf(facts);
+  return redZoneAt(useOf(around.range)!, index, reads, useOf);
+}
+
+/** A register that holds an address of the stack, and how far that is from the stack pointer, in bytes. */
+export interface StackAddress {
+  readonly register: number;
+  readonly distance: number;
+}
+
+/** The registers, other than rsp, whose distance from rsp is known at an address, which must be in one of the sites' functions. */
+export function stackAddressesAt(facts: ProgramFacts, address: Vaddr): readonly StackAddress[] {
+  const around = facts.siteCode(address);
+  if (typeof around === "string") return [];
+  const index = indexOf(around.code, address);
+  const use = usesOf(facts)(around.range);
+  if (index < 0 || use === undefined) return [];
+  const { flow } = use;
+  flow.ensureVisited(flow.root, index);
+  const state = flow.stateAt(flow.root, index);
+  const found: StackAddress[] = [];
+  for (let register = 0; register < REGISTER_COUNT; register++) {
+    if (register === RSP || baseOf(state, register) < ENTRY || baseOf(state, register) !== baseOf(state, RSP)) continue;
+    found.push({ register, distance: offsetOf(state, register) - offsetOf(state, RSP) });
+  }
+  return found;
+}
+
+function usesOf(facts: ProgramFacts): (range: CodeRange) => FrameUse | undefined {
   let uses = known.get(facts);
   if (uses === undefined) {
     uses = new Map();
     known.set(facts, uses);
   }
   const all = uses;
-  const useOf = (range: CodeRange): FrameUse | undefined => {
+  return (range) => {
     if (!all.has(range.index))
       all.set(range.index, facts.functions.code(range).unclean === undefined ? new FrameUse(facts, range) : undefined);
     return all.get(range.index);
   };
-  return redZoneAt(useOf(around.range)!, index, reads, useOf);
 }

@@ -4,31 +4,24 @@
  *
  * Nothing that rewriting says of its own work is asked: there are two files, and facts about the first.
  */
-import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
-import { stackFacts } from "../facts/stack.js";
-import { stackReads } from "../rewrite/stack-reads.js";
-import { parseArguments } from "../usdt/arguments.js";
+import { stackAddressesAt } from "../facts/stack.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
-import { type ChangedCode, compareCode, type Stretch, touches, united, without } from "./changed-code.js";
+import { type ChangedCode, compareCode, touches, united } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
-import type { Difference, SiteVerdict } from "./contract.js";
-import { compareArguments, compareNotes, type NotePair, type NoteProblem, pairNotes } from "./note-pairs.js";
-import { type Mismatch, type Passing, type Proof, Walk } from "./same-code.js";
-import { sameBytes } from "./same-instruction.js";
+import type { SiteVerdict } from "./contract.js";
+import type { ExaminedWindow } from "./evidence.js";
+import { type NotePair, pairNotes } from "./note-pairs.js";
+import { SideRunner } from "./run-side.js";
+import { MANY_STATES, runStates, type Sides } from "./run-states.js";
+import { type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
+import { type CodeReport, judge } from "./verdicts.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
 
-export interface CodeReport {
-  /** One for each note of the original, in their order. */
-  readonly sites: readonly SiteVerdict[];
-  /** Code at addresses of the original that changed, and new code, as far as the sites account for it. */
-  readonly explained: readonly Stretch[];
-  /** Code that changed, or is new, and that no site accounts for. */
-  readonly unexplained: readonly Stretch[];
-}
+export type { CodeReport } from "./verdicts.js";
 
 /** One verdict for each note of the original, in their order. @throws InputError where a file is damaged */
 export const verifySites = (rewritten: ElfImage, original: ElfImage): readonly SiteVerdict[] =>
@@ -52,13 +45,18 @@ export function examineCode(rewritten: ElfImage, original: ElfImage): CodeReport
   const after = { code: new CodeReader(rewritten), notesAt: notesAt((p) => p.rewritten?.location) };
   const code = withProbes(compareCode(original, rewritten), pairs, before.code, after.code);
   const readers = { original: before.code, rewritten: after.code };
-  if (code.changed.length === 0) return judge({ pairs, code, ...readers, found: [], facts: undefined });
+  if (code.changed.length === 0)
+    return judge({ pairs, code, ...readers, found: [], facts: undefined, layout: undefined });
 
   const facts = gatherFacts(original, anchorsOf(pairs, code));
   const layout = new OriginalLayout(facts, before.code);
   const windows = windowsOf(facts, layout, code.changed);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
-  const found = windows.map((window): Found => ({ window, proof: prove(subject, window) }));
+  const sides = sidesFor(original, rewritten, subject, pairs);
+  const found = windows.map((window): ExaminedWindow => {
+    const proof = prove(subject, window);
+    return { window, proof, runs: run(facts, sides, window, proof) };
+  });
   return judge({ pairs, code, ...readers, found, facts, layout });
 }
 
@@ -100,12 +98,6 @@ function anchorsOf(pairs: readonly NotePair[], { changed }: ChangedCode): readon
   return [...anchors];
 }
 
-interface Found {
-  readonly window: Window;
-  /** Undefined where the original's code cannot be told. */
-  readonly proof: Proof | undefined;
-}
-
 function prove(subject: Subject, window: Window): Proof | undefined {
   if (window.unknown !== undefined) return undefined;
   const walk = new Walk(subject);
@@ -120,204 +112,39 @@ function prove(subject: Subject, window: Window): Proof | undefined {
   return walk.proof();
 }
 
-interface Evidence {
-  readonly pairs: readonly NotePair[];
-  readonly code: ChangedCode;
-  readonly original: CodeReader;
-  readonly rewritten: CodeReader;
-  readonly found: readonly Found[];
-  readonly facts: ProgramFacts | undefined;
-  readonly layout?: OriginalLayout;
-}
-
-function judge(evidence: Evidence): CodeReport {
-  const { pairs, found } = evidence;
-  const passings = new Map<number, Passing[]>();
-  for (const { proof } of found)
-    for (const passing of proof?.passings ?? [])
-      for (const note of passing.notes) passings.set(note, [...(passings.get(note) ?? []), passing]);
-  const mismatches = new Map<number, Mismatch[]>();
-  const blamed = new Set<Found>();
-  for (const one of found)
-    for (const mismatch of one.proof?.mismatches ?? [])
-      for (const note of blame(mismatch, one, evidence)) {
-        mismatches.set(note, [...(mismatches.get(note) ?? []), mismatch]);
-        blamed.add(one);
-      }
-  const sites = pairs.map((pair, i) => verdictOn(pair, passings.get(i) ?? [], mismatches.get(i) ?? [], evidence));
-  const explained = explainedCode(evidence, blamed);
-  const { changed, added } = evidence.code;
-  return { sites, explained, unexplained: without(united([...changed, ...added]), explained) };
-}
-
-/** Which probes a mismatch is about: those that it names, else the one that is nearest among those of its window. */
-function blame(mismatch: Mismatch, { window, proof }: Found, { pairs, code }: Evidence): readonly number[] {
-  if (mismatch.notes.length > 0) return mismatch.notes;
-  const passed = new Set(proof!.passings.flatMap((p) => p.notes));
-  let nearest: { note: number; distance: number } | undefined;
-  pairs.forEach(({ original, rewritten }, note) => {
-    const { location } = original;
-    const isHere = location >= window.start && location < window.end;
-    const isNew = rewritten !== undefined && touches(code.added, mismatch.rewritten, mismatch.rewritten + 1);
-    const distance = Math.min(
-      isHere || passed.has(note) ? Math.abs(location - mismatch.original) : Number.POSITIVE_INFINITY,
-      isNew ? Math.abs(rewritten.location - mismatch.rewritten) : Number.POSITIVE_INFINITY,
-    );
-    if (distance < (nearest?.distance ?? PAGE_SIZE)) nearest = { note, distance };
-  });
-  if (nearest === undefined) return [];
-  const { location } = pairs[nearest.note]!.original;
-  return pairs.flatMap((p, note) => (p.original.location === location ? [note] : []));
-}
-
-function verdictOn(
-  pair: NotePair,
-  passings: readonly Passing[],
-  mismatches: readonly Mismatch[],
-  evidence: Evidence,
-): SiteVerdict {
-  const { original, rewritten } = pair;
-  const { provider, name, location } = original;
-  const problem = problemOf(pair, passings, mismatches, evidence);
-  return {
-    provider,
-    name,
-    location,
-    newLocation: rewritten?.location ?? location,
-    verdict: problem?.verdict ?? "equivalent",
-    states: 0,
-    reason: problem?.reason ?? null,
-    difference: problem?.difference ?? null,
-  };
-}
-
-interface SiteProblem extends NoteProblem {
-  readonly difference?: Difference;
-}
-
-/** The gravest of what is wrong with a site: what shows a difference comes before what could not be decided. */
-function problemOf(
-  pair: NotePair,
-  passings: readonly Passing[],
-  mismatches: readonly Mismatch[],
-  evidence: Evidence,
-): SiteProblem | undefined {
-  const problems: SiteProblem[] = [];
-  const add = (problem: SiteProblem | undefined): void => {
-    if (problem !== undefined) problems.push(problem);
-  };
-  add(compareNotes(pair));
-  for (const mismatch of mismatches) add(describeMismatch(mismatch, evidence));
-  const { rewritten } = pair;
-  if (rewritten !== undefined) {
-    for (const { rewritten: at, original: from, stackShift } of passings)
-      add(compareArguments(pair.original, rewritten, at - from, stackShift));
-    if (passings.length === 0 && problems.length === 0) add(untouchedProblem(pair, evidence));
+/** Both files in the emulator. */
+function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pairs: readonly NotePair[]): Sides {
+  const { original: before, rewritten: after } = subject;
+  const isNew = (address: number): boolean => subject.isNew(address);
+  const destroys = new Set<number>();
+  for (const pair of pairs) {
+    const to = pair.rewritten?.location;
+    const from = pair.original.location;
+    if (to === undefined || (to === from && !subject.isChanged({ address: from, length: 1 }))) continue;
+    const form = formAt(after.code.bytes(to, LONGEST_FORM));
+    if (form !== undefined && form.name !== "nop,nop10") destroys.add(to);
   }
-  add(stackProblem(pair, passings, evidence));
-  return problems.find((p) => p.verdict === "different") ?? problems[0];
-}
-
-/** A probe that no window's proof came by: it has to stand where it stood, as it stood. */
-function untouchedProblem({ original, rewritten }: NotePair, { code, found }: Evidence): SiteProblem | undefined {
-  const { location } = original;
-  const to = rewritten!.location;
-  if (to === location && !touches(code.changed, location, location + 1))
-    return compareArguments(original, rewritten!, 0, 0);
-  const unknown = found.find(({ window }) => location >= window.start && location < window.end)?.window.unknown;
-  if (unknown !== undefined) return { verdict: "unproved", reason: unknown };
+  const inWindow = (address: number): boolean => subject.inWindow(address);
+  const isInside = (address: number): boolean => inWindow(address) || isNew(address);
   return {
-    verdict: "different",
-    reason: `where the original passes its probe at ${hex(location)}, ${hex(to)} is not passed in the rewritten file`,
+    original: new SideRunner(original, { ...before, isInside: inWindow, isNew, destroys: new Set() }),
+    rewritten: new SideRunner(rewritten, { ...after, isInside, isNew, destroys }),
+    code: before.code,
   };
 }
 
 /**
- * A patched nop5 is a call: it writes its return address below rsp, and the trampoline pushes three registers more, 32 bytes
- * in all. The facts are about all 128 bytes that a function may keep there.
+ * Runs a window from each arrival that is certain, and from where calls return to it, since a run ends with a call; from
+ * many more states where the proof has found something.
  */
-function stackProblem(
-  pair: NotePair,
-  passings: readonly Passing[],
-  { facts, pairs }: Evidence,
-): SiteProblem | undefined {
-  const isBare = passings.some(
-    ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
-  );
-  if (!isBare || facts === undefined) return undefined;
-  const { location } = pair.original;
-  const notes = pairs.filter((p) => p.original.location === location).map((p) => p.original);
-  const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
-  const { redZone, because } = stackFacts(facts, location, reads);
-  if (redZone === "unused") return undefined;
-  return redZone === "live"
-    ? { verdict: "different", reason: `its nop5, once traced, overwrites bytes below rsp that are needed: ${because}` }
-    : {
-        verdict: "unproved",
-        reason: `its nop5, once traced, may overwrite bytes below rsp that are needed: ${because}`,
-      };
-}
-
-const RED_ZONE = 128;
-
-function describeMismatch(mismatch: Mismatch, { original, rewritten }: Evidence): SiteProblem {
-  const { verdict, reason, arrival, originalWay, rewrittenWay } = mismatch;
-  return {
-    verdict,
-    reason: arrival.doubtful ? `${reason} (if anything comes here: ${arrival.reason})` : reason,
-    difference: {
-      rows: [],
-      originalTrace: originalWay.map((at) => original.text(at)),
-      rewrittenTrace: rewrittenWay.map((at) => rewritten.text(at)),
-    },
-  };
-}
-
-/**
- * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left of
- * it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
- */
-function explainedCode(
-  { pairs, code, found, rewritten, layout }: Evidence,
-  blamed: ReadonlySet<Found>,
-): readonly Stretch[] {
-  const explained: { start: number; end: number }[] = [];
-  const replaced: Stretch[] = [];
-  const ran: Stretch[] = [];
-  const walked: Stretch[] = [];
-  for (const one of found) {
-    const { window, proof } = one;
-    // What could not be told is a site's verdict where one is; where none is, nobody answers for the change.
-    const isSite = pairs.some(({ original: { location } }) => location >= window.start && location < window.end);
-    if (proof === undefined || blamed.has(one)) {
-      if (isSite || blamed.has(one)) explained.push(window);
-      continue;
-    }
-    replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
-    ran.push(...proof.ranInPlace);
-    walked.push(...proof.walkedNew);
-  }
-  const whole = united(replaced);
-  const dead = without(whole, united(ran));
-  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
-  explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
-  const fillers = without(code.added, united(walked)).filter((s) => isFiller(rewritten, s));
-  explained.push(...walked, ...fillers);
-  return united(explained);
-}
-
-/** Bytes between pieces of new code, and between it and what stood before. */
-const isFiller = (code: CodeReader, { start, end }: Stretch): boolean =>
-  code.bytes(start, end - start).every((byte) => byte === 0xcc || byte === 0);
-
-/**
- * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
- * padding.
- */
-function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Stretch): boolean {
-  const bytes = code.bytes(start, end - start);
-  if (bytes.every((byte) => byte === 0xcc)) return true;
-  const jump = code.at(start - JUMP_SIZE);
-  const isBehindDetour = jump !== null && jump.length === JUMP_SIZE && isNew(jump.target);
-  return !isBehindDetour && sameBytes(bytes, nopFill(bytes.length));
+function run(
+  facts: ProgramFacts,
+  sides: Sides,
+  { arrivals, returns }: Window,
+  proof: Proof | undefined,
+): ExaminedWindow["runs"] {
+  if (proof === undefined) return [];
+  const states = proof.mismatches.length > 0 ? MANY_STATES : undefined;
+  const certain = arrivals.filter((a) => !a.doubtful).map((a) => a.address);
+  return [...new Set([...certain, ...returns])].map((at) => runStates(sides, at, stackAddressesAt(facts, at), states));
 }

@@ -38,6 +38,8 @@ export interface Window {
   readonly start: Vaddr;
   readonly end: Vaddr;
   readonly arrivals: readonly Arrival[];
+  /** Where calls that stand in the window return to it. */
+  readonly returns: readonly Vaddr[];
   /** Why the original's code cannot be told here, or undefined. */
   readonly unknown: string | undefined;
 }
@@ -110,6 +112,7 @@ export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: 
     start,
     end,
     arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
+    returns: returnsIn(layout, start, end),
     unknown: layout.unknown(start) ?? layout.unknown(end - 1),
   }));
 }
@@ -146,6 +149,17 @@ function arrivalsIn(
     add({ address: entry.address, reason: describeEntry(entry), doubtful });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
+}
+
+function returnsIn(layout: OriginalLayout, start: Vaddr, end: Vaddr): Vaddr[] {
+  const part = layout.part(start);
+  if (part === undefined) return [];
+  const found: Vaddr[] = [];
+  for (let i = indexAt(part, start); i < part.count && addressOf(part, i) < end; i++) {
+    const behind = vaddr(addressOf(part, i) + lengthOf(part, i));
+    if (part.flow[i]! & Flow.Call && behind < end && behind < part.end) found.push(behind);
+  }
+  return found;
 }
 
 const goesOn = (flow: number): boolean => (flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;

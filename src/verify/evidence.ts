@@ -1,0 +1,30 @@
+/**
+ * What is known of two files before anybody is judged: their notes, the code that changed, and for each window what the
+ * proof and the runs have shown.
+ */
+import type { ProgramFacts } from "../facts/program.js";
+import type { ChangedCode } from "./changed-code.js";
+import type { CodeReader } from "./code-reader.js";
+import type { NotePair } from "./note-pairs.js";
+import type { WindowRuns } from "./run-states.js";
+import type { Proof } from "./same-code.js";
+import type { OriginalLayout, Window } from "./windows.js";
+
+export interface ExaminedWindow {
+  readonly window: Window;
+  /** Undefined where the original's code cannot be told. */
+  readonly proof: Proof | undefined;
+  /** From each arrival. */
+  readonly runs: readonly WindowRuns[];
+}
+
+export interface Evidence {
+  readonly pairs: readonly NotePair[];
+  readonly code: ChangedCode;
+  readonly original: CodeReader;
+  readonly rewritten: CodeReader;
+  readonly found: readonly ExaminedWindow[];
+  /** Undefined where no code changed. */
+  readonly facts: ProgramFacts | undefined;
+  readonly layout: OriginalLayout | undefined;
+}

@@ -1,0 +1,59 @@
+/**
+ * Which of the changed bytes the sites account for: what has a proof, and what a site has been blamed for. Whatever is left
+ * over has been changed by somebody else.
+ */
+import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
+import { type Stretch, touches, united, without } from "./changed-code.js";
+import type { CodeReader } from "./code-reader.js";
+import type { Evidence, ExaminedWindow } from "./evidence.js";
+import { sameBytes } from "./same-instruction.js";
+
+/**
+ * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left of
+ * it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
+ */
+export function explainedCode(
+  { pairs, code, found, rewritten, layout }: Evidence,
+  blamed: ReadonlySet<ExaminedWindow>,
+): readonly Stretch[] {
+  const explained: { start: number; end: number }[] = [];
+  const replaced: Stretch[] = [];
+  const ran: Stretch[] = [];
+  const walked: Stretch[] = [];
+  for (const one of found) {
+    const { window, proof } = one;
+    // What could not be told is a site's verdict where one is; where none is, nobody answers for the change.
+    const isSite = pairs.some(({ original: { location } }) => location >= window.start && location < window.end);
+    if (proof === undefined || blamed.has(one)) {
+      if (isSite || blamed.has(one)) explained.push(window);
+      walked.push(...(proof?.walkedNew ?? []));
+      continue;
+    }
+    replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
+    ran.push(...proof.ranInPlace);
+    walked.push(...proof.walkedNew);
+  }
+  const whole = united(replaced);
+  const dead = without(whole, united(ran));
+  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
+  explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
+  const fillers = without(code.added, united(walked)).filter((s) => isFiller(rewritten, s));
+  explained.push(...walked, ...fillers);
+  return united(explained);
+}
+
+/** Bytes between pieces of new code, and between it and what stood before. */
+const isFiller = (code: CodeReader, { start, end }: Stretch): boolean =>
+  code.bytes(start, end - start).every((byte) => byte === 0xcc || byte === 0);
+
+/**
+ * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
+ * padding.
+ */
+function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Stretch): boolean {
+  const bytes = code.bytes(start, end - start);
+  if (bytes.every((byte) => byte === 0xcc)) return true;
+  const jump = code.at(start - JUMP_SIZE);
+  const isBehindDetour = jump !== null && jump.length === JUMP_SIZE && isNew(jump.target);
+  return !isBehindDetour && sameBytes(bytes, nopFill(bytes.length));
+}

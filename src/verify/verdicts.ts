@@ -1,0 +1,211 @@
+/**
+ * From evidence to verdicts. Whatever shows a difference makes a site different: a proof that fails, a run that ends
+ * otherwise, a note that says something else. What could not be decided makes it unproved. Else it is equivalent, by its proof;
+ * how many states it was run from as well is only told.
+ */
+import { hex, PAGE_SIZE } from "../address.js";
+import { stackFacts } from "../facts/stack.js";
+import { stackReads } from "../rewrite/stack-reads.js";
+import { parseArguments } from "../usdt/arguments.js";
+import { type Stretch, touches, united, without } from "./changed-code.js";
+import type { Difference, SiteVerdict } from "./contract.js";
+import type { Evidence, ExaminedWindow } from "./evidence.js";
+import { explainedCode } from "./explained.js";
+import { compareArguments, compareNotes, type NotePair, type NoteProblem } from "./note-pairs.js";
+import { describeRun } from "./run-both.js";
+import type { StateRun } from "./run-states.js";
+import type { Mismatch, Passing } from "./same-code.js";
+
+export interface CodeReport {
+  /** One for each note of the original, in their order. */
+  readonly sites: readonly SiteVerdict[];
+  /** Code at addresses of the original that changed, and new code, as far as the sites account for it. */
+  readonly explained: readonly Stretch[];
+  /** Code that changed, or is new, and that no site accounts for. */
+  readonly unexplained: readonly Stretch[];
+}
+
+interface SiteProblem extends NoteProblem {
+  readonly difference?: Difference;
+}
+
+/** What concerns one note. */
+interface Case {
+  readonly passings: Passing[];
+  readonly problems: SiteProblem[];
+  states: number;
+}
+
+export function judge(evidence: Evidence): CodeReport {
+  const { pairs, found } = evidence;
+  const cases = pairs.map((): Case => ({ passings: [], problems: [], states: 0 }));
+  const blamed = new Set<ExaminedWindow>();
+  for (const examined of found) {
+    for (const passing of examined.proof?.passings ?? [])
+      for (const note of passing.notes) cases[note]!.passings.push(passing);
+    const accuse = (notes: readonly number[], problem: SiteProblem): void => {
+      if (notes.length > 0) blamed.add(examined);
+      for (const note of notes) cases[note]!.problems.push(problem);
+    };
+    const shown = examined.runs.flatMap(({ runs }) => runs).find(({ both }) => both.difference !== undefined);
+    for (const mismatch of examined.proof?.mismatches ?? [])
+      accuse(blame(mismatch, examined, evidence), mismatchProblem(mismatch, shown, evidence));
+    if (shown !== undefined && examined.proof?.mismatches.length === 0)
+      accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
+    for (const [note, states] of statesByNote(examined)) cases[note]!.states += states;
+  }
+  const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, evidence));
+  const explained = explainedCode(evidence, blamed);
+  const { changed, added } = evidence.code;
+  return { sites, explained, unexplained: without(united([...changed, ...added]), explained) };
+}
+
+/** From how many states both sides passed a note's probe, and could be held against each other. */
+function statesByNote({ runs }: ExaminedWindow): ReadonlyMap<number, number> {
+  const counts = new Map<number, number>();
+  for (const { both } of runs.flatMap((r) => r.runs)) {
+    if (!both.says) continue;
+    for (const note of new Set(both.original.passed)) counts.set(note, (counts.get(note) ?? 0) + 1);
+  }
+  return counts;
+}
+
+/** Which probes a mismatch is about: those that it names, else the one that is nearest among those of its window. */
+function blame(mismatch: Mismatch, examined: ExaminedWindow, evidence: Evidence): readonly number[] {
+  return mismatch.notes.length > 0
+    ? mismatch.notes
+    : nearest(mismatch.original, mismatch.rewritten, examined, evidence);
+}
+
+function blameForRun({ both }: StateRun, examined: ExaminedWindow, evidence: Evidence): readonly number[] {
+  const passed = [...new Set([...both.original.passed, ...both.rewritten.passed])];
+  if (passed.length > 0) return passed;
+  const { inside } = both.rewritten;
+  return nearest(both.original.inside.at(-1) ?? 0, inside.at(-1) ?? 0, examined, evidence);
+}
+
+function nearest(
+  original: number,
+  rewritten: number,
+  { window, proof }: ExaminedWindow,
+  { pairs, code }: Evidence,
+): readonly number[] {
+  const passed = new Set((proof?.passings ?? []).flatMap((p) => p.notes));
+  const isInNew = touches(code.added, rewritten, rewritten + 1);
+  let best: { note: number; distance: number } | undefined;
+  pairs.forEach((pair, note) => {
+    const { location } = pair.original;
+    const isHere = passed.has(note) || (location >= window.start && location < window.end);
+    const distance = Math.min(
+      isHere ? Math.abs(location - original) : Number.POSITIVE_INFINITY,
+      isInNew && pair.rewritten !== undefined
+        ? Math.abs(pair.rewritten.location - rewritten)
+        : Number.POSITIVE_INFINITY,
+    );
+    if (distance < (best?.distance ?? PAGE_SIZE)) best = { note, distance };
+  });
+  if (best === undefined) return [];
+  const { location } = pairs[best.note]!.original;
+  return pairs.flatMap((p, note) => (p.original.location === location ? [note] : []));
+}
+
+/** @param shown a run of the window that ended differently, if there is one */
+function mismatchProblem(mismatch: Mismatch, shown: StateRun | undefined, evidence: Evidence): SiteProblem {
+  const { verdict, reason, arrival, originalWay, rewrittenWay } = mismatch;
+  const { original, rewritten } = evidence;
+  if (shown !== undefined && !arrival.doubtful)
+    return { ...runProblem(shown, evidence), reason: `${reason}; seen in a run: ${shown.both.difference}` };
+  return {
+    verdict,
+    reason: arrival.doubtful ? `${reason} (if anything comes here: ${arrival.reason})` : reason,
+    difference: {
+      rows: [],
+      originalTrace: originalWay.map((at) => original.text(at)),
+      rewrittenTrace: rewrittenWay.map((at) => rewritten.text(at)),
+    },
+  };
+}
+
+function runProblem({ state, both }: StateRun, { original, rewritten }: Evidence): SiteProblem {
+  return {
+    verdict: "different",
+    reason: `a run ends differently: ${both.difference}`,
+    difference: describeRun(state, both, [(at) => original.text(at), (at) => rewritten.text(at)]),
+  };
+}
+
+function verdictOn(pair: NotePair, { passings, problems, states }: Case, evidence: Evidence): SiteVerdict {
+  const { original, rewritten } = pair;
+  const { provider, name, location } = original;
+  const all = [...problems, ...noteProblems(pair, passings, problems.length > 0, evidence)];
+  // What shows a difference comes before what could not be decided, and a table before none.
+  const different = all.filter((p) => p.verdict === "different");
+  const problem = different.find((p) => (p.difference?.rows.length ?? 0) > 0) ?? different[0] ?? all[0];
+  return {
+    provider,
+    name,
+    location,
+    newLocation: rewritten?.location ?? location,
+    verdict: problem?.verdict ?? "equivalent",
+    states,
+    reason: problem?.reason ?? null,
+    difference: problem?.difference ?? null,
+  };
+}
+
+/** What the notes say, and what a traced probe would do to the stack. */
+function noteProblems(
+  pair: NotePair,
+  passings: readonly Passing[],
+  isAccused: boolean,
+  evidence: Evidence,
+): readonly SiteProblem[] {
+  const { original, rewritten } = pair;
+  const found = [compareNotes(pair)];
+  if (rewritten !== undefined) {
+    for (const passing of passings)
+      found.push(compareArguments(original, rewritten, passing.rewritten - passing.original, passing.stackShift));
+    if (passings.length === 0 && !isAccused) found.push(untouchedProblem(pair, evidence));
+  }
+  found.push(stackProblem(pair, passings, evidence));
+  return found.filter((problem) => problem !== undefined);
+}
+
+/** A probe that no window's proof came by: it has to stand where it stood, as it stood. */
+function untouchedProblem({ original, rewritten }: NotePair, { code, found }: Evidence): SiteProblem | undefined {
+  const { location } = original;
+  const to = rewritten!.location;
+  if (to === location && !touches(code.changed, location, location + 1))
+    return compareArguments(original, rewritten!, 0, 0);
+  const unknown = found.find(({ window }) => location >= window.start && location < window.end)?.window.unknown;
+  if (unknown !== undefined) return { verdict: "unproved", reason: unknown };
+  return {
+    verdict: "different",
+    reason: `where the original passes its probe at ${hex(location)}, ${hex(to)} is not passed in the rewritten file`,
+  };
+}
+
+const RED_ZONE = 128;
+
+/**
+ * A patched nop5 is a call: it writes its return address below rsp, and the trampoline pushes three registers more, 32 bytes
+ * in all. The facts are about all 128 bytes that a function may keep there.
+ */
+function stackProblem(
+  pair: NotePair,
+  passings: readonly Passing[],
+  { facts, pairs }: Evidence,
+): SiteProblem | undefined {
+  const isBare = passings.some(
+    ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
+  );
+  if (!isBare || facts === undefined) return undefined;
+  const { location } = pair.original;
+  const notes = pairs.filter((p) => p.original.location === location).map((p) => p.original);
+  const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
+  const { redZone, because } = stackFacts(facts, location, reads);
+  if (redZone === "unused") return undefined;
+  const [verdict, what] =
+    redZone === "live" ? (["different", "overwrites"] as const) : (["unproved", "may overwrite"] as const);
+  return { verdict, reason: `its nop5, once traced, ${what} bytes below rsp that are needed: ${because}` };
+}
