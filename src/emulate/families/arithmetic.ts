@@ -28,8 +28,8 @@ function setFlags(cpu: Cpu, result: number, carry: number, overflow: number, adj
   w[FA] = adjust;
 }
 
-const addShifted =
-  (shift: number, carries: boolean): Alu =>
+const addNarrow =
+  (shift: 16 | 24, carries: boolean): Alu =>
   (cpu, aLow, _aHi, bLow) => {
     const a = aLow << shift;
     const b = bLow << shift;
@@ -40,8 +40,8 @@ const addShifted =
     return sum >>> shift;
   };
 
-const subShifted =
-  (shift: number, borrows: boolean): Alu =>
+const subNarrow =
+  (shift: 16 | 24, borrows: boolean): Alu =>
   (cpu, aLow, _aHi, bLow) => {
     const a = aLow << shift;
     const b = bLow << shift;
@@ -50,6 +50,25 @@ const subShifted =
     const borrow = ((~a & b) | ((~a | b) & difference)) >>> 31;
     setFlags(cpu, difference, borrow, (a ^ b) & (a ^ difference), (a ^ b ^ difference) >>> shift, difference >>> shift);
     return difference >>> shift;
+  };
+
+// Not the same with a shift of 0: `>>>` would give a number without a sign, which is no 32-bit integer to V8.
+const add32 =
+  (carries: boolean): Alu =>
+  (cpu, a, _aHi, b) => {
+    const sum = (a + b + (carries ? cpu.w[FC]! : 0)) | 0;
+    const carry = ((a & b) | ((a | b) & ~sum)) >>> 31;
+    setFlags(cpu, sum, carry, (a ^ sum) & (b ^ sum), a ^ b ^ sum, sum);
+    return sum;
+  };
+
+const sub32 =
+  (borrows: boolean): Alu =>
+  (cpu, a, _aHi, b) => {
+    const difference = (a - b - (borrows ? cpu.w[FC]! : 0)) | 0;
+    const borrow = ((~a & b) | ((~a | b) & difference)) >>> 31;
+    setFlags(cpu, difference, borrow, (a ^ b) & (a ^ difference), a ^ b ^ difference, difference);
+    return difference;
   };
 
 const add64 =
@@ -85,16 +104,16 @@ const sub64 =
   };
 
 const ofAdd = (carries: boolean): AluBySize => ({
-  1: addShifted(24, carries),
-  2: addShifted(16, carries),
-  4: addShifted(0, carries),
+  1: addNarrow(24, carries),
+  2: addNarrow(16, carries),
+  4: add32(carries),
   8: add64(carries),
 });
 
 const ofSub = (borrows: boolean): AluBySize => ({
-  1: subShifted(24, borrows),
-  2: subShifted(16, borrows),
-  4: subShifted(0, borrows),
+  1: subNarrow(24, borrows),
+  2: subNarrow(16, borrows),
+  4: sub32(borrows),
   8: sub64(borrows),
 });
 
