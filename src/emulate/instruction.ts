@@ -84,7 +84,8 @@ const scratch = new iced.Instruction();
 
 /**
  * Decodes instructions from `bytes`, which stand at runtime address `address`: up to one that ends a block, at most `most`,
- * or until the bytes end. The last bytes may hold only a part of an instruction: that is left out.
+ * or until the bytes end. The last bytes may hold only a part of an instruction: that is left out. Nobody may write to
+ * `bytes` later.
  */
 export function decodeInstructions(bytes: Uint8Array, address: number, most: number): Instruction[] {
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
@@ -96,7 +97,7 @@ export function decodeInstructions(bytes: Uint8Array, address: number, most: num
       if (scratch.code === Code.INVALID && decoder.lastError === iced.DecoderError.NoMoreBytes) break;
       // Whoever asks how many instructions have run stands at the beginning of a block, where that is known.
       if (asksForCount(scratch.mnemonic) && decoded.length > 0) break;
-      const instruction = describe(scratch, address + at, bytes.subarray(at, at + scratch.length));
+      const instruction = new DecodedInstruction(scratch, address + at, bytes, at);
       decoded.push(instruction);
       at += instruction.length;
       if (instruction.endsBlock) break;
@@ -110,26 +111,51 @@ export function decodeInstructions(bytes: Uint8Array, address: number, most: num
 const asksForCount = (mnemonic: number): boolean =>
   mnemonic === iced.Mnemonic.Rdtsc || mnemonic === iced.Mnemonic.Rdtscp;
 
-function describe(from: Decoded, address: number, bytes: Uint8Array): Instruction {
-  const operands: Operand[] = [];
-  const count = from.opCount;
-  for (let i = 0; i < count; i++) operands.push(operandOf(from, i));
-  return {
-    code: from.code,
-    mnemonic: from.mnemonic,
-    length: from.length,
-    at: wordsOf(address),
-    next: wordsOf(address + from.length),
-    operands,
-    rep: from.hasRepPrefix,
-    repne: from.hasRepnePrefix,
-    lock: from.hasLockPrefix,
-    endsBlock: from.flowControl !== iced.FlowControl.Next || from.code === Code.INVALID,
-    // Asked for only where something goes wrong.
-    get text() {
-      return disassemble(bytes, vaddr(address));
-    },
-  };
+/**
+ * What is asked for only now and then is computed then: tens of thousands of instructions are decoded before the first
+ * one of them faults.
+ */
+class DecodedInstruction implements Instruction {
+  readonly code: number;
+  readonly mnemonic: number;
+  readonly length: number;
+  readonly operands: readonly Operand[];
+  readonly rep: boolean;
+  readonly repne: boolean;
+  readonly lock: boolean;
+  readonly endsBlock: boolean;
+
+  /** `bytes` holds the instruction at `offset`; its runtime address is `address`. */
+  constructor(
+    from: Decoded,
+    private readonly address: number,
+    private readonly bytes: Uint8Array,
+    private readonly offset: number,
+  ) {
+    const operands: Operand[] = [];
+    const count = from.opCount;
+    for (let i = 0; i < count; i++) operands.push(operandOf(from, i));
+    this.code = from.code;
+    this.mnemonic = from.mnemonic;
+    this.length = from.length;
+    this.operands = operands;
+    this.rep = from.hasRepPrefix;
+    this.repne = from.hasRepnePrefix;
+    this.lock = from.hasLockPrefix;
+    this.endsBlock = from.flowControl !== iced.FlowControl.Next || this.code === Code.INVALID;
+  }
+
+  get at(): Words {
+    return wordsOf(this.address);
+  }
+
+  get next(): Words {
+    return wordsOf(this.address + this.length);
+  }
+
+  get text(): string {
+    return disassemble(this.bytes.subarray(this.offset, this.offset + this.length), vaddr(this.address));
+  }
 }
 
 function operandOf(from: Decoded, i: number): Operand {
@@ -159,9 +185,29 @@ function operandOf(from: Decoded, i: number): Operand {
     case OpKind.FarBranch32:
       return { kind: "other", register: Register.None };
     default:
-      return { kind: "immediate", size: immediateSize(kind), value: wordsOfBig(from.immediate(i)) };
+      return { kind: "immediate", size: immediateSize(kind), value: immediateValue(from, kind, i) };
   }
 }
+
+/** The usual kinds come as numbers; the others as BigInt, which costs more. */
+function immediateValue(from: Decoded, kind: number, i: number): Words {
+  switch (kind) {
+    case OpKind.Immediate8:
+      return { lo: from.immediate8, hi: 0 };
+    case OpKind.Immediate32:
+      return { lo: from.immediate32 | 0, hi: 0 };
+    case OpKind.Immediate8to16:
+    case OpKind.Immediate8to32:
+    case OpKind.Immediate8to64:
+      return signExtended((from.immediate8 << 24) >> 24);
+    case OpKind.Immediate32to64:
+      return signExtended(from.immediate32 | 0);
+    default:
+      return wordsOfBig(from.immediate(i));
+  }
+}
+
+const signExtended = (value: number): Words => ({ lo: value, hi: value >> 31 });
 
 function immediateSize(kind: number): number {
   switch (kind) {
