@@ -375,6 +375,88 @@ describe("outcomes", () => {
   });
 });
 
+describe("instructions that do nothing, or tell about the processor", () => {
+  const asItWas = (bytes: readonly number[]): void => {
+    const cpu = machine("nop");
+    cpu.memory.poke(CODE, Uint8Array.from([...bytes, 0xcc]));
+    const before = words(cpu);
+    expect(cpu.run(PLENTY)).toEqual({ kind: "breakpoint" });
+    expect(cpu.instructions).toBe(2);
+    cpu.ip = CODE;
+    expect(words(cpu)).toEqual(before);
+  };
+
+  test("nops of all lengths", () => {
+    const plain = [
+      [0x90],
+      [0x66, 0x90],
+      [0x0f, 0x1f, 0x00],
+      [0x0f, 0x1f, 0x40, 0x00],
+      [0x0f, 0x1f, 0x44, 0x00, 0x00],
+      [0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+      [0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+      [0x0f, 0x1f, 0x84, 0x00, 0, 0, 0, 0],
+    ];
+    for (const bytes of plain) asItWas(bytes);
+    const longest = plain.at(-1)!;
+    for (let n = 1; n <= 7; n++) asItWas([...new Array<number>(n - 1).fill(0x66), 0x2e, ...longest]);
+  });
+
+  test("markers of branch targets, pause, fences, shadow stacks that are not there", () => {
+    for (const bytes of [
+      [0xf3, 0x0f, 0x1e, 0xfa],
+      [0xf3, 0x0f, 0x1e, 0xfb],
+      [0xf3, 0x90],
+      [0x0f, 0xae, 0xe8],
+      [0x0f, 0xae, 0xf0],
+      [0x0f, 0xae, 0xf8],
+      [0xf3, 0x48, 0x0f, 0x1e, 0xc8],
+      [0x0f, 0x18, 0x08],
+    ])
+      asItWas(bytes);
+  });
+
+  test("prefixes that mean nothing to branches", () => {
+    const after = CODE + 0x100;
+    for (const bytes of [
+      [0xf2, 0xff, 0xe0], // bnd jmp rax
+      [0x3e, 0xff, 0xe0], // notrack jmp rax
+      [0xf2, 0xe9, 0xfa, 0, 0, 0], // bnd jmp
+      [0x3e, 0xff, 0xd0], // notrack call rax
+      [0x50, 0xf3, 0xc3], // push rax; rep ret
+      [0x50, 0xf2, 0xc3], // push rax; bnd ret
+      [0x2e, 0x74, 0x02], // je, not taken
+    ]) {
+      const cpu = machine("nop");
+      cpu.memory.poke(CODE, Uint8Array.from(bytes));
+      cpu.memory.poke(at(CODE + bytes.length), Uint8Array.of(0xcc));
+      cpu.memory.poke(at(after), Uint8Array.of(0xcc));
+      cpu.setGpr(Gpr.RAX, BigInt(after));
+      expect(cpu.run(PLENTY)).toEqual({ kind: "breakpoint" });
+      expect(cpu.ip).toBe(bytes[1] === 0x74 ? CODE + bytes.length + 1 : after + 1);
+    }
+  });
+
+  test("cpuid: a baseline processor, the same each time", () => {
+    const cpuid = (leaf: number): bigint[] => {
+      const cpu = machine(`mov eax, ${leaf}; mov ecx, 0; cpuid; int3`);
+      expect(cpu.run(PLENTY)).toEqual({ kind: "breakpoint" });
+      return [Gpr.RAX, Gpr.RBX, Gpr.RCX, Gpr.RDX].map((register) => cpu.gpr(register));
+    };
+    const [most, b, c, d] = cpuid(0);
+    expect(Buffer.from(BigUint64Array.of(b! | (d! << 32n), c!).buffer).toString("latin1", 0, 12)).toBe("GenuineIntel");
+    expect(most).toBeLessThan(7n);
+    const [, , ecx, edx] = cpuid(1);
+    // No SSE3, cmpxchg16b, popcnt, OSXSAVE, AVX...; but cmov, SSE, SSE2.
+    expect(ecx).toBe(0n);
+    for (const bit of [15n, 25n, 26n]) expect((edx! >> bit) & 1n).toBe(1n);
+    expect(cpuid(7)).toEqual([0n, 0n, 0n, 0n]);
+    expect(cpuid(0x80000001)[3]! >> 29n).toBe(1n);
+    const xgetbv = machine("xgetbv");
+    expect(xgetbv.run(PLENTY)).toMatchObject({ kind: "fault", fault: "undefined" });
+  });
+});
+
 /** Fibonacci numbers, a checksum of them in memory, a call in between: a bit of everything. */
 const MIXED = `
   xor eax, eax; mov ebx, 1; mov ecx, 50; mov edi, ${DATA}
