@@ -1,0 +1,274 @@
+/**
+ * The programs that are run: small loops around a probe, in machine code with its listing.
+ *
+ * A program never ends by itself: its threads pass the probe again and again. A run may end where every thread is about to
+ * pass the probe once more, and all have come back to the same state after at most two passes, so that there are finitely
+ * many states.
+ */
+import { type Assembled, assemble, branch, type Line, line, type Source } from "./assemble.js";
+import type { Bytes } from "./machine.js";
+import { NOP5, NOP10 } from "./protocol.js";
+
+export interface Site {
+  /** Runtime address of the instruction that is patched. */
+  readonly address: number;
+  /** What the program has there. */
+  readonly original: Uint8Array;
+}
+
+export interface Program {
+  readonly name: string;
+  readonly listing: Assembled["listing"];
+  /** More code and data, by pages with their permissions: real programs. */
+  readonly pages?: readonly (Bytes & { readonly permissions: number })[];
+  readonly entry: number;
+  readonly sites: readonly Site[];
+  /** Where the signal handler begins, if there is one. */
+  readonly handler: number | null;
+  /** Addresses of instructions that read what threads and the kernel share: code at a probe, or the semaphore. */
+  readonly sharedReads: ReadonlySet<number>;
+  readonly semaphore: number | null;
+  /** Where the child of a fork or vfork goes on and passes its probes; null where nothing forks. */
+  readonly forks: "fork" | "vfork" | null;
+  /**
+   * Which bytes of the red zone count behind a probe: those that the program is seen to read again, or, where its code is
+   * only known around the probe, all or none of them.
+   */
+  readonly redZone: "seen" | "all" | "none";
+  /** A seccomp filter that kills whoever makes a system call. */
+  readonly filter: boolean;
+}
+
+export const STACK_TOP = 0x7ffd_0000_0000;
+export const STACK_SIZE = 0x2000;
+/** rsp at a program's entry: what is above belongs to somebody else. */
+export const FIRST_SP = STACK_TOP - 0x1000;
+const TEXT = 0x40_1000;
+const DATA = 0x40_8000;
+
+export type ProgramName =
+  | "plain"
+  | "redzone"
+  | "fork"
+  | "vfork"
+  | "signal"
+  | "seccomp"
+  | "far"
+  | "semaphore"
+  | "return";
+
+export interface Shape {
+  /** The instruction at the probe. */
+  readonly probe: Uint8Array;
+  /** Put `lea -0x80(%rsp),%rsp` before and `lea 0x80(%rsp),%rsp` behind it. */
+  readonly guard: boolean;
+  /** A forked child looks for patched probes and repairs them. */
+  readonly forkGuard: "none" | "repair" | "int3";
+  /** Put the probe across a page's end. */
+  readonly crossing: boolean;
+}
+
+const PLAIN: Shape = { probe: NOP5, guard: false, forkGuard: "none", crossing: false };
+
+const hexOf = (bytes: Uint8Array): string => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
+
+const nopText = (bytes: Uint8Array): string => {
+  if (hexOf(bytes) === hexOf(NOP5)) return "nop DWORD PTR [rax+rax*1+0x0]";
+  if (hexOf(bytes) === hexOf(NOP10)) return "cs nop WORD PTR [rax+rax*1+0x0]";
+  return bytes.length === 1 ? "nop" : "nops";
+};
+
+function probe(shape: Shape, label = "site"): Source {
+  const site = [`${label}:`, line(nopText(shape.probe), hexOf(shape.probe))];
+  return shape.guard
+    ? [line("lea rsp,[rsp-0x80]", "48 8d 64 24 80"), ...site, line("lea rsp,[rsp+0x80]", "48 8d a4 24 80 00 00 00")]
+    : site;
+}
+
+const loop: Source = [
+  TEXT,
+  "loop:",
+  line("mov edi,0x5", "bf 05 00 00 00"),
+  branch("call leaf", "e8", "leaf"),
+  branch("jmp loop", "e9", "loop"),
+];
+
+/** Flags, rcx, r11 and rax cross the probe: what a trampoline and a system call would change. */
+const leafBefore = [line("mov rax,rdi", "48 89 f8"), line("cmp rdi,0x7", "48 83 ff 07")];
+const leafBehind = [
+  line("setb cl", "0f 92 c1"),
+  line("lea rax,[rax+rax*2]", "48 8d 04 40"),
+  line("xor rax,r11", "4c 31 d8"),
+  line("ret", "c3"),
+];
+const leafBeforeSize = 7;
+/** A page's end in the middle of the probe. */
+const CROSSING = TEXT + 0x1000 - 3;
+
+const leaf = (shape: Shape, address = TEXT + 0x80): Source => [
+  shape.crossing ? CROSSING - leafBeforeSize - (shape.guard ? 5 : 0) : address,
+  "leaf:",
+  ...leafBefore,
+  ...probe(shape),
+  ...leafBehind,
+];
+
+/** Keeps two values below rsp, as compilers do in functions that call nobody. */
+const leafWithRedZone = (shape: Shape): Source => [
+  TEXT + 0x80,
+  "leaf:",
+  line("mov QWORD PTR [rsp-0x8],rdi", "48 89 7c 24 f8"),
+  line("mov QWORD PTR [rsp-0x70],rdi", "48 89 7c 24 90"),
+  ...probe(shape),
+  line("mov rax,QWORD PTR [rsp-0x8]", "48 8b 44 24 f8"),
+  line("add rax,QWORD PTR [rsp-0x70]", "48 03 44 24 90"),
+  line("ret", "c3"),
+];
+
+const FAR = 0xc000_0000; // 3 GiB
+
+const farLeaf = (shape: Shape, index: number): Source => [
+  TEXT + 0x80 + index * FAR,
+  `leaf${index}:`,
+  line("mov eax,edi", "89 f8"),
+  ...probe(shape, `site${index}`),
+  line("ret", "c3"),
+];
+
+const movToRax = (value: number): Line =>
+  line(`movabs rax,0x${value.toString(16)}`, `48 b8 ${hexOf(new Uint8Array(BigUint64Array.of(BigInt(value)).buffer))}`);
+
+const callFar = (index: number): Source => [movToRax(TEXT + 0x80 + index * FAR), line("call rax", "ff d0")];
+
+/**
+ * A child that finds a call at its probe (FIELD: experiments/forkguard.c): the file's bytes back, then a split and a join
+ * of the mapping, upon which the kernel itself installs what is still registered.
+ */
+const repair: Source = [
+  { text: "cmp BYTE PTR [rip+site],0xe8", bytes: "80 3d", relative: { to: "site", rest: "e8" } },
+  branch("jne childloop", "0f 85", "childloop"),
+  ...[4, 16, 17].flatMap((advice) => [
+    line(`mov edx,0x${advice.toString(16)}`, `ba ${hexOf(Uint8Array.of(advice))} 00 00 00`),
+    line("mov eax,0x1c", "b8 1c 00 00 00"),
+    line("syscall", "0f 05"),
+  ]),
+];
+
+/** A child that writes int3 itself, through /proc/self/mem: what must not be done. */
+const writeInt3: Source = [
+  { text: "cmp BYTE PTR [rip+site],0xe8", bytes: "80 3d", relative: { to: "site", rest: "e8" } },
+  branch("jne childloop", "0f 85", "childloop"),
+  line("mov eax,0x12", "b8 12 00 00 00"),
+  line("syscall", "0f 05"),
+];
+
+const forking = (shape: Shape, number: number): Source => [
+  TEXT,
+  "loop:",
+  line("mov edi,0x5", "bf 05 00 00 00"),
+  branch("call leaf", "e8", "leaf"),
+  line(`mov eax,0x${number.toString(16)}`, `b8 ${hexOf(Uint8Array.of(number))} 00 00 00`),
+  line("syscall", "0f 05"),
+  line("test eax,eax", "85 c0"),
+  branch("jne loop", "0f 85", "loop"),
+  ...(shape.forkGuard === "repair" ? repair : shape.forkGuard === "int3" ? writeInt3 : []),
+  "childloop:",
+  line("mov edi,0x5", "bf 05 00 00 00"),
+  branch("call leaf", "e8", "leaf"),
+  ...(number === VFORK
+    ? [line("mov eax,0x3c", "b8 3c 00 00 00"), line("syscall", "0f 05")]
+    : [branch("jmp childloop", "e9", "childloop")]),
+];
+
+export const FORK = 57;
+export const VFORK = 58;
+
+/** The handler passes the probe itself, and then returns as libc's restorer does. */
+const handler: Source = [
+  TEXT + 0x200,
+  "handler:",
+  line("mov edi,0x9", "bf 09 00 00 00"),
+  branch("call leaf", "e8", "leaf"),
+  line("mov eax,0xf", "b8 0f 00 00 00"),
+  line("syscall", "0f 05"),
+];
+
+const semaphoreLoop: Source = [
+  TEXT,
+  "loop:",
+  line("mov edi,0x5", "bf 05 00 00 00"),
+  "test:",
+  { text: "cmp WORD PTR [rip+semaphore],0x0", bytes: "66 83 3d", relative: { to: "semaphore", rest: "00" } },
+  branch("je loop", "0f 84", "loop"),
+  branch("call leaf", "e8", "leaf"),
+  branch("jmp loop", "e9", "loop"),
+];
+
+/** The probe is a function's first instruction, so that a return probe finds the return address at rsp. */
+const probedFunction = (shape: Shape): Source => [
+  TEXT + 0x80,
+  "leaf:",
+  ...probe({ ...shape, guard: false }),
+  ...leafBefore,
+  ...leafBehind,
+];
+
+/** The same, called with another argument each time: odd ones want the return of a session. */
+const alternatingLoop: Source = [
+  TEXT,
+  "loop:",
+  line("xor ebx,0x1", "83 f3 01"),
+  line("mov edi,ebx", "89 df"),
+  branch("call leaf", "e8", "leaf"),
+  branch("jmp loop", "e9", "loop"),
+];
+
+function sourceOf(name: ProgramName, shape: Shape): Source {
+  switch (name) {
+    case "plain":
+    case "seccomp":
+      return [...loop, ...leaf(shape)];
+    case "redzone":
+      return [...loop, ...leafWithRedZone(shape)];
+    case "signal":
+      return [...loop, ...leaf(shape), ...handler];
+    case "fork":
+      return [...forking(shape, FORK), ...leaf(shape, TEXT + 0x100)];
+    case "vfork":
+      return [...forking(shape, VFORK), ...leaf(shape, TEXT + 0x100)];
+    case "far":
+      return [
+        TEXT,
+        "loop:",
+        line("mov edi,0x5", "bf 05 00 00 00"),
+        ...[0, 1, 2].flatMap(callFar),
+        branch("jmp loop", "e9", "loop"),
+        ...[0, 1, 2].flatMap((index) => farLeaf(shape, index)),
+      ];
+    case "semaphore":
+      return [...semaphoreLoop, ...leaf(shape)];
+    case "return":
+      return [...alternatingLoop, ...probedFunction(shape)];
+  }
+}
+
+/** One of the built-in programs. */
+export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Program {
+  const whole = { ...PLAIN, ...shape };
+  const { listing, labels } = assemble(sourceOf(name, whole), new Map([["semaphore", DATA]]));
+  const at = (label: string): number | null => labels.get(label) ?? null;
+  const sites = ["site", "site0", "site1", "site2"].flatMap((label) => at(label) ?? []);
+  const readsShared = (text: string): boolean => text.includes("[rip+site]") || text.includes("[rip+semaphore]");
+  return {
+    name,
+    listing,
+    entry: at("loop")!,
+    sites: sites.map((address) => ({ address, original: whole.probe })),
+    handler: at("handler"),
+    sharedReads: new Set(listing.filter((l) => readsShared(l.text)).map((l) => l.address)),
+    semaphore: name === "semaphore" ? DATA : null,
+    forks: name === "fork" || name === "vfork" ? name : null,
+    redZone: "seen",
+    filter: name === "seccomp",
+  };
+}

@@ -1,0 +1,154 @@
+/**
+ * How each kernel patches a probe: as data, so that a fault is another value and not another program (faults.ts).
+ *
+ * Facts from Linux, checked against arch/x86/kernel/uprobes.c and kernel/events/uprobes.c:
+ *
+ * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped.
+ * - 6.18 to 7.2: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
+ *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and behind.
+ *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
+ * - 7.3: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
+ *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
+ */
+import type { KernelName } from "../kernel/kernels.js";
+import { bytesOf } from "./assemble.js";
+
+export const INT3 = 0xcc;
+export const NOP = bytesOf("90");
+export const NOP5 = bytesOf("0f 1f 44 00 00");
+export const NOP10 = bytesOf("66 2e 0f 1f 84 00 00 00 00 00");
+const LEA = bytesOf("48 8d 64 24 80");
+export const CALL_SIZE = 5;
+export const CALL_OPCODE = 0xe8;
+
+export type Phase =
+  /** An IPI to all CPUs: each serializes. */
+  | { readonly kind: "sync" }
+  /** Bytes [from, to) of the probe become what `what` has there. */
+  | { readonly kind: "write"; readonly from: number; readonly to: number; readonly what: "int3" | "original" | "call" };
+
+export const SYNC: Phase = { kind: "sync" };
+export const write = (from: number, to: number, what: "int3" | "original" | "call"): Phase => ({
+  kind: "write",
+  from,
+  to,
+  what,
+});
+
+export interface Protocol {
+  readonly kernel: KernelName;
+  /** The length of the nop that is patched, or 0. */
+  readonly patched: number;
+  /** What stands in front of the call. */
+  readonly lead: Uint8Array;
+  /** From int3 over the nop to the call. */
+  readonly optimize: readonly Phase[];
+  /** From the call to the nop. */
+  readonly unoptimize: readonly Phase[];
+  readonly trampoline: Uint8Array;
+  /** What the lead takes from rsp, and the trampoline's ret gives back. */
+  readonly released: number;
+  /** What a return probe puts in place of a return address: int3, or code that makes system call 335. */
+  readonly returnTrampoline: Uint8Array;
+  readonly forkCopiesTrampoline: boolean;
+  /** Trampolines are tried from the newest on, or in the order of their addresses. */
+  readonly newestTrampolineFirst: boolean;
+  /** How a nop of several bytes is run behind int3. */
+  readonly longNops: "emulated" | "stepped";
+  /** errno of the uprobe system call when the trampoline did not make it. */
+  readonly refusal: number;
+
+  // What goes without saying, until a fault takes it away.
+  readonly seccompException: boolean;
+  /** Under the lock a thread that wants to optimize looks again whether int3 is still there. */
+  readonly rechecks: boolean;
+  readonly locks: boolean;
+  /** Detaching is complete only when no thread is in a handler any more. */
+  readonly waitsForReaders: boolean;
+  /** A thread whose int3 has no probe looks at the memory: without int3 there it goes on. */
+  readonly looksAgain: boolean;
+  readonly checksReach: boolean;
+  readonly unmapsTrampoline: boolean;
+  readonly patchesAcrossPages: boolean;
+  /** The bytes of the nop are one instruction. */
+  readonly checksInstruction: boolean;
+  readonly displacementError: number;
+  /** What the system call does with the registers that consumers see. */
+  readonly fixesSp: boolean;
+  readonly fixesIp: boolean;
+  /** The system call checks where it came from. */
+  readonly checksCaller: boolean;
+  /** Registers that a consumer has changed reach the program. */
+  readonly writesBack: boolean;
+}
+
+/** push rcx, r11, rax; mov rax,number; syscall; pop rax, r11, rcx; ret */
+const trampoline = (ret: string): Uint8Array => bytesOf(`51 41 53 50 48 c7 c0 50 01 00 00 0f 05 58 41 5b 59 ${ret}`);
+
+/** push rax, rcx, r11; mov rax,number; syscall; pop r11, rcx; ret */
+const RETURN_TRAMPOLINE = bytesOf("50 51 41 53 48 c7 c0 4f 01 00 00 0f 05 41 5b 59 c3");
+
+export const UPROBE_CALL = 336;
+export const URETPROBE_CALL = 335;
+
+const ENXIO = 6;
+const ENOSYS = 38;
+const EPROTO = 71;
+
+const legacy: Protocol = {
+  kernel: "legacy",
+  patched: 0,
+  lead: new Uint8Array(),
+  optimize: [],
+  unoptimize: [],
+  trampoline: trampoline("c3"),
+  released: 0,
+  returnTrampoline: Uint8Array.of(INT3),
+  forkCopiesTrampoline: false,
+  newestTrampolineFirst: true,
+  longNops: "stepped",
+  refusal: ENOSYS,
+  seccompException: true,
+  rechecks: true,
+  locks: true,
+  waitsForReaders: true,
+  looksAgain: true,
+  checksReach: true,
+  unmapsTrampoline: false,
+  patchesAcrossPages: false,
+  checksInstruction: true,
+  displacementError: 0,
+  fixesSp: true,
+  fixesIp: true,
+  checksCaller: true,
+  writesBack: true,
+};
+
+const nop5: Protocol = {
+  ...legacy,
+  kernel: "6.18",
+  patched: 5,
+  optimize: [SYNC, write(1, 5, "call"), SYNC, write(0, 1, "call"), SYNC],
+  unoptimize: [write(0, 1, "int3"), SYNC, write(1, 5, "original"), SYNC, write(0, 1, "original"), SYNC],
+  returnTrampoline: RETURN_TRAMPOLINE,
+  longNops: "emulated",
+  refusal: ENXIO,
+};
+
+const nop10: Protocol = {
+  ...nop5,
+  kernel: "7.3",
+  patched: 10,
+  lead: LEA,
+  optimize: [SYNC, write(1, 10, "call"), SYNC, write(0, 1, "call"), SYNC],
+  trampoline: trampoline("c2 80 00"),
+  released: 0x80,
+  forkCopiesTrampoline: true,
+  newestTrampolineFirst: false,
+  refusal: EPROTO,
+};
+
+export const protocols: Readonly<Record<KernelName, Protocol>> = { legacy, "6.18": nop5, "7.3": nop10 };
+
+/** The nop that a program for this kernel has at its probes. */
+export const probeOf = (kernel: KernelName): Uint8Array => (kernel === "7.3" ? NOP10 : NOP5);
