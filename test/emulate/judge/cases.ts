@@ -12,6 +12,7 @@ import type { Form } from "./forms.js";
 import * as at from "./layout.js";
 import { HIGH, instructionAt, type Layout, LOW, Record } from "./layout.js";
 import { Random } from "./random.js";
+import { NOTHING_UNDEFINED, type Undefined, undefinedResults } from "./undefined-results.js";
 
 const { OpKind, Register, RegisterExt } = iced;
 
@@ -22,6 +23,14 @@ export interface Case {
   readonly bytes: Uint8Array;
   /** "r", "m", ... for each explicit operand: what the coverage table counts. */
   readonly shape: string;
+  /** How many instructions it is. */
+  readonly count: number;
+  /**
+   * What it leaves undefined.
+   * @param before the state before
+   * @param faultAt how many bytes in front of the instruction that faulted, or undefined
+   */
+  undefinedAfter(before: DataView, faultAt: number | undefined): Undefined;
 }
 
 const [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI] = [0, 1, 2, 3, 4, 5, 6, 7] as const;
@@ -41,22 +50,74 @@ export function makeCase(form: Form, seed: number, number: number, slot: number,
   const random = new Random(seed, form.code, number);
   for (let attempt = 0; attempt < 40; attempt++) {
     const encoded = encode(form, random);
-    if (encoded.bytes.length > 15 || decode(encoded.bytes, 0) !== form.code) continue;
+    if (encoded.bytes.length > 15 || decode(encoded.bytes) !== form.code) continue;
     return new Builder(form, random, encoded, layoutOf(number), slot, record).build(number);
   }
   return undefined;
 }
 
-function decode(bytes: readonly number[], address: number): number {
-  const decoder = new iced.Decoder(64, Uint8Array.from(bytes), iced.DecoderOptions.None);
-  decoder.ip = BigInt(address);
-  decoder.decodeOut(decoded);
-  decoder.free();
+/** The Code of an instruction that is all of `bytes`, else INVALID. */
+export function decode(bytes: readonly number[]): number {
+  decodeOne(Uint8Array.from(bytes));
   return decoded.length === bytes.length ? decoded.code : iced.Code.INVALID;
 }
 
+/** One instruction object for all of them. */
+export function decodeOne(bytes: Uint8Array): typeof decoded {
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  decoder.decodeOut(decoded);
+  decoder.free();
+  return decoded;
+}
+
 /** What an instruction works on, as far as values for it are chosen. */
-type Element = "integer" | "float32" | "float64" | "bytes";
+export type Element = "integer" | "float32" | "float64" | "bytes";
+
+/** Fills a record with a random state that has the instruction at `address`. */
+export function fillRecord(record: Uint8Array, address: number, random: Random, element: Element): void {
+  const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+  record.fill(0);
+  for (let i = 0; i < 16; i++) view.setBigUint64(Record.GPR + 8 * i, random.integer(), true);
+  view.setUint32(Record.FLAGS, randomFlags(random), true);
+  view.setUint32(Record.IP, address, true);
+  view.setUint16(Record.FX, 0x37f, true);
+  // The default is all that the emulator runs with: it says so where a program loads anything else.
+  view.setUint32(Record.FX_MXCSR, 0x1f80, true);
+  fill(view, Record.XMM, 256, random, element);
+  fill(view, Record.AREA, at.AREA_SIZE, random, element);
+  fill(view, Record.EDGE, at.EDGE_SIZE, random, element);
+}
+
+function randomFlags(random: Random): number {
+  let flags = 0x202;
+  for (const bit of [0x1, 0x4, 0x10, 0x40, 0x80, 0x800]) if (random.oneIn(2)) flags |= bit;
+  if (random.oneIn(3)) flags |= 0x400;
+  return flags;
+}
+
+/** Fills bytes of the record with elements; a multiple of 8 bytes. */
+function fill(view: DataView, offset: number, size: number, random: Random, element: Element): void {
+  // Few different bytes, so that comparisons of bytes find some equal.
+  const alphabet = [0, 0xff, random.below(256), 0x80];
+  // Few different numbers, so that zeros of both signs, infinities and NaNs meet each other.
+  const special = random.oneIn(6);
+  for (let i = 0; i < size; i += 8) {
+    switch (element) {
+      case "integer":
+        view.setBigUint64(offset + i, random.integer(), true);
+        break;
+      case "float64":
+        view.setBigUint64(offset + i, special ? random.special64() : random.float64(), true);
+        break;
+      case "float32":
+        for (const at of [offset + i, offset + i + 4])
+          view.setUint32(at, special ? random.special32() : random.float32(), true);
+        break;
+      case "bytes":
+        for (let j = 0; j < 8; j++) view.setUint8(offset + i + j, random.pick(alphabet));
+    }
+  }
+}
 
 interface Place {
   readonly kind: "gpr" | "xmm" | "memory";
@@ -101,8 +162,18 @@ class Builder {
     this.placeMemory();
     this.placeEquals();
     this.arrange();
+    const { form, layout } = this;
     const bytes = Uint8Array.from(this.encoded.bytes);
-    return { form: this.form, number, layout: this.layout, bytes, shape: this.shape() };
+    return {
+      form,
+      number,
+      layout,
+      bytes,
+      shape: this.shape(),
+      count: 1,
+      undefinedAfter: (before, faultAt) =>
+        faultAt === undefined ? undefinedResults(decodeOne(bytes), form.mnemonic, before) : NOTHING_UNDEFINED,
+    };
   }
 
   private shape(): string {
@@ -136,25 +207,7 @@ class Builder {
   }
 
   private fillState(): void {
-    const { view, random } = this;
-    this.record.fill(0);
-    for (let i = 0; i < 16; i++) this.setGpr(i, random.integer());
-    view.setUint32(Record.FLAGS, this.flags(), true);
-    view.setUint32(Record.IP, this.address, true);
-    view.setUint16(Record.FX, 0x37f, true);
-    // The default is all that the emulator runs with: it says so where a program loads anything else.
-    view.setUint32(Record.FX_MXCSR, 0x1f80, true);
-    for (let i = 0; i < 16; i++) this.fill(Record.XMM + 16 * i, 16);
-    this.fill(Record.AREA, at.AREA_SIZE);
-    this.fill(Record.EDGE, at.EDGE_SIZE);
-  }
-
-  private flags(): number {
-    const random = this.random;
-    let flags = 0x202;
-    for (const bit of [0x1, 0x4, 0x10, 0x40, 0x80, 0x800]) if (random.oneIn(2)) flags |= bit;
-    if (random.oneIn(3)) flags |= 0x400;
-    return flags;
+    fillRecord(this.record, this.address, this.random, this.element);
   }
 
   private chooseElement(): Element {
@@ -172,29 +225,6 @@ class Builder {
     if (/(ss|ps)$/.test(form.mnemonic)) return "float32";
     if (/(sd|pd)$/.test(form.mnemonic)) return "float64";
     return choice < 5 ? "integer" : choice === 5 ? "float32" : choice === 6 ? "float64" : "bytes";
-  }
-
-  /** Fills bytes of the record with elements; a multiple of 8 bytes. */
-  private fill(offset: number, size: number): void {
-    const { view, random } = this;
-    // Few different bytes, so that comparisons of bytes find some equal.
-    const alphabet = [0, 0xff, random.below(256), 0x80];
-    for (let i = 0; i < size; i += 8) {
-      switch (this.element) {
-        case "integer":
-          view.setBigUint64(offset + i, random.integer(), true);
-          break;
-        case "float64":
-          view.setBigUint64(offset + i, random.float64(), true);
-          break;
-        case "float32":
-          view.setUint32(offset + i, random.float32(), true);
-          view.setUint32(offset + i + 4, random.float32(), true);
-          break;
-        case "bytes":
-          for (let j = 0; j < 8; j++) view.setUint8(offset + i + j, random.pick(alphabet));
-      }
-    }
   }
 
   // Operands.

@@ -52,9 +52,15 @@ interface Parts {
 /** The counts and constants that matter to shifts, shuffles and sign extension. */
 const bytes8 = [0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 0x7e, 0x7f, 0x80, 0x81, 0xfe, 0xff];
 
+export interface Restrictions {
+  /** Memory operands are relative to rip: they need no register to lead anywhere. Implied operands in memory remain. */
+  readonly relativeMemory?: boolean;
+}
+
 /** One encoding. Whether it is one of `form` a decoder has to say: some choices make another instruction of it. */
-export function encode(form: Form, random: Random): Encoded {
-  const narrow = form.addressSize !== 0 ? form.addressSize === 32 : usesAddress(form) && random.oneIn(10);
+export function encode(form: Form, random: Random, restrictions: Restrictions = {}): Encoded {
+  const relative = restrictions.relativeMemory ?? false;
+  const narrow = form.addressSize !== 0 ? form.addressSize === 32 : usesAddress(form) && !relative && random.oneIn(10);
   const parts: Parts = {
     modrm: form.group >= 0 || form.rmGroup >= 0,
     mod: 3,
@@ -67,14 +73,14 @@ export function encode(form: Form, random: Random): Encoded {
     immediates: [],
     branchSize: 0,
   };
-  for (const operand of form.operands) chooseOperand(form, operand, random, parts, narrow);
+  for (const operand of form.operands) chooseOperand(form, operand, random, parts, narrow, relative);
 
   const prefixes: number[] = [];
   if (narrow) prefixes.push(0x67);
   if (form.operandSize === 16) prefixes.push(0x66);
   if (form.mandatoryPrefix !== 0) prefixes.push(form.mandatoryPrefix);
   let segmentBase = 0n;
-  if (usesAddress(form) && random.oneIn(8)) {
+  if (usesAddress(form) && !relative && random.oneIn(8)) {
     const prefix = random.pick([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]);
     prefixes.push(prefix);
     if (prefix === 0x64) segmentBase = BigInt(FS_BASE);
@@ -138,15 +144,22 @@ export function setBranch({ bytes, branchAt, branchSize }: Encoded, distance: nu
 
 const usesAddress = (form: Form): boolean => form.operands.some((o) => /mem|_rSI|_rDI|_rBX/.test(o));
 
-function chooseOperand(form: Form, kind: string, random: Random, parts: Parts, narrow: boolean): void {
+function chooseOperand(
+  form: Form,
+  kind: string,
+  random: Random,
+  parts: Parts,
+  narrow: boolean,
+  relative: boolean,
+): void {
   const width = /^mm_|^seg_reg|^k_|^bnd_|^tr_/.test(kind) ? 8 : 16;
   if (/_or_mem$/.test(kind)) {
     parts.modrm = true;
-    if (random.below(5) < 3) chooseMemory(form, random, parts);
+    if (random.below(5) < 3) chooseMemory(form, random, parts, relative);
     else chooseRm(random.below(width), parts);
   } else if (/^mem(_mib|_mpx)?$/.test(kind)) {
     parts.modrm = true;
-    chooseMemory(form, random, parts);
+    chooseMemory(form, random, parts, relative);
   } else if (/_rm$/.test(kind)) {
     parts.modrm = true;
     chooseRm(random.below(width), parts);
@@ -194,7 +207,7 @@ function chooseImmediate(kind: string, random: Random, into: number[]): void {
   }
 }
 
-function chooseMemory(form: Form, random: Random, parts: Parts): void {
+function chooseMemory(form: Form, random: Random, parts: Parts, relative: boolean): void {
   const memory: MemoryForm = {
     base: -1,
     index: -1,
@@ -204,7 +217,7 @@ function chooseMemory(form: Form, random: Random, parts: Parts): void {
     relative: false,
   };
   parts.memory = memory;
-  const shape = random.below(16);
+  const shape = relative ? 0 : random.below(16);
   if (shape === 0) {
     // disp32(%rip)
     parts.mod = 0;

@@ -17,6 +17,7 @@ import { implementedMnemonics } from "../../../src/emulate/families/index.js";
 import { allForms, type Form, obstacle } from "./forms.js";
 import { type FormResult, judge } from "./judge.js";
 import { coverageTable } from "./report.js";
+import { sequenceForm, sequencesOf } from "./sequences.js";
 
 const environment = (name: string): string | undefined => process.env[name] || undefined;
 const only = environment("ONLY")?.split(",");
@@ -78,6 +79,15 @@ mnemonics.forEach((mnemonic, index) => {
 
 test("there is something to judge", () => {
   expect(judged.length).toBeGreaterThan(0);
+});
+
+/** Alone, `sequence` is among what ONLY may name, beside the mnemonics that the sequences are to consist of. */
+test.runIf(single === undefined || only?.includes("sequence"))("sequences of instructions", async () => {
+  const count = environment("CASES") === undefined ? (long ? 60_000 : 3_000) : cases;
+  const [result] = await judge([sequenceForm(judged)], { cases: count, seed, single, make: sequencesOf(judged) });
+  results.push(result!);
+  expect(result!.differences, `${result!.differences} differences\n\n${result!.reports.join("\n\n")}\n`).toBe(0);
+  expect(result!.cases).toBeGreaterThan(0);
 });
 
 /**

@@ -1,16 +1,14 @@
 /** Makes cases, has both sides run them, and compares what came out. */
 
 import { vaddr } from "../../../src/address.js";
-import { iced } from "../../../src/x86/iced.js";
 import { disassemble } from "../../../src/x86/relocate.js";
-import { type Case, layoutOf, makeCase } from "./cases.js";
+import { type Case, decodeOne, layoutOf, makeCase } from "./cases.js";
 import { EmulatedSide } from "./emulated.js";
 import type { Form } from "./forms.js";
 import * as at from "./layout.js";
 import { Exception, FAULTED, instructionAt, type Layout, RECORD_SIZE, Record } from "./layout.js";
 import { codeOf, runNatively } from "./native.js";
 import { describe } from "./report.js";
-import { undefinedResults } from "./undefined-results.js";
 
 export interface FormResult {
   readonly form: Form;
@@ -42,6 +40,8 @@ export interface Options {
   readonly single?: number | undefined;
   /** Changes the instruction for the emulator alone, to see that the judge finds it. */
   readonly plant?: (instruction: Uint8Array) => Uint8Array;
+  /** Who makes the cases of a form: makeCase, unless another one is given. */
+  readonly make?: typeof makeCase;
 }
 
 /** Judges cases of each form. */
@@ -103,7 +103,7 @@ class Batch {
   add(result: FormResult, number: number): boolean {
     const slot = this.cases.length;
     const record = this.before.subarray(slot * RECORD_SIZE, (slot + 1) * RECORD_SIZE);
-    const made = makeCase(result.form, this.options.seed, number, slot, record);
+    const made = (this.options.make ?? makeCase)(result.form, this.options.seed, number, slot, record);
     if (made === undefined) return false;
     this.cases.push(made);
     this.results.push(result);
@@ -124,7 +124,7 @@ class Batch {
         cases.map((c) => plant(c.bytes)),
       ),
     );
-    const unknown = cases.map((_, i) => side.run(recordOf(before, i), recordOf(emulated, i)));
+    const unknown = cases.map((one, i) => side.run(recordOf(before, i), recordOf(emulated, i), one.count));
     // What the emulator cannot run is not run natively either: it might change what the other cases rely on.
     const native = await runNatively(
       this.layout,
@@ -152,23 +152,25 @@ class Batch {
       result.differences++;
       if (result.reports.length < REPORTS)
         result.reports.push(
-          describe(
-            one,
-            this.options.seed,
-            disassemble(one.bytes, vaddr(instructionAt(one.layout, i))),
-            recordBefore,
-            theirs,
-            ours,
-            differs,
-          ),
+          describe(one, this.options.seed, disassembleAll(one, i), recordBefore, theirs, ours, differs),
         );
     });
   }
 }
 
-const nothing = new Uint8Array(0);
+/** The instructions of a case, as assembly. */
+function disassembleAll(one: Case, slot: number): string {
+  const lines: string[] = [];
+  for (let at = 0; at < one.bytes.length; ) {
+    const rest = one.bytes.subarray(at);
+    const { length } = decodeOne(rest);
+    lines.push(disassemble(rest.subarray(0, length), vaddr(instructionAt(one.layout, slot) + at)));
+    at += length;
+  }
+  return lines.join("\n");
+}
 
-const scratch = new iced.Instruction();
+const nothing = new Uint8Array(0);
 
 /** What is compared byte by byte. */
 const areas: readonly (readonly [name: string, from: number, size: number])[] = [
@@ -202,12 +204,10 @@ function compare(
   const flags = native.getUint32(Record.FLAGS, true) ^ emulated.getUint32(Record.FLAGS, true);
   if (flags === 0 && found.length === 0) return undefined;
 
-  const decoder = new iced.Decoder(64, one.bytes, iced.DecoderOptions.None);
-  decoder.decodeOut(scratch);
-  decoder.free();
-  const free = faulted
-    ? { flags: 0, result: false }
-    : undefinedResults(scratch, one.form.mnemonic, new DataView(before.buffer, before.byteOffset, before.byteLength));
+  const free = one.undefinedAfter(
+    new DataView(before.buffer, before.byteOffset, before.byteLength),
+    faulted ? Number(native.getBigUint64(Record.IP, true)) - instructionAt(one.layout, slot) : undefined,
+  );
   if ((flags & ~free.flags) !== 0) found.push("flags");
   else if (free.result && found.every((name) => name === "memory" || name === "registers")) return undefined;
   return found.length === 0 ? undefined : found.join(", ");

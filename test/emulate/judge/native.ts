@@ -34,7 +34,8 @@ const [INPUT_END, OUTPUT_END, AREA, EDGE] = [0, 8, 16, 24].map((i) => PLACES + i
 /** In DATA: the record of the case that runs, then variables. */
 const RECORD = DATA;
 const TARGET = DATA + 0x800;
-const LANDED = RECORD + Record.IP;
+/** Where a landing stores its address, and where it then goes. */
+export const LANDED = RECORD + Record.IP;
 const INPUT_AT = DATA + 0x808;
 const OUTPUT_AT = DATA + 0x810;
 const ACTION = DATA + 0x820;
@@ -155,7 +156,7 @@ function stub(): string {
       syscall`;
 }
 
-const EXIT = STUB + 0x800;
+export const EXIT = STUB + 0x800;
 const HANDLER = STUB + 0xc00;
 const RESTORER = STUB + 0xe00;
 

@@ -90,6 +90,14 @@ export class Random {
     return this.oneIn(4) ? this.bits64() : this.oneIn(3) ? this.likeFloat64() : this.pick(floats64);
   }
 
+  special32(): number {
+    return this.pick(specials32);
+  }
+
+  special64(): bigint {
+    return this.pick(specials64);
+  }
+
   /** With an exponent near 0, so that sums and products stay finite and conversions to integers do not all overflow. */
   private likeFloat32(): number {
     const exponent = 127 + this.between(-30, 36);
@@ -182,4 +190,17 @@ const floats64: readonly bigint[] = [
   0x47effffff0000000n,
   0x47f0000000000000n,
   0x400921fb54442d18n,
+];
+
+/** Both zeros, one, both infinities, a quiet and a signalling NaN. */
+const specials32: readonly number[] = [0, 0x80000000, 0x3f800000, 0x7f800000, 0xff800000, 0x7fc00123, 0xff800456];
+
+const specials64: readonly bigint[] = [
+  0n,
+  0x8000000000000000n,
+  0x3ff0000000000000n,
+  0x7ff0000000000000n,
+  0xfff0000000000000n,
+  0x7ff8000000000123n,
+  0xfff0000000000456n,
 ];

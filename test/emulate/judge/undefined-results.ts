@@ -30,6 +30,15 @@ export interface Undefined {
   readonly result: boolean;
 }
 
+export const NOTHING_UNDEFINED: Undefined = { flags: 0, result: false };
+
+/** iced's set of flags as bits of rflags. */
+export function rflagsOf(icedBits: number): number {
+  let flags = 0;
+  for (const [bit, flag] of bits) if (icedBits & bit) flags |= flag;
+  return flags;
+}
+
 const shifts = /^(sh[lr]|sal|sar)$/;
 const rotates = /^r[oc][lr]$/;
 const doubleShifts = /^sh[lr]d$/;
@@ -41,10 +50,7 @@ const doubleShifts = /^sh[lr]d$/;
 export function undefinedResults(instruction: Instruction, mnemonic: string, before: DataView): Undefined {
   if (shifts.test(mnemonic) || rotates.test(mnemonic) || doubleShifts.test(mnemonic))
     return undefinedShift(instruction, mnemonic, before);
-  const undefinedBits = instruction.rflagsUndefined;
-  let flags = 0;
-  for (const [bit, flag] of bits) if (undefinedBits & bit) flags |= flag;
-  return { flags, result: false };
+  return { flags: rflagsOf(instruction.rflagsUndefined), result: false };
 }
 
 function undefinedShift(instruction: Instruction, mnemonic: string, before: DataView): Undefined {
