@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
 import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
+import type { BenchOptions } from "./bench.js";
 import type { LiveOptions } from "./live.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
@@ -121,6 +122,18 @@ Exit status:
     });
 
   program
+    .command("bench")
+    .description("measure what a probe costs here: a hit and an idle pass, as nop and as rewritten nop5")
+    .argument("[file]", "an ELF program or shared library: measure the form that a probe of it has")
+    .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
+    .addOption(new Option("--rounds <number>", "how often everything runs").default(15).argParser(positive))
+    .option("--json", "print one JSON document")
+    .action(async (file: string | undefined, options: BenchOptions) => {
+      const { bench } = await import("./bench.js");
+      finish(await bench(file, options, streams));
+    });
+
+  program
     .command("doctor")
     .description("find out what this machine does with USDT probes")
     .option("--json", "print one JSON document")
@@ -182,6 +195,12 @@ const collect =
 function notEmpty(value: string): string {
   if (value === "") throw new InvalidArgumentError("a file name cannot be empty");
   return value;
+}
+
+function positive(value: string): number {
+  const number = Number(value);
+  if (!Number.isSafeInteger(number) || number < 1) throw new InvalidArgumentError("a number from 1 on");
+  return number;
 }
 
 function pattern(value: string): ProbePattern {

@@ -1,0 +1,127 @@
+/**
+ * A program to measure probes in: functions of one body with a probe in the middle, each built so that rewriting it takes
+ * another tactic, and a loop over each that takes the time.
+ *
+ *     function       what is special
+ *     in-place       a four-byte nop behind the probe gives the room
+ *     shift          padding behind the function
+ *     displace       no room anywhere: the probe moves out of line
+ *     guarded        the same with a value kept below rsp
+ *     call-through   a call behind the probe
+ *     nop5           compiled in: what a program is that was built for it
+ *
+ * It is an ordinary static program with notes and symbols, and is rewritten by the rewriter itself. It writes, for each
+ * function in their order, its processor time before and after the loop: two struct timespec.
+ */
+import { vaddr } from "../address.js";
+import { appendSections } from "../elf/append-sections.js";
+import { SHT_NOTE, SHT_STRTAB, SHT_SYMTAB, SYM_SIZE } from "../elf/constants.js";
+import { CODE, DATA, programBytes } from "../live/program-file.js";
+import { Assembler, at } from "../x86/assembler.js";
+import { NOP5 } from "../x86/bytes.js";
+
+export const sampleFunctions = ["in-place", "shift", "displace", "guarded", "call-through", "nop5"] as const;
+export type SampleFunction = (typeof sampleFunctions)[number];
+export const PROVIDER = "bench";
+
+/** For each function two times of 16 bytes: seconds and nanoseconds, 64 bits each. */
+export const RECORD_SIZE = 32;
+
+const Call = { write: 1, clockGettime: 228, exitGroup: 231 } as const;
+/** Time that the process itself has run for: others that want the processor do not count. */
+const CLOCK_PROCESS_CPUTIME_ID = 2;
+const STDOUT = 1;
+const ALIGNMENT = 64;
+const NOP = [0x90];
+const NOP4 = [0x0f, 0x1f, 0x40, 0x00];
+
+/** The program's bytes. @param passes how often each probe is passed */
+export function sampleProgram(passes: number): Buffer {
+  const code = new Assembler(CODE);
+  const functions: { name: string; start: number; end: number }[] = [];
+  const within = (name: string, body: () => void): void => {
+    code.align(ALIGNMENT).label(name);
+    const start = code.here;
+    body();
+    functions.push({ name, start, end: code.here });
+  };
+
+  within("_start", () => {
+    code.op("mov", "r12", DATA);
+    for (const name of sampleFunctions) {
+      clock(code);
+      code.op("mov", "ebx", passes).op("xor", "r14d", "r14d").label(`loop ${name}`);
+      code.op("mov", "rdi", "rbx").op("mov", "rsi", "r14").call(name).op("mov", "r14", "rax");
+      code.op("dec", "rbx").jumpIf("ne", `loop ${name}`);
+      clock(code);
+    }
+    code.op("mov", "rsi", DATA).system(Call.write, STDOUT, undefined, sampleFunctions.length * RECORD_SIZE);
+    code.system(Call.exitGroup, 0);
+  });
+  for (const name of sampleFunctions) {
+    within(name, () => measured(code, name));
+    // Whatever follows here without a gap keeps the function from growing.
+    if (name !== "shift") wall(code, functions, `${name} wall`);
+  }
+
+  const notes = sampleFunctions.map((name) => note(name, code.addressOf(`${name} probe`)));
+  const [symbols, strings] = symbolTable(functions);
+  return appendSections(programBytes(code.finish(), sampleFunctions.length * RECORD_SIZE), [
+    { name: ".note.stapsdt", sh_type: SHT_NOTE, bytes: Buffer.concat(notes) },
+    { name: ".symtab", sh_type: SHT_SYMTAB, bytes: symbols, link: ".strtab", sh_info: 1, sh_entsize: SYM_SIZE },
+    { name: ".strtab", sh_type: SHT_STRTAB, bytes: strings },
+  ]);
+}
+
+/** The clock, into the next record at r12. */
+const clock = (code: Assembler): Assembler =>
+  code.system(Call.clockGettime, CLOCK_PROCESS_CPUTIME_ID, "r12").op("add", "r12", RECORD_SIZE / 2);
+
+function measured(code: Assembler, name: SampleFunction): void {
+  code.op("mov", "rax", "rdi");
+  if (name === "guarded") code.op("mov", at("rsp", -8), "rsi");
+  code.label(`${name} probe`).raw(name === "nop5" ? NOP5 : NOP);
+  if (name === "in-place") code.raw(NOP4);
+  if (name === "call-through") code.call("called");
+  if (name === "guarded") code.op("mov", "rsi", at("rsp", -8));
+  code.op("add", "rax", "rdi").op("xor", "rax", "rsi").op("add", "rax", "rsi").op("ret");
+}
+
+/** A function up to the next one. The first of them is what call-through's function calls. */
+function wall(code: Assembler, functions: { name: string; start: number; end: number }[], name: string): void {
+  const start = code.here;
+  if (name === "displace wall") code.label("called").op("ret");
+  while (code.here % ALIGNMENT !== 0) code.op("ret");
+  functions.push({ name, start, end: code.here });
+}
+
+/** A stapsdt note with the probe's only argument in rdi. */
+function note(name: string, location: number): Buffer {
+  const head = Buffer.alloc(24);
+  head.writeBigUInt64LE(BigInt(location), 0);
+  const text = Buffer.from(`${PROVIDER}\0${name}\0${"8@%rdi"}\0`, "latin1");
+  const size = head.length + text.length;
+  const header = Buffer.alloc(20);
+  header.writeUInt32LE(8, 0); // namesz
+  header.writeUInt32LE(size, 4); // descsz
+  header.writeUInt32LE(3, 8); // type
+  header.write("stapsdt\0", 12, "latin1");
+  return Buffer.concat([header, head, text, Buffer.alloc((4 - (size % 4)) % 4)]);
+}
+
+function symbolTable(functions: readonly { name: string; start: number; end: number }[]): [Buffer, Buffer] {
+  const STB_GLOBAL_STT_FUNC = 0x12;
+  const TEXT_SECTION = 1;
+  const symbols = Buffer.alloc((functions.length + 1) * SYM_SIZE);
+  let strings = "\0";
+  for (const [i, { name, start, end }] of functions.entries()) {
+    const row = (i + 1) * SYM_SIZE;
+    symbols.writeUInt32LE(strings.length, row);
+    symbols[row + 4] = STB_GLOBAL_STT_FUNC;
+    symbols.writeUInt16LE(TEXT_SECTION, row + 6);
+    symbols.writeBigUInt64LE(BigInt(vaddr(start)), row + 8);
+    symbols.writeBigUInt64LE(BigInt(end - start), row + 16);
+    strings += `${name.replace(" ", "_")}\0`;
+  }
+  return [symbols, Buffer.from(strings, "latin1")];
+}

@@ -1,0 +1,87 @@
+/** What `bench` says: one JSON document, and a table for people. */
+import { hex } from "../address.js";
+import type { Costs, Figure, FormCost } from "../bench/measure.js";
+import type { SiteForm } from "../bench/site-form.js";
+import { columns, printable, type Style } from "./text.js";
+
+export interface BenchRun {
+  readonly kernel: string;
+  readonly processor: string;
+  /** With FILE --site. */
+  readonly file: string | null;
+  readonly sites: readonly SiteForm[];
+  readonly costs: Costs;
+}
+
+/** The document of `bench --json`. Times in nanoseconds; `spread` is the interquartile range as a fraction of the median. */
+export const benchDocument = ({ kernel, processor, file, sites, costs }: BenchRun): object => ({
+  schemaVersion: 1,
+  kernel,
+  processor,
+  file,
+  sites: sites.map(({ site, measuredAs }) => ({
+    provider: site.provider,
+    name: site.name,
+    location: hex(site.location),
+    status: site.status,
+    tactic: site.tactic,
+    guard: site.guard,
+    displaced: site.displaced,
+    reason: site.reason,
+    measuredAs,
+  })),
+  rounds: costs.rounds,
+  passes: costs.passes,
+  nop5: costs.nop5,
+  forms: costs.forms,
+});
+
+const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} ±${(spread * 50).toFixed(0)}%`;
+
+/** The text of `bench`. */
+export function benchText(run: BenchRun, style: Style): string {
+  const { costs } = run;
+  const lines = [
+    style.heading(`Linux ${printable(run.kernel)}, ${printable(run.processor)}`),
+    `ns a pass, medians of ${costs.rounds} runs in turns and half of their middle half's spread`,
+    ...siteLines(run),
+    "",
+  ];
+  if (costs.nop5.hit !== null) {
+    const rows = costs.forms.map((form) => [label(form), ...hitCells(form)]);
+    const builtIn = ["compiled-in nop5", "", ns(costs.nop5.hit), "", "", ""];
+    lines.push(...table([["HIT", "NOP", "NOP5", "TO NOP", "TO COMPILED-IN", ""], builtIn, ...rows], style), "");
+  }
+  const idle = costs.forms.map(({ idle, ...form }) => [
+    label(form),
+    ns(idle.nop),
+    ns(idle.rewritten),
+    `${idle.extra >= 0 ? "+" : ""}${idle.extra.toFixed(2)} ±${(idle.noise / 2).toFixed(2)}`,
+  ]);
+  const builtIn = ["compiled-in nop5", "", ns(costs.nop5.idle), ""];
+  lines.push(...table([["NOT TRACED", "NOP", "NOP5", "MORE"], builtIn, ...idle], style), "");
+  return lines.join("\n");
+}
+
+function table(rows: readonly (readonly string[])[], style: Style): string[] {
+  const [head, ...rest] = columns(rows, "  ");
+  return [style.quiet(head!), ...rest];
+}
+
+function hitCells({ hit }: FormCost): string[] {
+  if (hit === null) return [];
+  const { nop, rewritten, toNop, toNop5, optimized } = hit;
+  return [ns(nop), ns(rewritten), toNop.toFixed(2), toNop5.toFixed(2), optimized ? "call" : "trap"];
+}
+
+const label = ({ tactic, guard }: Pick<FormCost, "tactic" | "guard">): string =>
+  `rewritten, ${tactic ?? "already"}${guard ? ", guard" : ""}`;
+
+function siteLines({ file, sites }: BenchRun): string[] {
+  return sites.map(({ site, measuredAs }) => {
+    const name = `${printable(file ?? "")}: ${printable(`${site.provider}:${site.name}`)} at ${hex(site.location)}`;
+    if (measuredAs === null) return `${name} is not rewritten: ${printable(site.reason ?? "")}`;
+    const form = site.tactic === null ? "is a nop5 already" : `${site.tactic}${site.guard ? ", guard" : ""}`;
+    return `${name}: ${form}; its form is measured, in the built-in sample's "${measuredAs}"`;
+  });
+}
