@@ -9,7 +9,7 @@
  */
 import { PAGE_SIZE, type RuntimeAddress, runtimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import type { ElfImage } from "../elf/image.js";
+import { type ElfImage, offsetOf } from "../elf/image.js";
 import { type Block, BlockCache } from "../emulate/blocks.js";
 import { Cpu, Event } from "../emulate/cpu.js";
 import { Fault, Unimplemented } from "../emulate/fault.js";
@@ -31,8 +31,8 @@ const HIGHEST = 2 ** 47 - PAGE_SIZE;
 
 /** How many instructions that do something are run behind the window: reads of what the probe destroyed show there. */
 const BEHIND = 40;
-/** A run that does not leave its window after so many is given up. */
-const MOST_INSIDE = 600;
+/** A run that does not leave its window, or jumps that lead nowhere, after so many is given up. */
+export const MOST_INSIDE = 600;
 const RED_ZONE = 128;
 const GARBAGE = new Uint8Array(RED_ZONE).fill(0xa5);
 
@@ -58,8 +58,9 @@ export interface Run {
   readonly passed: readonly number[];
   /** Conditional branches in the window: link-time address, and whether it was taken. */
   readonly branches: readonly { readonly at: number; readonly taken: boolean }[];
-  /** Runtime addresses of memory operands in the window, where they were asked for. */
+  /** Runtime addresses of memory operands, where they were asked for: in the window, and behind it. */
   readonly operands: readonly number[];
+  readonly operandsBehind: readonly number[];
   /** Link-time addresses of what ran in the window. */
   readonly inside: readonly number[];
   /** What ran behind it. */
@@ -85,7 +86,7 @@ export class SideRunner {
   private writes: Write[] = [];
 
   constructor(
-    image: ElfImage,
+    private readonly image: ElfImage,
     private readonly map: SideMap,
   ) {
     const { memory } = this.cpu;
@@ -110,8 +111,12 @@ export class SideRunner {
     return true;
   }
 
-  /** Runs from a link-time address of a window. @param withOperands notes where memory operands are */
-  run(state: MachineState, start: Vaddr, withOperands = false): Run {
+  /**
+   * Runs from a link-time address of a window.
+   * @param most after how many instructions in the window, or behind it, the run is given up
+   * @param withOperands notes where memory operands are
+   */
+  run(state: MachineState, start: Vaddr, most = MOST_INSIDE, withOperands = false): Run {
     const { cpu } = this;
     const { memory } = cpu;
     this.prepare(state, start);
@@ -122,13 +127,13 @@ export class SideRunner {
       const last = address + size - 1;
       this.dirty.add(last - (last % PAGE_SIZE));
     };
-    const log = new RunLog(withOperands);
+    const log = new RunLog(most);
     // A fault is an outcome here, and there are many: where it was thrown is of no use to anybody.
     const { stackTraceLimit } = Error;
     Error.stackTraceLimit = 0;
     let end: RunEnd;
     try {
-      end = this.follow(log);
+      end = this.follow(log, withOperands);
     } catch (error) {
       end = endOf(error);
     } finally {
@@ -145,6 +150,12 @@ export class SideRunner {
     };
     this.cleanUp();
     return run;
+  }
+
+  /** The file's bytes at a runtime address, or none. */
+  fileBytes(address: number, size: number): Uint8Array {
+    const offset = offsetOf(this.image, vaddr(address - this.bias));
+    return offset === undefined ? new Uint8Array(0) : this.image.bytes.subarray(offset, offset + size);
   }
 
   private prepare(state: MachineState, start: Vaddr): void {
@@ -170,18 +181,18 @@ export class SideRunner {
     this.dirty.clear();
   }
 
-  private follow(log: RunLog): RunEnd {
+  private follow(log: RunLog, withOperands: boolean): RunEnd {
     const { cpu } = this;
     for (;;) {
       const block = this.blocks.at(cpu.w[IP]!, cpu.w[IP + 1]!);
-      const stop = this.runBlock(block, log);
+      const stop = this.runBlock(block, log, withOperands);
       if (stop !== undefined) return stop;
       if (cpu.event === Event.None) continue;
       return { kind: cpu.event === Event.Syscall ? "syscall" : "breakpoint", detail: "" };
     }
   }
 
-  private runBlock(block: Block, log: RunLog): RunEnd | undefined {
+  private runBlock(block: Block, log: RunLog, withOperands: boolean): RunEnd | undefined {
     const { cpu, map, bias } = this;
     const { instructions, steps } = block;
     for (let i = 0; i < instructions.length; i++) {
@@ -195,7 +206,7 @@ export class SideRunner {
       const stop = log.enter(at, isInside, isSilent(instruction));
       if (stop !== undefined) return stop;
       this.pass(at, log);
-      if (isInside) log.beforeInstruction(cpu, instruction, map.isNew(at));
+      if (withOperands) log.noteOperands(cpu, instruction, isInside);
       steps[i]!(cpu);
       if (instruction.endsBlock && this.leaves(instruction, at, isInside, log)) return { kind: "behind", detail: "" };
       if (block.count === 0) {
@@ -255,6 +266,7 @@ class RunLog {
   readonly passed: number[] = [];
   readonly branches: { at: number; taken: boolean }[] = [];
   readonly operands: number[] = [];
+  readonly operandsBehind: number[] = [];
   readonly inside: number[] = [];
   readonly behind: number[] = [];
   /** Which write is the return address of a call that is made before its time, and before which write it was due; or -1. */
@@ -262,27 +274,32 @@ class RunLog {
   late = -1;
   private counted = 0;
 
-  constructor(private readonly withOperands: boolean) {}
+  constructor(private readonly most: number) {}
 
   enter(at: number, isInside: boolean, isSilent: boolean): RunEnd | undefined {
     if (isInside) {
       if (this.behind.length > 0) return { kind: "behind", detail: "" };
-      if (this.inside.length >= MOST_INSIDE) return { kind: "given up", detail: "it stays in its window" };
+      if (this.inside.length >= this.most) return { kind: "given up", detail: "it stays in its window" };
       this.inside.push(at);
       return undefined;
     }
     if (!isSilent && this.counted++ >= BEHIND) return { kind: "behind", detail: "" };
-    if (this.behind.length >= MOST_INSIDE) return { kind: "given up", detail: "jumps behind the window lead nowhere" };
+    if (this.behind.length >= this.most) return { kind: "given up", detail: "jumps behind the window lead nowhere" };
     this.behind.push(at);
     return undefined;
   }
 
-  beforeInstruction(cpu: Cpu, { operands, mnemonic }: Instruction, isNew: boolean): void {
-    if (!this.withOperands || isNew || mnemonic === Mnemonic.Lea || mnemonic === Mnemonic.Nop) return;
+  noteOperands(cpu: Cpu, { operands, mnemonic }: Instruction, isInside: boolean): void {
+    if (mnemonic === Mnemonic.Lea || mnemonic === Mnemonic.Nop) return;
+    const list = isInside ? this.operands : this.operandsBehind;
     for (const operand of operands) {
-      if (operand.kind !== "memory") continue;
-      addressOf(operand)(cpu);
-      this.operands.push(joinAddress(cpu.addressLo, cpu.addressHi));
+      if (operand.kind === "memory") {
+        addressOf(operand)(cpu);
+        list.push(joinAddress(cpu.addressLo, cpu.addressHi));
+      } else if (operand.kind === "string") {
+        const register = operand.pointer === "rsi" ? Gpr.RSI : Gpr.RDI;
+        list.push(joinAddress(cpu.w[2 * register]!, cpu.w[2 * register + 1]!));
+      }
     }
   }
 
@@ -294,9 +311,9 @@ class RunLog {
     return [...rest.slice(0, this.late - 1), writes[this.early]!, ...rest.slice(this.late - 1)];
   }
 
-  data(): Pick<Run, "passed" | "branches" | "operands" | "inside" | "behind"> {
-    const { passed, branches, operands, inside, behind } = this;
-    return { passed, branches, operands, inside, behind };
+  data(): Pick<Run, "passed" | "branches" | "operands" | "operandsBehind" | "inside" | "behind"> {
+    const { passed, branches, operands, operandsBehind, inside, behind } = this;
+    return { passed, branches, operands, operandsBehind, inside, behind };
   }
 }
 

@@ -13,7 +13,7 @@ import { constantsOf } from "../x86/relocate.js";
 import type { CodeReader } from "./code-reader.js";
 import { BOUNDARIES, type MachineState, stateOf } from "./machine-states.js";
 import { type BothRun, runBoth } from "./run-both.js";
-import type { Run, SideRunner } from "./run-side.js";
+import { MOST_INSIDE, type Run, type SideRunner } from "./run-side.js";
 
 /** How many states of the stream each arrival is run from. */
 const STATES = 12;
@@ -104,7 +104,7 @@ function findState(
   const pinned = new Set([RSP, ...addresses.map((a) => a.register)]);
   let tries = 0;
   for (const state of states) {
-    const run = sides.original.run(state, start, true);
+    const run = sides.original.run(state, start, MOST_INSIDE, true);
     const values = valuesFor(sides.code, run);
     for (const candidate of variations(state, run, values, pinned)) {
       if (tries++ >= MOST_TRIES) return undefined;
