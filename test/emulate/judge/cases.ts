@@ -539,7 +539,11 @@ class Builder {
     if (/^ret/.test(form.mnemonic)) {
       const offset = this.offsetIn(Number(this.gpr(RSP)), 8);
       if (offset >= 0) this.view.setBigUint64(offset, target, true);
-    } else this.write(this.places[0]!, target);
+    } else if (!this.write(this.places[0]!, target)) {
+      // Whatever stands there is the target, which may not be canonical: the stack must not fault as well, since which of
+      // two faults comes first is not the same on all processors.
+      this.trySetGpr(RSP, BigInt(this.layout.area + 256));
+    }
   }
 }
 

@@ -81,8 +81,8 @@ test("there is something to judge", () => {
   expect(judged.length).toBeGreaterThan(0);
 });
 
-/** Alone, `sequence` is among what ONLY may name, beside the mnemonics that the sequences are to consist of. */
-test.runIf(single === undefined || only?.includes("sequence"))("sequences of instructions", async () => {
+/** With ONLY they run where it names `sequence` as well, and then consist of the mnemonics beside it. */
+test.runIf(only === undefined || only.includes("sequence"))("sequences of instructions", async () => {
   const count = environment("CASES") === undefined ? (long ? 60_000 : 3_000) : cases;
   const [result] = await judge([sequenceForm(judged)], { cases: count, seed, single, make: sequencesOf(judged) });
   results.push(result!);
