@@ -98,16 +98,16 @@ export class Memory {
       const frame = this.takeFrame();
       this.pages.set(number, { number, frame, permissions, code: false });
     }
-    this.flush();
   }
 
   unmap(address: RuntimeAddress, size: number): void {
-    for (const page of this.pagesIn(address, size)) {
+    const gone = this.pagesIn(address, size);
+    for (const page of gone) {
       this.forgetCode(page);
       this.pages.delete(page.number);
       this.free.push(page.frame);
     }
-    this.flush();
+    if (gone.length > 0) this.flush();
   }
 
   /** Changes the permissions of the pages that are mapped there. */
@@ -184,7 +184,9 @@ export class Memory {
     const { readable } = this;
     if (readable.lo[i] === (lo & ~OFFSET) && readable.hi[i] === hi)
       return this.arena[readable.frame[i]! + (lo & OFFSET)]!;
-    return this.arena[this.locate(lo, hi, "read")]!;
+    // Bringing a page in may replace the arena: first the place, then the arena.
+    const at = this.locate(lo, hi, "read");
+    return this.arena[at]!;
   }
 
   read16(lo: number, hi: number): number {
