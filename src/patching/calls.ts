@@ -23,6 +23,9 @@ const MADVISE = 28;
 const EXIT = 60;
 const MADV_DONTNEED = 4;
 const ENOSYS = 38;
+const EAGAIN = 11;
+/** The label of a fork that fails. */
+export const NO_CHILD = "kernel: no more children";
 const CHILD_PID = 2;
 /** rax, r11, rcx and the return address. */
 const ARGUMENTS = 32;
@@ -188,7 +191,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
   return finish(own);
 }
 
-/** fork and vfork: the spare slot gets a child, if it is free. */
+/** fork and vfork: the spare slot gets a child, if it is free; it may also fail, for a kernel has other limits. */
 function fork(situation: Situation, number: number): Change[] {
   const { setup, thread, space, registry } = situation;
   const { machine, protocol } = setup;
@@ -212,8 +215,11 @@ function fork(situation: Situation, number: number): Change[] {
     spawns: { thread: child, space: number === FORK ? copy : null },
     needs: { spareSlot: true },
   };
-  return [isFree, { ...returning(situation, -11, "kernel: no more children"), needs: { spareSlot: false } }];
+  return [isFree, returning(situation, -EAGAIN, NO_CHILD)];
 }
+
+// A thread that has its own code changed by a system call goes on with the new one: the kernel flushes the page from this
+// CPU's TLB by invlpg, which serializes.
 
 /** madvise on the page of the probes. */
 function advise(situation: Situation): Change[] {
@@ -223,14 +229,17 @@ function advise(situation: Situation): Change[] {
   const back = returning(situation, 0);
   if (advice === MADV_DONTNEED) {
     const code = setup.firstSpace().code;
-    return [{ ...back, label: "kernel: the file's bytes are back", bytes: code, space: { ...space, code } }];
+    const label = "kernel: the file's bytes are back";
+    return [{ ...back, label, bytes: code, space: { ...space, code }, refreshes: true }];
   }
   // The mapping is split or joined, which makes the kernel install what is registered.
   let next = space;
   for (const site of setup.sites)
     if (registry.sites[site.index]!.hasConsumer && !setup.isOptimized(space, site))
       next = withCode(next, site, 0, Uint8Array.of(INT3));
-  return [{ ...back, label: "kernel: splits the mapping, installs int3 where probes are", space: next }];
+  return [
+    { ...back, label: "kernel: splits the mapping, installs int3 where probes are", space: next, refreshes: true },
+  ];
 }
 
 /** pwrite to /proc/self/mem: int3 over the first probe. */
@@ -238,6 +247,11 @@ function writeInt3(situation: Situation): Change[] {
   const { setup, space } = situation;
   const bytes = Uint8Array.of(INT3);
   return [
-    { ...returning(situation, 1, "writes int3 itself"), bytes, space: withCode(space, setup.sites[0]!, 0, bytes) },
+    {
+      ...returning(situation, 1, "writes int3 itself"),
+      bytes,
+      space: withCode(space, setup.sites[0]!, 0, bytes),
+      refreshes: true,
+    },
   ];
 }

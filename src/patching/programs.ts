@@ -103,7 +103,7 @@ const leafBehind = [
 ];
 const leafBeforeSize = 7;
 /** A page's end in the middle of the probe. */
-const CROSSING = TEXT + 0x1000 - 3;
+const CROSSING = TEXT + 0x1000 - 2;
 
 const leaf = (shape: Shape, address = TEXT + 0x80): Source => [
   shape.crossing ? CROSSING - leafBeforeSize - (shape.guard ? 5 : 0) : address,
