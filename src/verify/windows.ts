@@ -105,7 +105,7 @@ export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: 
   for (const run of changed) {
     const { start, end } = layout.widened(run.start, run.end);
     const last = around.at(-1);
-    if (last !== undefined && start < last.end + CLOSE) last.end = vaddr(Math.max(last.end, end));
+    if (last !== undefined && belongsTo(layout, last, start)) last.end = vaddr(Math.max(last.end, end));
     else around.push({ start, end });
   }
   return around.map(({ start, end }) => ({
@@ -115,6 +115,15 @@ export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: 
     returns: returnsIn(layout, start, end),
     unknown: layout.unknown(start) ?? layout.unknown(end - 1),
   }));
+}
+
+/** Whether changed bytes from `at` on make one window with those before them: in one function, and its padding. */
+function belongsTo(layout: OriginalLayout, { start, end }: { start: Vaddr; end: Vaddr }, at: Vaddr): boolean {
+  if (at >= end + CLOSE) return false;
+  // A change in code that cannot be told must not draw a probe in code that can into its uncertainty.
+  if (layout.unknown(start) !== layout.unknown(at)) return false;
+  const part = layout.part(at);
+  return at <= end || part === undefined || part === layout.part(end - 1);
 }
 
 function arrivalsIn(
@@ -152,12 +161,13 @@ function arrivalsIn(
 }
 
 function returnsIn(layout: OriginalLayout, start: Vaddr, end: Vaddr): Vaddr[] {
-  const part = layout.part(start);
-  if (part === undefined) return [];
   const found: Vaddr[] = [];
-  for (let i = indexAt(part, start); i < part.count && addressOf(part, i) < end; i++) {
-    const behind = vaddr(addressOf(part, i) + lengthOf(part, i));
-    if (part.flow[i]! & Flow.Call && behind < end && behind < part.end) found.push(behind);
+  for (let at = start; at < end; ) {
+    const part = layout.part(at);
+    const behind = vaddr(Math.max(at + 1, layout.instruction(at).end));
+    const isCall = part !== undefined && (part.flow[indexAt(part, at)]! & Flow.Call) !== 0;
+    if (isCall && behind < end && behind < part.end) found.push(behind);
+    at = behind;
   }
   return found;
 }

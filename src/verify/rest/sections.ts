@@ -111,6 +111,7 @@ export function judgeSections(
       if (r.index < last) say(r, "stands in another place among the section headers");
       last = Math.max(last, r.index);
     }
+    if (asLaidOut && r.sh_name !== o.sh_name) say(r, changed("sh_name", r.sh_name, o.sh_name));
     const same: readonly (keyof Section)[] = ["sh_type", "sh_flags", "sh_addralign", "sh_entsize"];
     for (const field of same) if (o[field] !== r[field]) say(r, changed(field, r[field], o[field]));
     if (r.sh_size !== o.sh_size && !mayHaveSize(original, o, r.sh_size))

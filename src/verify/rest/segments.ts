@@ -155,7 +155,7 @@ function* newSegmentProblems(p: ProgramHeader, asLaidOut: boolean): Generator<st
     yield `is new, and has the permissions ${permissions(p)}`;
   if (asLaidOut && p.p_filesz !== p.p_memsz) yield "is new, and its sizes in the file and in memory differ";
   if (asLaidOut && p.p_paddr !== p.p_vaddr) yield `p_paddr is ${hex(p.p_paddr)}`;
-  if (p.p_align < PAGE_SIZE) yield `is new, and p_align is ${hex(p.p_align)}`;
+  if (asLaidOut ? p.p_align !== PAGE_SIZE : p.p_align < PAGE_SIZE) yield `is new, and p_align is ${hex(p.p_align)}`;
 }
 
 const pageStart = (address: number): number => Math.floor(address / PAGE_SIZE) * PAGE_SIZE;

@@ -75,10 +75,14 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
         finding("described", atOffset(end + run.start), differs("what is appended", before, now, run)),
       ),
     );
+  const loaded = Math.max(
+    ...original.programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_offset + p.p_filesz),
+  );
   for (const gap of outside(described, 0, end)) {
     const bytes = rewritten.bytes.subarray(gap.start, gap.end);
     if (firstNonZero(bytes) < 0) continue;
-    const was = original.bytes.subarray(gap.start, gap.end);
+    // Among what is loaded nothing moves, padding neither.
+    const was = original.bytes.subarray(gap.start, Math.max(gap.start, Math.min(gap.end, loaded)));
     const size = Math.min(was.length, bytes.length);
     for (const run of differingRuns(was.subarray(0, size), bytes.subarray(0, size)))
       if (firstNonZero(bytes.subarray(run.start, run.end)) >= 0)
