@@ -138,9 +138,9 @@ int main(void) {
   unsigned char digest[32];
   sha256((const unsigned char *)"abc", 3, digest);
   show("abc", digest, 32);
-  static unsigned char data[12000];
+  static unsigned char data[4000];
   for (size_t i = 0; i < sizeof data; i++) data[i] = (unsigned char)next_random();
-  for (size_t size = 0; size < 300; size += 37) {
+  for (size_t size = 0; size < 300; size += 59) {
     sha256(data, size, digest);
     show("sha256", digest, 32);
   }
