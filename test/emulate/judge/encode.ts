@@ -3,7 +3,7 @@
  * encodings that mean the same, and a decoder has to know them all. ModRM and SIB in every combination, displacements
  * that could be shorter, REX prefixes that change nothing, segment and address-size prefixes, prefixes in any order.
  */
-import type { Form } from "./forms.js";
+import { type Form, isStack } from "./forms.js";
 import { FS_BASE, GS_BASE } from "./layout.js";
 import type { Random } from "./random.js";
 
@@ -257,8 +257,6 @@ function chooseMemory(form: Form, random: Random, parts: Parts, relative: boolea
 
 /** With an operand-size prefix these differ between makers of processors. */
 const isBranch = (form: Form): boolean => /^(j|loop|call|ret)/.test(form.mnemonic);
-
-const isStack = (form: Form): boolean => /^(push|pop|call|ret|enter|leave)/.test(form.mnemonic);
 
 function chooseIndex(form: Form, random: Random, parts: Parts, memory: MemoryForm): void {
   const index = random.below(16);

@@ -141,3 +141,10 @@ const notJudged: ReadonlyMap<string, string> = new Map([
   ["rsqrtps", "an approximation that differs between processors"],
   ["rsqrtss", "an approximation that differs between processors"],
 ]);
+
+/** Whether it has an implied operand at [rsi] or [rdi]. */
+export const isString = (form: Form): boolean => form.operands.some((o) => o === "seg_rSI" || o === "es_rDI");
+
+/** Whether it reads or writes at rsp without naming it as an operand. */
+export const isStack = (form: Form): boolean =>
+  /^(push|pop|call|ret|enter|leave)/.test(form.mnemonic) && form.mnemonic !== "popcnt";

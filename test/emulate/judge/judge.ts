@@ -2,7 +2,8 @@
 
 import { vaddr } from "../../../src/address.js";
 import { disassemble } from "../../../src/x86/relocate.js";
-import { type Case, decodeOne, layoutOf, makeCase } from "./cases.js";
+import { type Case, layoutOf, makeCase } from "./cases.js";
+import { decodeOne } from "./decode-one.js";
 import { EmulatedSide } from "./emulated.js";
 import type { Form } from "./forms.js";
 import * as at from "./layout.js";

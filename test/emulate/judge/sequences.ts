@@ -7,8 +7,10 @@
  * until something defines it; an instruction that would read it is not chosen.
  */
 import { iced } from "../../../src/x86/iced.js";
-import { type Case, decode, decodeOne, fillRecord, layoutOf } from "./cases.js";
+import { type Case, layoutOf } from "./cases.js";
+import { codeOfBytes, decodeOne } from "./decode-one.js";
 import { encode, setDisplacement } from "./encode.js";
+import { fillRecord } from "./fill-record.js";
 import type { Form } from "./forms.js";
 import { AREA_SIZE, INSTRUCTION_IN_SLOT, instructionAt, LANDING_BEHIND, LANDING_SIZE } from "./layout.js";
 import { Random } from "./random.js";
@@ -55,7 +57,7 @@ export function sequencesOf(forms: readonly Form[]) {
     for (let attempts = 0; attempts < 200 && count < MOST; attempts++) {
       const form = random.pick(pool.get(random.pick(names))!);
       const encoded = encode(form, random, { relativeMemory: true });
-      if (bytes.length + encoded.bytes.length > ROOM || decode(encoded.bytes) !== form.code) continue;
+      if (bytes.length + encoded.bytes.length > ROOM || codeOfBytes(encoded.bytes) !== form.code) continue;
       const instruction = decodeOne(Uint8Array.from(encoded.bytes));
       if (rflagsOf(instruction.rflagsRead) & flags) continue;
       if (encoded.memory !== undefined) {
