@@ -16,6 +16,11 @@ export interface BothRun {
   readonly because: string | undefined;
   /** What is not the same, in a few words; undefined where all is. */
   readonly difference: string | undefined;
+  /**
+   * The difference is what a traced probe has done to the bytes below rsp. From a state that never comes about it may be seen
+   * where none is: an index may lead there. Whether those bytes are needed is for the facts to say.
+   */
+  readonly onlyTraced: boolean;
 }
 
 export function runBoth(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): BothRun {
@@ -26,16 +31,20 @@ export function runBoth(original: SideRunner, rewritten: SideRunner, state: Mach
     says: false,
     because,
     difference: undefined,
+    onlyTraced: false,
   });
   if (a.end.kind === "unimplemented") return silent(`not emulated: ${a.end.detail}`);
   // As far as it was followed there is no end to hold against another.
   if (a.end.kind === "given up") return silent(a.end.detail);
-  const b = rewritten.run(state, start, LONGER * MOST_INSIDE);
+  const most = LONGER * MOST_INSIDE;
+  const b = rewritten.run(state, start, { most });
   if (b.end.kind === "unimplemented") return silent(`not emulated: ${b.end.detail}`, b);
   const difference = differenceOf(a, b);
   if (difference !== undefined && readsChangedFile(original, rewritten, state, start))
     return silent("it reads the bytes of the file that were changed", b);
-  return { original: a, rewritten: b, says: true, because: undefined, difference };
+  const onlyTraced =
+    difference !== undefined && differenceOf(a, rewritten.run(state, start, { most, untraced: true })) === undefined;
+  return { original: a, rewritten: b, says: true, because: undefined, difference, onlyTraced };
 }
 
 /** Jumps to new code and back, guards and nops: the rewritten side never needs so many instructions more. */
@@ -49,7 +58,7 @@ const OPERAND_SIZE = 64;
  * then what it shows is nothing about the window.
  */
 function readsChangedFile(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): boolean {
-  const { operands, operandsBehind } = original.run(state, start, MOST_INSIDE, true);
+  const { operands, operandsBehind } = original.run(state, start, { withOperands: true });
   return [...operands, ...operandsBehind].some((address) => {
     const [a, b] = [original, rewritten].map((side) => side.fileBytes(address - OPERAND_SIZE, 2 * OPERAND_SIZE));
     return Buffer.compare(a!, b!) !== 0;

@@ -77,12 +77,22 @@ export interface SideMap {
   readonly destroys: ReadonlySet<number>;
 }
 
+export interface RunOptions {
+  /** After how many instructions in the window, or behind it, the run is given up. */
+  readonly most?: number;
+  /** Take down where memory operands are. */
+  readonly withOperands?: boolean;
+  /** No probe is traced: nothing below rsp is overwritten. */
+  readonly untraced?: boolean;
+}
+
 export class SideRunner {
   readonly cpu = new Cpu();
   readonly bias: number;
   private readonly blocks: BlockCache;
   private readonly dirty = new Set<number>();
   private seed = 0;
+  private untraced = false;
   private writes: Write[] = [];
 
   constructor(
@@ -111,12 +121,10 @@ export class SideRunner {
     return true;
   }
 
-  /**
-   * Runs from a link-time address of a window.
-   * @param most after how many instructions in the window, or behind it, the run is given up
-   * @param withOperands notes where memory operands are
-   */
-  run(state: MachineState, start: Vaddr, most = MOST_INSIDE, withOperands = false): Run {
+  /** Runs from a link-time address of a window. */
+  run(state: MachineState, start: Vaddr, options: RunOptions = {}): Run {
+    const { most = MOST_INSIDE, withOperands = false, untraced = false } = options;
+    this.untraced = untraced;
     const { cpu } = this;
     const { memory } = cpu;
     this.prepare(state, start);
@@ -223,7 +231,7 @@ export class SideRunner {
     const { cpu, map } = this;
     const notes = map.notesAt.get(at);
     if (notes !== undefined) log.passed.push(...notes);
-    if (!map.destroys.has(at)) return;
+    if (this.untraced || !map.destroys.has(at)) return;
     const rsp = joinAddress(cpu.w[2 * Gpr.RSP]!, cpu.w[2 * Gpr.RSP + 1]!);
     const from = runtimeAddress(rsp - RED_ZONE);
     try {

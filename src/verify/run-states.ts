@@ -13,7 +13,7 @@ import { constantsOf } from "../x86/relocate.js";
 import type { CodeReader } from "./code-reader.js";
 import { BOUNDARIES, type MachineState, stateOf } from "./machine-states.js";
 import { type BothRun, runBoth } from "./run-both.js";
-import { MOST_INSIDE, type Run, type SideRunner } from "./run-side.js";
+import type { Run, SideRunner } from "./run-side.js";
 
 /** How many states of the stream each arrival is run from. */
 const STATES = 12;
@@ -47,7 +47,7 @@ export function runStates(sides: Sides, start: Vaddr, addresses: readonly StackA
     const both = runBoth(sides.original, sides.rewritten, state, start);
     runs.push({ state, both });
     coverage.add(state, both.original);
-    return both.difference !== undefined;
+    return both.difference !== undefined && !both.onlyTraced;
   };
   for (let i = 0; i < states; i++) if (run(stateOf(start * 31 + i, addresses))) return { runs, untaken: [] };
   const givenUp: { at: number; taken: boolean }[] = [];
@@ -104,7 +104,7 @@ function findState(
   const pinned = new Set([RSP, ...addresses.map((a) => a.register)]);
   let tries = 0;
   for (const state of states) {
-    const run = sides.original.run(state, start, MOST_INSIDE, true);
+    const run = sides.original.run(state, start, { withOperands: true });
     const values = valuesFor(sides.code, run);
     for (const candidate of variations(state, run, values, pinned)) {
       if (tries++ >= MOST_TRIES) return undefined;

@@ -12,7 +12,7 @@ import { readUsdtNotes } from "../usdt/notes.js";
 import { type ChangedCode, compareCode, touches, united } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict } from "./contract.js";
-import type { ExaminedWindow } from "./evidence.js";
+import type { Evidence, ExaminedWindow } from "./evidence.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
@@ -31,7 +31,11 @@ export const verifySites = (rewritten: ElfImage, original: ElfImage): readonly S
  * Judges all probes, and all code.
  * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is damaged
  */
-export function examineCode(rewritten: ElfImage, original: ElfImage): CodeReport {
+export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport =>
+  judge(gatherEvidence(rewritten, original));
+
+/** Everything that the verdicts follow from. @throws InputError like examineCode */
+export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidence {
   const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten));
   const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<number, readonly number[]> => {
     const map = new Map<number, number[]>();
@@ -45,8 +49,7 @@ export function examineCode(rewritten: ElfImage, original: ElfImage): CodeReport
   const after = { code: new CodeReader(rewritten), notesAt: notesAt((p) => p.rewritten?.location) };
   const code = withProbes(compareCode(original, rewritten), pairs, before.code, after.code);
   const readers = { original: before.code, rewritten: after.code };
-  if (code.changed.length === 0)
-    return judge({ pairs, code, ...readers, found: [], facts: undefined, layout: undefined });
+  if (code.changed.length === 0) return { pairs, code, ...readers, found: [], facts: undefined, layout: undefined };
 
   const facts = gatherFacts(original, anchorsOf(pairs, code));
   const layout = new OriginalLayout(facts, before.code);
@@ -57,7 +60,7 @@ export function examineCode(rewritten: ElfImage, original: ElfImage): CodeReport
     const proof = prove(subject, window);
     return { window, proof, runs: run(facts, sides, window, proof) };
   });
-  return judge({ pairs, code, ...readers, found, facts, layout });
+  return { pairs, code, ...readers, found, facts, layout };
 }
 
 /**

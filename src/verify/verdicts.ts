@@ -34,11 +34,13 @@ interface Case {
   readonly passings: Passing[];
   readonly problems: SiteProblem[];
   states: number;
+  /** A run that shows what a traced probe does to the bytes below rsp. */
+  traced: StateRun | undefined;
 }
 
 export function judge(evidence: Evidence): CodeReport {
   const { pairs, found } = evidence;
-  const cases = pairs.map((): Case => ({ passings: [], problems: [], states: 0 }));
+  const cases = pairs.map((): Case => ({ passings: [], problems: [], states: 0, traced: undefined }));
   const blamed = new Set<ExaminedWindow>();
   for (const examined of found) {
     for (const passing of examined.proof?.passings ?? [])
@@ -47,7 +49,10 @@ export function judge(evidence: Evidence): CodeReport {
       if (notes.length > 0) blamed.add(examined);
       for (const note of notes) cases[note]!.problems.push(problem);
     };
-    const shown = examined.runs.flatMap(({ runs }) => runs).find(({ both }) => both.difference !== undefined);
+    const differing = examined.runs.flatMap(({ runs }) => runs).filter(({ both }) => both.difference !== undefined);
+    const shown = differing.find(({ both }) => !both.onlyTraced);
+    for (const run of differing.filter(({ both }) => both.onlyTraced))
+      for (const note of run.both.original.passed) cases[note]!.traced ??= run;
     for (const mismatch of examined.proof?.mismatches ?? [])
       accuse(blame(mismatch, examined, evidence), mismatchProblem(mismatch, shown, evidence));
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
@@ -134,10 +139,12 @@ function runProblem({ state, both }: StateRun, { original, rewritten }: Evidence
   };
 }
 
-function verdictOn(pair: NotePair, { passings, problems, states }: Case, evidence: Evidence): SiteVerdict {
+function verdictOn(pair: NotePair, { passings, problems, states, traced }: Case, evidence: Evidence): SiteVerdict {
   const { original, rewritten } = pair;
   const { provider, name, location } = original;
   const all = [...problems, ...noteProblems(pair, passings, problems.length > 0, evidence)];
+  const stack = stackProblem(pair, passings, traced, evidence);
+  if (stack !== undefined) all.push(stack);
   // What shows a difference comes before what could not be decided, and a table before none.
   const different = all.filter((p) => p.verdict === "different");
   const problem = different.find((p) => (p.difference?.rows.length ?? 0) > 0) ?? different[0] ?? all[0];
@@ -153,7 +160,7 @@ function verdictOn(pair: NotePair, { passings, problems, states }: Case, evidenc
   };
 }
 
-/** What the notes say, and what a traced probe would do to the stack. */
+/** What the notes say. */
 function noteProblems(
   pair: NotePair,
   passings: readonly Passing[],
@@ -167,7 +174,6 @@ function noteProblems(
       found.push(compareArguments(original, rewritten, passing.rewritten - passing.original, passing.stackShift));
     if (passings.length === 0 && !isAccused) found.push(untouchedProblem(pair, evidence));
   }
-  found.push(stackProblem(pair, passings, evidence));
   return found.filter((problem) => problem !== undefined);
 }
 
@@ -194,8 +200,10 @@ const RED_ZONE = 128;
 function stackProblem(
   pair: NotePair,
   passings: readonly Passing[],
-  { facts, pairs }: Evidence,
+  traced: StateRun | undefined,
+  evidence: Evidence,
 ): SiteProblem | undefined {
+  const { facts, pairs } = evidence;
   const isBare = passings.some(
     ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
   );
@@ -205,7 +213,11 @@ function stackProblem(
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
   const { redZone, because } = stackFacts(facts, location, reads);
   if (redZone === "unused") return undefined;
-  const [verdict, what] =
-    redZone === "live" ? (["different", "overwrites"] as const) : (["unproved", "may overwrite"] as const);
-  return { verdict, reason: `its nop5, once traced, ${what} bytes below rsp that are needed: ${because}` };
+  const isSure = redZone === "live" || traced !== undefined;
+  const what = isSure ? "overwrites" : "may overwrite";
+  return {
+    ...(traced && runProblem(traced, evidence)),
+    verdict: isSure ? "different" : "unproved",
+    reason: `its nop5, once traced, ${what} bytes below rsp that are needed: ${because}`,
+  };
 }
