@@ -3,9 +3,9 @@
  *
  *     ELF header | program headers | each segment's bytes | section names | section headers
  *
- * The kernel wants p_vaddr and p_offset to be equal modulo the page size; so each segment's bytes stand at such an offset,
- * and no page of the file is mapped for two segments. Every segment has a section of its own: tools that look for sections
- * (objdump -d, our own reader) then find them. The stack is not executable.
+ * The kernel wants p_vaddr and p_offset to be equal modulo the page size; so each segment's bytes stand at such an
+ * offset, and no page of the file is mapped for two segments. Every segment has a section of its own: tools that look
+ * for sections (objdump -d, our own reader) then find them. The stack is not executable.
  */
 import { alignUp, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "./constants.js";
@@ -14,7 +14,9 @@ export interface ProgramSegment {
   /** Link-time address of the first byte. No two segments share a page. */
   readonly address: Vaddr;
   readonly bytes: Uint8Array;
-  /** Size in memory, in bytes: what `bytes` does not fill is zero. At least the length of `bytes`, which is the default. */
+  /**
+   * Size in memory, in bytes: what `bytes` does not fill is zero. At least the length of `bytes`, which is the default.
+   */
   readonly size?: number;
   /** PF_R, PF_W, PF_X. */
   readonly flags: number;

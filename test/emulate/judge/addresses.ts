@@ -1,6 +1,6 @@
 /**
- * Where a case's operands in memory are: registers and displacements are chosen such that the address comes out where it
- * should, mostly in the scratch memory, now and then where the access faults in part or as a whole.
+ * Where a case's operands in memory are: registers and displacements are chosen such that the address comes out where
+ * it should, mostly in the scratch memory, now and then where the access faults in part or as a whole.
  */
 import type { CaseState } from "./case-state.js";
 import { setDisplacement } from "./encode.js";
@@ -120,8 +120,8 @@ function chooseTarget(state: CaseState, size: number, room: number): bigint {
   if (choice < 36) return align(state.layout.edge + at.EDGE_SIZE - random.below(2 * Math.max(size, 1) + 1));
   if (choice < 38) return align(state.layout.readOnly + 64 + random.below(at.READ_ONLY_SIZE - 128 - size));
   if (choice < 39) return align(state.layout.unmapped + random.below(4096));
-  // Far from the ends of the canonical addresses: a segment's base is added later, and the processor faults as well where
-  // only the address before that is not canonical.
+  // Far from the ends of the canonical addresses: a segment's base is added later, and the processor faults as well
+  // where only the address before that is not canonical.
   return random.pick([0x8000000000000000n, 0x0000900000000000n, 0xffff7f0000000000n, 0xffff900000000000n]);
 }
 

@@ -1,6 +1,6 @@
 /**
- * A case in the making: the instruction as it is decoded, where its operands are, and the record that its state is written
- * to. A register on which an address depends is pinned: nobody else may set it.
+ * A case in the making: the instruction as it is decoded, where its operands are, and the record that its state is
+ * written to. A register on which an address depends is pinned: nobody else may set it.
  */
 import { iced } from "../../../src/x86/iced.js";
 import { decodeOne } from "./decode-one.js";

@@ -1,10 +1,10 @@
 /**
- * One case: an instruction with its bytes, and the state that it starts from. Everything follows from the seed, the form
- * and the number of the case, so that a case that fails can be made again alone.
+ * One case: an instruction with its bytes, and the state that it starts from. Everything follows from the seed, the
+ * form and the number of the case, so that a case that fails can be made again alone.
  *
  * Values are random with a preference for boundaries (random.ts). Then what the instruction needs to do something
- * interesting is arranged: memory operands lead into the scratch memory, a few of them out of it on purpose; shift counts
- * are small, quotients fit, comparisons find equals, repeat counts are small, branches have somewhere to go.
+ * interesting is arranged: memory operands lead into the scratch memory, a few of them out of it on purpose; shift
+ * counts are small, quotients fit, comparisons find equals, repeat counts are small, branches have somewhere to go.
  */
 import { placeMemory, placeStack, placeStrings } from "./addresses.js";
 import { arrange, placeEquals } from "./arrange.js";

@@ -1,7 +1,7 @@
 /**
- * What programs consist of, against what the emulator implements: every instruction in the functions around the probe sites of
- * the five Debian packages, and in statically linked programs as far as they run without features beyond the baseline.
- * What is missing elsewhere in those files is counted, and with LONG=1 printed.
+ * What programs consist of, against what the emulator implements: every instruction in the functions around the probe
+ * sites of the five Debian packages, and in statically linked programs as far as they run without features beyond the
+ * baseline. What is missing elsewhere in those files is counted, and with LONG=1 printed.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -65,7 +65,9 @@ int main(int argc, char **argv) {
 }
 `;
 
-/** What glibc has for x87, for processors with more features, and for control-flow enforcement: not for the baseline. */
+/**
+ * What glibc has for x87, for processors with more features, and for control-flow enforcement: not for the baseline.
+ */
 const notBaseline = /^(f|wait|xsave|xrstor|xbegin|xend|xabort|incssp|rdssp|hlt|rdtsc|xgetbv)/;
 
 test("all instructions of a static program that the baseline runs are implemented", () => {

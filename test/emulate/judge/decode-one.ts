@@ -1,4 +1,7 @@
-/** Decoding of single instructions, with one instruction object for all of them: each is an allocation in WebAssembly memory. */
+/**
+ * Decoding of single instructions, with one instruction object for all of them: each is an allocation in WebAssembly
+ * memory.
+ */
 import { type Instruction, iced } from "../../../src/x86/iced.js";
 
 const decoded = new iced.Instruction();

@@ -1,7 +1,8 @@
 /**
- * Writes an instruction of a given form with operands chosen at random, byte by byte: an assembler would write one of the
- * encodings that mean the same, and a decoder has to know them all. ModRM and SIB in every combination, displacements
- * that could be shorter, REX prefixes that change nothing, segment and address-size prefixes, prefixes in any order.
+ * Writes an instruction of a given form with operands chosen at random, byte by byte: an assembler would write one of
+ * the encodings that mean the same, and a decoder has to know them all. ModRM and SIB in every combination,
+ * displacements that could be shorter, REX prefixes that change nothing, segment and address-size prefixes, prefixes in
+ * any order.
  */
 import { type Form, isStack } from "./forms.js";
 import { FS_BASE, GS_BASE } from "./layout.js";
@@ -120,7 +121,10 @@ export function encode(form: Form, random: Random, restrictions: Restrictions = 
   };
 }
 
-/** Prefixes that mean nothing here: an operand size that REX.W or a byte operand overrides, repeats and hints of branches. */
+/**
+ * Prefixes that mean nothing here: an operand size that REX.W or a byte operand overrides, repeats and hints of
+ * branches.
+ */
 function addIdle(form: Form, prefixes: number[], random: Random): void {
   if (!random.oneIn(12)) return;
   // A loop with a repeat prefix is another loop on AMD's processors.

@@ -1,6 +1,6 @@
 /**
- * All instructions that there are, as forms: iced's Code is a mnemonic with the kinds of its operands. Which of them this
- * processor has is read from /proc/cpuinfo.
+ * All instructions that there are, as forms: iced's Code is a mnemonic with the kinds of its operands. Which of them
+ * this processor has is read from /proc/cpuinfo.
  */
 import { readFileSync } from "node:fs";
 import { iced } from "../../../src/x86/iced.js";

@@ -46,7 +46,10 @@ for (const form of forms) {
 const cases = Number(environment("CASES") ?? Math.ceil((long ? 300_000 : 23_000) / Math.max(judged.length, 1)));
 const results: FormResult[] = [];
 
-/** Mnemonics are judged several at a time, when the first of them is asked for: a native program each would cost more than its cases. */
+/**
+ * Mnemonics are judged several at a time, when the first of them is asked for: a native program each would cost more
+ * than its cases.
+ */
 const TOGETHER = 24;
 const mnemonics = [...new Set(judged.map((form) => form.mnemonic))];
 const groups = new Map<number, Promise<readonly FormResult[]>>();
@@ -91,8 +94,8 @@ test.runIf(only === undefined || only.includes("sequence"))("sequences of instru
 });
 
 /**
- * The judge is judged as well: the emulator alone gets another opcode, or another extension of it in ModRM.reg, that does
- * almost the same. Each must be found out.
+ * The judge is judged as well: the emulator alone gets another opcode, or another extension of it in ModRM.reg, that
+ * does almost the same. Each must be found out.
  */
 interface Plant {
   readonly what: string;

@@ -193,8 +193,8 @@ const areas: readonly (readonly [name: string, from: number, size: number])[] = 
 ];
 
 /**
- * What differs, in words: none where only what is undefined does; undefined where nothing does. `theirs` is brought into
- * the form in which the emulator speaks of faults.
+ * What differs, in words: none where only what is undefined does; undefined where nothing does. `theirs` is brought
+ * into the form in which the emulator speaks of faults.
  */
 function compare(
   one: Case,

@@ -17,8 +17,8 @@
  *     +48     the instruction, and behind it the landing of whoever goes on with the next instruction
  *     +120    landing
  *
- * There are two such layouts. In one all addresses are small, and every way of addressing reaches the scratch memory. In
- * the other the middle of the area is at 2^32, so that every carry into the upper half of an address matters.
+ * There are two such layouts. In one all addresses are small, and every way of addressing reaches the scratch memory.
+ * In the other the middle of the area is at 2^32, so that every carry into the upper half of an address matters.
  */
 
 export interface Layout {
@@ -70,7 +70,9 @@ export const Record = {
   /** rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15. */
   GPR: AREA_SIZE + EDGE_SIZE,
   FLAGS: AREA_SIZE + EDGE_SIZE + 128,
-  /** Before: where the instruction stands. After: where execution went on; behind a fault, the instruction that faulted. */
+  /**
+   * Before: where the instruction stands. After: where execution went on; behind a fault, the instruction that faulted.
+   */
   IP: AREA_SIZE + EDGE_SIZE + 136,
   /** Before: 0. After: 0, or FAULTED and the number of the exception. */
   TRAP: AREA_SIZE + EDGE_SIZE + 144,

@@ -1,10 +1,11 @@
 /**
- * The judge: a static program that runs each case on this machine's processor. For a case it fills the scratch memory and
- * all registers from the case's record, jumps to the instruction, and wherever that leads collects the same record again.
+ * The judge: a static program that runs each case on this machine's processor. For a case it fills the scratch memory
+ * and all registers from the case's record, jumps to the instruction, and wherever that leads collects the same record
+ * again.
  *
  * What the instruction does to the flow of control shows in which landing it reaches: each stores its own address and
- * jumps to the common exit. An exception becomes a signal; the handler notes it and has the kernel return to the exit, which
- * brings back all registers as they were at the exception.
+ * jumps to the common exit. An exception becomes a signal; the handler notes it and has the kernel return to the exit,
+ * which brings back all registers as they were at the exception.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -51,8 +52,8 @@ const GREGS = 40;
 const [REG_RIP, REG_TRAPNO, REG_CR2] = [16, 20, 22].map((i) => GREGS + 8 * i) as [number, number, number];
 
 /**
- * One instruction with an absolute address as its memory operand (ModRM with SIB, no base, no index), as bytes: Keystone
- * takes a bare address for a rip-relative one, and then gets the distance wrong.
+ * One instruction with an absolute address as its memory operand (ModRM with SIB, no base, no index), as bytes:
+ * Keystone takes a bare address for a rip-relative one, and then gets the distance wrong.
  */
 function absolute(opcode: readonly number[], reg: number, address: number, immediate?: number): string {
   const bytes = [0x48 | ((reg >> 3) << 2), ...opcode, 0x04 | ((reg & 7) << 3), 0x25, ...word(address)];

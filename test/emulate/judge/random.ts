@@ -1,6 +1,6 @@
 /**
- * Random numbers that are the same everywhere: xoshiro128** on 32-bit integers, and values with a preference for those on
- * which arithmetic goes wrong.
+ * Random numbers that are the same everywhere: xoshiro128** on 32-bit integers, and values with a preference for those
+ * on which arithmetic goes wrong.
  */
 
 export class Random {
@@ -134,7 +134,10 @@ const boundaries: readonly bigint[] = [
   0xaaaaaaaaaaaaaaaan,
 ];
 
-/** Single precision: zeros, ones, denormals, infinities, quiet and signalling NaNs with payloads, ends of integer ranges. */
+/**
+ * Single precision: zeros, ones, denormals, infinities, quiet and signalling NaNs with payloads, ends of integer
+ * ranges.
+ */
 const floats32: readonly number[] = [
   0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x40000000, 0x3f000000, 0xbf000000, 0x3fc00000, 0x40200000,
   0x00000001, 0x80000001, 0x007fffff, 0x807fffff, 0x00800000, 0x80800000, 0x7f7fffff, 0xff7fffff, 0x7f800000,

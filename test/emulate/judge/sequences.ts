@@ -1,10 +1,10 @@
 /**
- * Cases of several instructions in a row. Alone, each instruction starts from a state that was set from outside; here it
- * starts from what the one before has left, in whatever form the emulator keeps it, and all are run as one block. An
+ * Cases of several instructions in a row. Alone, each instruction starts from a state that was set from outside; here
+ * it starts from what the one before has left, in whatever form the emulator keeps it, and all are run as one block. An
  * instruction in the middle that faults has to leave what those in front of it have done, and nothing else.
  *
- * Memory operands are relative to rip, so that no register has to be kept. What an instruction leaves undefined stays so
- * until something defines it; an instruction that would read it is not chosen.
+ * Memory operands are relative to rip, so that no register has to be kept. What an instruction leaves undefined stays
+ * so until something defines it; an instruction that would read it is not chosen.
  */
 import { iced } from "../../../src/x86/iced.js";
 import { type Case, layoutOf } from "./cases.js";
@@ -28,7 +28,10 @@ export const sequenceForm = (forms: readonly Form[]): Form => ({
   mnemonic: "sequence",
 });
 
-/** Implied operands in memory need registers; branches leave; popf and ldmxcsr set more than a sequence can bear; mmx is not implemented. */
+/**
+ * Implied operands in memory need registers; branches leave; popf and ldmxcsr set more than a sequence can bear; mmx is
+ * not implemented.
+ */
 const suits = (form: Form): boolean =>
   !/^(j|loop|call|ret|push|pop(?!cnt)|enter|leave|int|ud|hlt|ldmxcsr|xlat|maskmov|cmpxchg(8|16)b)/.test(
     form.mnemonic,
@@ -70,7 +73,8 @@ export function sequencesOf(forms: readonly Form[]) {
         setDisplacement(encoded);
       }
       undefinedAt.push({ at: bytes.length, flags });
-      // By how much is shifted is not known here: whatever it may leave undefined counts, and nothing counts as defined.
+      // By how much is shifted is not known here: whatever it may leave undefined counts, and nothing counts as
+      // defined.
       const known = undefinedResults(instruction, /^(sh|sa|r[oc])/.test(form.mnemonic) ? "" : form.mnemonic, view);
       const defines = isShift(form) ? 0 : rflagsOf(instruction.rflagsModified) & ~known.flags;
       flags = (flags & ~defines) | known.flags | (isShift(form) ? SHIFT_UNDEFINED : 0);
