@@ -111,6 +111,7 @@ Exit status:
       new Option("--original <file>", "the original; without it, the one that the file carries").argParser(notEmpty),
     )
     .option("--strict", "exit with 3 also if anything could not be proved")
+    .option("--live", "run the program, too, without and with uprobes: same output and exit status? (root)")
     .option("--json", "print one JSON document")
     .action(async (file: string, options: VerifyOptions) => {
       finish(

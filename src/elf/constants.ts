@@ -85,6 +85,8 @@ export const DT_GNU_HASH = 0x6ffffef5;
 export const DT_VERSYM = 0x6ffffff0;
 export const DT_VERDEF = 0x6ffffffc;
 export const DT_VERNEED = 0x6ffffffe;
+export const DT_FLAGS_1 = 0x6ffffffb;
+export const DF_1_PIE = 0x08000000;
 
 export const R_X86_64_NONE = 0;
 export const R_X86_64_64 = 1;

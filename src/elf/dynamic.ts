@@ -32,6 +32,10 @@ export function readDynamicTags(image: ElfImage): readonly DynamicTag[] {
   return tags;
 }
 
+/** Whether it says that it is a program, as static PIEs do, which have no interpreter to tell them from libraries. */
+export const isMarkedPie = (image: ElfImage): boolean =>
+  readDynamicTags(image).some(({ d_tag, d_val }) => d_tag === elf.DT_FLAGS_1 && (d_val & elf.DF_1_PIE) !== 0);
+
 /**
  * Calls back for every dynamic relocation with the place it writes to and the link-time address that it writes there.
  * The value is NaN where it is not an address of this file (a symbol of another one).

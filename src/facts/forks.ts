@@ -6,6 +6,7 @@
  * library cannot know who loads it. "No way to fork is seen" does not speak for libraries that the program loads.
  */
 import * as elf from "../elf/constants.js";
+import { isMarkedPie } from "../elf/dynamic.js";
 import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 
@@ -32,7 +33,7 @@ export function wayToFork(image: ElfImage): string | undefined {
   const isProgram = image.programHeaders.some((p) => p.p_type === elf.PT_INTERP);
   const isDynamic = image.programHeaders.some((p) => p.p_type === elf.PT_DYNAMIC);
   if (isProgram) return forkingImport(image);
-  if (isDynamic && !isStaticPie(image)) return "it is a shared library, which cannot know whether its process forks";
+  if (isDynamic && !isMarkedPie(image)) return "it is a shared library, which cannot know whether its process forks";
   return forkingSystemCall(image);
 }
 
@@ -46,18 +47,6 @@ function forkingImport(image: ElfImage): string | undefined {
     if (forking.has(name)) found.push(name);
   });
   return found.length === 0 ? undefined : `it imports ${found.sort().join(", ")}`;
-}
-
-const DT_FLAGS_1 = 0x6ffffffb;
-const DF_1_PIE = 0x08000000;
-
-/** A static PIE has a dynamic section but no interpreter; the linker marks it as a PIE. */
-function isStaticPie({ view, programHeaders }: ElfImage): boolean {
-  const dynamic = programHeaders.find((p) => p.p_type === elf.PT_DYNAMIC);
-  if (dynamic === undefined) return false;
-  for (let at: number = dynamic.p_offset; at + 16 <= dynamic.p_offset + dynamic.p_filesz; at += 16)
-    if (view.getUint32(at, true) === DT_FLAGS_1) return (view.getUint32(at + 8, true) & DF_1_PIE) !== 0;
-  return false;
 }
 
 /**

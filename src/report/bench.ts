@@ -36,7 +36,7 @@ export const benchDocument = ({ kernel, processor, file, sites, costs }: BenchRu
   forms: costs.forms,
 });
 
-const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} ±${(spread * 50).toFixed(0)}%`;
+const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} +-${(spread * 50).toFixed(0)}%`;
 
 /** The text of `bench`. */
 export function benchText(run: BenchRun, style: Style): string {
@@ -56,7 +56,7 @@ export function benchText(run: BenchRun, style: Style): string {
     label(form),
     ns(idle.nop),
     ns(idle.rewritten),
-    `${idle.extra >= 0 ? "+" : ""}${idle.extra.toFixed(2)} ±${(idle.noise / 2).toFixed(2)}`,
+    `${idle.extra >= 0 ? "+" : ""}${idle.extra.toFixed(2)} +-${(idle.noise / 2).toFixed(2)}`,
   ]);
   const builtIn = ["compiled-in nop5", "", ns(costs.nop5.idle), ""];
   lines.push(...table([["NOT TRACED", "NOP", "NOP5", "MORE"], builtIn, ...idle], style), "");

@@ -1,5 +1,6 @@
 /** What `verify` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
+import type { LiveComparison } from "../live/compare.js";
 import type { Difference, SiteVerdict, Verdict, VerifyReport } from "../verify/contract.js";
 import { columns, count, printable, type Style } from "./text.js";
 
@@ -7,6 +8,8 @@ import { columns, count, printable, type Style } from "./text.js";
 export interface VerifyRun {
   readonly input: string;
   readonly report: VerifyReport;
+  /** With --live. */
+  readonly live: LiveComparison | null;
 }
 
 export type VerifySummary = { readonly sites: number } & Readonly<Record<Verdict, number>>;
@@ -26,7 +29,7 @@ export function summaryOf({ sites, findings }: VerifyReport): VerifySummary {
 }
 
 /** The document of `verify --json`. */
-export const verifyDocument = ({ input, report }: VerifyRun): object => ({
+export const verifyDocument = ({ input, report, live }: VerifyRun): object => ({
   schemaVersion: 1,
   input,
   summary: summaryOf(report),
@@ -42,14 +45,14 @@ export const verifyDocument = ({ input, report }: VerifyRun): object => ({
   })),
   findings: report.findings.map(({ where, what }) => ({ where, what })),
   uncompared: report.uncompared,
-  live: null,
+  live,
 });
 
 /** How many lines of one kind are printed; the JSON document has all. */
 const MOST_LINES = 40;
 
 /** The text of `verify`, with a line end. */
-export function verifyText({ input, report }: VerifyRun, style: Style): string {
+export function verifyText({ input, report, live }: VerifyRun, style: Style): string {
   const lines = [headline(input, report, style)];
   for (const site of report.sites) if (site.verdict !== "equivalent") lines.push(...siteLines(site, style));
   lines.push(
@@ -58,6 +61,7 @@ export function verifyText({ input, report }: VerifyRun, style: Style): string {
     ),
     ...limited(report.uncompared.map((what) => style.quiet(`  not compared: ${printable(what)}`))),
   );
+  if (live !== null) lines.push(liveLine(live, style));
   return `${lines.join("\n")}\n`;
 }
 
@@ -71,6 +75,18 @@ function headline(input: string, report: VerifyReport, style: Style): string {
   const same = `the rest of ${report.uncompared.length === 0 ? "the file" : "what is loaded"} is as it was`;
   const rest = found === 0 ? same : style.warning(`${count(found, "other difference")}`);
   return `${style.heading(printable(input))}: ${count(sites, "USDT probe")}: ${parts.join(", ")}; ${rest}`;
+}
+
+/** What the runs without and with uprobes showed. */
+function liveLine(live: LiveComparison, style: Style): string {
+  const traced = `${live.hit} of ${count(live.sites, "probe")} hit ${count(live.hits, "time")}, ${live.optimized} optimized`;
+  const what =
+    live.same === true
+      ? "the same with uprobes and without"
+      : style.warning(
+          `${live.differences.join(", ")}: not the same with uprobes${live.same === null ? ", nor from run to run without" : ""}`,
+        );
+  return `  run on Linux ${live.kernel}: ${what}; ${traced}`;
 }
 
 const limited = (lines: readonly string[]): string[] =>
