@@ -9,7 +9,7 @@
  */
 import { PAGE_SIZE, runtimeAddress } from "../address.js";
 import { Cpu } from "../emulate/cpu.js";
-import type { Outcome } from "../emulate/fault.js";
+import { Fault, type Outcome } from "../emulate/fault.js";
 import { Memory, Perm } from "../emulate/memory.js";
 import { Gpr, IP, joinAddress, State, XMM } from "../emulate/state.js";
 import { Numbering } from "../explore/numbering.js";
@@ -67,9 +67,17 @@ export class Machine {
     this.memory.map(runtimeAddress(address), size, Perm.RW);
   }
 
-  /** Called where an instruction meets no page; may load one and return true. */
-  set onMiss(callback: (page: number, access: "read" | "write" | "execute") => boolean) {
-    this.memory.onMiss = callback;
+  /** Has somebody else map pages, some of them when they are touched. */
+  mapMore(maps: (memory: Memory) => void): void {
+    const { memory } = this;
+    maps(memory);
+    const bringIn = memory.onMiss;
+    memory.onMiss = (page, access) => {
+      if (bringIn?.(page, access) !== true) return false;
+      this.loaded.set(page / PAGE_SIZE, memory.peek(page, PAGE_SIZE));
+      return true;
+    };
+    for (const page of memory.mappedPages()) this.loaded.set(page / PAGE_SIZE, memory.peek(page, PAGE_SIZE));
   }
 
   /** The words of a CPU that has just begun. */
@@ -99,7 +107,12 @@ export class Machine {
   byteAt(snapshot: Snapshot, address: number): number | undefined {
     const own = snapshot.memory.get(address);
     if (own !== undefined) return own;
-    return this.memory.permissionsAt(runtimeAddress(address)) === undefined ? undefined : this.peekByte(address);
+    try {
+      return this.peekByte(address);
+    } catch (error) {
+      if (error instanceof Fault) return undefined;
+      throw error;
+    }
   }
 
   /** Up to 15 bytes of code as they were loaded. */
@@ -164,6 +177,7 @@ export class Machine {
   }
 
   private loadedByte(address: number): number {
+    this.peekByte(address); // brings the page in
     return this.loaded.get(Math.floor(address / PAGE_SIZE))?.[address % PAGE_SIZE] ?? 0;
   }
 }

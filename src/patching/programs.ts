@@ -5,9 +5,11 @@
  * pass the probe once more, and all have come back to the same state after at most two passes, so that there are finitely
  * many states.
  */
+
+import type { Memory } from "../emulate/memory.js";
+import { NOP5, NOP10 } from "../x86/bytes.js";
 import { type Assembled, assemble, branch, type Line, line, type Source } from "./assemble.js";
 import type { Bytes } from "./machine.js";
-import { NOP5, NOP10 } from "./protocol.js";
 
 export interface Site {
   /** Runtime address of the instruction that is patched. */
@@ -19,8 +21,19 @@ export interface Site {
 export interface Program {
   readonly name: string;
   readonly listing: Assembled["listing"];
-  /** More code and data, by pages with their permissions: real programs. */
-  readonly pages?: readonly (Bytes & { readonly permissions: number })[];
+  /** Maps what the listing does not have: real programs. */
+  readonly mapsMore: ((memory: Memory) => void) | null;
+  /** Runtime addresses where trampolines cannot be, besides those of the listing: [start, end). */
+  readonly occupied: readonly { readonly start: number; readonly end: number }[];
+  /** What threads begin with, where it is not the usual. */
+  readonly first: { readonly words: Int32Array; readonly bytes: readonly Bytes[] } | null;
+  /**
+   * The instructions that make up the program, where the rest of it is left out: a thread that comes to another one begins
+   * again.
+   */
+  readonly region: ReadonlySet<number> | null;
+  /** Runtime addresses of the threads' stacks: each has its own, at the same place. */
+  readonly stack: { readonly start: number; readonly end: number };
   readonly entry: number;
   readonly sites: readonly Site[];
   /** Where the signal handler begins, if there is one. */
@@ -30,17 +43,12 @@ export interface Program {
   readonly semaphore: number | null;
   /** Where the child of a fork or vfork goes on and passes its probes; null where nothing forks. */
   readonly forks: "fork" | "vfork" | null;
-  /**
-   * Which bytes of the red zone count behind a probe: those that the program is seen to read again, or, where its code is
-   * only known around the probe, all or none of them.
-   */
-  readonly redZone: "seen" | "all" | "none";
   /** A seccomp filter that kills whoever makes a system call. */
   readonly filter: boolean;
 }
 
-export const STACK_TOP = 0x7ffd_0000_0000;
-export const STACK_SIZE = 0x2000;
+const STACK_TOP = 0x7ffd_0000_0000;
+const STACK_SIZE = 0x2000;
 /** rsp at a program's entry: what is above belongs to somebody else. */
 export const FIRST_SP = STACK_TOP - 0x1000;
 const TEXT = 0x40_1000;
@@ -268,7 +276,11 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
     sharedReads: new Set(listing.filter((l) => readsShared(l.text)).map((l) => l.address)),
     semaphore: name === "semaphore" ? DATA : null,
     forks: name === "fork" || name === "vfork" ? name : null,
-    redZone: "seen",
+    mapsMore: null,
+    occupied: [],
+    first: null,
+    region: null,
+    stack: { start: STACK_TOP - STACK_SIZE, end: STACK_TOP },
     filter: name === "seccomp",
   };
 }

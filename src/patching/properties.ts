@@ -11,7 +11,6 @@ import { Gpr, IP } from "../emulate/state.js";
 import type { Violation } from "../explore/system.js";
 import { Property, violation } from "./change.js";
 import { ipOf, type Machine, type Snapshot, spOf, withoutBelow } from "./machine.js";
-import { STACK_SIZE, STACK_TOP } from "./programs.js";
 import type { Setup } from "./setup.js";
 import type { Thread } from "./state.js";
 import { expectedBehind } from "./user.js";
@@ -25,6 +24,7 @@ const registerNames = Object.keys(Gpr).map((name) => name.toLowerCase());
 /** Compares a thread that has come out of a pass with how it would be without the probe. */
 export function arrival(setup: Setup, thread: Thread): Violation | undefined {
   const { machine } = setup;
+  const { stack } = setup.program;
   const is = machine.valueOf(thread.snapshot);
   const expectedNumber = expectedBehind(setup, thread);
   if (thread.snapshot === expectedNumber) return undefined;
@@ -36,7 +36,7 @@ export function arrival(setup: Setup, thread: Thread): Violation | undefined {
   const sp = spOf(expected);
   for (const address of new Set([...is.memory.keys(), ...expected.memory.keys()])) {
     if (machine.byteAt(is, address) === machine.byteAt(expected, address)) continue;
-    const isOnStack = address >= STACK_TOP - STACK_SIZE && address < STACK_TOP;
+    const isOnStack = address >= stack.start && address < stack.end;
     if (isOnStack && address < sp - RED_ZONE) continue;
     if (isOnStack && address < sp) {
       if (!redZoneInUse(setup, expectedNumber).has(address - sp)) continue;
@@ -65,9 +65,7 @@ const known = new WeakMap<Machine, Map<number, ReadonlySet<number>>>();
 
 /** Distances from rsp, negative, of the bytes in the red zone that the program reads again. */
 export function redZoneInUse(setup: Setup, number: number): ReadonlySet<number> {
-  const { machine, program } = setup;
-  if (program.redZone === "all") return wholeRedZone;
-  if (program.redZone === "none") return emptyRedZone;
+  const { machine } = setup;
   let results = known.get(machine);
   if (results === undefined) {
     results = new Map();
@@ -77,17 +75,20 @@ export function redZoneInUse(setup: Setup, number: number): ReadonlySet<number> 
   if (result === undefined) {
     const path = follow(machine, number);
     const sp = spOf(machine.valueOf(number));
-    const used = new Set<number>();
-    for (let distance = -RED_ZONE; distance < 0; distance++)
-      if (matters(machine, number, sp + distance, path)) used.add(distance);
-    result = used;
+    const all = Array.from({ length: RED_ZONE }, (_, i) => i - RED_ZONE);
+    const matter = (distances: readonly number[]): boolean =>
+      matters(
+        machine,
+        number,
+        distances.map((d) => sp + d),
+        path,
+      );
+    // Mostly nothing there is read again, and one try shows it.
+    result = new Set(matter(all) ? all.filter((distance) => matter([distance])) : []);
     results.set(number, result);
   }
   return result;
 }
-
-const emptyRedZone: ReadonlySet<number> = new Set();
-const wholeRedZone: ReadonlySet<number> = new Set(Array.from({ length: RED_ZONE }, (_, i) => i - RED_ZONE));
 
 /** The snapshots that follow one, without a probe. */
 function follow(machine: Machine, number: number): number[] {
@@ -100,16 +101,20 @@ function follow(machine: Machine, number: number): number[] {
   return path;
 }
 
-/** Whether changing one byte changes a register on the way. */
-function matters(machine: Machine, number: number, address: number, path: readonly number[]): boolean {
-  const snapshot = machine.valueOf(number);
-  const byte = machine.byteAt(snapshot, address);
-  if (byte === undefined) return false;
-  let changed = machine.numberOf(machine.write(snapshot, { address, bytes: Uint8Array.of(byte ^ 0xff) }));
+/** Whether changing some bytes changes a register on the way. */
+function matters(machine: Machine, number: number, addresses: readonly number[], path: readonly number[]): boolean {
+  let changed = machine.valueOf(number);
+  for (const address of addresses) {
+    const byte = machine.byteAt(changed, address);
+    if (byte !== undefined) changed = machine.write(changed, { address, bytes: Uint8Array.of(byte ^ 0xff) });
+  }
+  let at = machine.numberOf(changed);
   for (const next of path.slice(1)) {
-    changed = machine.run(changed).snapshot;
-    if (changed === next) return false;
-    const a = machine.valueOf(changed).words;
+    const ran = machine.run(at);
+    if (ran.outcome.kind !== "limit") return true;
+    at = ran.snapshot;
+    if (at === next) return false;
+    const a = machine.valueOf(at).words;
     const b = machine.valueOf(next).words;
     if (a.some((word, i) => word !== b[i])) return true;
   }
@@ -117,6 +122,6 @@ function matters(machine: Machine, number: number, address: number, path: readon
 }
 
 /** The snapshot without what stands below the red zone: any signal may overwrite it at any time. */
-export function withoutDeadStack(snapshot: Snapshot): Snapshot {
-  return withoutBelow(snapshot, STACK_TOP - STACK_SIZE, spOf(snapshot) - RED_ZONE);
+export function withoutDeadStack({ program }: Setup, snapshot: Snapshot): Snapshot {
+  return withoutBelow(snapshot, program.stack.start, spOf(snapshot) - RED_ZONE);
 }

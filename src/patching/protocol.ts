@@ -11,12 +11,10 @@
  *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
  */
 import type { KernelName } from "../kernel/kernels.js";
+import { NOP5, NOP10 } from "../x86/bytes.js";
 import { bytesOf } from "./assemble.js";
 
 export const INT3 = 0xcc;
-export const NOP = bytesOf("90");
-export const NOP5 = bytesOf("0f 1f 44 00 00");
-export const NOP10 = bytesOf("66 2e 0f 1f 84 00 00 00 00 00");
 const LEA = bytesOf("48 8d 64 24 80");
 export const CALL_SIZE = 5;
 export const CALL_OPCODE = 0xe8;

@@ -4,8 +4,8 @@ import { Perm } from "../emulate/memory.js";
 import { nopLength } from "../x86/nops.js";
 import { disassemble } from "../x86/relocate.js";
 import { displacement } from "./assemble.js";
-import { type Bytes, Machine, type Snapshot } from "./machine.js";
-import { FIRST_SP, type Program, STACK_SIZE, STACK_TOP } from "./programs.js";
+import { Machine, type Snapshot } from "./machine.js";
+import { FIRST_SP, type Program } from "./programs.js";
 import { CALL_OPCODE, CALL_SIZE, type Protocol } from "./protocol.js";
 import type { Space, Trampoline } from "./state.js";
 
@@ -69,18 +69,20 @@ export class Setup {
       at += size;
       return site;
     });
-    for (const page of program.pages ?? []) this.map(page, page.permissions);
-    for (const { address, bytes } of program.listing) this.map({ address, bytes }, Perm.RX);
+    if (program.mapsMore !== null) this.machine.mapMore(program.mapsMore);
+    for (const { start, end } of program.occupied) this.occupy(start, end);
+    for (const { address, bytes } of program.listing) {
+      this.machine.load({ address, bytes }, Perm.RX);
+      this.occupy(address, address + bytes.length);
+    }
     if (program.semaphore !== null) this.machine.room(program.semaphore - (program.semaphore % PAGE_SIZE), PAGE_SIZE);
-    this.machine.room(STACK_TOP - STACK_SIZE, STACK_SIZE);
+    if (program.first === null) this.machine.room(program.stack.start, program.stack.end - program.stack.start);
     this.machine.load({ address: RETURN_TRAMPOLINE, bytes: protocol.returnTrampoline }, Perm.RX);
     this.callEnd = indexBehindSyscall(protocol.trampoline);
   }
 
-  private map(bytes: Bytes, permissions: number): void {
-    this.machine.load(bytes, permissions);
-    for (let p = Math.floor(bytes.address / PAGE_SIZE); p * PAGE_SIZE < bytes.address + bytes.bytes.length; p++)
-      this.occupied.add(p);
+  private occupy(start: number, end: number): void {
+    for (let page = Math.floor(start / PAGE_SIZE); page * PAGE_SIZE < end; page++) this.occupied.add(page);
   }
 
   private canPatch(address: number, original: Uint8Array): boolean {
@@ -92,6 +94,13 @@ export class Setup {
 
   /** Registers and stack of a thread that enters the program. */
   firstSnapshot(): Snapshot {
+    const { first, entry } = this.program;
+    if (first !== null) {
+      const words = this.machine.blankWords();
+      words.set(first.words.subarray(0, words.length));
+      const begun = this.machine.at({ words, memory: new Map() }, entry);
+      return first.bytes.reduce((snapshot, bytes) => this.machine.write(snapshot, bytes), begun);
+    }
     const words = this.machine.blankWords();
     for (let i = 0; i < 16; i++) {
       words[2 * i] = 0x0101_0101 * (i + 1);
@@ -99,7 +108,7 @@ export class Setup {
     }
     words[2 * 4] = FIRST_SP | 0;
     words[2 * 4 + 1] = Math.floor(FIRST_SP / 2 ** 32);
-    return this.machine.at({ words, memory: new Map() }, this.program.entry);
+    return this.machine.at({ words, memory: new Map() }, entry);
   }
 
   firstSpace(): Space {

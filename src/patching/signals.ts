@@ -24,7 +24,7 @@ export function deliver({ setup, thread }: Situation): Change {
     [Gpr.RDI as number, SIGUSR1],
     [Gpr.RAX as number, 0],
   ]);
-  const inHandler = withRegisters(withoutDeadStack(snapshot), registers, program.handler!);
+  const inHandler = withRegisters(withoutDeadStack(setup, snapshot), registers, program.handler!);
   const next: Thread = {
     ...thread,
     snapshot: machine.numberOf(inHandler),
@@ -43,7 +43,7 @@ export function sigreturn({ setup, thread }: Situation): Change {
   if (frame === undefined) return { label: "kernel: sigreturn without a signal", thread: { ...thread, mode: "ended" } };
   const { words } = machine.valueOf(frame.snapshot);
   const { memory } = machine.valueOf(thread.snapshot);
-  const snapshot = machine.numberOf(withoutDeadStack({ words, memory }));
+  const snapshot = machine.numberOf(withoutDeadStack(setup, { words, memory }));
   return {
     label: "kernel: sigreturn",
     isPrivate: true,

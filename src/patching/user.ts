@@ -21,6 +21,7 @@ export function userSteps(situation: Situation): Change[] {
   const { setup, thread } = situation;
   const { machine, program } = setup;
   const ip = ipOf(machine.valueOf(thread.snapshot));
+  if (program.region !== null && thread.expected < 0 && !program.region.has(ip)) return [beginAgain(situation)];
   const site = setup.siteAt(ip);
   const signal = thread.signals > 0 && program.handler !== null ? [deliver(situation)] : [];
   if (site !== undefined) return [...atSite(situation, site, ip), ...signal];
@@ -28,6 +29,12 @@ export function userSteps(situation: Situation): Change[] {
   const isSeen = signal.length > 0 || (setup.protocol.unmapsTrampoline && setup.trampolineAt(ip) !== null);
   const own = elsewhere(situation, ip);
   return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...signal];
+}
+
+/** The part of the program that is looked at is left: the thread comes to it once more. */
+function beginAgain({ setup, thread }: Situation): Change {
+  const snapshot = setup.machine.numberOf(setup.firstSnapshot());
+  return { label: "leaves, and comes again", isPrivate: true, thread: { ...thread, snapshot } };
 }
 
 /** An instruction that nobody patches. */

@@ -24,6 +24,11 @@ import { type MachineState, pageContent } from "./machine-states.js";
 
 /** Where position-independent files are put: any place that is no small number. */
 const BIAS = 0x5555_4000_0000;
+
+/** Runtime minus link-time address where a file runs in the emulator. */
+export const biasOf = (image: ElfImage): number =>
+  image.header.e_type === elf.ET_EXEC ? 0 : BIAS - (BIAS % alignmentOf(image));
+
 /** Below this nothing is mapped, as in a process. */
 const LOWEST = 0x10000;
 /** Runtime addresses of programs end here, with a page to spare. */
@@ -101,8 +106,7 @@ export class SideRunner {
   ) {
     const { memory } = this.cpu;
     memory.onMiss = (page, access) => this.makePage(page, access === "execute");
-    const isFixed = image.header.e_type === elf.ET_EXEC;
-    this.bias = isFixed ? 0 : BIAS - (BIAS % alignmentOf(image));
+    this.bias = biasOf(image);
     load(new Regions(memory), image, this.bias);
     this.blocks = new BlockCache(memory);
     const before = memory.onCodeWrite;

@@ -1,0 +1,148 @@
+/**
+ * The real code around a probe of a rewritten file, as a program for the model: where execution arrives at the changed
+ * code, a state that leads from there over the probe, and the instructions that it runs. What verify finds out about the
+ * file serves here too: its windows, and the states that it has run them from.
+ *
+ * A thread runs from the arrival until it leaves the changed code, and then comes again in the same state. What it would
+ * read below rsp is looked for in the code behind, too.
+ */
+import { PAGE_SIZE, type RuntimeAddress, type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import type { ElfImage } from "../elf/image.js";
+import { load } from "../emulate/load.js";
+import { type Memory, Perm } from "../emulate/memory.js";
+import { Regions } from "../emulate/regions.js";
+import { Gpr, joinAddress } from "../emulate/state.js";
+import { InputError } from "../errors.js";
+import type { KernelName } from "../kernel/kernels.js";
+import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import type { Evidence } from "../verify/evidence.js";
+import { type MachineState, pageContent, stateOf } from "../verify/machine-states.js";
+import { biasOf } from "../verify/run-side.js";
+import { gatherEvidence } from "../verify/sites.js";
+import { NOP5, NOP10 } from "../x86/bytes.js";
+import type { Program, Site } from "./programs.js";
+
+export interface RealSite {
+  readonly provider: string;
+  readonly name: string;
+  /** Link-time address that the rewritten file's note gives. */
+  readonly location: Vaddr;
+  /** Null where the model has nothing to run; `because` says why. */
+  readonly program: Program | null;
+  readonly because: string | null;
+}
+
+/** Below this, and from the end of user mode on, nothing is mapped. */
+const LOWEST = 0x10000;
+const HIGHEST = 2 ** 47 - PAGE_SIZE;
+/** Around rsp, in bytes. */
+const STACK_ROOM = 0x8000;
+const NOP = Uint8Array.of(0x90);
+
+/**
+ * The probes of a rewritten file, each with the program around it.
+ * @param wanted which probes
+ * @throws InputError where a table of the original that has to be trusted is damaged
+ */
+export function realSites(
+  rewritten: ElfImage,
+  original: ElfImage,
+  kernel: KernelName,
+  wanted: (probe: { readonly provider: string; readonly name: string }) => boolean,
+): readonly RealSite[] {
+  const evidence = gatherEvidence(rewritten, original);
+  return evidence.pairs.flatMap(({ rewritten: note }, index): RealSite[] => {
+    if (note === undefined || !wanted(note)) return [];
+    const { provider, name, location } = note;
+    const known = { provider, name, location };
+    try {
+      return [{ ...known, program: programAt(rewritten, kernel, evidence, index, location), because: null }];
+    } catch (error) {
+      if (error instanceof InputError) return [{ ...known, program: null, because: error.message }];
+      throw error;
+    }
+  });
+}
+
+interface Way {
+  readonly start: Vaddr;
+  readonly state: MachineState;
+  /** Link-time addresses of the instructions. */
+  readonly inside: readonly number[];
+}
+
+function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, index: number, location: Vaddr): Program {
+  const site = siteAt(image, kernel, location);
+  const bias = biasOf(image);
+  const { start, state, inside } = wayOver(evidence, index, location, site);
+  const rsp = joinAddress(state.words[2 * Gpr.RSP]!, state.words[2 * Gpr.RSP + 1]!);
+  const segments = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
+  return {
+    name: "real",
+    listing: [],
+    mapsMore: (memory) => {
+      memory.onMiss = (page, access) => access !== "execute" && makePage(memory, state.seed, page);
+      load(new Regions(memory), image, bias);
+    },
+    occupied: segments.map((p) => ({ start: p.p_vaddr + bias, end: p.p_vaddr + p.p_memsz + bias })),
+    first: {
+      words: state.words,
+      bytes: state.patches
+        .filter(({ address }) => address >= LOWEST && address < HIGHEST)
+        .map(({ address, lo, hi }) => ({ address, bytes: new Uint8Array(Int32Array.of(lo, hi).buffer) })),
+    },
+    region: new Set(inside.map((address) => address + bias)),
+    stack: { start: rsp - STACK_ROOM, end: rsp + STACK_ROOM },
+    entry: start + bias,
+    sites: [{ address: site.address + bias, original: site.original }],
+    handler: null,
+    sharedReads: new Set(),
+    semaphore: null,
+    forks: null,
+    filter: false,
+  };
+}
+
+/** Memory that no file has, as verify makes it from the same seed. */
+function makePage(memory: Memory, seed: number, page: RuntimeAddress): boolean {
+  if (page < LOWEST || page >= HIGHEST) return false;
+  memory.map(page, PAGE_SIZE, Perm.RW);
+  memory.poke(page, pageContent(seed, page));
+  return true;
+}
+
+/** Where a tracer that knows the kernel attaches, and the nop that is there. Link-time address. */
+function siteAt(image: ElfImage, kernel: KernelName, location: Vaddr): Site {
+  const code = codeFrom(image, location);
+  const found = code === null ? null : probeInstruction(code);
+  if (kernel === "6.18" && found === "nop,nop5") return { address: location + 1, original: NOP5 };
+  if (kernel === "7.3" && found === "nop,nop10") return { address: location + 1, original: NOP10 };
+  switch (found) {
+    case "nop":
+    case "nop,nop5":
+    case "nop,nop10":
+      return { address: location, original: NOP };
+    case "nop5":
+      return { address: location, original: NOP5 };
+    case "nop10":
+      if (kernel === "7.3") return { address: location, original: NOP10 };
+      throw new InputError("this kernel refuses a probe on nop10");
+    default:
+      throw new InputError("no nop stands at the probe");
+  }
+}
+
+/** A run that leads over the probe; where nothing around it has changed, the probe alone. */
+function wayOver(evidence: Evidence, index: number, location: Vaddr, site: Site): Way {
+  for (const { runs } of evidence.found)
+    for (const { state, both } of runs.flatMap((r) => r.runs)) {
+      const { inside, passed, end } = both.rewritten;
+      if (!both.says || !passed.includes(index)) continue;
+      // The instruction that ended the run otherwise than by leaving is not run here.
+      const whole = end.kind === "behind" ? inside : inside.slice(0, -1);
+      if (whole.includes(site.address)) return { start: vaddr(whole[0]!), state, inside: whole };
+    }
+  const inside = location === site.address ? [location] : [location, site.address];
+  return { start: location, state: stateOf(location, []), inside };
+}
