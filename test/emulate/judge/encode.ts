@@ -75,6 +75,11 @@ export function encode(form: Form, random: Random, restrictions: Restrictions = 
     branchSize: 0,
   };
   for (const operand of form.operands) chooseOperand(form, operand, random, parts, narrow, relative);
+  // The same register twice: programs test it, or clear it, and emulators have a way of their own for that.
+  if (parts.modrm && parts.mod === 3 && form.group < 0 && form.rmGroup < 0 && random.oneIn(5)) {
+    parts.rm = parts.reg;
+    parts.rex = (parts.rex & ~1) | (parts.reg > 7 ? 1 : 0);
+  }
 
   const prefixes: number[] = [];
   if (narrow) prefixes.push(0x67);
