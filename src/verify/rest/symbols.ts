@@ -6,13 +6,14 @@
  * local functions FUNCTION.nop5 that lie in new code, one behind the other. String tables keep what they have and grow by
  * the names of those symbols, and of new sections.
  */
-import { hex } from "../../address.js";
+import { hex, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, read64, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js";
 import { InputError } from "../../errors.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
+import { decode, lengthOf } from "../../x86/decode.js";
 import { atOffset, type FileStretch, type Finding, finding, type Part, type Ruling } from "./findings.js";
 import { type Growth, paddingProblem } from "./frames.js";
 import { movedPairs } from "./moved.js";
@@ -166,10 +167,23 @@ function judgeAdded(
         .every((byte) => byte === 0xcc);
     const inCode = start >= end && size > 0 && start + size <= code.sh_addr + code.sh_size;
     const isLast = i === added - 1;
-    if (!inCode || !isFill(end, start) || (isLast && !isFill(start + size, code.sh_addr + code.sh_size)))
+    if (
+      !inCode ||
+      endsInFill(rewritten, code, start, size) ||
+      !isFill(end, start) ||
+      (isLast && !isFill(start + size, code.sh_addr + code.sh_size))
+    )
       say(at + 8, `the new symbol ${name} does not cover what stands there`);
     end = start + size;
   }
+}
+
+/** Whether the last instruction of a piece of new code is an int3. */
+function endsInFill(rewritten: ElfImage, code: Section, start: number, size: number): boolean {
+  const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, start - code.sh_addr + size);
+  if (bytes.at(-1) !== 0xcc) return false;
+  const decoded = decode(bytes, vaddr(start));
+  return decoded.count === 0 || lengthOf(decoded, decoded.count - 1) === 1;
 }
 
 /** What new code may be called: after functions that have probes, and where none has a name, after the probes. */

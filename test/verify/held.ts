@@ -1,0 +1,52 @@
+/** Files to verify, made in this process: rewritten ones, and ones in which somebody changed something since. */
+import { readFileSync } from "node:fs";
+import { type ElfImage, parseElf } from "../../src/elf/image.js";
+import type { RewriteOptions, RewriteReport } from "../../src/rewrite/contract.js";
+import { rewrite } from "../../src/rewrite/rewrite.js";
+import type { VerifyReport } from "../../src/verify/contract.js";
+import { carriedOriginal, givenOriginal } from "../../src/verify/original.js";
+import { verify } from "../../src/verify/verify.js";
+
+export interface RewrittenFile {
+  readonly original: Buffer;
+  readonly bytes: Buffer;
+  readonly report: RewriteReport;
+}
+
+const plain: RewriteOptions = { kernel: "6.18", layout: "nop5", only: [], newBuildId: false, tableAtEnd: false };
+
+/** A rewritten file, or null where there was nothing to do. */
+export function rewriteFile(path: string, options: Partial<RewriteOptions> = {}): RewrittenFile | null {
+  const original = readFileSync(path);
+  const { content, report } = rewrite(parseElf(original), { ...plain, ...options });
+  if (content === null) return null;
+  const bytes = Buffer.alloc(content.size);
+  for (const piece of content.pieces) bytes.set(piece.bytes, piece.offset);
+  return { original, bytes, report };
+}
+
+/** A rewritten file of which something has to be rewritten. */
+export function rewritten(path: string, options: Partial<RewriteOptions> = {}): RewrittenFile {
+  const made = rewriteFile(path, options);
+  if (made === null) throw new Error(`${path}: nothing was rewritten`);
+  return made;
+}
+
+/** Holds a file against the original that it carries, or against the one given. */
+export function held(bytes: Buffer, original?: Buffer): VerifyReport {
+  const image = parseElf(bytes);
+  return verify(image, original === undefined ? carriedOriginal(image) : givenOriginal(image, original));
+}
+
+/** A copy in which `change` changed something; it gets the parsed file to find its way. */
+export function changed(bytes: Buffer, change: (copy: Buffer, image: ElfImage) => void): Buffer {
+  const copy = Buffer.from(bytes);
+  change(copy, parseElf(bytes));
+  return copy;
+}
+
+/** Everything that is said against a file, one line each. */
+export const complaints = ({ sites, findings }: VerifyReport): string[] => [
+  ...sites.filter((s) => s.verdict !== "equivalent").map((s) => `${s.verdict} ${s.provider}:${s.name}: ${s.reason}`),
+  ...findings.map(({ where, what }) => `${where}: ${what}`),
+];
