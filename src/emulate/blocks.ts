@@ -107,5 +107,14 @@ export class BlockCache {
       this.blocks.delete(joinAddress(block.lo, block.hi));
     }
     this.byPage.delete(number);
+    // Blocks across two pages stand in both lists.
+    for (const neighbour of [number - 1, number + 1]) {
+      const list = this.byPage.get(neighbour);
+      if (list?.some((block) => block.count === 0))
+        this.byPage.set(
+          neighbour,
+          list.filter((block) => block.count !== 0),
+        );
+    }
   }
 }

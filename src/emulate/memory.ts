@@ -9,14 +9,11 @@
 import { PAGE_SIZE, type RuntimeAddress } from "../address.js";
 import { type Access, Fault } from "./fault.js";
 import { highWord, joinAddress, lowWord } from "./state.js";
+import { OFFSET, TLB_SIZE, Tlb } from "./tlb.js";
 
 /** Permissions of a page, as PF_* of a program header: bits. */
 export const Perm = { X: 1, W: 2, R: 4, RW: 6, RX: 5, RWX: 7 } as const;
 
-const TLB_SIZE = 1024;
-const OFFSET = PAGE_SIZE - 1;
-/** No page's address has its lowest bit set. */
-const NO_PAGE = 1;
 /** Runtime addresses of user mode end here. */
 const USER_END = 2 ** 47;
 
@@ -28,33 +25,6 @@ interface Page {
   permissions: number;
   /** Some of its bytes have been decoded as code. */
   code: boolean;
-}
-
-class Tlb {
-  readonly lo = new Int32Array(TLB_SIZE).fill(NO_PAGE);
-  readonly hi = new Int32Array(TLB_SIZE);
-  readonly frame = new Int32Array(TLB_SIZE);
-
-  clear(): void {
-    this.lo.fill(NO_PAGE);
-  }
-
-  drop(lo: number): void {
-    this.lo[(lo >>> 12) & (TLB_SIZE - 1)] = NO_PAGE;
-  }
-
-  /** Where the page's bytes are in the arena, or -1. */
-  frameOf(lo: number, hi: number): number {
-    const i = (lo >>> 12) & (TLB_SIZE - 1);
-    return this.lo[i] === (lo & ~OFFSET) && this.hi[i] === hi ? this.frame[i]! : -1;
-  }
-
-  set(lo: number, hi: number, frame: number): void {
-    const i = (lo >>> 12) & (TLB_SIZE - 1);
-    this.lo[i] = lo & ~OFFSET;
-    this.hi[i] = hi;
-    this.frame[i] = frame;
-  }
 }
 
 export class Memory {
