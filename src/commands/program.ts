@@ -9,6 +9,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
 import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
 import type { BenchOptions } from "./bench.js";
+import type { EmulateOptions } from "./emulate.js";
 import type { LiveOptions } from "./live.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
@@ -16,6 +17,8 @@ import { complain, complainAbout, type Streams } from "./streams.js";
 import type { VerifyOptions } from "./verify.js";
 
 const USAGE = 2;
+/** The built-in programs of `emulate`. */
+const SCENARIOS = ["plain", "redzone", "fork", "signal", "seccomp", "far", "vfork", "semaphore", "return"];
 
 /**
  * Parses the arguments and runs the command that they name.
@@ -123,6 +126,31 @@ Exit status:
     });
 
   program
+    .command("emulate")
+    .description("check on a model of kernel and CPUs that patching a probe is safe while threads run")
+    .argument("[file]", "a rewritten program or shared library: run the code around a probe of it")
+    .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
+    .addOption(new Option("--kernel <version>", "6.18 (default), 7.3, or legacy").choices(["6.18", "7.3", "legacy"]))
+    .addOption(new Option("--threads <number>", "how many threads pass the probe (default: 2)").argParser(positive))
+    .addOption(
+      new Option("--toggles <number>", "how often it is attached and detached (default: 1)").argParser(positive),
+    )
+    .option("--exhaustive", "search everything that can happen (default)")
+    .addOption(new Option("--random <seed>", "draw runs at random instead").argParser(whole))
+    .addOption(new Option("--steps <number>", "how many steps to draw (default: 1000000)").argParser(positive))
+    .option("--fault <name>", "build a fault into the protocol; `list` shows them")
+    .addOption(new Option("--scenario <program>", "the built-in program that runs (default: plain)").choices(SCENARIOS))
+    .option("--guard", "move rsp out of the red zone around the probe (default: where the program needs it)")
+    .option("--no-guard", "leave the red zone unguarded")
+    .option("--fork-guard", "a forked child repairs the probes that it has inherited")
+    .option("--no-fork-guard", "it does not (default)")
+    .option("--json", "print one JSON document")
+    .action(async (file: string | undefined, options: EmulateOptions) => {
+      const { emulate } = await import("./emulate.js");
+      finish(await emulate(file, options, streams));
+    });
+
+  program
     .command("bench")
     .description("measure what a probe costs here: a hit and an idle pass, as nop and as rewritten nop5")
     .argument("[file]", "an ELF program or shared library: measure the form that a probe of it has")
@@ -196,6 +224,11 @@ const collect =
 function notEmpty(value: string): string {
   if (value === "") throw new InvalidArgumentError("a file name cannot be empty");
   return value;
+}
+
+function whole(value: string): number {
+  if (!/^\d{1,9}$/.test(value)) throw new InvalidArgumentError("it is a whole number of at most nine digits");
+  return Number(value);
 }
 
 function positive(value: string): number {

@@ -1,0 +1,128 @@
+/** `usdt-nop5 emulate`: whether patching a probe is safe while threads run, on a model of kernel and CPUs. */
+import { parseElf } from "../elf/image.js";
+import { InputError } from "../errors.js";
+import { readInput } from "../files/input.js";
+import type { KernelName } from "../kernel/kernels.js";
+import { faultNamed, faults } from "../patching/faults.js";
+import type { ProgramName } from "../patching/programs.js";
+import { realSites } from "../patching/real-site.js";
+import { drawRuns, explore, type Result, type Scenario } from "../patching/scenario.js";
+import { type EmulateRun, emulateDocument, emulateText, faultList } from "../report/emulate.js";
+import { document, makeStyle } from "../report/text.js";
+import type { ProbePattern } from "../usdt/pattern.js";
+import { carriedOriginal } from "../verify/original.js";
+import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
+
+export interface EmulateOptions {
+  readonly json?: boolean;
+  readonly kernel?: KernelName;
+  readonly threads?: number;
+  readonly toggles?: number;
+  readonly exhaustive?: boolean;
+  /** The seed. */
+  readonly random?: number;
+  readonly steps?: number;
+  readonly fault?: string;
+  readonly scenario?: ProgramName;
+  readonly guard?: boolean;
+  readonly forkGuard?: boolean;
+  readonly site?: ProbePattern;
+}
+
+const DEFAULT_THREADS = 2;
+const DEFAULT_TOGGLES = 1;
+const DEFAULT_STEPS = 1_000_000;
+
+/**
+ * Explores, and reports.
+ * @returns the exit status: 3 where a property is violated
+ */
+export async function emulate(file: string | undefined, options: EmulateOptions, streams: Streams): Promise<number> {
+  const wrong = wrongUse(file, options);
+  if (wrong !== null) {
+    await complain(streams, wrong);
+    return 2;
+  }
+  if (options.fault === "list") {
+    const list = faults.map(({ name, what, isHarmless }) => ({ name, what, isHarmless }));
+    await print(streams, options.json ? document({ schemaVersion: 1, faults: list }) : faultList(faults));
+    return 0;
+  }
+  try {
+    const runs = await runAll(file, options, streams);
+    const text = options.json
+      ? document(emulateDocument(runs, options))
+      : runs.map((run) => emulateText(run, makeStyle(wantsColours(streams.stdout)))).join("");
+    await print(streams, text);
+    return runs.some(({ result }) => result.found !== null) ? 3 : 0;
+  } catch (error) {
+    await complainAbout(streams, file ?? "emulate", error);
+    return 1;
+  }
+}
+
+function wrongUse(file: string | undefined, options: EmulateOptions): string | null {
+  if ((file === undefined) !== (options.site === undefined)) return "FILE and --site PROVIDER:NAME go together";
+  if (file !== undefined && options.scenario !== undefined)
+    return "--scenario is for the built-in programs, not for FILE";
+  if (file !== undefined && options.guard !== undefined)
+    return "--guard is for the built-in programs: FILE has its own";
+  if (options.exhaustive && options.random !== undefined) return "--exhaustive and --random exclude each other";
+  if (options.steps !== undefined && options.random === undefined) return "--steps goes with --random SEED";
+  if (options.fault !== undefined && options.fault !== "list" && faultNamed(options.fault) === undefined)
+    return `no fault is called "${options.fault}": --fault list shows them`;
+  return null;
+}
+
+async function runAll(
+  file: string | undefined,
+  options: EmulateOptions,
+  streams: Streams,
+): Promise<readonly EmulateRun[]> {
+  if (file === undefined || options.site === undefined) {
+    const scenario = scenarioFor(options);
+    return [{ title: String(scenario.program), scenario, result: run(scenario, options, streams) }];
+  }
+  const image = parseElf(readInput(file).bytes);
+  const original = carriedOriginal(image).image;
+  if (original === undefined) throw new InputError("changed since it was rewritten: its original cannot be had");
+  const kernel = options.kernel ?? "6.18";
+  const sites = realSites(image, original, kernel, (probe) => options.site!.matches(probe));
+  if (sites.length === 0) throw new InputError(`no probe matches ${options.site.text}`);
+  return sites.map(({ provider, name, location, program, because }) => {
+    const title = `${provider}:${name}`;
+    if (program === null) throw new InputError(`${title}: ${because}`, `address 0x${location.toString(16)}`);
+    const scenario: Scenario = { ...scenarioFor(options), kernel, program };
+    return { title, location, scenario, result: run(scenario, options, streams) };
+  });
+}
+
+/** What was asked for; where a fault is, what is not said is where it shows best. */
+function scenarioFor(options: EmulateOptions): Scenario {
+  const fault = options.fault === undefined ? undefined : faultNamed(options.fault);
+  const { guard, forkGuard } = options;
+  return {
+    kernel: options.kernel ?? fault?.kernel ?? "6.18",
+    program: options.scenario ?? fault?.scenario ?? "plain",
+    threads: options.threads ?? fault?.threads ?? DEFAULT_THREADS,
+    toggles: options.toggles ?? fault?.toggles ?? DEFAULT_TOGGLES,
+    ...(guard === undefined ? {} : { guard }),
+    ...(forkGuard === undefined ? {} : { forkGuard }),
+    fault: fault ?? null,
+  };
+}
+
+function run(scenario: Scenario, options: EmulateOptions, streams: Streams): Result {
+  const shows = streams.stderr.isTTY === true && process.env.CI !== "true";
+  const progress = (count: number): void => {
+    if (shows) streams.stderr.write(`\r${count.toLocaleString("en")} ...`, () => {});
+  };
+  const result =
+    options.random === undefined
+      ? explore(scenario, progress)
+      : drawRuns(scenario, options.random, options.steps ?? DEFAULT_STEPS, progress);
+  if (shows) streams.stderr.write("\r\x1b[K", () => {});
+  if (options.random === undefined && !result.exhaustive)
+    throw new InputError(`more than ${result.states} states: take fewer threads or toggles, or --random SEED`);
+  return result;
+}
