@@ -37,12 +37,13 @@ export async function traceCommand(
 ): Promise<LiveResult> {
   const files = distinctFiles(traced);
   const witnesses = files.map((file) => new Witness(file));
+  const looking = witnesses.filter((_, i) => files[i]!.places.length > 0);
   const uprobes = attachUprobes(
     tracefs,
     files.flatMap((file) => file.places),
   );
   try {
-    const running = watch(command, (thread) => lookAt(thread, witnesses));
+    const running = watch(command, (thread) => lookAt(thread, looking));
     started(running);
     const ending = await running.ended;
     const hits = uprobes.hits();

@@ -111,6 +111,7 @@ function stretchesOf(offsets: readonly number[]): readonly Stretch[] {
 
 /** Shows a process to witnesses. One that is gone shows nothing. */
 export function lookAt(thread: number, witnesses: readonly Witness[]): void {
+  if (witnesses.length === 0) return;
   let fd: number | undefined;
   try {
     const maps = readFileSync(`/proc/${thread}/maps`, "utf8").split("\n");

@@ -34,7 +34,7 @@ export interface Uprobes {
   hits(): readonly (number | null)[];
   /** Why points were refused, by their index. */
   readonly refused: ReadonlyMap<number, string>;
-  /** Takes all of them away. May be called again. */
+  /** Takes all of them away. May be called again. @throws InputError where somebody else uses them */
   detach(): void;
 }
 
@@ -59,8 +59,17 @@ export function attachUprobes(tracefs: string, points: readonly UprobePoint[]): 
 
   const detach = (): void => {
     process.off("exit", detach);
-    for (const { name } of attached.splice(0)) removeEvent(tracefs, group, name);
+    let kept: string | undefined;
+    for (const { name } of attached.splice(0)) {
+      try {
+        removeEvent(tracefs, group, name);
+      } catch (error) {
+        if (!isSystemError(error)) throw error;
+        kept = `the uprobes of ${name} cannot be removed: ${describe(error)}`;
+      }
+    }
     names.close();
+    if (kept !== undefined) throw new InputError(kept);
   };
   const add = (indices: readonly number[]): void => {
     const name = `${group}_${events++}`;

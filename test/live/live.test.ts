@@ -223,15 +223,33 @@ describe.skipIf(skipped)("live", () => {
     });
   });
 
+  it("says so when the program that traces the command is killed, and lets the command be", async () => {
+    const tool = startTool(["live", "--json", "--", rewritten, "waits"]);
+    await tool.said("ready");
+    const [watcher] = (await run("pgrep", ["-P", String(tool.pid)])).stdout.trim().split("\n").map(Number);
+    const [command] = (await run("pgrep", ["-P", String(watcher)])).stdout.trim().split("\n").map(Number);
+    process.kill(watcher!, "SIGKILL");
+    const waits = (await run("ps", ["-o", "args=", "-p", String(command)])).stdout.trim();
+    process.kill(command!, "SIGTERM");
+    const { status, stdout, stderr } = await tool.ended;
+    expect({ status, stdout, waits }).toEqual({ status: 1, stdout: "", waits: `${rewritten} waits` });
+    expect(stderr).toMatch(/^usdt-nop5: .*: the process that traces it was killed$/m);
+    expect(eventsOf(tool.pid)).toEqual([]);
+  });
+
   it("refuses what it cannot do with one line", async () => {
     const text = scratch("text");
     writeFileSync(text, "no program\n", { mode: 0o644 });
+    const broken = scratch("broken");
+    writeFileSync(broken, "\x7fELF, as it says", { mode: 0o755 });
     const refusals: readonly (readonly [readonly string[], number, RegExp])[] = [
       [["--", "no-such-command-anywhere"], 1, /^usdt-nop5: no-such-command-anywhere: no such command in PATH\n$/],
       [["--", text], 1, /: may not be executed\n$/],
       [["--", dirname(rewritten)], 1, /: is no program\n$/],
       [["--file", text, "--", "true"], 1, /text: not an ELF file/],
       [["--file", "/nonexistent", "--", "true"], 1, /^usdt-nop5: \/nonexistent: cannot be read/],
+      [["--", broken], 1, /: truncated: the ELF header is cut short/],
+      [["--file", rewritten, "--", broken], 1, /: cannot be executed: ENOEXEC\n$/],
       [[], 2, /^usdt-nop5: missing required argument 'command'\n$/],
       [["--behind", "nop7", "--", "true"], 2, /^usdt-nop5: .*nop7/],
     ];
