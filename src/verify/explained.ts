@@ -37,7 +37,11 @@ export function explainedCode(
   const dead = without(whole, united(ran));
   const isNew = (address: number): boolean => touches(code.added, address, address + 1);
   explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
-  const fillers = without(code.added, united(walked)).filter((s) => isFiller(rewritten, s));
+  // New code that a proof stopped at is a site's own trouble.
+  const stops = found.flatMap((one) => (blamed.has(one) ? (one.proof?.mismatches ?? []) : [])).map((m) => m.rewritten);
+  const fillers = without(code.added, united(walked)).filter(
+    (s) => isFiller(rewritten, s) || stops.some((at) => at >= s.start && at < s.end),
+  );
   explained.push(...walked, ...fillers);
   return united(explained);
 }

@@ -7,6 +7,7 @@ import { hex, PAGE_SIZE } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
 import { stackReads } from "../rewrite/stack-reads.js";
 import { parseArguments } from "../usdt/arguments.js";
+import type { UsdtNote } from "../usdt/notes.js";
 import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
@@ -142,12 +143,13 @@ function runProblem({ state, both }: StateRun, { original, rewritten }: Evidence
 function verdictOn(pair: NotePair, { passings, problems, states, traced }: Case, evidence: Evidence): SiteVerdict {
   const { original, rewritten } = pair;
   const { provider, name, location } = original;
-  const all = [...problems, ...noteProblems(pair, passings, problems.length > 0, evidence)];
+  const all = [...problems, ...argumentProblems(pair, passings, problems.length > 0, evidence)];
   const stack = stackProblem(pair, passings, traced, evidence);
   if (stack !== undefined) all.push(stack);
-  // What shows a difference comes before what could not be decided, and a table before none.
+  // A note that is not the same explains all else. What shows a difference comes before what could not be decided.
   const different = all.filter((p) => p.verdict === "different");
-  const problem = different.find((p) => (p.difference?.rows.length ?? 0) > 0) ?? different[0] ?? all[0];
+  const shown = different.find((p) => (p.difference?.rows.length ?? 0) > 0) ?? different[0] ?? all[0];
+  const problem = compareNotes(pair) ?? shown;
   return {
     provider,
     name,
@@ -156,33 +158,31 @@ function verdictOn(pair: NotePair, { passings, problems, states, traced }: Case,
     verdict: problem?.verdict ?? "equivalent",
     states,
     reason: problem?.reason ?? null,
-    difference: problem?.difference ?? null,
+    difference: shown?.difference ?? null,
   };
 }
 
-/** What the notes say. */
-function noteProblems(
-  pair: NotePair,
+/** Whether the arguments find the same values, and whether the probe is passed at all. */
+function argumentProblems(
+  { original, rewritten }: NotePair,
   passings: readonly Passing[],
   isAccused: boolean,
   evidence: Evidence,
 ): readonly SiteProblem[] {
-  const { original, rewritten } = pair;
-  const found = [compareNotes(pair)];
-  if (rewritten !== undefined) {
-    for (const passing of passings)
-      found.push(compareArguments(original, rewritten, passing.rewritten - passing.original, passing.stackShift));
-    if (passings.length === 0 && !isAccused) found.push(untouchedProblem(pair, evidence));
-  }
+  if (rewritten === undefined) return [];
+  const found = passings.map((passing) =>
+    compareArguments(original, rewritten, passing.rewritten - passing.original, passing.stackShift),
+  );
+  if (passings.length === 0 && !isAccused) found.push(untouchedProblem(original, rewritten, evidence));
   return found.filter((problem) => problem !== undefined);
 }
 
 /** A probe that no window's proof came by: it has to stand where it stood, as it stood. */
-function untouchedProblem({ original, rewritten }: NotePair, { code, found }: Evidence): SiteProblem | undefined {
+function untouchedProblem(original: UsdtNote, rewritten: UsdtNote, { code, found }: Evidence): SiteProblem | undefined {
   const { location } = original;
-  const to = rewritten!.location;
+  const to = rewritten.location;
   if (to === location && !touches(code.changed, location, location + 1))
-    return compareArguments(original, rewritten!, 0, 0);
+    return compareArguments(original, rewritten, 0, 0);
   const unknown = found.find(({ window }) => location >= window.start && location < window.end)?.window.unknown;
   if (unknown !== undefined) return { verdict: "unproved", reason: unknown };
   return {
