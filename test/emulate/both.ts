@@ -16,6 +16,8 @@ export interface Surroundings {
   readonly arguments?: readonly string[];
   readonly environment?: readonly string[];
   readonly input?: string;
+  /** In the emulator paths lead nowhere: for programs that look for files which are not there. */
+  readonly emptyFileSystem?: boolean;
 }
 
 /** Many times what any of the programs needs. */
@@ -24,7 +26,8 @@ const LIMIT = 100_000_000;
 export function runNatively(file: string, { arguments: given = [], environment = [], input = "" }: Surroundings): Seen {
   const env = Object.fromEntries(environment.map((one) => [one.replace(/=.*/, ""), one.replace(/^.*?=/, "")]));
   const { status, signal, stdout, stderr, error } = spawnSync(file, given, { env, input, timeout: 20_000 });
-  if (error !== undefined) throw error;
+  // A program that ends before it has read its input has run all the same.
+  if (error !== undefined && (error as NodeJS.ErrnoException).code !== "EPIPE") throw error;
   return { end: signal ?? `exit ${status}`, stdout: stdout.toString("latin1"), stderr: stderr.toString("latin1") };
 }
 
@@ -32,11 +35,15 @@ export interface Emulated extends Seen {
   readonly instructions: number;
 }
 
-export function emulate(file: string, { arguments: given = [], environment = [], input = "" }: Surroundings): Emulated {
+export function emulate(
+  file: string,
+  { arguments: given = [], environment = [], input = "", emptyFileSystem = false }: Surroundings,
+): Emulated {
   const { end, stdout, stderr, instructions } = runProgram(parseElf(readFileSync(file)), {
     arguments: [file, ...given],
     environment,
     input: Buffer.from(input),
+    emptyFileSystem,
     limit: LIMIT,
   });
   return { end: inWords(end), stdout: stdout.toString("latin1"), stderr: stderr.toString("latin1"), instructions };

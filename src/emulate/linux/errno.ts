@@ -1,5 +1,6 @@
 /** Errors of system calls (errno.h of Linux on x86-64); a call returns the negative number. */
 export const Errno = {
+  EPERM: 1,
   ENOENT: 2,
   ESRCH: 3,
   EBADF: 9,
@@ -11,6 +12,7 @@ export const Errno = {
   ENOTTY: 25,
   ESPIPE: 29,
   ERANGE: 34,
+  ENAMETOOLONG: 36,
   ENOSYS: 38,
 } as const;
 

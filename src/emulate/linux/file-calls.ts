@@ -5,6 +5,7 @@ import {
   type Arguments,
   NotImplemented,
   type Process,
+  readUntilZero,
   readUser,
   type SystemCall,
   type SystemCalls,
@@ -15,6 +16,7 @@ const S_IFIFO = 0o010000;
 const AT_FDCWD = -100;
 const AT_EMPTY_PATH = 0x1000;
 const STAT_SIZE = 144;
+const LONGEST_PATH = 4096;
 const MOST_VECTORS = 1024;
 /** poll's events: POLLIN, POLLOUT. */
 const [POLLIN, POLLOUT, POLLNVAL] = [1, 4, 32];
@@ -103,7 +105,7 @@ const fstat: SystemCall = (process, args) => {
 
 const newfstatat: SystemCall = (process, args) => {
   const path = readPath(process, args.address(1));
-  if (path !== "" || (args.int(3) & AT_EMPTY_PATH) === 0) throw new NotImplemented(`newfstatat of "${path}"`);
+  if (path !== "" || (args.int(3) & AT_EMPTY_PATH) === 0) noFile(process, "newfstatat", path);
   mustBeOpen(process, args.int(0));
   putStat(process, args.address(2), args.int(0));
   return 0;
@@ -146,17 +148,26 @@ const poll: SystemCall = (process, args) => {
   return ready;
 };
 
+/** A path where there are no files: the program is told so only if its user has said that there are none. */
+function noFile(process: Process, call: string, path: string): never {
+  if (process.emptyFileSystem) throw new CallError(Errno.ENOENT);
+  throw new NotImplemented(`${call} of "${path}"`);
+}
+
+/** A call that is about a path alone. */
+const ofPath =
+  (call: string, at: number): SystemCall =>
+  (process, args) =>
+    noFile(process, call, readPath(process, args.address(at)));
+
 function readPath(process: Process, address: RuntimeAddress): string {
-  const bytes: number[] = [];
-  for (let at: number = address; ; at++) {
-    const byte = readUser(process, runtimeAddress(at), 1)[0]!;
-    if (byte === 0) return Buffer.from(bytes).toString();
-    if (bytes.push(byte) > 4096) throw new CallError(Errno.EINVAL);
-  }
+  const bytes = readUntilZero(process, address, LONGEST_PATH);
+  if (bytes.length === LONGEST_PATH) throw new CallError(Errno.ENAMETOOLONG);
+  return Buffer.from(bytes).toString();
 }
 
 function readLink(process: Process, path: string, to: RuntimeAddress, size: number): number {
-  if (path !== "/proc/self/exe") throw new NotImplemented(`readlink of "${path}"`);
+  if (path !== "/proc/self/exe") noFile(process, "readlink", path);
   const target = Buffer.from(process.path).subarray(0, size);
   writeUser(process, to, target);
   return target.length;
@@ -171,18 +182,24 @@ const readlinkat: SystemCall = (process, args) => {
   return readLink(process, path, args.address(2), args.size(3));
 };
 
-export const fileCalls: SystemCalls = new Map([
+export const fileCalls: SystemCalls = new Map<number, SystemCall>([
   [0, read],
   [1, write],
+  [2, ofPath("open", 0)],
   [3, close],
+  [4, ofPath("stat", 0)],
   [5, fstat],
+  [6, ofPath("lstat", 0)],
   [7, poll],
   [8, lseek],
   [16, ioctl],
   [19, readv],
   [20, writev],
+  [21, ofPath("access", 0)],
   [72, fcntl],
   [89, readlink],
+  [257, ofPath("openat", 1)],
   [262, newfstatat],
   [267, readlinkat],
+  [269, ofPath("faccessat", 1)],
 ]);

@@ -2,7 +2,15 @@
 import { runtimeAddress } from "../../address.js";
 import { FS_BASE, GS_BASE, highWord, lowWord } from "../state.js";
 import { CallError, Errno } from "./errno.js";
-import { NotImplemented, readUser, type SystemCall, type SystemCalls, writeUser } from "./process.js";
+import {
+  NAME_SIZE,
+  NotImplemented,
+  readUntilZero,
+  readUser,
+  type SystemCall,
+  type SystemCalls,
+  writeUser,
+} from "./process.js";
 import { USER_ID } from "./start.js";
 
 export const PROCESS_ID = 1000;
@@ -11,6 +19,8 @@ const ARCH_SET_GS = 0x1001;
 const ARCH_SET_FS = 0x1002;
 const ARCH_GET_FS = 0x1003;
 const ARCH_GET_GS = 0x1004;
+const PR_SET_NAME = 15;
+const PR_GET_NAME = 16;
 const RLIM_INFINITY = 0xffff_ffff_ffff_ffffn;
 const RLIMIT_STACK = 3;
 const RLIMIT_NOFILE = 7;
@@ -44,6 +54,17 @@ const archPrctl: SystemCall = (process, args) => {
   }
   // ARCH_CET_STATUS and the like, which this kernel does not have.
   throw new CallError(Errno.EINVAL);
+};
+
+/** A thread's name: 15 bytes and a zero. */
+const prctl: SystemCall = (process, args) => {
+  const option = args.int(0);
+  if (option === PR_SET_NAME) {
+    const wanted = readUntilZero(process, args.address(1), NAME_SIZE - 1);
+    process.name.fill(0).set(wanted);
+  } else if (option === PR_GET_NAME) writeUser(process, args.address(1), process.name);
+  else throw new NotImplemented(`prctl ${option}`);
+  return 0;
 };
 
 /** Limits: 8 MiB of stack, 1024 descriptors, nothing else is limited. Setting one is not done. */
@@ -106,6 +127,12 @@ const sysinfo: SystemCall = (process, args) => {
   return 0;
 };
 
+/** An ordinary user may become only who it is. */
+const becomeUser: SystemCall = (_process, args) => {
+  if (args.int(0) !== USER_ID) throw new CallError(Errno.EPERM);
+  return 0;
+};
+
 const constant =
   (value: number): SystemCall =>
   () =>
@@ -121,12 +148,16 @@ export const processCalls: SystemCalls = new Map<number, SystemCall>([
   [60, exit],
   [63, uname],
   [79, getcwd],
+  [95, constant(0o022)], // umask: no file is made
   [99, sysinfo],
   [102, constant(USER_ID)], // getuid
   [104, constant(USER_ID)], // getgid
+  [105, becomeUser], // setuid
+  [106, becomeUser], // setgid
   [107, constant(USER_ID)], // geteuid
   [108, constant(USER_ID)], // getegid
   [110, constant(PARENT_ID)], // getppid
+  [157, prctl],
   [158, archPrctl],
   [186, constant(PROCESS_ID)], // gettid
   [202, futex],

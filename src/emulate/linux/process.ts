@@ -25,6 +25,10 @@ export interface Process {
   readonly cpu: Cpu;
   readonly regions: Regions;
   readonly path: string;
+  /** The thread's name, NAME_SIZE bytes with a zero at the end. */
+  readonly name: Uint8Array;
+  /** Paths lead nowhere (ENOENT); else asking for one is not implemented. */
+  readonly emptyFileSystem: boolean;
   /** What read(0) reads, and how much of it has been read. */
   readonly input: Uint8Array;
   inputRead: number;
@@ -39,6 +43,8 @@ export interface Process {
   /** Set by what ends the process. */
   end: ProgramEnd | null;
 }
+
+export const NAME_SIZE = 16;
 
 /** Thrown by what a system call does not implement: an explicit outcome, since an errno would be a guess. */
 export class NotImplemented extends Error {}
@@ -75,6 +81,17 @@ export type SystemCalls = ReadonlyMap<number, SystemCall>;
 /** Reads what the process may read. @throws CallError EFAULT */
 export function readUser(process: Process, address: RuntimeAddress, size: number): Buffer {
   return transfer(process, address, size, Perm.R, () => Buffer.from(process.cpu.memory.peek(address, size)));
+}
+
+/** The bytes in front of the first zero, at most `most`. @throws CallError EFAULT */
+export function readUntilZero(process: Process, address: RuntimeAddress, most: number): Uint8Array {
+  const bytes: number[] = [];
+  while (bytes.length < most) {
+    const byte = readUser(process, runtimeAddress(address + bytes.length), 1)[0]!;
+    if (byte === 0) break;
+    bytes.push(byte);
+  }
+  return Uint8Array.from(bytes);
 }
 
 /** Writes what the process may write. @throws CallError EFAULT */

@@ -9,7 +9,7 @@ import { Gpr } from "../state.js";
 import { CallError } from "./errno.js";
 import { fileCalls } from "./file-calls.js";
 import { memoryCalls } from "./memory-calls.js";
-import { Arguments, NotImplemented, type Process, type ProgramEnd } from "./process.js";
+import { Arguments, NAME_SIZE, NotImplemented, type Process, type ProgramEnd } from "./process.js";
 import { processCalls } from "./process-calls.js";
 import { signalCalls } from "./signal-calls.js";
 import { deliver, force, SignalState, signalOf } from "./signals.js";
@@ -22,6 +22,8 @@ export interface RunOptions {
   /** "NAME=value" each. */
   readonly environment?: readonly string[];
   readonly input?: Uint8Array;
+  /** Paths lead nowhere (ENOENT); else a system call with one ends the run as not implemented. */
+  readonly emptyFileSystem?: boolean;
   /** Instructions until it is given up. */
   readonly limit?: number;
 }
@@ -62,6 +64,8 @@ export function startProcess(image: ElfImage, options: RunOptions = {}): Process
     cpu,
     regions,
     path,
+    name: nameOf(path),
+    emptyFileSystem: options.emptyFileSystem ?? false,
     input: options.input ?? new Uint8Array(0),
     inputRead: 0,
     stdout: [],
@@ -72,6 +76,13 @@ export function startProcess(image: ElfImage, options: RunOptions = {}): Process
     signals: new SignalState(),
     end: null,
   };
+}
+
+/** A program's first thread is called like its file. */
+function nameOf(path: string): Uint8Array {
+  const name = new Uint8Array(NAME_SIZE);
+  name.set(Buffer.from(path.replace(/^.*\//, "")).subarray(0, NAME_SIZE - 1));
+  return name;
 }
 
 /** Runs a process until it ends, or for `limit` instructions. */
