@@ -50,7 +50,7 @@ export class Cpu extends State {
   /** Runs whole blocks while they fit; undefined where the next one does not. */
   private runBlocks(end: number): Outcome | undefined {
     const { blocks, w } = this;
-    for (;;) {
+    while (this.instructions < end) {
       let done = 0;
       let block: ReturnType<BlockCache["at"]> | undefined;
       try {
@@ -74,6 +74,7 @@ export class Cpu extends State {
       }
       if (this.event !== Event.None) return this.takeEvent();
     }
+    return undefined;
   }
 
   /** Runs one instruction. */

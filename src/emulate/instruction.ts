@@ -3,6 +3,7 @@
  * as two words and operands in the few shapes that the semantics tell apart.
  */
 import { vaddr } from "../address.js";
+import { hasOperandSizePrefix } from "../x86/decode.js";
 import { type Instruction as Decoded, iced } from "../x86/iced.js";
 import { disassemble } from "../x86/relocate.js";
 import { FS_BASE, GS_BASE, highWord, lowWord } from "./state.js";
@@ -135,6 +136,9 @@ class DecodedInstruction implements Instruction {
     const operands: Operand[] = [];
     const count = from.opCount;
     for (let i = 0; i < count; i++) operands.push(operandOf(from, i));
+    // Intel ignores the prefix, AMD cuts the target to 16 bits (Intel SDM vol. 2, JMP; AMD APM vol. 3): no family takes it.
+    if (operands[0]?.kind === "target" && hasOperandSizePrefix(bytes, offset))
+      operands[0] = { kind: "other", register: Register.None };
     this.code = from.code;
     this.mnemonic = from.mnemonic;
     this.length = from.length;

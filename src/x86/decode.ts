@@ -169,7 +169,8 @@ function classify(instruction: typeof scratch): number {
   }
 }
 
-function hasOperandSizePrefix(bytes: Uint8Array, at: number): boolean {
+/** Whether an operand-size prefix is among the first prefixes of the instruction at an index of `bytes`. */
+export function hasOperandSizePrefix(bytes: Uint8Array, at: number): boolean {
   for (let i = at; ; i++) {
     const byte = bytes[i];
     if (byte === 0x66) return true;

@@ -518,3 +518,27 @@ describe("how far a run goes", () => {
     expect(run.ip).toBe(CODE);
   });
 });
+
+describe("where a run ends", () => {
+  test("the limit is reached before anybody looks at what comes next", () => {
+    const cpu = machine("jmp 0x900000");
+    expect(cpu.run(1)).toEqual({ kind: "limit" });
+    expect(cpu.ip).toBe(0x900000);
+    expect(cpu.run(1)).toEqual({ kind: "fault", fault: "page", address: 0x900000, access: "execute" });
+  });
+
+  test("a branch with an operand-size prefix leads elsewhere on other makes of processor: not implemented", () => {
+    for (const bytes of [
+      [0x66, 0xeb, 0],
+      [0x66, 0x74, 0],
+      [0x66, 0xe8, 0, 0, 0, 0],
+      [0x2e, 0x66, 0xe2, 0],
+    ]) {
+      const cpu = machine("nop");
+      cpu.memory.poke(CODE, Uint8Array.from(bytes));
+      const before = words(cpu);
+      expect(cpu.run(1).kind).toBe("unimplemented");
+      expect(words(cpu)).toEqual(before);
+    }
+  });
+});
