@@ -3,7 +3,7 @@ import { appendFileSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { rewrite, usdtNop5 } from "../command.js";
 import { sha256 } from "../judges/digest.js";
-import { readBuildId } from "../judges/headers.js";
+import { readBuildId, readSections } from "../judges/headers.js";
 import { readNotes } from "../judges/notes.js";
 import { must } from "../run.js";
 import { canCompile, compile, manyProbes, scratch } from "./compile.js";
@@ -53,6 +53,31 @@ describe.skipIf(!canCompile)("rewriting", () => {
     expect(await readBuildId(derived)).toMatch(/^[0-9a-f]{40}$/);
     expect(await readBuildId(derived)).not.toBe(await readBuildId(input));
     expect(sha256(again)).toBe(sha256(derived));
+    expect((await usdtNop5("revert", derived, "-o", `${derived}.back`)).status).toBe(0);
+    expect(sha256(`${derived}.back`)).toBe(sha256(input));
+  });
+
+  it("derives a new build-id where sections move and notes grow as well", async () => {
+    // Leaf functions with an array below rsp: their probes are guarded, and arguments go by %rsp.
+    const source = `#include <sys/sdt.h>
+${Array.from({ length: 60 }, (_, i) => `__attribute__((noinline)) int leaf${i}(int n) { volatile int a[8]; for (int k = 0; k < 8; k++) a[k] = n + k; DTRACE_PROBE1(many, leaf${i}, a[3]); return a[n & 7]; }`).join("\n")}
+int main(int n, char **v) { (void)v; return (${Array.from({ length: 60 }, (_, i) => `leaf${i}(n)`).join(" + ")}) == 0; }`;
+    const input = await compile(source, "-falign-functions=1", "-Wl,-z,noseparate-code");
+    const [kept, derived] = [scratch("kept"), scratch("derived")];
+    const { sites } = await rewrite(input, kept);
+    expect(sites.some((s) => s.guard)).toBe(true);
+    const outcome = await usdtNop5("rewrite", "--layout", "nop5", "--new-build-id", input, "-o", derived);
+    expect(outcome.status, outcome.stderr).toBe(0);
+    const headers = async (file: string) => (await readSections(file)).map((s) => `${s.name} ${s.address} ${s.offset}`);
+    const before = new Map((await readNotes(input)).map((n) => [n.name, n.arguments]));
+    const notes = await readNotes(derived);
+    expect(notes.some((n) => n.arguments.join() !== before.get(n.name)!.join())).toBe(true);
+    expect(notes).toEqual(await readNotes(kept));
+    // The carried data is longer by the old build-id; everything that is loaded stands in the same place.
+    const loaded = (lines: readonly string[]): readonly string[] => lines.filter((line) => !/ 0 \d+$/.test(line));
+    expect(loaded(await headers(derived))).toEqual(loaded(await headers(kept)));
+    expect(await readBuildId(derived)).not.toBe(await readBuildId(kept));
+    expect(await must(derived, [])).toBe(await must(kept, []));
     expect((await usdtNop5("revert", derived, "-o", `${derived}.back`)).status).toBe(0);
     expect(sha256(`${derived}.back`)).toBe(sha256(input));
   });
