@@ -38,6 +38,9 @@ export interface Running {
   readonly ended: Promise<Ending>;
 }
 
+/** How long we wait for output behind the end of the command, in milliseconds. */
+const OUTPUT_DELAY = 2000;
+
 /**
  * Starts a command.
  * @param look is called with each thread that is about to end, while it is stopped, and with the processes that are left
@@ -80,13 +83,21 @@ export function watch(command: Command, look: (thread: number) => void): Running
           }
         }
       });
-      // When the output has been read to its end, too.
-      watcher.once("close", () => {
+      const conclude = (): void => {
         try {
           resolve(talk.outcome());
         } catch (error) {
           reject(error);
         }
+      };
+      // When the output has been read to its end, too; but what the command left running may keep that open for ever.
+      watcher.once("close", conclude);
+      watcher.once("exit", () => {
+        const timer = setTimeout(() => {
+          for (const stream of watcher.stdio) stream?.destroy();
+          conclude();
+        }, OUTPUT_DELAY);
+        watcher.once("close", () => clearTimeout(timer));
       });
     }),
   };
@@ -110,7 +121,14 @@ class Child {
   kill(signal: NodeJS.Signals): void {
     if (this.#over) return;
     if (this.#id === null) this.#waiting.push(signal);
-    else process.kill(this.#id, signal);
+    else {
+      try {
+        process.kill(this.#id, signal);
+      } catch (error) {
+        // It has ended this very moment.
+        if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+      }
+    }
   }
 }
 

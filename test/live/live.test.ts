@@ -2,7 +2,7 @@
  * `live`: commands of every kind do under real uprobes what they do without, hits are exact, and nothing stays in tracefs,
  * whatever becomes of the command or of the tool.
  */
-import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -221,6 +221,30 @@ describe.skipIf(skipped)("live", () => {
       process.kill(command, "SIGTERM");
       await tool.ended;
     });
+  });
+
+  it("removes what dead runs have left, and nothing of anybody else", async () => {
+    const events = "/sys/kernel/tracing/uprobe_events";
+    const namespace = /\d+/.exec(readlinkSync("/proc/self/ns/pid"))![0];
+    // Not this process: it was not started at 1. And not process 1, wherever another namespace has it.
+    const dead = `usdt_nop5_${namespace}_${process.pid}_1`;
+    const elsewhere = "usdt_nop5_1_1_1";
+    const foreign = `nop5_test_${process.pid}`;
+    const groups = [dead, elsewhere, foreign];
+    for (const group of groups) appendFileSync(events, `p:${group}/${group}_0 ${plain}:0x1000\n`);
+    writeFileSync(`/sys/kernel/tracing/events/${foreign}/${foreign}_0/enable`, "1");
+    const present = () => groups.filter((group) => readFileSync(events, "latin1").includes(`p:${group}/`));
+    try {
+      expect((await live(["--", plain, "quick"])).exitCode).toBe(0);
+      expect(present()).toEqual([elsewhere, foreign]);
+      expect(readFileSync(`/sys/kernel/tracing/events/${foreign}/${foreign}_0/enable`, "latin1").trim()).toBe("1");
+    } finally {
+      for (const group of present()) {
+        writeFileSync(`/sys/kernel/tracing/events/${group}/${group}_0/enable`, "0");
+        appendFileSync(events, `-:${group}/${group}_0\n`);
+      }
+    }
+    expect(present()).toEqual([]);
   });
 
   it("says so when the program that traces the command is killed, and lets the command be", async () => {

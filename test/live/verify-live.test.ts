@@ -60,6 +60,11 @@ describe.skipIf(skipped)("verify --live", () => {
     expect((await verify(path, "--live", "--strict")).status).toBe(3);
   });
 
+  it("does not wait for what a program leaves behind", { timeout: 18_000 }, async () => {
+    const { path } = await rewriteWith(await build("gcc", programSource("leaves.c"), "-O2"), "--layout", "nop5");
+    expect(await verify(path, "--live")).toMatchObject({ status: 0, live: { same: true, hits: 1 } });
+  });
+
   it("runs programs only", async () => {
     const library = await build("gcc", programSource("goes-on.c"), "-O2", "-shared", "-fPIC");
     const { path } = await rewriteWith(library, "--layout", "nop5");
