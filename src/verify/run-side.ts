@@ -38,6 +38,9 @@ const HIGHEST = 2 ** 47 - PAGE_SIZE;
 const BEHIND = 40;
 /** A run that does not leave its window, or jumps that lead nowhere, after so many is given up. */
 export const MOST_INSIDE = 600;
+/** So is one that writes so often, or touches so many pages: a string instruction with a random length. */
+const MOST_WRITES = 2000;
+const MOST_PAGES = 200;
 const RED_ZONE = 128;
 const GARBAGE = new Uint8Array(RED_ZONE).fill(0xa5);
 
@@ -118,6 +121,7 @@ export class SideRunner {
 
   private makePage(page: RuntimeAddress, isExecuted: boolean): boolean {
     if (isExecuted || page < LOWEST || page >= HIGHEST) return false;
+    if (this.dirty.size >= MOST_PAGES) throw new TooMuch();
     const { memory } = this.cpu;
     memory.map(page, PAGE_SIZE, Perm.RW);
     memory.poke(page, pageContent(this.seed, page));
@@ -134,6 +138,7 @@ export class SideRunner {
     this.prepare(state, start);
     this.writes = [];
     memory.onWrite = (address, size) => {
+      if (this.writes.length >= MOST_WRITES) throw new TooMuch();
       this.writes.push({ address, bytes: memory.peek(address, size) });
       this.dirty.add(address - (address % PAGE_SIZE));
       const last = address + size - 1;
@@ -336,7 +341,11 @@ const isSilent = ({ mnemonic, operands }: Instruction): boolean =>
 const isConditional = ({ mnemonic, operands }: Instruction): boolean =>
   operands[0]?.kind === "target" && mnemonic !== Mnemonic.Jmp && mnemonic !== Mnemonic.Call;
 
+/** One instruction that does more than is worth following. */
+class TooMuch extends Error {}
+
 function endOf(error: unknown): RunEnd {
+  if (error instanceof TooMuch) return { kind: "given up", detail: "it touches too much memory" };
   if (error instanceof Unimplemented) return { kind: "unimplemented", detail: error.instruction };
   if (!(error instanceof Fault)) throw error;
   const where = error.address === null ? "" : ` at ${error.access} of 0x${error.address.toString(16)}`;
