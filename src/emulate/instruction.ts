@@ -137,7 +137,8 @@ class DecodedInstruction implements Instruction {
     const count = from.opCount;
     for (let i = 0; i < count; i++) operands.push(operandOf(from, i));
     // Intel ignores the prefix, AMD cuts the target to 16 bits (Intel SDM vol. 2, JMP; AMD APM vol. 3): no family takes it.
-    if (operands[0]?.kind === "target" && hasOperandSizePrefix(bytes, offset))
+    // REX.W outweighs it on both: linkers write `66 66 48 e8` for calls of __tls_get_addr.
+    if (operands[0]?.kind === "target" && hasOperandSizePrefix(bytes, offset) && !hasRexW(bytes, offset))
       operands[0] = { kind: "other", register: Register.None };
     this.code = from.code;
     this.mnemonic = from.mnemonic;
@@ -160,6 +161,15 @@ class DecodedInstruction implements Instruction {
   get text(): string {
     return disassemble(this.bytes.subarray(this.offset, this.offset + this.length), vaddr(this.address));
   }
+}
+
+const LEGACY_PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
+
+/** Whether the instruction at an index of `bytes` has a REX prefix, in front of its opcode, that makes it 64 bits wide. */
+function hasRexW(bytes: Uint8Array, at: number): boolean {
+  let i = at;
+  while (LEGACY_PREFIXES.has(bytes[i]!)) i++;
+  return (bytes[i]! & 0xf8) === 0x48;
 }
 
 function operandOf(from: Decoded, i: number): Operand {
@@ -229,7 +239,18 @@ function immediateSize(kind: number): number {
   }
 }
 
+/** Operands that are registers, by iced's number: the same objects for all instructions. */
+const registerOperands: (Operand | undefined)[] = [];
+
 function registerOperand(register: number): Operand {
+  const known = registerOperands[register];
+  if (known !== undefined) return known;
+  const operand = describeRegister(register);
+  registerOperands[register] = operand;
+  return operand;
+}
+
+function describeRegister(register: number): Operand {
   if (register >= Register.XMM0 && register <= Register.XMM15)
     return { kind: "xmm", index: register - Register.XMM0, size: 16 };
   const gpr = gprOf(register);
@@ -257,19 +278,29 @@ function memoryOperand(from: Decoded): Operand {
   const index = from.memoryIndex;
   const size = iced.MemorySizeExt.size(from.memorySize);
   const relative = base === Register.RIP || base === Register.EIP;
-  const narrow = [base, index].some((r) => r === Register.EIP || gprSize(r) === 4);
+  const narrow = isNarrow(base) || isNarrow(index);
   // Without registers an address-size prefix shows in the displacement alone: iced has cut it.
   return {
     kind: "memory",
     size,
-    base: relative || base === Register.None ? -1 : RegisterExt.fullRegister(base) - Register.RAX,
-    index: index === Register.None ? -1 : RegisterExt.fullRegister(index) - Register.RAX,
+    base: relative ? -1 : numberOf(base),
+    index: numberOf(index),
     scale: from.memoryIndexScale,
     displacement: wordsOfBig(from.memoryDisplacement),
     segment: segmentBase(from.memorySegment),
     addressSize: narrow ? 4 : 8,
   };
 }
+
+/** The number of a general-purpose register, or -1 for another one and none. */
+function numberOf(register: number): number {
+  if (register === Register.None) return -1;
+  const operand = registerOperand(register);
+  return operand.kind === "gpr" ? operand.index : -1;
+}
+
+/** Whether an address with this base or index is cut to 32 bits. */
+const isNarrow = (register: number): boolean => register === Register.EIP || gprSize(register) === 4;
 
 function segmentBase(segment: number): number {
   if (segment === Register.FS) return FS_BASE;

@@ -423,6 +423,7 @@ describe("instructions that do nothing, or tell about the processor", () => {
       [0x3e, 0xff, 0xe0], // notrack jmp rax
       [0xf2, 0xe9, 0xfa, 0, 0, 0], // bnd jmp
       [0x3e, 0xff, 0xd0], // notrack call rax
+      [0x66, 0x66, 0x48, 0xe8, 0xf8, 0, 0, 0], // data16 data16 rex.W call, as linkers write it for __tls_get_addr
       [0x50, 0xf3, 0xc3], // push rax; rep ret
       [0x50, 0xf2, 0xc3], // push rax; bnd ret
       [0x2e, 0x74, 0x02], // je, not taken
