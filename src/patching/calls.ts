@@ -98,8 +98,8 @@ function uprobeCall(situation: Situation): Change[] {
 /** The probe that the return address on the stack belongs to. */
 function siteOfCall({ setup }: Situation, snapshot: Snapshot): PatchedSite | undefined {
   const back = readQuad(setup.machine, snapshot, spOf(snapshot) + 24);
-  const { lead } = setup.protocol;
-  return setup.sites.find((site) => site.address + lead.length + CALL_SIZE === back);
+  const { lead, looksBack } = setup.protocol;
+  return setup.sites.find((site) => site.address + (looksBack ?? lead.length + CALL_SIZE) === back);
 }
 
 /** The registers as they are at the probe. */

@@ -55,6 +55,7 @@ export const Property = {
   Killed: "killed",
   Consumer: "consumer-sees-the-probe",
   Return: "return-exactly-once",
+  Semaphore: "semaphore",
 } as const;
 
 /**

@@ -2,15 +2,19 @@
  * Faults that can be built into the protocol, to see that the checks find them: each is another protocol, or another
  * program, and says where it shows best. Some do no harm, which is shown by searching everything (the test does).
  */
+import { Gpr } from "../emulate/state.js";
 import type { KernelName } from "../kernel/kernels.js";
 import { bytesOf } from "./assemble.js";
 import type { ProgramName, Shape } from "./programs.js";
 import { type Phase, type Protocol, SYNC, write } from "./protocol.js";
+import { type Consumer, PLAIN_CONSUMER } from "./setup.js";
 
 export interface Fault {
   readonly name: string;
   readonly what: string;
   readonly change: (protocol: Protocol) => Partial<Protocol>;
+  /** What the tracer does, where it shows by that. */
+  readonly consumer?: Consumer;
   /** The program's own part in it. */
   readonly shape?: Partial<Shape>;
   /** Where it shows, if nothing else is asked for. */
@@ -172,6 +176,16 @@ export const faults: readonly Fault[] = [
     }),
     on73,
   ),
+  fault("changes-lost", "registers that a consumer changes do not reach the program", () => ({ writesBack: false }), {
+    consumer: { ...PLAIN_CONSUMER, changes: new Map([[Gpr.RAX, 0x1234]]) },
+  }),
+  fault("counted-twice", "a thread that has patched the call in runs it as well", () => ({
+    skipsAfterPatching: false,
+  })),
+  fault("hits-lost", "the system call looks for the probe one byte off", () => ({ looksBack: 4 })),
+  fault("semaphore-stays", "detaching does not lower the semaphore", () => ({ lowersSemaphore: false }), {
+    scenario: "semaphore",
+  }),
   fault(
     "syncs-twice",
     "every IPI is sent twice",

@@ -56,7 +56,7 @@ export interface ModelOptions {
   readonly threads: number;
   /** How often the probes are attached and detached. */
   readonly toggles: number;
-  /** How many signals may arrive, in each thread. */
+  /** How many signals may arrive, in the first thread: all are alike. */
   readonly signals?: number;
 }
 
@@ -119,7 +119,8 @@ export class Model implements System<ModelStep> {
       signals: this.options.signals ?? 0,
     };
     for (let slot = 0; slot < this.slots; slot++) {
-      const thread: Thread = slot < this.options.threads ? begun : { ...begun, mode: "unborn", signals: 0 };
+      const signals = slot === 0 ? begun.signals : 0;
+      const thread: Thread = { ...begun, signals, mode: slot < this.options.threads ? "user" : "unborn" };
       state[this.firstThread + 2 * slot] = this.threads.numberOf(thread);
       state[this.firstThread + 2 * slot + 1] = this.freshViewOf(state[SPACES + this.spaceIndexOf(slot)]!);
     }

@@ -6,8 +6,7 @@
  * then what is patched in goes (the call, by its phases, or int3 alone); then the probe cannot be found any more; and when
  * nobody is in a handler that may have found it before, detaching is complete.
  */
-import type { Change } from "./change.js";
-import { withCode } from "./change.js";
+import { type Change, Property, violation, withCode } from "./change.js";
 import { INT3 } from "./protocol.js";
 import type { PatchedSite, Setup } from "./setup.js";
 import type { Patcher, Registered, Registry, Space } from "./state.js";
@@ -60,10 +59,12 @@ export function patcherSteps(situation: PatcherSituation): Change[] {
   return "space" in operation ? inSpace(here, operation) : [inRegistry(here, operation)];
 }
 
+const stillRaised = violation(Property.Semaphore, "The semaphore is not zero once the probe is detached.");
+
 const next = ({ at }: Patcher): Patcher => ({ at: at + 1, group: 0 });
 
 function inRegistry(
-  { setup, patcher, registry }: PatcherSituation,
+  { setup, patcher, registry, spaces }: PatcherSituation,
   { kind, site }: Operation & { readonly kind: "attach" | "attached" | "detach" | "forget" | "complete" },
 ): Change {
   const registered = registry.sites[site]!;
@@ -86,6 +87,9 @@ function inRegistry(
       return {
         ...step("detaching is complete", { attachment }, false),
         ages: site,
+        ...(setup.sites.length === 1 && spaces.some(({ semaphore }) => semaphore !== 0)
+          ? { violation: stillRaised }
+          : {}),
         ...(setup.protocol.waitsForReaders ? { needs: { noReaderOf: site } } : {}),
       };
   }
@@ -115,7 +119,7 @@ function install(setup: Setup, space: Space, site: PatchedSite): Pick<Change, "l
 const released = (setup: Setup, space: Space): Space => ({
   ...space,
   lock: -1,
-  semaphore: space.semaphore - (setup.program.semaphore === null ? 0 : 1),
+  semaphore: space.semaphore - (setup.program.semaphore !== null && setup.protocol.lowersSemaphore ? 1 : 0),
   trampolines: setup.protocol.unmapsTrampoline
     ? space.trampolines.map((t) => ({ ...t, isMapped: false }))
     : space.trampolines,
@@ -130,7 +134,7 @@ function removeInt3(setup: Setup, space: Space, site: PatchedSite): Pick<Change,
 
 /** The next group of phases; the lock is held until the last one. */
 function unoptimize({ setup, spaces, actor, patcher }: PatcherSituation, index: number, site: PatchedSite): Change {
-  const groups = groupsOf(setup.protocol.unoptimize);
+  const groups = groupsOf(setup.protocol.unoptimize, setup.protocol.stepsApart);
   const done = carryOut(setup, spaces[index]!, site, groups[patcher.group]!, 0);
   const isLast = patcher.group === groups.length - 1;
   return {

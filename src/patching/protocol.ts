@@ -78,6 +78,14 @@ export interface Protocol {
   readonly checksCaller: boolean;
   /** Registers that a consumer has changed reach the program. */
   readonly writesBack: boolean;
+  /** A thread that has patched the call in goes on behind the nop, and not at the call. */
+  readonly skipsAfterPatching: boolean;
+  /** Where the system call looks for the probe: so many bytes before the return address. */
+  readonly looksBack: number | null;
+  /** Detaching lowers the semaphore that attaching has raised. */
+  readonly lowersSemaphore: boolean;
+  /** Each phase is a step of its own: see trap.ts. */
+  readonly stepsApart: boolean;
 }
 
 /** push rcx, r11, rax; mov rax,number; syscall; pop rax, r11, rcx; ret */
@@ -120,6 +128,10 @@ const legacy: Protocol = {
   fixesIp: true,
   checksCaller: true,
   writesBack: true,
+  skipsAfterPatching: true,
+  looksBack: null,
+  lowersSemaphore: true,
+  stepsApart: false,
 };
 
 const nop5: Protocol = {

@@ -21,15 +21,17 @@ export interface Scenario {
   readonly forkGuard?: boolean;
   readonly fault?: Fault | null;
   readonly consumer?: Consumer;
-  /** Signals for each thread; by default one where the program has a handler. */
+  /** Signals for the first thread; by default one where the program has a handler. */
   readonly signals?: number;
+  /** Each phase of patching is a step of its own, as if an IPI and the write behind it could be told apart. */
+  readonly fine?: boolean;
 }
 
 /** A scenario with nothing left to decide. */
 export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
   const { kernel, fault = null, program: wanted } = scenario;
   const normal = protocols[kernel];
-  const protocol = fault === null ? normal : { ...normal, ...fault.change(normal) };
+  const protocol = { ...normal, ...fault?.change(normal), stepsApart: scenario.fine ?? false };
   const program =
     typeof wanted === "string"
       ? makeProgram(wanted, {
@@ -39,7 +41,7 @@ export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
           ...fault?.shape,
         })
       : wanted;
-  const setup = new Setup(program, protocol, scenario.consumer ?? PLAIN_CONSUMER);
+  const setup = new Setup(program, protocol, scenario.consumer ?? fault?.consumer ?? PLAIN_CONSUMER);
   const model = new Model(setup, {
     threads: scenario.threads,
     toggles: scenario.toggles,

@@ -46,7 +46,8 @@ export class Setup {
   readonly returnTrampoline = RETURN_TRAMPOLINE;
   /** Behind the system call of a trampoline. */
   readonly callEnd: number;
-  private readonly occupied = new Set<number>();
+  /** Runtime addresses of whole pages that are mapped: [start, end). */
+  private readonly occupied: { readonly start: number; readonly end: number }[] = [];
 
   constructor(
     readonly program: Program,
@@ -82,7 +83,7 @@ export class Setup {
   }
 
   private occupy(start: number, end: number): void {
-    for (let page = Math.floor(start / PAGE_SIZE); page * PAGE_SIZE < end; page++) this.occupied.add(page);
+    this.occupied.push({ start: pageStart(start), end: pageStart(end + PAGE_SIZE - 1) });
   }
 
   private canPatch(address: number, original: Uint8Array): boolean {
@@ -155,15 +156,15 @@ export class Setup {
 
   /** The free page that is nearest to an address, within reach of a call that ends there. */
   private nearestFreePage(space: Space, from: number): number | null {
-    const taken = new Set(space.trampolines.filter((t) => t.isMapped).map(({ address }) => address / PAGE_SIZE));
-    const isFree = (page: number): boolean => !this.occupied.has(page) && !taken.has(page);
-    let up = Math.ceil(from / PAGE_SIZE);
-    while (!isFree(up)) up++;
-    let down = Math.floor(from / PAGE_SIZE) - 1;
-    while (down > 0 && !isFree(down)) down--;
-    const nearest = down > 0 && from - down * PAGE_SIZE < up * PAGE_SIZE - from ? down : up;
-    const address = nearest * PAGE_SIZE;
-    return isReachable(from, address) ? address : null;
+    const mapped = space.trampolines.filter((t) => t.isMapped);
+    const taken = [...this.occupied, ...mapped.map(({ address }) => ({ start: address, end: address + PAGE_SIZE }))];
+    const rangeAt = (page: number) => taken.find(({ start, end }) => page >= start && page < end);
+    let up = pageStart(from + PAGE_SIZE - 1);
+    for (let range = rangeAt(up); range !== undefined; range = rangeAt(up)) up = range.end;
+    let down = pageStart(from) - PAGE_SIZE;
+    for (let range = rangeAt(down); range !== undefined; range = rangeAt(down)) down = range.start - PAGE_SIZE;
+    const nearest = down > 0 && from - down < up - from ? down : up;
+    return isReachable(from, nearest) ? nearest : null;
   }
 
   /** Puts the trampoline's code where it was mapped. */
@@ -186,7 +187,7 @@ export class Setup {
 
   /** Whether an address is in the program's own code. */
   isProgram(address: number): boolean {
-    return this.occupied.has(Math.floor(address / PAGE_SIZE));
+    return this.occupied.some(({ start, end }) => address >= start && address < end);
   }
 
   /** The instruction at an address, for people. */
@@ -213,6 +214,8 @@ export class Setup {
 }
 
 export const equal = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((x, i) => x === b[i]);
+
+const pageStart = (address: number): number => address - (address % PAGE_SIZE);
 
 const isReachable = (from: number, target: number): boolean => target - from >= -REACH && target - from < REACH;
 

@@ -184,7 +184,8 @@ export function stepSteps(situation: Situation): Change[] {
 }
 
 /** Groups of phases that are one step each: IPIs, and the write behind them. */
-export function groupsOf(phases: readonly Phase[]): Phase[][] {
+export function groupsOf(phases: readonly Phase[], stepsApart: boolean): Phase[][] {
+  if (stepsApart) return phases.map((phase) => [phase]);
   const groups: Phase[][] = [];
   let open = false;
   for (const phase of phases) {
@@ -283,7 +284,7 @@ function siteOfPass({ setup, thread }: Situation): PatchedSite {
 function patch(situation: Situation): Change[] {
   const { setup, thread, space } = situation;
   const site = siteOfPass(situation);
-  const groups = groupsOf(setup.protocol.optimize);
+  const groups = groupsOf(setup.protocol.optimize, setup.protocol.stepsApart);
   const done = carryOut(setup, space, site, groups[thread.group]!, thread.trampoline);
   const isLast = thread.group === groups.length - 1;
   const base: Change = {
@@ -293,6 +294,7 @@ function patch(situation: Situation): Change[] {
     ...(done.bytes === undefined ? {} : { bytes: done.bytes }),
   };
   if (!isLast) return [{ ...base, thread: { ...thread, group: thread.group + 1 } }];
+  if (!setup.protocol.skipsAfterPatching) return [{ ...base, thread: { ...thread, mode: "user" }, refreshes: true }];
   return [{ ...base, ...leave(situation, site), refreshes: true }];
 }
 
