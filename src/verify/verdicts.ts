@@ -58,6 +58,9 @@ export function judge(evidence: Evidence): CodeReport {
       accuse(blame(mismatch, examined, evidence), mismatchProblem(mismatch, shown, evidence));
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
       accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
+    const { start, frozen } = examined.window;
+    if (frozen !== undefined)
+      accuse(nearest(start, start, examined, evidence), { verdict: "different", reason: frozen });
     for (const [note, states] of statesByNote(examined)) cases[note]!.states += states;
   }
   const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, evidence));

@@ -13,7 +13,7 @@
  * Changed bytes close to each other make one window: among the bytes of a jump, or of a block that moved, some are what
  * they were by chance.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import { hex, type Vaddr, vaddr } from "../address.js";
 import { describeEntry, type Entry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
@@ -40,6 +40,8 @@ export interface Window {
   readonly arrivals: readonly Arrival[];
   /** Where calls that stand in the window return to it. */
   readonly returns: readonly Vaddr[];
+  /** Why some of its changed bytes must not change, whatever they do: somebody patches them at run time. */
+  readonly frozen: string | undefined;
   /** Why the original's code cannot be told here, or undefined. */
   readonly unknown: string | undefined;
 }
@@ -113,6 +115,7 @@ export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: 
     end,
     arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
     returns: returnsIn(layout, start, end),
+    frozen: frozenIn(facts, changed, start, end),
     unknown: layout.unknown(start) ?? layout.unknown(end - 1),
   }));
 }
@@ -170,6 +173,15 @@ function returnsIn(layout: OriginalLayout, start: Vaddr, end: Vaddr): Vaddr[] {
     at = behind;
   }
   return found;
+}
+
+function frozenIn(facts: ProgramFacts, changed: readonly Stretch[], start: Vaddr, end: Vaddr): string | undefined {
+  if (facts.entries.frozenWithin(start, end) === undefined) return undefined;
+  for (const run of changed) {
+    const frozen = run.start < end && run.end > start ? facts.entries.frozenWithin(run.start, run.end) : undefined;
+    if (frozen !== undefined) return `the bytes at ${hex(frozen.start)} must not change: ${frozen.reason}`;
+  }
+  return undefined;
 }
 
 const goesOn = (flow: number): boolean => (flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;

@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import { examineCode } from "../../src/verify/sites.js";
+import { examineCode, gatherEvidence } from "../../src/verify/sites.js";
+import { judge } from "../../src/verify/verdicts.js";
 import { corpus, corpusPath } from "../packages/corpus.js";
 import { compileFamily } from "../redzone/family.js";
 import { canCompile, compile, manyProbes } from "../rewrite/compile.js";
@@ -42,8 +43,9 @@ describe.skipIf(!canCompile)("a rewritten program", () => {
 
   it("is run from states that pass each probe and take both ways of each branch", async () => {
     const { original, bytes } = rewriteFile(await tacticsLibrary(), "nop5");
-    const { sites } = examineCode(parseElf(bytes), original);
-    for (const site of sites) expect(site.states, site.name).toBeGreaterThanOrEqual(6);
+    const evidence = gatherEvidence(parseElf(bytes), original);
+    for (const site of judge(evidence).sites) expect(site.states, site.name).toBeGreaterThanOrEqual(6);
+    expect(evidence.found.flatMap(({ runs }) => runs.flatMap((r) => r.untaken))).toEqual([]);
   });
 
   it.each(["gcc", "clang"] as const)("is equivalent where probes are guarded: functions of %s", async (compiler) => {
