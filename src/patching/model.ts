@@ -75,7 +75,7 @@ export class Model implements System<ModelStep> {
   private readonly script: ReturnType<typeof scriptFor>;
   /** Steps that depend on their thread alone, by its number. */
   private readonly privateSteps: (readonly ModelStep[] | undefined)[] = [];
-  private readonly known: Map<number, readonly ModelStep[]>[] = [];
+  private readonly known: (Map<number, readonly ModelStep[]> | undefined)[] = [];
   private readonly patcherKnown = new Map<string, readonly ModelStep[]>();
   private readonly agedThreads = new Map<number, number>();
   private readonly writtenViews = new Map<string, number>();
@@ -183,6 +183,12 @@ export class Model implements System<ModelStep> {
   /** The index of the address space that a thread lives in. */
   spaceIndexOf(slot: number): number {
     return slot >= this.options.threads ? this.spaceCount - 1 : 0;
+  }
+
+  /** Every step that was worked out so far, in no order. */
+  *allSteps(): Iterable<ModelStep> {
+    for (const byThread of this.known) for (const steps of byThread?.values() ?? []) yield* steps;
+    for (const steps of this.patcherKnown.values()) yield* steps;
   }
 
   /** How many different values each part of the state has had. */

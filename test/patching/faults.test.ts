@@ -1,7 +1,7 @@
 /** Each fault is found where it says, by the property that it breaks, or searching everything shows that it does no harm. */
 import { describe, expect, it } from "vitest";
 import { faults } from "../../src/patching/faults.js";
-import { explore, scenarioOf } from "../../src/patching/scenario.js";
+import { explore, type Scenario, scenarioOf } from "../../src/patching/scenario.js";
 
 /** What each fault breaks; null: nothing. */
 const expected: Readonly<Record<string, string | null>> = {
@@ -45,6 +45,18 @@ const expected: Readonly<Record<string, string | null>> = {
   "syncs-twice": null,
 };
 
+/** Each program without a fault is searched once. */
+const sound = new Map<string, string | undefined>();
+function withoutFault({ fault, ...scenario }: Scenario): string | undefined {
+  const { shape, consumer } = fault!;
+  const key = JSON.stringify([scenario, shape, consumer?.changes.size]);
+  if (!sound.has(key)) {
+    const harmless = { ...fault!, change: () => ({}) };
+    sound.set(key, explore({ ...scenario, fault: harmless }).found?.violation.property);
+  }
+  return sound.get(key);
+}
+
 describe("faults", () => {
   it("every one has its answer here, and enough are found", () => {
     expect(faults.map((f) => f.name).sort()).toEqual(Object.keys(expected).sort());
@@ -58,9 +70,8 @@ describe("faults", () => {
       expect(result.exhaustive).toBe(true);
       expect(result.found?.violation.property ?? null).toBe(expected[name]);
       expect(isHarmless).toBe(result.found === null);
-      // The same program on the same kernel, without the fault. (A child that writes int3 is on 6.18, where fork harms by itself.)
-      if (scenario.fault?.shape?.forkGuard === undefined)
-        expect(explore({ ...scenario, fault: null }).found?.violation.property).toBeUndefined();
+      // The same program and tracer on the same kernel, without the fault in the protocol. (The child's fault is its own.)
+      if (scenario.fault?.shape?.forkGuard === undefined) expect(withoutFault(scenario)).toBeUndefined();
       // Harmless means: however small the steps are.
       if (isHarmless) expect(explore({ ...scenario, fine: true }).found).toBe(null);
     });
