@@ -41,6 +41,7 @@ export const MOST_INSIDE = 600;
 /** So is one that writes so often, or touches so many pages: a string instruction with a random length. */
 const MOST_WRITES = 2000;
 const MOST_PAGES = 200;
+/** What a traced nop5 may overwrite: 32 bytes as the kernel does it today, but what is promised is to keep off all 128. */
 const RED_ZONE = 128;
 const GARBAGE = new Uint8Array(RED_ZONE).fill(0xa5);
 
