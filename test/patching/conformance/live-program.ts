@@ -19,7 +19,7 @@ import { displacement, type Listed } from "../../../src/patching/assemble.js";
 import type { Program } from "../../../src/patching/programs.js";
 import { Assembler, at, type RegisterName } from "../../../src/x86/assembler.js";
 
-export const Command = { pass: 1, fork: 2, vfork: 3, wait: 4, exit: 5, filter: 6, run: 7 } as const;
+export const Command = { pass: 1, fork: 2, vfork: 3, wait: 4, exit: 5, filter: 6 } as const;
 
 /** The first socket's descriptor; thread n has the nth behind it. */
 export const FIRST_SOCKET = 3;
@@ -165,7 +165,7 @@ function driverCode(code: Assembler, program: Program, threads: number): Uint8Ar
   code.label("gone").system(Call.exitGroup, 99);
 
   // Every pass begins with the same registers; rdi and rsi say what a child's madvise is about.
-  code.label("do pass").label("do run");
+  code.label("do pass");
   const page = program.sites[0]!.address - (program.sites[0]!.address % PAGE_SIZE);
   const firsts: Partial<Record<RegisterName, number>> = { rdi: page, rsi: PAGE_SIZE };
   all.forEach((register, i) => {
