@@ -3,8 +3,8 @@
  *
  * The sample program and its rewritten self run in turns, so that what else the machine does falls on both; each function is
  * compared with itself, at the same address, before and after, and with the nop5 that was compiled in. Medians are
- * given, and how far the middle half of the runs spreads. Traced, both have a uprobe on each probe; a first run that is not
- * measured shows whether the kernel made calls of them.
+ * given, and how far the middle half of the runs spreads. Traced, both have an empty BPF program on each probe; a run of
+ * its own shows whether the kernel made calls of them.
  */
 import { spawnSync } from "node:child_process";
 import { parseElf } from "../elf/image.js";
@@ -15,6 +15,7 @@ import { readTracedFile } from "../live/traced-file.js";
 import { attachUprobes } from "../live/uprobes.js";
 import type { RewriteOptions, SiteReport } from "../rewrite/contract.js";
 import { rewrite } from "../rewrite/rewrite.js";
+import { attachEmptyProbes } from "./empty-probe.js";
 import { RECORD_SIZE, type SampleFunction, sampleFunctions, sampleProgram } from "./sample.js";
 
 /** A median in nanoseconds, and the interquartile range as a fraction of it. */
@@ -46,9 +47,14 @@ export interface FormCost {
   };
 }
 
+/** What was attached for the hits: an empty BPF program, or, where the kernel does not take that, a tracefs event. */
+export type Tracer = "bpf" | "tracefs";
+
 export interface Costs {
   readonly rounds: number;
   readonly passes: { readonly hit: number; readonly idle: number };
+  /** Null where nothing could be traced. */
+  readonly tracer: Tracer | null;
   /** The nop5 that was compiled in. */
   readonly nop5: { readonly hit: Figure | null; readonly idle: Figure };
   readonly forms: readonly FormCost[];
@@ -85,19 +91,26 @@ export async function measure(
   chosen: readonly SampleFunction[],
   options: BenchOptions,
 ): Promise<Costs> {
-  const idle = withTwins(options.idlePasses, (twins) => inTurns(twins, options.rounds));
   let hit: readonly Turn[] | null = null;
+  let tracer: Tracer | null = null;
   let optimized: ReadonlyMap<string, boolean> = new Map();
   if (tracefs !== null) {
     optimized = await whatIsOptimized(tracefs);
-    hit = withTwins(options.hitPasses, (twins) => traced(tracefs, twins, () => inTurns(twins, options.rounds)));
+    const twins = makeTwins(options.hitPasses);
+    try {
+      [hit, tracer] = await traced(tracefs, twins, () => inTurns(twins, options.rounds));
+    } finally {
+      twins.remove();
+    }
   }
+  const idle = measureIdle(options);
   const { report } = rewrittenSample(1);
   const forms = chosen.map((name) => formCost(name, report.get(name)!, hit, idle, optimized.get(name) ?? false));
   const nop5 = (turns: readonly Turn[]): Figure => figure(turns.map((turn) => turn.rewritten.get("nop5")!));
   return {
     rounds: options.rounds,
     passes: { hit: options.hitPasses, idle: options.idlePasses },
+    tracer,
     nop5: { hit: hit === null ? null : nop5(hit), idle: nop5(idle) },
     forms,
   };
@@ -141,6 +154,7 @@ interface Twins {
   readonly nop: ProgramFile;
   readonly rewritten: ProgramFile;
   readonly passes: number;
+  remove(): void;
 }
 
 function rewrittenSample(passes: number): { before: Buffer; after: Buffer; report: Map<string, SiteReport> } {
@@ -153,18 +167,28 @@ function rewrittenSample(passes: number): { before: Buffer; after: Buffer; repor
   return { before, after, report: new Map(report.sites.map((site) => [site.name, site])) };
 }
 
-function withTwins<T>(passes: number, use: (twins: Twins) => T): T {
+function makeTwins(passes: number): Twins {
   const { before, after } = rewrittenSample(passes);
   const nop = writeProgramFile("nop", before);
   try {
     const rewritten = writeProgramFile("rewritten", after);
-    try {
-      return use({ nop, rewritten, passes });
-    } finally {
+    const remove = (): void => {
+      nop.remove();
       rewritten.remove();
-    }
-  } finally {
+    };
+    return { nop, rewritten, passes, remove };
+  } catch (error) {
     nop.remove();
+    throw error;
+  }
+}
+
+function measureIdle({ idlePasses, rounds }: BenchOptions): readonly Turn[] {
+  const twins = makeTwins(idlePasses);
+  try {
+    return inTurns(twins, rounds);
+  } finally {
+    twins.remove();
   }
 }
 
@@ -191,11 +215,20 @@ function timesOf(path: string, passes: number): Times {
   return new Map(sampleFunctions.map((name, i) => [name, lasted(i) / passes]));
 }
 
-function traced<T>(tracefs: string, { nop, rewritten }: Twins, body: () => T): T {
+/** Runs `body` with a tracer on each probe of both. */
+async function traced<T>(tracefs: string, { nop, rewritten }: Twins, body: () => T): Promise<[T, Tracer]> {
   const places = [nop, rewritten].flatMap(({ path }) => readTracedFile(path).places);
+  const remove = await attachEmptyProbes(places);
+  if (remove !== null) {
+    try {
+      return [body(), "bpf"];
+    } finally {
+      await remove();
+    }
+  }
   const uprobes = attachUprobes(tracefs, places);
   try {
-    return body();
+    return [body(), "tracefs"];
   } finally {
     uprobes.detach();
   }

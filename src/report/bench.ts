@@ -1,6 +1,6 @@
 /** What `bench` says: one JSON document, and a table for people. */
 import { hex } from "../address.js";
-import type { Costs, Figure, FormCost } from "../bench/measure.js";
+import type { Costs, Figure, FormCost, Tracer } from "../bench/measure.js";
 import type { SiteForm } from "../bench/site-form.js";
 import { columns, printable, type Style } from "./text.js";
 
@@ -32,9 +32,15 @@ export const benchDocument = ({ kernel, processor, file, sites, costs }: BenchRu
   })),
   rounds: costs.rounds,
   passes: costs.passes,
+  tracer: costs.tracer,
   nop5: costs.nop5,
   forms: costs.forms,
 });
+
+const tracers: Readonly<Record<Tracer, string>> = {
+  bpf: "an empty BPF program",
+  tracefs: "a tracefs event, which writes a record a hit",
+};
 
 const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} +-${(spread * 50).toFixed(0)}%`;
 
@@ -44,6 +50,7 @@ export function benchText(run: BenchRun, style: Style): string {
   const lines = [
     style.heading(`Linux ${printable(run.kernel)}, ${printable(run.processor)}`),
     `ns a pass, medians of ${costs.rounds} runs in turns and half of their middle half's spread`,
+    ...(costs.tracer === null ? [] : [`traced by ${tracers[costs.tracer]}`]),
     ...siteLines(run),
     "",
   ];

@@ -3,7 +3,7 @@
  * figures are there. That they meet a target is a matter of the machine, so only what no load can turn round is checked.
  */
 import { spawnSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { release } from "node:os";
 import { describe, expect, it } from "vitest";
 import { sampleFunctions, sampleProgram } from "../../src/bench/sample.js";
@@ -24,6 +24,7 @@ interface BenchDocument {
   readonly file: string | null;
   readonly sites: readonly { readonly name: string; readonly tactic: string | null; readonly measuredAs: string }[];
   readonly rounds: number;
+  readonly tracer: "bpf" | "tracefs" | null;
   readonly nop5: { readonly hit: Figure | null; readonly idle: Figure };
   readonly forms: readonly {
     readonly tactic: string;
@@ -60,8 +61,9 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
   const optimizing = !cannotOptimize("bench: what is optimized");
 
   it("measures every form against itself and against a compiled-in nop5", async () => {
-    const { schemaVersion, kernel, rounds, nop5, forms } = await bench();
+    const { schemaVersion, kernel, rounds, tracer, nop5, forms } = await bench();
     expect([schemaVersion, kernel, rounds]).toEqual([1, release(), 3]);
+    expect(["bpf", "tracefs"]).toContain(tracer);
     expect(forms.map(({ tactic, guard }) => `${tactic} ${guard}`)).toEqual([
       "in-place false",
       "shift false",
@@ -92,6 +94,30 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
       expect(document.sites).toMatchObject([{ name: "work", tactic: sites[0]!.tactic }]);
       expect(document.forms.length).toBe(1);
     }
+  });
+
+  it("leaves no probe behind when it is killed outright", async () => {
+    // Its files stay, and go with the scratch folder.
+    const TMPDIR = scratch("tmp");
+    mkdirSync(TMPDIR);
+    const tool = startTool(["bench", "--json", "--rounds", "500"], { environment: { TMPDIR } });
+    const holders = async () => (await run("pgrep", ["-P", String(tool.pid), "empty-probe"])).stdout.trim();
+    let holder = "";
+    for (let i = 0; holder === "" && i < 100; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      holder = await holders();
+    }
+    tool.process.kill("SIGKILL");
+    await tool.ended;
+    // Where the kernel takes no BPF program there is none: then what is left is for the next run, as after live.
+    if (holder === "") return console.warn("SKIPPED: bench killed: no BPF program was attached");
+    // The kernel takes its time for taking uprobes away.
+    const lives = async () => (await run("ps", ["-p", holder, "-o", "comm="])).stdout !== "";
+    const killed = Date.now();
+    while ((await lives()) && Date.now() - killed < 20_000) await new Promise((resolve) => setTimeout(resolve, 100));
+    console.log(`bench, killed: the probes were gone after ${Date.now() - killed} ms`);
+    expect(await lives()).toBe(false);
+    expect(eventsOf(tool.pid)).toEqual([]);
   });
 
   it("prints a table", async () => {
