@@ -11,7 +11,7 @@ import { readNotes } from "../judges/notes.js";
 import { run } from "../run.js";
 import { cannotCompile, cannotOptimize, cannotTrace } from "./kernel.js";
 import { build, programSource, rewriteWith, scratch } from "./rewriting.js";
-import { eventsOf, runTool, startTool } from "./tool.js";
+import { childrenOf, commandLine, eventsOf, isAlive, runTool, startTool } from "./tool.js";
 
 interface Figure {
   readonly ns: number;
@@ -101,22 +101,22 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
     const TMPDIR = scratch("tmp");
     mkdirSync(TMPDIR);
     const tool = startTool(["bench", "--json", "--rounds", "500"], { environment: { TMPDIR } });
-    const holders = async () => (await run("pgrep", ["-P", String(tool.pid), "empty-probe"])).stdout.trim();
-    let holder = "";
-    for (let i = 0; holder === "" && i < 100; i++) {
+    const isHolder = (pid: number) => commandLine(pid)?.endsWith("/empty-probe") === true;
+    let holder: number | undefined;
+    for (let i = 0; holder === undefined && i < 100; i++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
-      holder = await holders();
+      holder = childrenOf(tool.pid).find(isHolder);
     }
     tool.process.kill("SIGKILL");
     await tool.ended;
     // Where the kernel takes no BPF program there is none: then what is left is for the next run, as after live.
-    if (holder === "") return console.warn("SKIPPED: bench killed: no BPF program was attached");
+    const pid = holder;
+    if (pid === undefined) return console.warn("SKIPPED: bench killed: no BPF program was attached");
     // The kernel takes its time for taking uprobes away.
-    const lives = async () => (await run("ps", ["-p", holder, "-o", "comm="])).stdout !== "";
     const killed = Date.now();
-    while ((await lives()) && Date.now() - killed < 20_000) await new Promise((resolve) => setTimeout(resolve, 100));
+    while (isAlive(pid) && Date.now() - killed < 20_000) await new Promise((resolve) => setTimeout(resolve, 100));
     console.log(`bench, killed: the probes were gone after ${Date.now() - killed} ms`);
-    expect(await lives()).toBe(false);
+    expect(isAlive(pid)).toBe(false);
     expect(eventsOf(tool.pid)).toEqual([]);
   });
 

@@ -10,7 +10,7 @@ import { corpus, corpusPath, FETCH_TIMEOUT } from "../packages/corpus.js";
 import { run } from "../run.js";
 import { cannotOptimize, cannotTrace } from "./kernel.js";
 import { build, programSource, rewriteWith, scratch } from "./rewriting.js";
-import { eventsOf, runTool, startTool, type ToolOptions } from "./tool.js";
+import { childrenOf, commandLine, eventsOf, runTool, startTool, type ToolOptions } from "./tool.js";
 
 interface LiveDocument {
   readonly schemaVersion: number;
@@ -210,15 +210,15 @@ describe.skipIf(skipped)("live", () => {
       await tool.said("ready");
       const [event] = eventsOf(tool.pid);
       expect(event).toContain(rewritten);
-      const children = (await run("pgrep", ["-f", `${rewritten} waits`])).stdout.trim().split("\n").map(Number);
+      const [watcher] = childrenOf(tool.pid);
+      const [command] = childrenOf(watcher!);
       tool.process.kill("SIGKILL");
       await Promise.race([tool.ended, new Promise((resolve) => setTimeout(resolve, 500))]);
       // The command is not disturbed by that: it waits for its signal still.
-      const command = children.at(-1)!;
-      expect((await run("ps", ["-o", "args=", "-p", String(command)])).stdout.trim()).toBe(`${rewritten} waits`);
+      expect(commandLine(command!)).toBe(`${rewritten} waits`);
       expect((await live(["--", plain, "quick"])).exitCode).toBe(0);
       expect(eventsOf(tool.pid)).toEqual([]);
-      process.kill(command, "SIGTERM");
+      process.kill(command!, "SIGTERM");
       await tool.ended;
     });
   });
@@ -250,10 +250,10 @@ describe.skipIf(skipped)("live", () => {
   it("says so when the program that traces the command is killed, and lets the command be", async () => {
     const tool = startTool(["live", "--json", "--", rewritten, "waits"]);
     await tool.said("ready");
-    const [watcher] = (await run("pgrep", ["-P", String(tool.pid)])).stdout.trim().split("\n").map(Number);
-    const [command] = (await run("pgrep", ["-P", String(watcher)])).stdout.trim().split("\n").map(Number);
+    const [watcher] = childrenOf(tool.pid);
+    const [command] = childrenOf(watcher!);
     process.kill(watcher!, "SIGKILL");
-    const waits = (await run("ps", ["-o", "args=", "-p", String(command)])).stdout.trim();
+    const waits = commandLine(command!);
     process.kill(command!, "SIGTERM");
     const { status, stdout, stderr } = await tool.ended;
     expect({ status, stdout, waits }).toEqual({ status: 1, stdout: "", waits: `${rewritten} waits` });

@@ -79,3 +79,27 @@ export const eventsOf = (pid: number): readonly string[] =>
         .split("\n")
         .filter((line) => new RegExp(`usdt_nop5_\\d+_${pid}_`).test(line))
     : [];
+
+/** The processes that a process has started and that live. */
+export const childrenOf = (pid: number): readonly number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").split(" ").filter(Boolean).map(Number);
+
+/** How a process was started, its words separated by blanks; null where it is gone, or has been and waits to be reaped. */
+export function commandLine(pid: number): string | null {
+  try {
+    const words = readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0").filter(Boolean);
+    return words.length === 0 ? null : words.join(" ");
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a process is there, be it on its way out. A zombie, which only waits to be reaped, is not. */
+export function isAlive(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return stat[stat.lastIndexOf(")") + 2] !== "Z";
+  } catch {
+    return false;
+  }
+}
