@@ -15,6 +15,7 @@ import type { PatchedSite } from "./setup.js";
 import { sigreturn } from "./signals.js";
 import type { Space, Thread } from "./state.js";
 import { consumed } from "./trap.js";
+import { behind } from "./user.js";
 import { quadBytes, readQuad } from "./words.js";
 
 const PWRITE = 18;
@@ -157,16 +158,12 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
   const shown = atProbe(situation, before);
   const sp = spOf(before);
   const back: Thread = { ...thread, mode: "user", picked: -1 };
-  const finish = (snapshot: Snapshot, refreshes = false): Change => ({
-    label,
-    thread: { ...back, snapshot: machine.numberOf(snapshot) },
-    ...(refreshes ? { refreshes } : {}),
-  });
   if (spOf(registers) !== spOf(shown)) {
     // A consumer has moved rsp: the trampoline is left out, by iret.
     const size = protocol.lead.length + CALL_SIZE;
     const ip = ipOf(registers) === ipOf(shown) ? ipOf(registers) + size : ipOf(registers);
-    return finish(withRegisters(registers, new Map(), ip), true);
+    const snapshot = machine.numberOf(withRegisters(registers, new Map(), ip));
+    return { label, ...behind({ ...situation, thread: { ...back, snapshot } }, true), refreshes: true };
   }
   // Besides what it pops from, the stack may have changed: a return address that was replaced.
   let memory: Snapshot = { words: before.words, memory: registers.memory };
@@ -188,7 +185,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
     ]),
     ipOf(before),
   );
-  return finish(own);
+  return { label, thread: { ...back, snapshot: machine.numberOf(own) } };
 }
 
 /** fork and vfork: the spare slot gets a child, if it is free; it may also fail, for a kernel has other limits. */

@@ -51,6 +51,7 @@ export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
 }
 
 export interface Result {
+  /** How many different ones there are; of random runs, how many were passed. */
   readonly states: number;
   readonly transitions: number;
   readonly depth: number;
@@ -76,7 +77,7 @@ export function drawRuns(scenario: Scenario, seed: number, steps: number, progre
   const { setup, model } = prepare(scenario);
   const report = sample(model, { seed, steps, ...(progress === undefined ? {} : { progress }) });
   return {
-    states: 0,
+    states: report.steps,
     transitions: report.steps,
     depth: 0,
     exhaustive: false,

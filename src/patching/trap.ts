@@ -122,8 +122,8 @@ export function consumed(situation: Situation, site: PatchedSite, registers: Sna
   return isStillThere ? [called] : [called, none];
 }
 
-/** Attached and being attached or detached belong together: 4n + 1 to 4n + 3. */
-const sameAttachment = (a: number, b: number): boolean => Math.floor((a - 1) / 4) === Math.floor((b - 1) / 4);
+/** 4n + 1 to 4n + 3 belong together: being attached, attached, being detached. At 4n + 4 that is over. */
+const sameAttachment = (a: number, b: number): boolean => Math.floor(a / 4) === Math.floor(b / 4);
 
 function seesOther(setup: Setup, thread: Thread, registers: Snapshot): string | null {
   if (thread.expected < 0) return null;

@@ -83,10 +83,10 @@ export function emulateText(run: EmulateRun, style: Style): string {
   return `${lines.join("\n")}\n`;
 }
 
-function figures({ states, transitions, depth, seconds, bytes }: Result): string {
+function figures({ states, transitions, depth, seconds, bytes, exhaustive }: Result): string {
   const n = (value: number): string => value.toLocaleString("en");
   const time = `${seconds.toFixed(2)} s`;
-  if (states === 0) return `${n(transitions)} steps at random in ${time}`;
+  if (!exhaustive) return `${n(transitions)} steps at random in ${time}`;
   return `${n(states)} states, ${n(transitions)} transitions, depth ${depth}, in ${time} and ${n(Math.ceil(bytes / 1024))} KiB`;
 }
 

@@ -1,7 +1,7 @@
 /** Tracers that do more than look: they change registers, send the program elsewhere, want the return. */
 import { describe, expect, it } from "vitest";
 import { Gpr } from "../../src/emulate/state.js";
-import { makeProgram } from "../../src/patching/programs.js";
+import { FIRST_SP, makeProgram } from "../../src/patching/programs.js";
 import { Rehearsal } from "../../src/patching/rehearsal.js";
 import { explore, prepare, type Scenario } from "../../src/patching/scenario.js";
 import { type Consumer, PLAIN_CONSUMER } from "../../src/patching/setup.js";
@@ -42,6 +42,14 @@ describe("another next instruction", () => {
     expect(labels.filter((l) => l === "setb cl")).toEqual([]);
     expect(run.hits).toBe(3);
   });
+});
+
+describe("another stack pointer", () => {
+  // The consumer returns from the function in the program's place: the trampoline is left out.
+  const { listing } = makeProgram("plain");
+  const behindCall = listing[listing.findIndex((l) => l.text === "call leaf") + 1]!;
+  const returning = { ...PLAIN_CONSUMER, changes: new Map([[Gpr.RSP as number, FIRST_SP]]), goTo: behindCall.address };
+  for (const kernel of kernels) it(kernel, () => expectSafe({ kernel, consumer: returning }));
 });
 
 describe("return probes and sessions", () => {
