@@ -24,6 +24,8 @@ export interface ProbePoint {
   readonly offset: number;
   /** File offset of the semaphore, where the probe has one. */
   readonly refCtrOffset?: number | undefined;
+  /** Counts where the function that begins here returns. */
+  readonly atReturn?: boolean;
 }
 
 export interface AttachedProbes {
@@ -76,7 +78,10 @@ export function attach(points: readonly ProbePoint[]): AttachedProbes {
   try {
     for (const p of points) {
       const counter = p.refCtrOffset === undefined ? "" : `(0x${p.refCtrOffset.toString(16)})`;
-      appendFileSync(`${trace}/uprobe_events`, `p:${name} ${p.path}:0x${p.offset.toString(16)}${counter}\n`);
+      appendFileSync(
+        `${trace}/uprobe_events`,
+        `${p.atReturn ? "r" : "p"}:${name} ${p.path}:0x${p.offset.toString(16)}${counter}\n`,
+      );
     }
     writeFileSync(enable, "1");
   } catch (error) {
@@ -87,7 +92,7 @@ export function attach(points: readonly ProbePoint[]): AttachedProbes {
 }
 
 function readHits(trace: string, event: string, points: readonly ProbePoint[]): readonly number[] {
-  const definition = new RegExp(`^p:${event}/${event} (.+):0x([0-9a-f]+)`, "gm");
+  const definition = new RegExp(`^[pr]:${event}/${event} (.+):0x([0-9a-f]+)`, "gm");
   const places = [...readFileSync(`${trace}/uprobe_events`, "utf8").matchAll(definition)];
   const profile = new RegExp(`^ *(\\S+) +${event} +(\\d+)`, "gm");
   const counts = [...readFileSync(`${trace}/uprobe_profile`, "utf8").matchAll(profile)];

@@ -62,7 +62,19 @@ const all: readonly RegisterName[] = [
   ...(["r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"] as const),
 ];
 
-const Call = { read: 0, write: 1, clone: 56, fork: 57, vfork: 58, wait4: 61, prctl: 157, exitGroup: 231 } as const;
+const Call = {
+  read: 0,
+  write: 1,
+  alarm: 37,
+  clone: 56,
+  fork: 57,
+  vfork: 58,
+  wait4: 61,
+  prctl: 157,
+  exitGroup: 231,
+} as const;
+/** Seconds after which a program that nobody ends is ended by SIGALRM. */
+const LONGEST = 30;
 /** CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM. */
 const THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000;
 
@@ -153,7 +165,7 @@ function areas(slots: number): Uint8Array {
 }
 
 function driverCode(code: Assembler, program: Program, threads: number): Uint8Array {
-  code.op("mov", "rsp", areaOf(0));
+  code.op("mov", "rsp", areaOf(0)).system(Call.alarm, LONGEST);
   for (let slot = 1; slot < threads; slot++)
     code.system(Call.clone, THREAD, areaOf(slot), 0, 0, 0).op("test", "rax", "rax").jumpIf("e", "wait");
 

@@ -1,0 +1,94 @@
+/** Carries steps out in the model, as far as the model lets them: a violation ends the run. */
+import type { Program } from "../../../src/patching/programs.js";
+import { Rehearsal } from "../../../src/patching/rehearsal.js";
+import type { Setup } from "../../../src/patching/setup.js";
+import { hexBytes } from "./live.js";
+import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observation.js";
+
+/** Violations under which a program goes on and computes something else. */
+const WRONG_RESULTS = ["red-zone", "registers", "stack", "next-instruction"];
+const RETURNS = "kernel: calls the consumer for the return";
+
+export class RehearsedRun implements Performer {
+  private readonly run: Rehearsal;
+  private hasChild = false;
+
+  constructor(
+    private readonly setup: Setup,
+    private readonly threads: number,
+    toggles: number,
+  ) {
+    this.run = new Rehearsal(setup, { threads, toggles, signals: 0 });
+  }
+
+  perform(step: Step): Outcome {
+    const { run } = this;
+    switch (step.do) {
+      case "attach":
+        run.attach();
+        break;
+      case "detach":
+        run.detach();
+        break;
+      case "pass":
+        for (let i = 0; i < step.times; i++) run.runTo(step.thread, this.isForking ? "jne loop" : "jmp loop");
+        break;
+      case "fork":
+        this.fork();
+        break;
+      case "child":
+        if (this.forks === "vfork") {
+          run.runTo(this.threads, "exits");
+          run.runTo(0, "jne loop");
+        } else for (let i = 0; i < step.times; i++) run.runTo(this.threads, "jmp childloop");
+        break;
+    }
+    return this.outcome();
+  }
+
+  observe(): Pick<Observation, "hits" | "returns" | "spaces"> {
+    const { run } = this;
+    const outcome = this.outcome();
+    const hasDied = outcome !== "right" && outcome !== "wrong";
+    const childDied = hasDied && run.steps.at(-1)?.actor === this.threads;
+    const spaces = [hasDied && !childDied ? null : this.look(0)];
+    if (this.forks === "fork") spaces.push(this.hasChild && !hasDied ? this.look(1) : null);
+    return { hits: run.hits, returns: run.steps.filter(({ label }) => label === RETURNS).length, spaces };
+  }
+
+  private get forks(): Program["forks"] {
+    return this.setup.program.forks;
+  }
+
+  private get isForking(): boolean {
+    return this.forks !== null;
+  }
+
+  private fork(): void {
+    const { run } = this;
+    run.mayFork = true;
+    run.runTo(0, this.forks === "fork" ? "kernel: forks" : "kernel: vforks");
+    run.mayFork = false;
+    this.hasChild = true;
+    if (this.forks === "fork") run.runTo(0, "jne loop");
+  }
+
+  private outcome(): Outcome {
+    const { violation } = this.run;
+    if (violation === null) return "right";
+    // The nop's first byte before a displacement: in these programs no instruction.
+    if (violation.property === "torn-instruction") return "SIGILL";
+    if (WRONG_RESULTS.includes(violation.property)) return "wrong";
+    const signal = /\bSIG[A-Z]+/.exec(violation.message)?.[0];
+    return signal ?? `${violation.property}: ${violation.message}`;
+  }
+
+  private look(space: number): SpaceSeen {
+    const { run, setup } = this;
+    return {
+      sites: setup.sites.map((_, site) => hexBytes(run.bytes(site, space))),
+      trampolines: [...run.trampolines(space)].sort((a, b) => a - b).map((address) => `0x${address.toString(16)}`),
+      semaphore: setup.program.semaphore === null ? null : run.semaphore(space),
+    };
+  }
+}
