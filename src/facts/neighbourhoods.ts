@@ -49,6 +49,15 @@ export class Neighbourhoods {
   contains(address: number): boolean {
     const at = address - this.base;
     if (!(at >= 0 && at < this.span) || this.blocks[at >>> BLOCK_SHIFT] === 0) return false;
+    return this.around(address) !== undefined;
+  }
+
+  /** Whether one interval holds all of [start, end). */
+  covers(start: number, end: number): boolean {
+    return end <= (this.around(start)?.end ?? 0);
+  }
+
+  private around(address: number): { readonly start: Vaddr; readonly end: Vaddr } | undefined {
     const { intervals } = this;
     let low = 0;
     let high = intervals.length;
@@ -57,6 +66,7 @@ export class Neighbourhoods {
       if (intervals[middle]!.start <= address) low = middle + 1;
       else high = middle;
     }
-    return low > 0 && address < intervals[low - 1]!.end;
+    const interval = intervals[low - 1];
+    return interval !== undefined && address < interval.end ? interval : undefined;
   }
 }

@@ -28,6 +28,8 @@ export interface ProgramFacts {
   readonly image: ElfImage;
   readonly functions: FunctionIndex;
   readonly entries: Entries;
+  /** Whether everything that leads into [start, end) is among the entries: not so far from all sites. */
+  covers(start: Vaddr, end: Vaddr): boolean;
   /** The code around a site, or why nothing can be said of it. */
   siteCode(site: Vaddr): SiteCode | string;
   /** What looks like a jmp or jcc, by its bytes, from elsewhere into a range that holds a site. */
@@ -64,6 +66,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
     image,
     functions,
     entries,
+    covers: (start, end) => near.covers(start, end),
     siteCode(site) {
       const range = functions.containing(site);
       if (range === undefined) return "no function is known here (.eh_frame and symbols do not say)";

@@ -21,7 +21,7 @@ import { type Branch, describeEntry } from "../../facts/entries.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Detour, Fragment, Proposal, SiteContext, TacticName } from "../proposal.js";
-import { frozenObstacle, instructionBytes, movable, paddingRoom, windowObstacle } from "./safety.js";
+import { frozenObstacle, instructionBytes, movable, paddingRoom, reachObstacle, windowObstacle } from "./safety.js";
 
 /** How many instructions before the nop are tried. */
 const MOST_BEFORE = 8;
@@ -74,7 +74,7 @@ export function detour(
     typeof retargets === "string"
       ? retargets
       : tactic === "retarget"
-        ? frozenObstacle(context.facts, start, end)
+        ? (reachObstacle(context.facts, start, end) ?? frozenObstacle(context.facts, start, end))
         : windowObstacle(context, start, end);
   if (obstacle !== undefined || typeof retargets === "string") return obstacle ?? "";
   return {

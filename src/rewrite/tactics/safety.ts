@@ -15,9 +15,16 @@ import type { SiteContext } from "../proposal.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
 export function windowObstacle({ facts }: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
+  const obstacle = reachObstacle(facts, start, end);
+  if (obstacle !== undefined) return obstacle;
   const entry = facts.entries.within(start + 1, end)[0];
   if (entry !== undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
   return frozenObstacle(facts, start, end);
+}
+
+/** No entry says something only where entries have been looked for. */
+export function reachObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): string | undefined {
+  return facts.covers(start, end) ? undefined : "bytes that are needed are too far from the probe";
 }
 
 /** Nothing patches the bytes in [start, end), and nothing counts on where they are. */
