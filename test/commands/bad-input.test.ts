@@ -19,7 +19,7 @@ import { must, run } from "../run.js";
 import { folder, sample, sampleCopy } from "../sample/sample.js";
 import { usdtNop5 } from "./in-process.js";
 
-const commands = ["list", "rewrite", "revert"] as const;
+const commands = ["list", "rewrite", "revert", "verify"] as const;
 
 /** Every command refuses the file and leaves the folder as it was. Returns the words of the first, `list`. */
 async function refused(path: string): Promise<string> {
