@@ -6,8 +6,8 @@ import type { KernelName } from "../kernel/kernels.js";
 import { faultNamed, faults } from "../patching/faults.js";
 import type { ProgramName } from "../patching/programs.js";
 import { realSites } from "../patching/real-site.js";
-import { drawRuns, explore, type Result, type Scenario } from "../patching/scenario.js";
-import { type EmulateRun, emulateDocument, emulateText, faultList } from "../report/emulate.js";
+import { drawRuns, explore, type Scenario } from "../patching/scenario.js";
+import { type EmulateRun, emulateDocument, emulateText, faultList, type Outcome } from "../report/emulate.js";
 import { document, makeStyle } from "../report/text.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { carriedOriginal } from "../verify/original.js";
@@ -112,7 +112,7 @@ function scenarioFor(options: EmulateOptions): Scenario {
   };
 }
 
-function run(scenario: Scenario, options: EmulateOptions, streams: Streams): Result {
+function run(scenario: Scenario, options: EmulateOptions, streams: Streams): Outcome {
   const shows = streams.stderr.isTTY === true && process.env.CI !== "true";
   const progress = (count: number): void => {
     if (shows) streams.stderr.write(`\r${count.toLocaleString("en")} ...`, () => {});
@@ -124,5 +124,6 @@ function run(scenario: Scenario, options: EmulateOptions, streams: Streams): Res
   if (shows) streams.stderr.write("\r\x1b[K", () => {});
   if (options.random === undefined && !result.exhaustive)
     throw new InputError(`more than ${result.states} states: take fewer threads or toggles, or --random SEED`);
-  return result;
+  const { setup: _, model, ...rest } = result;
+  return { ...rest, slots: model.slots };
 }

@@ -13,7 +13,6 @@ import { Property, violation } from "./change.js";
 import { ipOf, type Machine, type Snapshot, spOf, withoutBelow } from "./machine.js";
 import type { Setup } from "./setup.js";
 import type { Thread } from "./state.js";
-import { expectedBehind } from "./user.js";
 
 const RED_ZONE = 128;
 /** How far the program is followed to see whether it reads a byte again. */
@@ -51,6 +50,18 @@ export function arrival(setup: Setup, thread: Thread): Violation | undefined {
     );
   }
   return undefined;
+}
+
+/** The snapshot in which the program must be behind its pass. */
+export function expectedBehind(setup: Setup, thread: Thread): number {
+  const site = setup.sites[thread.pass.site];
+  let number = thread.expected;
+  while (site !== undefined) {
+    const ip = ipOf(setup.machine.valueOf(number));
+    if (ip < site.address || ip >= site.end) break;
+    number = setup.machine.run(number).snapshot;
+  }
+  return number;
 }
 
 /** The first register that differs, as people call it. */

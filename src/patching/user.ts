@@ -10,7 +10,7 @@ import type { Outcome } from "../emulate/fault.js";
 import { type Change, isBare, judged, Property, type Situation, violation } from "./change.js";
 import { fetchFrom } from "./fetch.js";
 import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./machine.js";
-import { arrival } from "./properties.js";
+import { arrival, expectedBehind } from "./properties.js";
 import { INT3 } from "./protocol.js";
 import { equal, type PatchedSite, type Setup } from "./setup.js";
 import { deliver } from "./signals.js";
@@ -179,17 +179,5 @@ const isInsideSite = (setup: Setup, { pass }: Thread, ip: number): boolean => {
   const site = setup.sites[pass.site]!;
   return ip >= site.address && ip < site.end;
 };
-
-/** The snapshot in which the program must be behind its pass. */
-export function expectedBehind(setup: Setup, thread: Thread): number {
-  const site = setup.sites[thread.pass.site];
-  let number = thread.expected;
-  while (site !== undefined) {
-    const ip = ipOf(setup.machine.valueOf(number));
-    if (ip < site.address || ip >= site.end) break;
-    number = setup.machine.run(number).snapshot;
-  }
-  return number;
-}
 
 export const hexBytes = (bytes: Uint8Array): string => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");

@@ -6,13 +6,19 @@ import type { ModelStep } from "../patching/model.js";
 import type { Result, Scenario } from "../patching/scenario.js";
 import { columns, count, printable, type Style } from "./text.js";
 
+/** What is left of a run when its states are forgotten. */
+export type Outcome = Omit<Result, "setup" | "model"> & {
+  /** The number of threads that there can be, a forked child included. */
+  readonly slots: number;
+};
+
 export interface EmulateRun {
   /** The built-in program, or the probe. */
   readonly title: string;
   /** Of a probe: the link-time address of its note. */
   readonly location?: Vaddr;
   readonly scenario: Scenario;
-  readonly result: Result;
+  readonly result: Outcome;
 }
 
 const hexBytes = (bytes: Uint8Array | null): string =>
@@ -20,7 +26,7 @@ const hexBytes = (bytes: Uint8Array | null): string =>
 
 /** The actors by name: threads, the child, the patcher. */
 function actorNames({ scenario, result }: EmulateRun): string[] {
-  const { slots } = result.model;
+  const { slots } = result;
   const names = Array.from({ length: slots }, (_, i) => (i < scenario.threads ? `CPU ${i}` : `CPU ${i} (child)`));
   return [...names, "patcher"];
 }
@@ -29,7 +35,7 @@ function actorNames({ scenario, result }: EmulateRun): string[] {
 export function emulateDocument(runs: readonly EmulateRun[], options: { readonly random?: number }): object {
   const [first] = runs;
   const { scenario } = first!;
-  const sum = (value: (result: Result) => number): number =>
+  const sum = (value: (result: Outcome) => number): number =>
     runs.reduce((total, { result }) => total + value(result), 0);
   return {
     schemaVersion: 1,
@@ -83,7 +89,7 @@ export function emulateText(run: EmulateRun, style: Style): string {
   return `${lines.join("\n")}\n`;
 }
 
-function figures({ states, transitions, depth, seconds, bytes, exhaustive }: Result): string {
+function figures({ states, transitions, depth, seconds, bytes, exhaustive }: Outcome): string {
   const n = (value: number): string => value.toLocaleString("en");
   const time = `${seconds.toFixed(2)} s`;
   if (!exhaustive) return `${n(transitions)} steps at random in ${time}`;
