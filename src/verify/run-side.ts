@@ -7,9 +7,9 @@
  *
  * On the rewritten side a passed nop5 does what it does once it is traced: the bytes below rsp are overwritten.
  */
-import { PAGE_SIZE, type RuntimeAddress, runtimeAddress, type Vaddr, vaddr } from "../address.js";
+import { alignUp, PAGE_SIZE, type RuntimeAddress, runtimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import { type ElfImage, offsetOf } from "../elf/image.js";
+import type { ElfImage } from "../elf/image.js";
 import { type Block, BlockCache } from "../emulate/blocks.js";
 import { Cpu, Event } from "../emulate/cpu.js";
 import { Fault, Unimplemented } from "../emulate/fault.js";
@@ -170,10 +170,17 @@ export class SideRunner {
     return run;
   }
 
-  /** The file's bytes at a runtime address, or none. */
+  /** The file's bytes at a runtime address, or none. Whole pages are mapped: what stands around a segment is there too. */
   fileBytes(address: number, size: number): Uint8Array {
-    const offset = offsetOf(this.image, vaddr(address - this.bias));
-    return offset === undefined ? new Uint8Array(0) : this.image.bytes.subarray(offset, offset + size);
+    const at = address - this.bias;
+    const { bytes, programHeaders } = this.image;
+    for (const { p_type, p_vaddr, p_filesz, p_offset } of programHeaders) {
+      if (p_type !== elf.PT_LOAD || at < p_vaddr - (p_vaddr % PAGE_SIZE)) continue;
+      if (at >= alignUp(p_vaddr + p_filesz, PAGE_SIZE)) continue;
+      const offset = Math.max(0, at - p_vaddr + p_offset);
+      return bytes.subarray(offset, offset + size);
+    }
+    return new Uint8Array(0);
   }
 
   private prepare(state: MachineState, start: Vaddr): void {
