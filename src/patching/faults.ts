@@ -131,6 +131,12 @@ export const faults: readonly Fault[] = [
     shape: { forkGuard: "int3" },
   }),
   fault(
+    "child-repairs-calls-only",
+    "a forked child repairs its probe only if it shows a call, and not int3 or a nop over the rest of one",
+    () => ({}),
+    { scenario: "fork", threads: 1, shape: { forkGuard: "repair-call" } },
+  ),
+  fault(
     "fork-without-trampoline",
     "fork copies the patched code, but not the trampoline",
     () => ({

@@ -71,7 +71,7 @@ export interface Shape {
   /** Put `lea -0x80(%rsp),%rsp` before and `lea 0x80(%rsp),%rsp` behind it. */
   readonly guard: boolean;
   /** A forked child looks for patched probes and repairs them. */
-  readonly forkGuard: "none" | "repair" | "int3";
+  readonly forkGuard: "none" | "repair" | "repair-call" | "int3";
   /** Put the probe across a page's end. */
   readonly crossing: boolean;
 }
@@ -149,17 +149,22 @@ const movToRax = (value: number): Line =>
 const callFar = (index: number): Source => [movToRax(TEXT + 0x80 + index * FAR), line("call rax", "ff d0")];
 
 /**
- * A child that finds a call at its probe (FIELD: experiments/forkguard.c): the file's bytes back, then a split and a join
- * of the mapping, upon which the kernel itself installs what is still registered.
+ * A child that repairs its probe: the file's bytes back, then a split and a join of the mapping, upon which the kernel
+ * itself installs what is still registered. It does so whatever it finds there. To look for e8 first is not enough: a
+ * tracer that attaches and detaches before the child looks leaves byte 0 of the nop in front of the rest of the call, and one
+ * that only attaches leaves int3, while a CPU that has not serialized since may still run the call.
  */
-const repair: Source = [
+const repair: Source = [4, 16, 17].flatMap((advice) => [
+  line(`mov edx,0x${advice.toString(16)}`, `ba ${hexOf(Uint8Array.of(advice))} 00 00 00`),
+  line("mov eax,0x1c", "b8 1c 00 00 00"),
+  line("syscall", "0f 05"),
+]);
+
+/** A child that repairs only where it finds a call. */
+const repairCall: Source = [
   { text: "cmp BYTE PTR [rip+site],0xe8", bytes: "80 3d", relative: { to: "site", rest: "e8" } },
   branch("jne childloop", "0f 85", "childloop"),
-  ...[4, 16, 17].flatMap((advice) => [
-    line(`mov edx,0x${advice.toString(16)}`, `ba ${hexOf(Uint8Array.of(advice))} 00 00 00`),
-    line("mov eax,0x1c", "b8 1c 00 00 00"),
-    line("syscall", "0f 05"),
-  ]),
+  ...repair,
 ];
 
 /** A child that writes int3 itself, through /proc/self/mem: what must not be done. */
@@ -170,6 +175,13 @@ const writeInt3: Source = [
   line("syscall", "0f 05"),
 ];
 
+const childGuards: Readonly<Record<Shape["forkGuard"], Source>> = {
+  none: [],
+  repair,
+  "repair-call": repairCall,
+  int3: writeInt3,
+};
+
 const forking = (shape: Shape, number: number): Source => [
   TEXT,
   "loop:",
@@ -179,7 +191,7 @@ const forking = (shape: Shape, number: number): Source => [
   line("syscall", "0f 05"),
   line("test eax,eax", "85 c0"),
   branch("jne loop", "0f 85", "loop"),
-  ...(shape.forkGuard === "repair" ? repair : shape.forkGuard === "int3" ? writeInt3 : []),
+  ...childGuards[shape.forkGuard],
   "childloop:",
   line("mov edi,0x5", "bf 05 00 00 00"),
   branch("call leaf", "e8", "leaf"),

@@ -29,6 +29,7 @@ const expected: Readonly<Record<string, string | null>> = {
   "crosses-page": "torn-instruction",
   "two-nops": "torn-instruction",
   "child-writes-int3": "torn-instruction",
+  "child-repairs-calls-only": "unmapped-code",
   "fork-without-trampoline": "unmapped-code",
   "no-recheck": "torn-instruction",
   "no-lock": "torn-instruction",

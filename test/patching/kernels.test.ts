@@ -36,7 +36,8 @@ describe("safe in every order", () => {
   it("6.18, three probes 3 GiB apart", () => expectSafe({ program: "far", threads: 1, toggles: 2 }, 5000));
   it("7.3, three probes 3 GiB apart", () => expectSafe({ kernel: "7.3", program: "far", threads: 1 }, 5000));
   it("7.3, fork", () => expectSafe({ kernel: "7.3", program: "fork", threads: 1, toggles: 2 }, 10_000));
-  it("6.18, fork, the child repairs", () => expectSafe({ program: "fork", forkGuard: true, threads: 1 }, 5000));
+  it("6.18, fork, the child repairs", () =>
+    expectSafe({ program: "fork", forkGuard: true, threads: 1, toggles: 2 }, 20_000));
   for (const kernel of ["legacy", "6.18", "7.3"] as const)
     it(`${kernel}, a signal, its handler passes the probe too`, () =>
       expectSafe({ kernel, program: "signal", threads: 1, toggles: 2 }, 500));

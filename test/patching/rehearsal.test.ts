@@ -1,6 +1,7 @@
 /** What an observer sees of single runs: the bytes that were measured on 6.18 (and read in the sources of 7.3). */
 import { describe, expect, it } from "vitest";
 import type { KernelName } from "../../src/kernel/kernels.js";
+import { faultNamed } from "../../src/patching/faults.js";
 import type { ProgramName } from "../../src/patching/programs.js";
 import { Rehearsal } from "../../src/patching/rehearsal.js";
 import { prepare, type Scenario } from "../../src/patching/scenario.js";
@@ -91,6 +92,29 @@ describe("address spaces", () => {
     expect([run.violation, run.hits, run.trampolines(1).length]).toEqual([null, 5, 1]);
     expect(run.bytes(0, 1)[0]).toBe(0xe8);
   });
+
+  for (const [forkGuard, outcome] of [
+    ["none", "torn-instruction"],
+    ["repair-call", "torn-instruction"],
+    ["repair", null],
+  ] as const)
+    it(`6.18, fork, attached and detached once more before the child runs, its guard: ${forkGuard}`, () => {
+      const fault = { ...faultNamed("child-writes-int3")!, shape: { forkGuard } };
+      const run = rehearse("6.18", "fork", { fault });
+      run.attach();
+      run.pass(0, 2);
+      run.mayFork = true;
+      run.runTo(0, "kernel: forks");
+      run.mayFork = false;
+      run.detach();
+      expect(run.bytes(0, 1)[0]).toBe(0xe8); // the kernel does not know this call: its trampoline is not there
+      run.attach();
+      expect(run.bytes(0, 1)[0]).toBe(0xcc);
+      run.detach();
+      expect(run.bytes(0, 1)[0]).toBe(0x0f); // byte 0 of the nop, and the call's displacement behind it
+      run.pass(1);
+      expect(run.violation?.property ?? null).toBe(outcome);
+    });
 
   it("7.3, fork: the child has both", () => {
     const run = rehearse("7.3", "fork");
