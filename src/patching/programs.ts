@@ -32,6 +32,8 @@ export interface Program {
    * again.
    */
   readonly region: ReadonlySet<number> | null;
+  /** What the tracer asks for, where nothing else is said: the entry, the return too, or a session of both. */
+  readonly tracer: "entry" | "return" | "session";
   /** Runtime addresses of the threads' stacks: each has its own, at the same place. */
   readonly stack: { readonly start: number; readonly end: number };
   readonly entry: number;
@@ -63,7 +65,8 @@ export type ProgramName =
   | "seccomp"
   | "far"
   | "semaphore"
-  | "return";
+  | "return"
+  | "session";
 
 export interface Shape {
   /** The instruction at the probe. */
@@ -268,6 +271,7 @@ function sourceOf(name: ProgramName, shape: Shape): Source {
     case "semaphore":
       return [...semaphoreLoop, ...leaf(shape)];
     case "return":
+    case "session":
       return [...alternatingLoop, ...probedFunction(shape)];
   }
 }
@@ -292,6 +296,7 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
     occupied: [],
     first: null,
     region: null,
+    tracer: name === "return" || name === "session" ? name : "entry",
     stack: { start: STACK_TOP - STACK_SIZE, end: STACK_TOP },
     filter: name === "seccomp",
   };

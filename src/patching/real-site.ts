@@ -92,6 +92,7 @@ function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, inde
         .filter(({ address }) => address >= LOWEST && address < HIGHEST)
         .map(({ address, lo, hi }) => ({ address, bytes: new Uint8Array(Int32Array.of(lo, hi).buffer) })),
     },
+    tracer: "entry",
     region: new Set(inside.map((address) => address + bias)),
     stack: { start: rsp - STACK_ROOM, end: rsp + STACK_ROOM },
     entry: start + bias,
@@ -133,16 +134,24 @@ function siteAt(image: ElfImage, kernel: KernelName, location: Vaddr): Site {
   }
 }
 
-/** A run that leads over the probe; where nothing around it has changed, the probe alone. */
+/**
+ * A run that leads over the probe, best one that leaves the changed code and does not fault in it; where nothing around the
+ * probe has changed, the probe alone.
+ */
 function wayOver(evidence: Evidence, index: number, location: Vaddr, site: Site): Way {
+  let cut: Way | undefined;
   for (const { runs } of evidence.found)
     for (const { state, both } of runs.flatMap((r) => r.runs)) {
       const { inside, passed, end } = both.rewritten;
       if (!both.says || !passed.includes(index)) continue;
       // The instruction that ended the run otherwise than by leaving is not run here.
       const whole = end.kind === "behind" ? inside : inside.slice(0, -1);
-      if (whole.includes(site.address)) return { start: vaddr(whole[0]!), state, inside: whole };
+      if (!whole.includes(site.address)) continue;
+      const way = { start: vaddr(whole[0]!), state, inside: whole };
+      if (end.kind === "behind") return way;
+      cut ??= way;
     }
+  if (cut !== undefined) return cut;
   const inside = location === site.address ? [location] : [location, site.address];
   return { start: location, state: stateOf(location, []), inside };
 }

@@ -41,7 +41,11 @@ export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
           ...fault?.shape,
         })
       : wanted;
-  const setup = new Setup(program, protocol, scenario.consumer ?? fault?.consumer ?? PLAIN_CONSUMER);
+  const setup = new Setup(
+    program,
+    protocol,
+    scenario.consumer ?? fault?.consumer ?? { ...PLAIN_CONSUMER, kind: program.tracer },
+  );
   const model = new Model(setup, {
     threads: scenario.threads,
     toggles: scenario.toggles,

@@ -60,6 +60,7 @@ const names: readonly ProgramName[] = [
   "far",
   "semaphore",
   "return",
+  "session",
 ];
 
 describe("programs", () => {
