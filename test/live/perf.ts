@@ -1,0 +1,102 @@
+/**
+ * perf as a tracer of USDT probes: its cache learns a file's probes, `perf probe` makes a uprobe event of each, `perf stat`
+ * counts them and `perf record` reads their arguments.
+ *
+ * Cache and data are in a folder of the test. The events are the machine's: they carry the provider's name, which is this
+ * run's own, and are taken away again, also where perf fails or the run is stopped.
+ */
+import { spawnSync } from "node:child_process";
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readNotes } from "../judges/notes.js";
+import { must } from "../run.js";
+import { scratch } from "./rewriting.js";
+import type { Seen, Target } from "./witness.js";
+
+const EVENTS = "/sys/kernel/tracing/uprobe_events";
+
+/** Why perf is of no use here, or null: it may be missing, or the kernel may not let it. */
+export function perfMissing(): string | null {
+  if (spawnSync("perf", ["--version"]).status !== 0) return "no perf (linux-perf)";
+  const tried = spawnSync("perf", ["stat", "-e", "dummy", "true"], { encoding: "utf8", timeout: 20_000 });
+  return tried.status === 0 ? null : `perf does not work here: ${tried.stderr.trim().split("\n")[0]}`;
+}
+
+/** What perf saw in two runs of the program. */
+export interface SeenByPerf extends Seen {
+  /** `name hits`, of `perf stat`; a probe that perf found nowhere in the file is not there. */
+  readonly counts: readonly string[];
+  readonly counted: string;
+}
+
+export async function seenByPerf(target: Target): Promise<SeenByPerf> {
+  const folder = scratch("perf");
+  mkdirSync(folder);
+  const group = `sdt_${target.provider}`;
+  const perf = (...args: readonly string[]): Promise<string> =>
+    must("perf", ["--buildid-dir", join(folder, "cache"), ...args], { environment: target.environment });
+  const remove = (): void => {
+    const names = eventsOf(target.provider).map((line) => /:(\S+)/.exec(line)![1]!);
+    for (const name of new Set(names)) appendFileSync(EVENTS, `-:${name}\n`);
+  };
+  process.on("exit", remove);
+  try {
+    await perf("buildid-cache", "--add", target.file);
+    await perf("probe", "--quiet", `${group}:*`);
+    const csv = join(folder, "counts");
+    const counted = await perf("stat", "-x", ",", "-o", csv, "-e", `${group}:*`, target.command);
+    const data = join(folder, "perf.data");
+    await perf("record", "--quiet", "--no-buildid", "-o", data, "-e", `${group}:*`, target.command);
+    const script = await perf("script", "-i", data);
+    // The way to take events away, as their user would; what is left of it is an error below.
+    await perf("probe", "--quiet", "--del", `${group}:*`);
+    const left = eventsOf(target.provider);
+    if (left.length > 0) throw new Error(`perf probe --del left ${left.join("; ")}`);
+    return {
+      counted,
+      counts: countsIn(readFileSync(csv, "latin1"), group),
+      hits: hitsIn(script, group, await typesOf(target.file)),
+      output: counted,
+    };
+  } finally {
+    remove();
+    process.off("exit", remove);
+  }
+}
+
+/** The events that perf made for a provider. */
+export const eventsOf = (provider: string): readonly string[] =>
+  existsSync(EVENTS)
+    ? readFileSync(EVENTS, "latin1")
+        .split("\n")
+        .filter((line) => line.includes(`:sdt_${provider}/`))
+    : [];
+
+/** Lines such as `12,,sdt_p:entered,1234,100.00,,`. */
+function countsIn(csv: string, group: string): readonly string[] {
+  return [...csv.matchAll(new RegExp(`^(\\d+),[^,]*,${group}:(\\w+),`, "gm"))]
+    .map(([, hits, name]) => `${name} ${hits}`)
+    .sort();
+}
+
+/** By name, the size in bytes of each argument, negative for signed ones: the same at all sites of a name. */
+async function typesOf(file: string): Promise<ReadonlyMap<string, readonly number[]>> {
+  const notes = await readNotes(file);
+  return new Map(notes.map((note) => [note.name, note.arguments.map((argument) => Number.parseInt(argument, 10))]));
+}
+
+/**
+ * Lines such as `... sdt_p:entered: (55d0c9a4b18e) arg1=3 arg2=-9`. What is signed and shorter than an int perf prints as if it
+ * had no sign.
+ */
+function hitsIn(script: string, group: string, types: ReadonlyMap<string, readonly number[]>): readonly string[] {
+  return [...script.matchAll(new RegExp(`${group}:(\\w+): \\([0-9a-f]+\\)(.*)$`, "gm"))]
+    .map(([, name, fields]) => {
+      const values = [...fields!.matchAll(/ arg(\d+)=(\S+)/g)].map(([, number, value]) => {
+        const size = types.get(name!)?.[Number(number) - 1] ?? 8;
+        return BigInt.asIntN(size < 0 ? -size * 8 : 64, BigInt(value!));
+      });
+      return [name, ...values].join(" ");
+    })
+    .sort();
+}

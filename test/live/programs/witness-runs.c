@@ -1,0 +1,3 @@
+/* Runs the witness that is a library. */
+int witness(void);
+int main(void) { return witness(); }

@@ -1,0 +1,220 @@
+/**
+ * The real tracers as witnesses: perf, gdb, bpftrace, libbpf and readelf must see in a rewritten file the probes, the hits and the
+ * arguments that they saw before, and that the program's own words say. For executables that may be anywhere and that may
+ * not, for a static one and a library, by several linkers; with probes behind semaphores, several sites of one name, and one in a
+ * red zone, which a nop5 can only have with a guard.
+ *
+ * perf takes a note's address for an offset in the file, but for what .stapsdt.base says: where a linker gives segments
+ * different distances it finds nothing. Then the report of `rewrite` has to say so.
+ */
+import { beforeAll, describe, expect, it } from "vitest";
+import { perfFinds, readSections, readSegments } from "../judges/headers.js";
+import { readNotes } from "../judges/notes.js";
+import { skipBecause } from "../packages/skips.js";
+import { bpftraceMissing, withBpftrace } from "./bpftrace.js";
+import { gdbMissing, seenByGdb } from "./gdb.js";
+import { cannotTrace } from "./kernel.js";
+import { libbpfMissing, withLibbpf } from "./libbpf.js";
+import { eventsOf, perfMissing, seenByPerf } from "./perf.js";
+import type { Rewritten } from "./rewriting.js";
+import {
+  buildWitness,
+  countsOf,
+  EXPECTED,
+  NAMES,
+  OUTPUT,
+  rewriteTarget,
+  runTarget,
+  type Seen,
+  SITES,
+  type Target,
+  type Way,
+} from "./witness.js";
+
+const noUprobes = cannotTrace("tracers as witnesses");
+const without = (tool: string, missing: () => string | null): boolean =>
+  noUprobes || skipBecause(`tracers as witnesses: ${tool}`, missing());
+const noPerf = without("perf", perfMissing);
+const noGdb = without("gdb", gdbMissing);
+const noBpftrace = without("bpftrace", bpftraceMissing);
+const noLibbpf = without("libbpf", libbpfMissing);
+
+const LONG = process.env.LONG === "1";
+
+/** Every layout with LONG=1; else the two that differ most, and nop5 alone for what is linked in other ways. */
+const layoutsFor = (way: Way): readonly string[] =>
+  LONG ? ["nop5", "nop,nop5", "nop,nop10"] : way === ways[0] ? ["nop5", "nop,nop10"] : ["nop5"];
+
+const ways: readonly Way[] = [
+  { title: "a PIE", flags: ["-pie", "-fPIE"] },
+  { title: "an executable with fixed addresses", flags: ["-no-pie", "-fno-pie"] },
+  { title: "a library", library: true, flags: [] },
+];
+
+/** Other linkers, other distances between segments; the static one has no dynamic section. */
+const further: readonly Way[] = [
+  { title: "a static executable", flags: ["-static"] },
+  { title: "a PIE by lld", flags: ["-fuse-ld=lld"] },
+  { title: "a library by lld", library: true, flags: ["-fuse-ld=lld"] },
+  { title: "a PIE by gold", flags: ["-fuse-ld=gold"] },
+  { title: "a PIE by mold", flags: ["-fuse-ld=mold"] },
+];
+
+async function seenByBpftrace(target: Target): Promise<Seen> {
+  const lengths = new Map((await readNotes(target.file)).map((note) => [note.name, note.arguments.length]));
+  const probes = [...lengths].map(([name, length]) => {
+    const values = Array.from({ length }, (_, i) => `, arg${i}`).join("");
+    return {
+      provider: target.provider,
+      name,
+      action: `printf("${name}${" %ld".repeat(length)}\\n"${values});`,
+    };
+  });
+  let output = "";
+  const printed = await withBpftrace(target.file, probes, async () => {
+    output = await runTarget(target);
+  });
+  return {
+    output,
+    hits: printed
+      .split("\n")
+      .filter((line) => NAMES.includes(line.split(" ")[0]!))
+      .sort(),
+  };
+}
+
+/** libbpf's program keeps of each probe how often it was hit, and the arguments of the last time. */
+const LAST: ReadonlyMap<string, string> = new Map([
+  ["entered", "11 -33"],
+  ["shared", "1011 11"],
+  ["leaf", "1100 1"],
+  ["wide", "2048 -11 -55 -11 -12 211"],
+  ["gate", "11 -11"],
+  ["fence", "45"],
+  ["last", ""],
+]);
+
+async function expectSeenByLibbpf(target: Target): Promise<void> {
+  const probes = NAMES.map((name) => `${target.provider}:${name}`);
+  let output = "";
+  const seen = await withLibbpf(target.file, probes, async () => {
+    output = await runTarget(target);
+  });
+  expect(output).toBe(OUTPUT);
+  expect(NAMES.map((name) => `${name} ${seen.get(`${target.provider}:${name}`)?.hits}`).sort()).toEqual(
+    countsOf(EXPECTED),
+  );
+  for (const name of NAMES) {
+    const last = LAST.get(name)!.split(" ").filter(Boolean);
+    const filled = [...last, ...Array(12 - last.length).fill("0")];
+    expect(seen.get(`${target.provider}:${name}`)?.arguments, name).toEqual(filled);
+  }
+}
+
+/** Probes as readelf has them, without where they are: the same in a rewritten file, but for operands that go by a lowered rsp. */
+async function notesOf({ file }: Target, report?: Rewritten): Promise<readonly string[]> {
+  return (await readNotes(file)).map(({ provider, name, location, semaphore, arguments: list }) => {
+    const guarded = report?.sites.find((site) => BigInt(site.newLocation) === location)?.guard === true;
+    const words = list.map((argument) =>
+      argument.replace(/(-?\d+)\(%rsp\)/, (_, n: string) => `${Number(n) - (guarded ? 128 : 0)}(%rsp)`),
+    );
+    return `${provider}:${name} ${words.join(" ")} ${semaphore === 0n ? "open" : "gated"}`;
+  });
+}
+
+/** Which notes perf's rule leads to the right place, as `name hits` can be expected of `perf stat`. */
+async function findableByPerf({ file }: Target): Promise<{ all: boolean; found: number }> {
+  const [sections, segments, notes] = await Promise.all([readSections(file), readSegments(file), readNotes(file)]);
+  const found = notes.filter((note) => perfFinds(sections, segments, note.location)).length;
+  return { all: found === notes.length, found };
+}
+
+function describeWay(way: Way): void {
+  describe(way.title, () => {
+    let before: Target;
+    let targets: readonly { title: string; target: Target; report?: Rewritten }[];
+    beforeAll(async () => {
+      before = await buildWitness(way);
+      const rewritten = await Promise.all(
+        layoutsFor(way).map(async (layout) => ({
+          title: layout,
+          ...(await rewriteTarget(before, "--layout", layout)),
+        })),
+      );
+      // What tracers must see is known without them: one look at what they see before is enough.
+      targets = LONG || way === ways[0] ? [{ title: "as it was", target: before }, ...rewritten] : rewritten;
+    });
+
+    it("has the same probes by readelf, and all of them rewritten", async () => {
+      const notes = await notesOf(before);
+      expect(notes.length).toBe(SITES);
+      expect(new Set(notes.map((note) => note.split(" ")[0])).size).toBe(NAMES.length);
+      expect(notes.filter((note) => note.endsWith("gated")).length).toBe(3);
+      for (const { title, target, report } of targets) {
+        expect(await notesOf(target, report), title).toEqual(notes);
+        expect(await runTarget(target), title).toBe(OUTPUT);
+        if (report === undefined) continue;
+        expect([title, report.layout, report.summary.rewritten]).toEqual([title, title, SITES]);
+        // What is below rsp in leaf would be overwritten by a call: this is the guarded form.
+        if (title !== "nop,nop10") expect(report.sites.find((site) => site.name === "leaf")?.guard, title).toBe(true);
+      }
+    });
+
+    it.skipIf(noPerf)("is counted and read the same by perf, or the report says why not", async () => {
+      for (const { title, target, report } of targets) {
+        const seen = await seenByPerf(target);
+        const { all, found } = await findableByPerf(target);
+        const hazard = report?.hazards.find((h) => h.code === "perf")?.message;
+        expect(seen.output, title).toBe(OUTPUT);
+        if (all) {
+          expect(hazard, title).toBeUndefined();
+          expect(seen.counts, title).toEqual(countsOf(EXPECTED));
+          expect(seen.hits, title).toEqual(EXPECTED);
+        } else {
+          expect(seen.hits.length, title).toBeLessThan(EXPECTED.length);
+          if (report !== undefined) {
+            expect(hazard, title).toContain(`cannot find ${SITES - found} probes`);
+            expect(hazard, title).toContain("p_vaddr - p_offset");
+          }
+        }
+        expect(eventsOf(target.provider), title).toEqual([]);
+      }
+    });
+
+    it.skipIf(noGdb)("is listed and read the same by gdb", async () => {
+      for (const { title, target } of targets) {
+        const seen = await seenByGdb(target);
+        const notes = await readNotes(target.file);
+        const bias =
+          seen.listed.length === 0
+            ? 0n
+            : lowest(seen.listed.map((p) => p.where)) - lowest(notes.map((n) => n.location));
+        // A semaphore is listed where it is in the file.
+        const places = seen.listed.map((p) => `${p.name} ${p.where - bias} ${p.semaphore ?? 0n}`);
+        expect(places.sort(), title).toEqual(notes.map((n) => `${n.name} ${n.location} ${n.semaphore}`).sort());
+        expect(seen.hits, title).toEqual(EXPECTED);
+        expect(seen.output, title).toBe(OUTPUT);
+      }
+    });
+
+    it.skipIf(noBpftrace)("is read the same by bpftrace", async () => {
+      for (const { title, target } of targets) {
+        expect(await seenByBpftrace(target), title).toEqual({ hits: EXPECTED, output: OUTPUT });
+      }
+    });
+
+    it.skipIf(noLibbpf)("is read the same by libbpf", async () => {
+      for (const { target } of targets) await expectSeenByLibbpf(target);
+    });
+  });
+}
+
+const lowest = (values: readonly bigint[]): bigint => values.reduce((least, value) => (value < least ? value : least));
+
+describe.skipIf(noUprobes)("tracers as witnesses:", () => {
+  for (const way of ways) describeWay(way);
+});
+
+describe.skipIf(noUprobes || !LONG)("tracers as witnesses, more linkers (LONG=1):", () => {
+  for (const way of further) describeWay(way);
+});
