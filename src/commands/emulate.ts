@@ -125,5 +125,5 @@ function run(scenario: Scenario, options: EmulateOptions, streams: Streams): Out
   if (options.random === undefined && !result.exhaustive)
     throw new InputError(`more than ${result.states} states: take fewer threads or toggles, or --random SEED`);
   const { setup: _, model, ...rest } = result;
-  return { ...rest, slots: model.slots };
+  return { ...rest, slots: model.slots, peak: process.resourceUsage().maxRSS * 1024 };
 }

@@ -56,7 +56,8 @@ Exit status:
   0  done
   1  it could not be done: bad or unsupported input, I/O error; nothing was written
   2  wrong usage
-  3  done, and what was asked does not hold: verify found a difference; --strict with a probe skipped or unproved`,
+  3  done, and what was asked does not hold: verify found a difference, emulate a violation; --strict with a probe
+     skipped or unproved`,
     );
 
   program

@@ -8,6 +8,8 @@ import { columns, count, printable, type Style } from "./text.js";
 
 /** What is left of a run when its states are forgotten. */
 export type Outcome = Omit<Result, "setup" | "model"> & {
+  /** The most memory that this process had until then, in bytes. */
+  readonly peak: number;
   /** The number of threads that there can be, a forked child included. */
   readonly slots: number;
 };
@@ -51,6 +53,7 @@ export function emulateDocument(runs: readonly EmulateRun[], options: { readonly
     exhaustive: options.random === undefined && runs.every(({ result }) => result.exhaustive),
     seconds: Number(sum((r) => r.seconds).toFixed(3)),
     bytes: Math.max(...runs.map(({ result }) => result.bytes)),
+    peak: Math.max(...runs.map(({ result }) => result.peak)),
     violations: runs.flatMap((run) => {
       const { found } = run.result;
       if (found === null) return [];
@@ -89,11 +92,13 @@ export function emulateText(run: EmulateRun, style: Style): string {
   return `${lines.join("\n")}\n`;
 }
 
-function figures({ states, transitions, depth, seconds, bytes, exhaustive }: Outcome): string {
+function figures({ states, transitions, depth, seconds, bytes, peak, exhaustive }: Outcome): string {
   const n = (value: number): string => value.toLocaleString("en");
   const time = `${seconds.toFixed(2)} s`;
-  if (!exhaustive) return `${n(transitions)} steps at random in ${time}`;
-  return `${n(states)} states, ${n(transitions)} transitions, depth ${depth}, in ${time} and ${n(Math.ceil(bytes / 1024))} KiB`;
+  const process = `${n(Math.ceil(peak / 2 ** 20))} MiB`;
+  if (!exhaustive) return `${n(transitions)} steps at random, in ${time} and ${process}`;
+  const graph = `${n(Math.ceil(bytes / 1024))} KiB`;
+  return `${n(states)} states, ${n(transitions)} transitions, depth ${depth}, in ${time} and ${process} (the states: ${graph})`;
 }
 
 /** The steps, one a line, each in the column of its CPU. */
