@@ -4,41 +4,26 @@
  *
  * Orders that need luck cannot be forced on a live kernel and are not here: only what happens one step after the other.
  */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { rmSync } from "node:fs";
 import { afterAll, describe, expect, it } from "vitest";
-import { treatmentOf } from "../../../src/live/kernel-tests.js";
-import { findTracefs } from "../../../src/live/tracefs.js";
 import { type Fault, faultNamed } from "../../../src/patching/faults.js";
 import { type Protocol, protocols } from "../../../src/patching/protocol.js";
 import { PLAIN_CONSUMER, Setup } from "../../../src/patching/setup.js";
 import { skipBecause } from "../../packages/skips.js";
-import { uprobesMissing } from "../../packages/uprobes.js";
 import { type Case, cases } from "./cases.js";
 import { LiveRun } from "./live.js";
 import { liveProgram, withDriver } from "./live-program.js";
+import { cannotCompare, makeFolder, write } from "./machine.js";
 import { differences, type Observation, record, table } from "./observation.js";
 import { RehearsedRun } from "./rehearsed.js";
 
-/** Found out by trying: other kernels have other models, and these cases are about 6.18 to 7.2. */
-function cannotCompare(): string | null {
-  const missing = uprobesMissing();
-  if (missing !== null) return missing;
-  const { optimized, trouble } = treatmentOf("nop5", findTracefs().path!);
-  return optimized && trouble === null ? null : "this kernel does not turn a nop5 into a call";
-}
-
 const skips = skipBecause("conformance of the model with the kernel", cannotCompare());
-const folder = mkdtempSync(path.join(tmpdir(), "conformance-"));
+const folder = makeFolder();
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function runLive(of: Case, index: number): Promise<readonly Observation[]> {
+async function runLive(of: Case): Promise<readonly Observation[]> {
   const live = liveProgram(of.program, of.threads);
-  const file = path.join(folder, `program${index}`);
-  writeFileSync(file, live.bytes);
-  chmodSync(file, 0o755);
-  const run = await LiveRun.start(file, live, { ...of, returns: of.consumer === "return" });
+  const run = await LiveRun.start(write(folder, of.title, live), live, { ...of, returns: of.consumer === "return" });
   try {
     const seen = await record(run, of.steps);
     const end = await run.finish();
@@ -78,8 +63,8 @@ function calls(of: Case, { spaces }: Observation): { site: number; target: numbe
 describe.skipIf(skips)("the model and the live kernel", () => {
   const live = new Map<string, readonly Observation[]>();
 
-  it.each(cases.map((of, index) => ({ ...of, index })))("agree: $title", { timeout: 20_000 }, async (of) => {
-    const [seen, modelled] = [await runLive(of, of.index), await runModel(of)];
+  it.each(cases)("agree: $title", { timeout: 20_000 }, async (of) => {
+    const [seen, modelled] = [await runLive(of), await runModel(of)];
     live.set(of.title, seen);
     const found = differences(seen, modelled);
     expect(found, `\n${table(found)}\n`).toEqual([]);

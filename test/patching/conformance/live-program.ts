@@ -9,7 +9,8 @@
  * displacement (or, where the program would fork, stands in place of the system call's number). All else is untouched.
  *
  * Commands and reports go through a socket for each thread: three words (what, how often, where to enter), two words
- * back (the result, how many passes left other registers or flags than the first of all passes did).
+ * back (the result, or how many passes were not made; how many passes left other registers or flags than the first of all
+ * passes did).
  */
 import { PAGE_SIZE, vaddr } from "../../../src/address.js";
 import { PF_R, PF_W, PF_X } from "../../../src/elf/constants.js";
@@ -48,6 +49,8 @@ const Area = {
   enter: 0x20,
   report: 0x28,
   wrong: 0x30,
+  /** Not 0: passing ends. */
+  stop: 0x38,
   filter: 0x40,
   registers: 0x80,
   /** Only that of thread 0 is used. */
@@ -56,6 +59,9 @@ const Area = {
 } as const;
 
 const areaOf = (slot: number): number => AREAS + slot * STRIDE + STACK;
+
+/** The address of the word that ends a thread's passing when it is not 0. */
+export const stopWord = (slot: number): number => areaOf(slot) + Area.stop;
 
 const all: readonly RegisterName[] = [
   ...(["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"] as const),
@@ -203,7 +209,8 @@ function driverCode(code: Assembler, program: Program, threads: number): Uint8Ar
   code.jump("next");
   code.label("other").op("mov", "rax", at("rsp", Area.wrong)).op("inc", "rax").op("mov", at("rsp", Area.wrong), "rax");
   code.label("next").op("mov", "rax", at("rsp", Area.times)).op("dec", "rax").op("mov", at("rsp", Area.times), "rax");
-  code.op("test", "rax", "rax").jumpIf("ne", "do pass");
+  code.op("test", "rax", "rax").jumpIf("e", "report");
+  code.op("mov", "rdx", at("rsp", Area.stop)).op("test", "rdx", "rdx").jumpIf("e", "do pass");
 
   code.label("report").op("mov", at("rsp", Area.report), "rax").op("lea", "rsi", at("rsp", Area.report));
   code.system(Call.write, at("rsp", Area.socket), "rsi", 16).jump("wait");

@@ -10,10 +10,10 @@ import type { Duplex } from "node:stream";
 import { PAGE_SIZE } from "../../../src/address.js";
 import type { Program } from "../../../src/patching/programs.js";
 import { type AttachedProbes, attach } from "../../packages/uprobes.js";
-import { Command, FIRST_SOCKET, type LiveProgram } from "./live-program.js";
+import { Command, FIRST_SOCKET, type LiveProgram, stopWord } from "./live-program.js";
 import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observation.js";
 
-const TIMEOUT = 5_000;
+const TIMEOUT = 12_000;
 const REPORT_SIZE = 16;
 
 interface Report {
@@ -38,6 +38,9 @@ export class LiveRun implements Performer {
   private child: { readonly pid: number; isAlive: boolean; hasBegun: boolean } | null = null;
   private probes: { readonly entries: AttachedProbes; readonly returns: AttachedProbes | null } | null = null;
   private hitsBefore = { entries: 0, returns: 0 };
+
+  /** How often programs have run their loops, in all threads. */
+  passes = 0;
 
   private constructor(
     private readonly path: string,
@@ -82,6 +85,10 @@ export class LiveRun implements Performer {
     }
   }
 
+  get pid(): number {
+    return this.process.pid!;
+  }
+
   async perform(step: Step): Promise<Outcome> {
     switch (step.do) {
       case "attach":
@@ -97,6 +104,11 @@ export class LiveRun implements Performer {
       case "child":
         return this.childPasses(step.times);
     }
+  }
+
+  /** Ends passes that are under way, for good. */
+  endPasses(): void {
+    for (let thread = 0; thread < this.what.threads; thread++) this.poke(stopWord(thread), 1);
   }
 
   observe(): Pick<Observation, "hits" | "returns" | "spaces"> {
@@ -156,6 +168,7 @@ export class LiveRun implements Performer {
   private async pass(slot: number, times: number, enter: number): Promise<Outcome> {
     const report = await Promise.race([this.command(slot, Command.pass, times, enter), this.ended]);
     if (typeof report === "string") return report;
+    this.passes += times - report.value;
     return report.wrong === 0 ? "right" : "wrong";
   }
 

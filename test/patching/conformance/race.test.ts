@@ -1,0 +1,127 @@
+/**
+ * What the model shows in one order after the other, raced on the live kernel: threads pass while uprobes come and go and
+ * somebody reads the bytes at the sites all along. Nothing goes wrong, and no bytes are seen that the model never has.
+ *
+ * Which orders come up is luck: this can show that the model lacks something, not that it has everything.
+ */
+import { rmSync } from "node:fs";
+import { Worker } from "node:worker_threads";
+import { afterAll, describe, expect, it } from "vitest";
+import { Model } from "../../../src/patching/model.js";
+import { makeProgram, type Program } from "../../../src/patching/programs.js";
+import { protocols } from "../../../src/patching/protocol.js";
+import { Setup } from "../../../src/patching/setup.js";
+import { skipBecause } from "../../packages/skips.js";
+import { hexBytes, LiveRun } from "./live.js";
+import { liveProgram, withDriver } from "./live-program.js";
+import { cannotCompare, makeFolder, write } from "./machine.js";
+
+const THREADS = 2;
+/** More than there is time for. */
+const PASSES = 1_000_000_000;
+const TOGGLES = 12;
+
+const folder = makeFolder();
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** All that ever stands at each site in the model, whatever the order of things. */
+function modelled(program: Program): readonly ReadonlySet<string>[] {
+  const setup = new Setup(withDriver(program, THREADS), protocols["6.18"]);
+  const model = new Model(setup, { threads: program.sites.length > 1 ? 1 : THREADS, toggles: 1, signals: 0 });
+  const seen = setup.sites.map(() => new Set<string>());
+  const known = new Set([model.initial().join()]);
+  const open = [model.initial()];
+  for (let state = open.pop(); state !== undefined; state = open.pop()) {
+    setup.sites.forEach((site, i) => {
+      seen[i]!.add(hexBytes(setup.codeAt(model.spaceIn(state!, 0), site)));
+    });
+    for (let actor = 0; actor < model.actors; actor++)
+      for (const step of model.steps(state, actor)) {
+        expect(step.violation).toBe(null);
+        const next = new Int32Array(model.width);
+        model.apply(state, actor, step, next);
+        if (known.has(next.join())) continue;
+        known.add(next.join());
+        open.push(next);
+      }
+  }
+  return seen;
+}
+
+/** Reads the sites again and again, in a thread of its own. What is read is kept when it is read twice. */
+const reader = `
+const { workerData, parentPort } = require("node:worker_threads");
+const { openSync, readSync } = require("node:fs");
+const { pid, sites, stop } = workerData;
+const fd = openSync("/proc/" + pid + "/mem", "r");
+const seen = sites.map(() => new Map());
+const bytes = Buffer.alloc(16);
+for (let turn = 0; Atomics.load(stop, 0) === 0; turn++)
+  sites.forEach(({ address, size }, i) => {
+    const read = () => (readSync(fd, bytes, 0, size, address), bytes.toString("hex", 0, size));
+    const first = read();
+    if (first === read()) seen[i].set(first, (seen[i].get(first) ?? 0) + 1);
+  });
+parentPort.postMessage(seen);
+`;
+
+function readAllAlong(pid: number, program: Program): () => Promise<readonly ReadonlyMap<string, number>[]> {
+  const stop = new Int32Array(new SharedArrayBuffer(4));
+  const sites = program.sites.map(({ address, original }) => ({ address, size: original.length }));
+  const worker = new Worker(reader, { eval: true, workerData: { pid, sites, stop } });
+  const result = new Promise<readonly ReadonlyMap<string, number>[]>((resolve, reject) => {
+    worker.once("message", resolve);
+    worker.once("error", reject);
+  });
+  return () => {
+    Atomics.store(stop, 0, 1);
+    return result;
+  };
+}
+
+describe.skipIf(skipBecause("races on the live kernel", cannotCompare()))(
+  "threads pass while uprobes come and go",
+  () => {
+    it.each([
+      ["plain", makeProgram("plain")],
+      ["live red zone, guarded", makeProgram("redzone", { guard: true })],
+      ["sites 3 GiB apart", makeProgram("far")],
+    ])("%s", { timeout: 30_000 }, async (title, program) => {
+      const live = liveProgram(program, THREADS);
+      const run = await LiveRun.start(write(folder, title, live), live, {
+        ...{ program, threads: THREADS, repairs: false, returns: false },
+      });
+      const readings = readAllAlong(run.pid, program);
+      try {
+        const passing = Promise.all(
+          Array.from({ length: THREADS }, (_, thread) => run.perform({ do: "pass", thread, times: PASSES })),
+        );
+        for (let i = 0; i < TOGGLES; i++) {
+          await run.perform({ do: "attach" });
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          await run.perform({ do: "detach" });
+        }
+        run.endPasses();
+        const outcomes = await passing;
+        const seen = await readings();
+        const { hits, spaces } = run.observe();
+        const read = seen.map((values) => [...values].map(([bytes, n]) => `${bytes} ${n}x`).join(", ")).join(" | ");
+        console.log(`${title}: ${hits} hits in ${run.passes} passes, ${TOGGLES} times attached; read ${read}`);
+        expect(outcomes).toEqual(["right", "right"]);
+        expect(hits).toBeGreaterThan(TOGGLES);
+        expect(hits).toBeLessThan(run.passes * program.sites.length);
+        expect(spaces[0]!.sites).toEqual(program.sites.map(({ original }) => hexBytes(original)));
+        const known = modelled(program);
+        seen.forEach((values, site) => {
+          expect([...values.keys()].filter((bytes) => !known[site]!.has(bytes))).toEqual([]);
+          // The nop, and the call.
+          expect([...values.keys()].map((bytes) => bytes.slice(0, 2))).toEqual(expect.arrayContaining(["0f", "e8"]));
+        });
+        expect(await run.finish()).toBe("exit status 0");
+      } finally {
+        await readings().catch(() => {}); // the thread ends
+        await run.stop();
+      }
+    });
+  },
+);
