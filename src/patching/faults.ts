@@ -99,6 +99,12 @@ export const faults: readonly Fault[] = [
     displacementError: 1,
   })),
   fault("trampoline-unmapped", "detaching unmaps the trampoline", () => ({ unmapsTrampoline: true })),
+  // CVE-2026-72357: 6.18 to 6.18.39 and 6.19 to 7.1.4 are like this, by their source.
+  fault(
+    "call-not-recognized",
+    "who attaches or detaches looks for the trampoline in its own address space: the call stays, int3 goes over it",
+    () => ({ looksInTheOther: false }),
+  ),
   fault("trampoline-out-of-reach", "any trampoline is taken, however far away it is", () => ({ checksReach: false }), {
     scenario: "far",
     threads: 1,

@@ -105,13 +105,16 @@ function inSpace(
   const site = setup.sites[operation.site]!;
   const base = { spaceIndex: operation.space, patcher: next(patcher) };
   if (operation.kind === "install") return [{ ...base, ...install(setup, space, site) }];
-  if (patcher.group > 0 || setup.isOptimized(space, site)) return [unoptimize(situation, operation.space, site)];
+  if (patcher.group > 0 || isCall(setup, space, site)) return [unoptimize(situation, operation.space, site)];
   return [{ ...base, ...removeInt3(setup, space, site) }];
 }
 
+const isCall = (setup: Setup, space: Space, site: PatchedSite): boolean =>
+  setup.protocol.looksInTheOther && setup.isOptimized(space, site);
+
 function install(setup: Setup, space: Space, site: PatchedSite): Pick<Change, "label" | "space" | "bytes"> {
   const counted = { ...space, semaphore: space.semaphore + (setup.program.semaphore === null ? 0 : 1) };
-  if (setup.isOptimized(space, site)) return { label: "finds the call patched in", space: counted };
+  if (isCall(setup, space, site)) return { label: "finds the call patched in", space: counted };
   const bytes = Uint8Array.of(INT3);
   return { label: "writes int3", bytes, space: withCode(counted, site, 0, bytes) };
 }

@@ -66,6 +66,8 @@ export interface Protocol {
   /** A thread whose int3 has no probe looks at the memory: without int3 there it goes on. */
   readonly looksAgain: boolean;
   readonly checksReach: boolean;
+  /** Who attaches or detaches recognizes a call by the trampolines of the process that has it, not by its own. */
+  readonly looksInTheOther: boolean;
   readonly unmapsTrampoline: boolean;
   readonly patchesAcrossPages: boolean;
   /** The bytes of the nop are one instruction. */
@@ -120,6 +122,7 @@ const legacy: Protocol = {
   waitsForReaders: true,
   looksAgain: true,
   checksReach: true,
+  looksInTheOther: true,
   unmapsTrampoline: false,
   patchesAcrossPages: false,
   checksInstruction: true,

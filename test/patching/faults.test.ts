@@ -18,6 +18,7 @@ const expected: Readonly<Record<string, string | null>> = {
   "unoptimize-at-once": "torn-instruction",
   "displacement-off": "next-instruction",
   "trampoline-unmapped": "unmapped-code",
+  "call-not-recognized": "torn-instruction",
   "trampoline-out-of-reach": "unmapped-code",
   "wrong-save-order": "consumer-sees-the-probe",
   "rcx-lost": "registers",

@@ -1,18 +1,42 @@
 /** What this machine can show, and where its programs are put. */
-import { chmodSync, mkdtempSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { treatmentOf } from "../../../src/live/kernel-tests.js";
 import { findTracefs } from "../../../src/live/tracefs.js";
+import { makeProgram } from "../../../src/patching/programs.js";
 import { uprobesMissing } from "../../packages/uprobes.js";
-import type { LiveProgram } from "./live-program.js";
+import { hexBytes, LiveRun } from "./live.js";
+import { type LiveProgram, liveProgram } from "./live-program.js";
 
 /** Why not: found out by trying, for other kernels have other models, and these cases are about 6.18 to 7.2. */
-export function cannotCompare(): string | null {
+export async function cannotCompare(): Promise<string | null> {
   const missing = uprobesMissing();
   if (missing !== null) return missing;
   const { optimized, trouble } = treatmentOf("nop5", findTracefs().path!);
-  return optimized && trouble === null ? null : "this kernel does not turn a nop5 into a call";
+  if (!optimized || trouble !== null) return "this kernel does not turn a nop5 into a call";
+  return (await takesCallsBack()) ? null : "detaching leaves the call here (CVE-2026-72357): the cases are about kernels that take it back";
+}
+
+async function takesCallsBack(): Promise<boolean> {
+  const folder = makeFolder();
+  const program = makeProgram("plain");
+  const live = liveProgram(program, 1);
+  try {
+    const run = await LiveRun.start(write(folder, "detaching", live), live, {
+      ...{ program, threads: 1, repairs: false, returns: false },
+    });
+    try {
+      await run.perform({ do: "attach" });
+      await run.perform({ do: "pass", thread: 0, times: 1 });
+      await run.perform({ do: "detach" });
+      return run.observe().spaces[0]!.sites[0] === hexBytes(program.sites[0]!.original);
+    } finally {
+      await run.stop();
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** A folder of its own; whoever makes it removes it. */

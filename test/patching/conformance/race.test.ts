@@ -79,7 +79,7 @@ function readAllAlong(pid: number, program: Program): () => Promise<readonly Rea
   };
 }
 
-describe.skipIf(skipBecause("races on the live kernel", cannotCompare()))(
+describe.skipIf(skipBecause("races on the live kernel", await cannotCompare()))(
   "threads pass while uprobes come and go",
   () => {
     it.each([
