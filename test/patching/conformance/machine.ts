@@ -15,7 +15,9 @@ export async function cannotCompare(): Promise<string | null> {
   if (missing !== null) return missing;
   const { optimized, trouble } = treatmentOf("nop5", findTracefs().path!);
   if (!optimized || trouble !== null) return "this kernel does not turn a nop5 into a call";
-  return (await takesCallsBack()) ? null : "detaching leaves the call here (CVE-2026-72357): the cases are about kernels that take it back";
+  return (await takesCallsBack())
+    ? null
+    : "detaching leaves the call here (CVE-2026-72357): the cases are about kernels that take it back";
 }
 
 async function takesCallsBack(): Promise<boolean> {
