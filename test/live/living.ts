@@ -38,8 +38,10 @@ export class EndedEarly extends Error {
 }
 
 /** Starts a program and waits until it is ready. One that does not get there within `timeout` milliseconds is ended. */
-export async function start(path: string, timeout = 60_000): Promise<LivingProgram> {
-  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(path, [], { stdio: ["pipe", "pipe", "inherit"] });
+export async function start(path: string, timeout = 60_000, args: readonly string[] = []): Promise<LivingProgram> {
+  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(path, args, {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const timer = setTimeout(() => child.kill("SIGKILL"), timeout);
   let stdout = "";
   const ended = new Promise<Ending>((resolve, reject) => {

@@ -31,6 +31,8 @@ export interface ProbePoint {
 export interface AttachedProbes {
   /** Hits so far, one number for each of the points, in their order. */
   hits(): readonly number[];
+  /** Takes the probes out of all processes, or puts them back; hits go on from where they were. */
+  enable(on: boolean): void;
   /** May be called again. */
   detach(): void;
 }
@@ -88,7 +90,11 @@ export function attach(points: readonly ProbePoint[]): AttachedProbes {
     detach();
     throw error;
   }
-  return { detach, hits: () => readHits(trace, event, points) };
+  return {
+    detach,
+    enable: (on) => writeFileSync(enable, on ? "1" : "0"),
+    hits: () => readHits(trace, event, points),
+  };
 }
 
 function readHits(trace: string, event: string, points: readonly ProbePoint[]): readonly number[] {
