@@ -1,0 +1,380 @@
+/**
+ * The fork guard's code: what a forked child runs before any of the program's own code, so that nop5 sites which its parent
+ * had hit while traced do not kill it.
+ *
+ * What a child inherits (Linux 6.18 to 7.2; all of it seen on 6.18.44)
+ *
+ *     0f 1f 44 00 00    nobody traces the site
+ *     cc 1f 44 00 00    a breakpoint that no one has hit yet: works in the child as well
+ *     e8 xx xx xx xx    a call to a trampoline that the parent has and the child has not: the kernel maps it VM_DONTCOPY, and
+ *                       copies the patched page all the same. Running it is SIGSEGV
+ *     cc xx xx xx xx    the same after another tracer came: in the child the call leads to no trampoline, so that for the
+ *                       kernel the site is not optimized, and it writes int3 over the first byte alone
+ *     0f xx xx xx xx    and when that one has gone: the first byte of the nop in front of a distance. `0f fb 5f 00` was
+ *                       seen, which is psubq (%rdi),%mm3: no signal, another instruction
+ *
+ * So the last four bytes tell as well as the first one: a site is sound if they are `1f 44 00 00` and the first is not e8.
+ *
+ * What the guard must not do
+ * - write int3. The tracer may have gone by then (SIGTRAP). And taking a breakpoint away restores one byte: int3 in front of
+ *   a distance becomes the torn instruction above. Tracers that want one process only (perf -p, bpftrace -p) have the kernel
+ *   do that at the child's first hit.
+ * - change a protection. Under MDWE (PR_SET_MDWE, since 6.3) a mapping that was made writable cannot become executable again.
+ * - let the kernel see a mapping again while one of its sites still shows e8: see below.
+ *
+ * What it does
+ * 1. A look at all sites. Untraced, that is all: no system call, nothing written but the stack.
+ * 2. Each page with a site that is not sound gets the file's bytes back. MADV_DONTNEED drops the private copy, so that the
+ *    next access maps the file's page again; with it go the breakpoints of that page, which step 3 brings back. Where the page
+ *    carries more than that (PAGE_PRIVATE), or is locked or sealed, or is anonymous because the program has moved its code
+ *    to huge pages (then MADV_DONTNEED would leave zeros: MADV_WIPEONFORK tells, it is refused for mappings of files and
+ *    changes nothing there), five bytes a site are written through /proc/self/mem. Either way the page's entry in the page
+ *    tables is replaced, and the TLB is flushed for it: no stale instruction is run.
+ * 3. Only when all pages are sound: split and rejoin. Whatever splits a mapping or joins two has the kernel look for uprobes
+ *    in all of what results (uprobe_mmap: mm/mmap.c up to 6.6, mm/vma.c since) and write int3 for those that are registered
+ *    and want this process. madvise(MADV_DONTDUMP) on one page makes a mapping of its own out of it, since a flag is one of
+ *    the mapping; MADV_DODUMP takes the flag away, and equal neighbours are joined. A core dump in between would lack that page
+ *    and be none the worse, since the file has it.
+ *    The kernel looks at the whole of a mapping: one split is enough for it, and one before step 2 is done for all of its pages
+ *    would turn an e8 into a cc in front of a distance. So the guard splits at the first page that it has mended in each
+ *    PT_LOAD, and further where a site that was patched shows no int3 after that: another mapping by now (the program has
+ *    called mprotect or madvise on a part), or not traced any more.
+ * If any page cannot be mended there is no step 3: what is mended is safe and not counted, what is not stays as it was.
+ *
+ * Why it does not race with tracers: the child has one thread, so that nothing but the kernel writes there. Attaching and
+ * detaching change one byte under mmap_lock; on a sound site that leaves a sound site; one that is not sound becomes none by
+ * it. The kernel optimizes a site only when it is hit. A child handler is not run by a child that shares memory (vfork).
+ * Signals are blocked from step 2 on, but for those that an instruction raises: a handler may run a site. Before that, from
+ * the child's first instruction to the guard, there is no way to keep them out.
+ *
+ * Where it does less
+ * - A mapping of one page cannot be split: its sites stay nop5, safe and not counted.
+ * - A mapping with VM_DONTDUMP already (MADV_DONTDUMP on code): MADV_DONTDUMP changes nothing, MADV_DODUMP splits. The hits are
+ *   counted; one page stays in core dumps that it was kept out of.
+ * - At vm.max_map_count no mapping can be split: as with one page.
+ * - PAGE_PRIVATE, locked, sealed and anonymous pages need /proc/self/mem: mounted, free to be opened (not after setuid: such
+ *   a process is not dumpable), not restricted (proc_mem.force_override, since 6.12). Memory locks are not inherited by a
+ *   child, so a locked page takes a child that locks before the guard runs; MADV_DONTNEED_LOCKED (5.18) is for that. mseal
+ *   (6.10) keeps read-only private pages from being dropped since 6.17.
+ * - A debugger's own breakpoints, and what the program itself has written to code that PAGE_PRIVATE does not name, are
+ *   dropped together with the page.
+ * - A seccomp filter that refuses madvise leaves /proc/self/mem, and the sites uncounted. One that kills for it kills a child
+ *   that was traced, which without the guard had died at its first site.
+ * - Huge pages: there are no uprobes on hugetlbfs; transparent ones are split by the kernel before it writes.
+ * - A semaphore that the kernel raised for an optimized site is inherited raised, and raised again by step 3: in a child
+ *   that outlives the tracer it stays one too high. The program then prepares arguments that nobody reads.
+ *
+ * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its entry
+ * is an endbr64, its only return a ret.
+ */
+import { alignUp, type Vaddr, vaddr } from "../address.js";
+import { type CfaRows, DWARF_RSP } from "../elf/cfa-rows.js";
+import { type AnyRegister, Assembler, at, type RegisterName } from "../x86/assembler.js";
+import { NOP5 } from "../x86/bytes.js";
+import {
+  type GuardedMapping,
+  type GuardedPages,
+  guardedPages,
+  PAGE_ENTRY,
+  PAGE_FIRST,
+  PAGE_PRIVATE,
+  SITE_ENTRY,
+} from "./guarded-pages.js";
+import * as linux from "./linux.js";
+
+export interface ChildGuard {
+  /** Link-time address of the function `void (void)`: an endbr64. */
+  readonly entry: Vaddr;
+  /** Position-independent code, then constants. They belong into an executable segment that is not writable. */
+  readonly bytes: Uint8Array;
+  /** Where the code ends and the constants begin. */
+  readonly codeEnd: Vaddr;
+  /** How to find the caller's frame. No register that a caller relies on is saved elsewhere than where it was. */
+  readonly unwind: CfaRows;
+  /** Pages with sites that the guard looks at. */
+  readonly pageCount: number;
+}
+
+/** What it uses and saves. rcx and r11 are the kernel's, rax is a result. */
+const EARLY: readonly RegisterName[] = ["rax", "rcx", "rdx", "rsi", "rdi"];
+const LATE: readonly RegisterName[] = ["r8", "r9", "r10", "r11"];
+
+/** Locals, from rsp on, in bytes. */
+const OLD_MASK = 0;
+const FD = 8;
+const FAILED = 16;
+/** No split in this PT_LOAD yet. */
+const UNSPLIT = 24;
+const PAGE = 32;
+/** The page's part of the table of sites. */
+const FIRST = 40;
+const END = 48;
+/** A bit for each site that had a breakpoint or a call when its page was mended. */
+const BITS = 56;
+
+const NOT_OPENED = -4096;
+const PAGE_MASK = -4096;
+const PAGE_BYTES = 4096;
+const CALL = 0xe8;
+const INT3 = 0xcc;
+/** Bytes 1 to 4 of the nop5. */
+const TAIL = new DataView(NOP5.buffer, NOP5.byteOffset).getUint32(1, true);
+
+/** More would make the bits on the stack need more than a page. */
+const MOST_SITES = 8 * (PAGE_BYTES - 256);
+
+/**
+ * The guard for these sites, to be placed at link-time address `entry`, which is a multiple of 16.
+ * @throws RangeError where there are no sites, or too many, or they are not in reach of 32-bit distances, or see guardedPages
+ */
+export function childGuard(entry: Vaddr, mappings: readonly GuardedMapping[]): ChildGuard {
+  const pages = guardedPages(mappings);
+  if (pages.siteCount > MOST_SITES) throw new RangeError(`a guard for ${pages.siteCount} sites is too large`);
+  const code = new GuardCode(entry, pages);
+  code.write();
+  return code.finish();
+}
+
+class GuardCode {
+  readonly #asm: Assembler;
+  readonly #pages: GuardedPages;
+  readonly #entry: Vaddr;
+  readonly #rows: { readonly start: number; readonly offset: number }[] = [];
+  #depth = 8;
+  #codeEnd = 0;
+  #loops = 0;
+
+  constructor(entry: Vaddr, pages: GuardedPages) {
+    this.#entry = entry;
+    this.#pages = pages;
+    this.#asm = new Assembler(entry);
+  }
+
+  write(): void {
+    this.#look();
+    this.#begin();
+    this.#mend();
+    this.#split();
+    this.#end();
+    this.#codeEnd = this.#asm.here;
+    this.#constants();
+  }
+
+  finish(): ChildGuard {
+    const rows = this.#rows;
+    return {
+      entry: this.#entry,
+      bytes: this.#asm.finish(),
+      codeEnd: vaddr(this.#codeEnd),
+      unwind: {
+        starts: rows.map((row) => vaddr(row.start)),
+        registers: rows.map(() => DWARF_RSP),
+        offsets: rows.map((row) => row.offset),
+      },
+      pageCount: this.#pages.pageCount,
+    };
+  }
+
+  /** Step 1, with its way out; the rest stands behind it. */
+  #look(): void {
+    const asm = this.#asm;
+    this.#stack(0);
+    asm.op("endbr64").op("pushfq");
+    this.#stack(8);
+    for (const register of EARLY) this.#push(register);
+    const depth = this.#depth;
+    asm.address("rdx", "sites").address("rsi", "pages");
+    this.#linkTime("rcx", this.#pages.firstSite);
+    asm.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
+    this.#ifUnsound("act");
+    asm.op("add", "rdx", SITE_ENTRY).op("cmp", "rdx", "rsi").jumpIf("b", "look");
+    asm.label("leave");
+    for (const register of EARLY.toReversed()) this.#pop(register);
+    asm.op("popfq");
+    this.#stack(-8);
+    asm.op("ret");
+    asm.label("act");
+    this.#stack(depth - this.#depth);
+  }
+
+  /** Signals out, locals in. */
+  #begin(): void {
+    const asm = this.#asm;
+    for (const register of LATE) this.#push(register);
+    asm.op("sub", "rsp", this.#frame);
+    this.#stack(this.#frame);
+    asm.op("mov", at("rsp", FD), NOT_OPENED).op("mov", at("rsp", FAILED), 0).op("mov", at("rsp", UNSPLIT), 0);
+    asm.op("lea", "rax", at("rsp", BITS)).op("lea", "rcx", at("rsp", this.#frame));
+    asm.label("clear").op("mov", at("rax"), 0).op("add", "rax", 8).op("cmp", "rax", "rcx").jumpIf("b", "clear");
+    asm.address("rsi", "signals").op("lea", "rdx", at("rsp", OLD_MASK));
+    asm.system(linux.SYS_rt_sigprocmask, linux.SIG_BLOCK, undefined, undefined, linux.SIGSET_SIZE);
+  }
+
+  /** Step 2. */
+  #mend(): void {
+    const asm = this.#asm;
+    this.#eachPage("mend", () => {
+      this.#eachSite(() => this.#ifUnsound("mark"));
+      asm.jump("mend next");
+      asm.label("mark");
+      this.#eachSite((next) => {
+        const bit = this.#name("bit");
+        this.#ifUnsound(bit);
+        asm.op("movzx", "edi", at("rax")).op("cmp", "edi", INT3).jumpIf("ne", next);
+        asm.label(bit);
+        this.#bit("bts");
+      });
+
+      asm.op("mov", "eax", at("r8")).op("and", "eax", PAGE_PRIVATE).jumpIf("ne", "through mem");
+      this.#advise(linux.MADV_WIPEONFORK);
+      asm.op("test", "eax", "eax").jumpIf("ne", "of a file");
+      this.#advise(linux.MADV_KEEPONFORK);
+      asm.jump("through mem");
+      asm.label("of a file");
+      this.#advise(linux.MADV_DONTNEED);
+      asm.op("test", "eax", "eax").jumpIf("e", "dropped");
+      this.#advise(linux.MADV_DONTNEED_LOCKED);
+      asm.label("dropped");
+      this.#eachSite(() => this.#ifUnsound("through mem"));
+      asm.jump("mend next");
+
+      asm.label("through mem");
+      asm.op("cmp", at("rsp", FD), NOT_OPENED).jumpIf("ne", "opened");
+      asm.address("rsi", "path");
+      asm.system(linux.SYS_openat, linux.AT_FDCWD, undefined, linux.O_RDWR | linux.O_CLOEXEC);
+      asm.op("mov", at("rsp", FD), "rax");
+      asm.label("opened");
+      this.#eachSite((next) => {
+        const write = this.#name("write");
+        this.#ifUnsound(write);
+        asm.jump(next);
+        asm.label(write).address("rsi", "nop5");
+        asm.system(linux.SYS_pwrite64, at("rsp", FD), undefined, NOP5.length, "rax");
+      });
+      this.#eachSite(() => this.#ifUnsound("not mended"));
+      asm.jump("mend next");
+      asm.label("not mended").op("mov", at("rsp", FAILED), 1);
+    });
+  }
+
+  /** Step 3. */
+  #split(): void {
+    const asm = this.#asm;
+    asm.op("cmp", at("rsp", FAILED), 0).jumpIf("ne", "end");
+    this.#eachPage("split", () => {
+      asm.op("mov", "eax", at("r8")).op("and", "eax", PAGE_FIRST).jumpIf("e", "same mapping");
+      asm.op("mov", at("rsp", UNSPLIT), 1);
+      asm.label("same mapping");
+      this.#eachSite((next) => {
+        this.#bit("bt");
+        asm.jumpIf("ae", next);
+        asm.op("cmp", at("rsp", UNSPLIT), 0).jumpIf("ne", "apart");
+        asm.op("movzx", "edi", at("rax")).op("cmp", "edi", INT3).jumpIf("ne", "apart");
+      });
+      asm.jump("split next");
+      asm.label("apart").op("mov", at("rsp", UNSPLIT), 0);
+      this.#advise(linux.MADV_DONTDUMP);
+      this.#advise(linux.MADV_DODUMP);
+    });
+  }
+
+  #end(): void {
+    const asm = this.#asm;
+    asm.label("end").op("cmp", at("rsp", FD), 0).jumpIf("l", "closed");
+    asm.system(linux.SYS_close, at("rsp", FD));
+    asm.label("closed").op("lea", "rsi", at("rsp", OLD_MASK));
+    asm.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, undefined, 0, linux.SIGSET_SIZE);
+    asm.op("add", "rsp", this.#frame);
+    this.#stack(-this.#frame);
+    for (const register of LATE.toReversed()) this.#pop(register);
+    asm.jump("leave");
+  }
+
+  #constants(): void {
+    const signals = new Uint8Array(linux.SIGSET_SIZE);
+    new DataView(signals.buffer).setBigUint64(0, linux.ASYNCHRONOUS_SIGNALS, true);
+    this.#asm.align(8).label("sites").raw(this.#pages.siteTable);
+    this.#asm.label("pages").raw(this.#pages.pageTable).label("pages end");
+    this.#asm.label("signals").raw(signals).label("nop5").raw(NOP5);
+    this.#asm.label("path").raw(Buffer.from("/proc/self/mem\0", "latin1"));
+  }
+
+  get #frame(): number {
+    return BITS + alignUp(Math.ceil(this.#pages.siteCount / 8), 8);
+  }
+
+  /** The code of `body` for each page: r8 at its entry, PAGE, FIRST and END set. It goes on at `${name} next`. */
+  #eachPage(name: string, body: () => void): void {
+    const asm = this.#asm;
+    asm.address("rax", "sites").op("mov", at("rsp", END), "rax").address("r8", "pages");
+    asm.label(name);
+    asm.op("mov", "rax", at("rsp", END)).op("mov", at("rsp", FIRST), "rax");
+    asm.op("mov", "ecx", at("r8", 4)).op("shl", "rcx", 2).op("add", "rax", "rcx").op("mov", at("rsp", END), "rax");
+    this.#linkTime("rcx", this.#pages.firstPage);
+    asm
+      .op("mov", "eax", at("r8"))
+      .op("and", "rax", PAGE_MASK)
+      .op("add", "rax", "rcx")
+      .op("mov", at("rsp", PAGE), "rax");
+    body();
+    asm.label(`${name} next`).op("add", "r8", PAGE_ENTRY).address("rax", "pages end");
+    asm.op("cmp", "r8", "rax").jumpIf("b", name);
+  }
+
+  /** The code of `body` for each site of the page: rax is its address, r9 its entry. It may go on at the label it is given. */
+  #eachSite(body: (next: string) => void): void {
+    const asm = this.#asm;
+    const [again, next] = [this.#name("site"), this.#name("next")];
+    asm.op("mov", "r9", at("rsp", FIRST));
+    asm.label(again).op("mov", "eax", at("r9"));
+    this.#linkTime("rcx", this.#pages.firstSite);
+    asm.op("add", "rax", "rcx");
+    body(next);
+    asm.label(next).op("add", "r9", SITE_ENTRY).op("cmp", "r9", at("rsp", END)).jumpIf("b", again);
+  }
+
+  /** Jumps if the site at rax is not sound. Uses rdi. */
+  #ifUnsound(label: string): void {
+    const asm = this.#asm;
+    asm.op("movzx", "edi", at("rax")).op("cmp", "edi", CALL).jumpIf("e", label);
+    asm.op("mov", "edi", at("rax", 1)).op("cmp", "edi", TAIL).jumpIf("ne", label);
+  }
+
+  /** `bt` or `bts` on the bit of the site whose entry r9 is at. Uses rcx and rdi. */
+  #bit(mnemonic: "bt" | "bts"): void {
+    this.#asm.address("rcx", "sites").op("mov", "rdi", "r9").op("sub", "rdi", "rcx").op("shr", "rdi", 2);
+    this.#asm.op(mnemonic, at("rsp", BITS), "rdi");
+  }
+
+  #advise(advice: number): void {
+    this.#asm.system(linux.SYS_madvise, at("rsp", PAGE), PAGE_BYTES, advice);
+  }
+
+  /** `lea register, [rip + ...]` for an address that stands elsewhere in the file. */
+  #linkTime(register: "rcx", address: Vaddr): void {
+    const opcode = [0x48, 0x8d, 0x0d];
+    const distance = address - (this.#asm.here + opcode.length + 4);
+    if (distance !== (distance | 0)) throw new RangeError(`${register} cannot reach the sites from the guard`);
+    this.#asm.raw(opcode).raw([0, 8, 16, 24].map((shift) => (distance >> shift) & 0xff));
+  }
+
+  #push(register: AnyRegister): void {
+    this.#asm.op("push", register);
+    this.#stack(8);
+  }
+
+  #pop(register: AnyRegister): void {
+    this.#asm.op("pop", register);
+    this.#stack(-8);
+  }
+
+  /** From here on the caller's frame is so much farther away. */
+  #stack(by: number): void {
+    this.#depth += by;
+    if (this.#rows.at(-1)?.offset !== this.#depth) this.#rows.push({ start: this.#asm.here, offset: this.#depth });
+  }
+
+  #name(what: string): string {
+    return `${what} ${this.#loops++}`;
+  }
+}
