@@ -69,7 +69,7 @@ function addUnknown(context: BranchContext, start: number, end: number): void {
   const section = functions.sectionAt(start)!;
   const bytes = sectionBytes(image, section).subarray(from - section.sh_addr, end - section.sh_addr);
   possibleShortBranches(bytes, vaddr(from), (at, target) => {
-    if (near.contains(target)) entries.add(target, "what may be a branch at @, outside of known functions,", at);
+    if (near.contains(target)) entries.suspect(target, "what may be a branch at @, outside of known functions,", at);
   });
 }
 
@@ -84,7 +84,7 @@ const kinds: readonly (readonly [number, string])[] = [
 function addBranchesOf({ near, entries }: BranchContext, code: DecodedCode): void {
   for (let i = 0; i < code.count; i++) {
     if (code.flow[i]! & Flow.Landing && near.contains(addressOf(code, i)))
-      entries.add(addressOf(code, i), "endbr64: an indirect branch may come; it");
+      entries.suspect(addressOf(code, i), "endbr64: an indirect branch may come; it");
     if (near.contains(code.targets[i]!)) addBranch(code, i, entries);
   }
 }
@@ -111,7 +111,7 @@ export function settleHit({ functions, gaps, near, entries }: BranchContext, hit
   const decoded = range === undefined ? gaps.code(hit.at) : functions.code(range);
   const code = decoded?.unclean === undefined ? decoded : undefined;
   if (code === undefined) {
-    entries.add(hit.target, "what may be a branch or an address at @, in code that cannot be decoded,", hit.at);
+    entries.suspect(hit.target, "what may be a branch or an address at @, in code that cannot be decoded,", hit.at);
     return;
   }
   // Among instructions no word stands for itself.

@@ -21,6 +21,8 @@ export interface Entry {
   readonly reason: string;
   /** The branches that lead there, where nothing else does; else undefined. */
   readonly branches: readonly Branch[] | undefined;
+  /** Something leads there; else it only could not be ruled out. */
+  readonly isCertain: boolean;
 }
 
 /** Bytes that must be neither moved nor overwritten. */
@@ -30,12 +32,16 @@ export interface FrozenRange {
   readonly reason: string;
 }
 
+interface Found {
+  reason: string;
+  from: Vaddr | undefined;
+  branches: Branch[] | undefined;
+  isCertain: boolean;
+}
+
 /** Collects entries in any order and then answers questions about ranges. */
 export class Entries {
-  private readonly found = new Map<
-    Vaddr,
-    { reason: string; from: Vaddr | undefined; branches: Branch[] | undefined }
-  >();
+  private readonly found = new Map<Vaddr, Found>();
   private readonly questions = new Map<Vaddr, (() => void)[]>();
   private readonly frozenRanges: FrozenRange[] = [];
   /** All addresses in ascending order and as a set, from one question about a range to the next new address. */
@@ -50,10 +56,23 @@ export class Entries {
   add(address: Vaddr, reason: string, from?: Vaddr, branch?: Branch): void {
     const known = this.found.get(address);
     if (known === undefined) {
-      this.found.set(address, { reason, from, branches: branch && [branch] });
+      this.found.set(address, { reason, from, branches: branch && [branch], isCertain: true });
       if (!this.listed.has(address)) this.sorted = undefined;
-    } else if (branch === undefined) known.branches = undefined;
+      return;
+    }
+    if (!known.isCertain) Object.assign(known, { reason, from, isCertain: true });
+    if (branch === undefined) known.branches = undefined;
     else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
+  }
+
+  /** As `add`, for what could not be ruled out: bytes that look as if they led there. */
+  suspect(address: Vaddr, reason: string, from?: Vaddr): void {
+    const known = this.found.get(address);
+    if (known !== undefined) known.branches = undefined;
+    else {
+      this.found.set(address, { reason, from, branches: undefined, isCertain: false });
+      if (!this.listed.has(address)) this.sorted = undefined;
+    }
   }
 
   /**
@@ -84,8 +103,9 @@ export class Entries {
     return this.addressesWithin(start, end).flatMap((address) => {
       const found = this.found.get(address);
       if (found === undefined) return [];
-      const { reason, from, branches } = found;
-      return [{ address, reason: from === undefined ? reason : reason.replace("@", hex(from)), branches }];
+      const { from, branches, isCertain } = found;
+      const reason = from === undefined ? found.reason : found.reason.replace("@", hex(from));
+      return [{ address, reason, branches, isCertain }];
     });
   }
 

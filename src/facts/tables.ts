@@ -46,12 +46,12 @@ export function addTables(context: TableContext, sites: readonly Vaddr[]): (rang
     queries,
     lowest !== undefined,
   )) {
-    if (hit.reading === "absolute") entries.add(hit.target, describe(hit));
+    if (hit.reading === "absolute") entries.suspect(hit.target, describe(hit));
     else
       entries.addQuestion(hit.target, () => {
         if (splitsInstruction(hit.target, functions)) return;
         if (hit.reading === "table" && !mayAdd(hit.at, functions)) return;
-        entries.add(hit.target, describe(hit));
+        entries.suspect(hit.target, describe(hit));
       });
   }
   return ({ index }) => {

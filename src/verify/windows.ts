@@ -14,7 +14,7 @@
  * they were by chance.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
-import { describeEntry, type Entry } from "../facts/entries.js";
+import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { nopLength } from "../x86/nops.js";
@@ -153,7 +153,7 @@ function arrivalsIn(
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
   for (const entry of facts.entries.within(start, end)) {
     if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
-    const doubtful = isDoubtful(entry);
+    const doubtful = !entry.isCertain;
     // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that changed.
     const { start: border, end: next } = layout.instruction(entry.address);
     const isCode = border === entry.address && layout.part(border) !== undefined;
@@ -185,6 +185,3 @@ function frozenIn(facts: ProgramFacts, changed: readonly Stretch[], start: Vaddr
 }
 
 const goesOn = (flow: number): boolean => (flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;
-
-/** Entries that could not be ruled out say so. */
-const isDoubtful = (entry: Entry): boolean => /\bmay\b|relative to its own|address in the data/.test(entry.reason);
