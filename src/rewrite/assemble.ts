@@ -35,6 +35,10 @@ export interface Assembly {
   /** Sections that are not loaded and get new content. */
   readonly replaced: ReadonlyMap<Section, Uint8Array>;
   readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
+  /** What comes behind the content of sections that move to the new segment because they have grown. */
+  readonly tails?: ReadonlyMap<Section, Uint8Array>;
+  /** Loaded sections without content in the file, for which the program headers of `image` have room already. */
+  readonly addedSections?: readonly OutputSection[];
   /** What to call new code of a site where no symbol says. */
   readonly probeName: (site: Vaddr) => string;
   /** JSON for the revert section. */
@@ -60,8 +64,8 @@ interface Placed {
 }
 
 export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
-  const { code, replaced } = assembly;
-  const sections = outputSections(image, code);
+  const { code, replaced, tails } = assembly;
+  const sections = outputSections(image, assembly);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode.chunks, assembly.probeName, sections.findIndex(isNewCode));
   const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
@@ -70,8 +74,10 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   for (const { sh_offset, sh_size } of renumbered)
     renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
   // Sections that move take their new content along; then the headers are written over where they stood.
-  const contentOf = ({ sh_offset, sh_size }: Section): Uint8Array =>
-    Uint8Array.from(patched.subarray(sh_offset, sh_offset + sh_size));
+  const contentOf = (section: Section): Uint8Array => {
+    const { sh_offset, sh_size } = section;
+    return Buffer.concat([patched.subarray(sh_offset, sh_offset + sh_size), tails?.get(section) ?? new Uint8Array(0)]);
+  };
   const segment = code && segmentContent(image, code, contentOf);
   const headers = headerEdits(image, code, contentOf);
   for (const edit of headers) patched.set(edit.new, edit.offset);
@@ -145,8 +151,8 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
 const isNewCode = (s: OutputSection): boolean => s.name === CODE_SECTION && s.origin === undefined;
 const isNewCarry = (s: OutputSection): boolean => s.name === CARRY_SECTION && s.origin === undefined;
 
-function outputSections(image: ElfImage, code: Assembly["code"]): OutputSection[] {
-  const added: OutputSection[] = [carrySection];
+function outputSections(image: ElfImage, { code, tails, addedSections }: Assembly): OutputSection[] {
+  const added: OutputSection[] = [carrySection, ...(addedSections ?? [])];
   if (code !== undefined) {
     const { place, newCode } = code;
     const offset =
@@ -155,7 +161,9 @@ function outputSections(image: ElfImage, code: Assembly["code"]): OutputSection[
   }
   const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
   // A revert section that is there already belongs to a file that was changed since: it is of no use any more.
-  return orderSections(image, moved, added).filter((s) => s.name !== CARRY_SECTION || isNewCarry(s));
+  return orderSections(image, moved, added)
+    .filter((s) => s.name !== CARRY_SECTION || isNewCarry(s))
+    .map((s) => ({ ...s, sh_size: s.sh_size + ((s.origin && tails?.get(s.origin)?.length) ?? 0) }));
 }
 
 const carrySection: OutputSection = {

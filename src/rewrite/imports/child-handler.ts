@@ -1,0 +1,136 @@
+/**
+ * A handler of one's own in every child that the process forks: what is planned, and what it makes of a file. Read
+ * `planChildHandler` from top to bottom, then `place` and `finish`, which a rewrite goes through with it.
+ *
+ *     tables, words, imports     which words hold __register_atfork and __cxa_finalize once the file is loaded (imports.ts)
+ *     hooks                      how new code gets called at the start and at the end (hooks.ts)
+ *     place                      a place for new code; with tables that grew, only a new segment will do
+ *     stubs                      the code that registers the handler and takes it out again (stubs.ts)
+ *
+ * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
+ * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
+ */
+import type { Vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import type { ElfImage, Section } from "../../elf/image.js";
+import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
+import type { Edit } from "../edits.js";
+import { type Place, placesFor } from "../place.js";
+import type { OutputSection } from "../sections.js";
+import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
+import { C_LIBRARY, type Import, ImportDrafts } from "./imports.js";
+import { encodeStubs, type Stubs } from "./stubs.js";
+import { placeWithTables, tailsOf } from "./table-place.js";
+import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
+import { type NewWords, wordSpace } from "./words.js";
+
+const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
+const FINALIZE = { name: "__cxa_finalize", version: "GLIBC_2.2.5" };
+/** For each of the two imports, and for the preinit array. */
+const MOST_WORDS = 3;
+
+export interface ChildHandlerPlan {
+  /** The input as places and program headers see it: its writable segment has room for the new words. */
+  readonly image: ElfImage;
+  readonly register: Import;
+  readonly finalize: Import | undefined;
+  readonly start: Hook;
+  readonly end: Hook | undefined;
+  readonly tables: DynamicTables;
+  readonly words: NewWords | undefined;
+  /** The preinit array's word behind .bss, where a relocation fills it: `lead` tells the relocation with what. */
+  readonly startWord: { readonly at: Vaddr; lead(init: Vaddr): void } | undefined;
+}
+
+/** How a file gets a child handler, or why it cannot have one. @throws InputError where its tables are damaged */
+export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
+  const obstacle = withoutHandlers(image);
+  if (obstacle !== undefined) return obstacle;
+  const tables = dynamicTables(image);
+  if (typeof tables === "string") return tables;
+  if (tables.tags.some((t) => t.d_tag === elf.DT_GNU_PRELINKED))
+    return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
+  if (tables.tags.every((t) => t.d_tag !== elf.DT_NEEDED || stringAt(tables, t.d_val) !== C_LIBRARY))
+    return `it does not say that it needs ${C_LIBRARY}: another C library (musl has no handlers for one file alone), or a part of this one`;
+  const space = wordSpace(image, MOST_WORDS);
+  if (typeof space === "string") return space;
+  let words = 0;
+  const newWord = (): Vaddr => (space.start + 8 * words++) as Vaddr;
+
+  const drafts = new ImportDrafts(image, tables);
+  const register = drafts.import(REGISTER.name, REGISTER.version, newWord);
+  if (typeof register === "string") return register;
+  const isProgram = image.programHeaders.some((p) => p.p_type === elf.PT_INTERP);
+  const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
+  if (typeof finalize === "string") return finalize;
+
+  const spare = new SpareTags(image, tables);
+  const fixed = image.header.e_type === elf.ET_EXEC;
+  const start = isProgram
+    ? programStart(image, tables, spare, fixed || drafts.cheapRelocations > 0)
+    : libraryStart(image, tables, spare);
+  if (typeof start === "string") return start;
+  const end = isProgram ? undefined : libraryEnd(image, tables, spare);
+  if (typeof end === "string") return end;
+  const at = start.needsWord && !fixed ? newWord() : undefined;
+  const startWord = at && { at, lead: drafts.relative(at) };
+  const taken = words === 0 ? undefined : space.take(words);
+  return { image: taken?.image ?? image, register, finalize, start, end, tables, words: taken, startWord };
+}
+
+function withoutHandlers(image: ElfImage): string | undefined {
+  if (image.programHeaders.every((p) => p.p_type !== elf.PT_DYNAMIC)) return "it is static: nothing is imported";
+  const symbols = readDynsym(image);
+  if (symbols === null) return "it has no dynamic symbols";
+  let defines = false;
+  forEachSymbol(symbols, (_value, _size, _info, shndx, index) => {
+    if (shndx !== elf.SHN_UNDEF && symbolName(symbols, index) === REGISTER.name) defines = true;
+  });
+  return defines ? `it defines ${REGISTER.name} itself` : undefined;
+}
+
+/** The places for new code once the tables are as they have to be, best first. */
+export function childHandlerPlaces(
+  plan: ChildHandlerPlan,
+  tableAtEnd: boolean,
+): { readonly places: readonly Place[]; readonly obstacle: string } {
+  const { places, obstacle } = placesFor(plan.image, tableAtEnd);
+  if (draftsOf(plan.tables).every((draft) => draft.tail.length === 0)) return { places, obstacle };
+  const segments = places.flatMap((p) => (p.kind === "new segment" ? [placeWithTables(p, plan.tables)] : []));
+  return { places: segments, obstacle };
+}
+
+/** The new code from `start` on: stubs, then the handler that `child` makes for its address. */
+export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): Stubs {
+  const end = plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next };
+  return encodeStubs(
+    start,
+    {
+      register: plan.register.slot,
+      afterInit: plan.start.next,
+      end,
+      constantWord: plan.start.needsWord && plan.startWord === undefined,
+    },
+    child,
+  );
+}
+
+/** What changes in the input once the new code's addresses are known, and what is added to it. */
+export interface ChildHandlerChanges {
+  readonly edits: readonly Edit[];
+  /** What comes behind sections that have grown, and so have moved. */
+  readonly tails: ReadonlyMap<Section, Uint8Array>;
+  readonly addedSections: readonly OutputSection[];
+}
+
+export function childHandlerChanges(plan: ChildHandlerPlan, stubs: Stubs): ChildHandlerChanges {
+  const { image, tables, start, end } = plan;
+  plan.startWord?.lead(stubs.init);
+  const edits = [
+    ...headEdits(image, tables),
+    ...sizeTagEdits(image, tables),
+    ...start.edits(stubs.init, plan.startWord?.at ?? stubs.word),
+    ...(end === undefined ? [] : end.edits(stubs.fini!, undefined)),
+  ];
+  return { edits, tails: tailsOf(tables), addedSections: plan.words === undefined ? [] : [plan.words.section] };
+}

@@ -1,0 +1,237 @@
+/**
+ * Another import for a finished file: a word that the loader fills with the address of a function of the C library.
+ *
+ * What that takes is an undefined symbol and a relocation that names it; the cheapest source of each is taken:
+ *
+ *     there already    the file imports the function: the word that the loader fills for it is as good as another, unless it
+ *                      is filled by the first call only (lazy binding). Such a word leads into code that expects to be
+ *                      reached by the linker's own stub, which with mold hands on the function's number in r11: so another
+ *                      relocation is added then, for a word that is filled when the file is loaded
+ *     spare            a weak import of the start files that no process ever finds (spare.ts): renamed where it stands,
+ *                      of no version, which the loader takes for the default one
+ *     appended         a symbol behind the others, with its name and version; .dynsym, .dynstr, .gnu.version,
+ *                      .gnu.version_r and .hash have to grow and so to move. A relocation: .rela.dyn
+ *
+ * An undefined symbol is never looked up: a file's .gnu.hash has no chain for it wherever it stands behind the symbols that
+ * it orders, and a search ends at the last bit of a chain, not at a count. DT_HASH says how many symbols there are
+ * (nchain), so an entry is appended there, and the symbol is linked into the chain of its name.
+ *
+ * Relocations are appended behind those that DT_RELACOUNT counts. For a relocation of a place whose value is known at link
+ * time R_X86_64_RELATIVE is used, which the loader handles anywhere in the table.
+ */
+import type { Vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import type { ElfImage } from "../../elf/image.js";
+import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE, VERSYM_INDEX } from "../../elf/versions.js";
+import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
+import { type DynamicTables, forEachSpelled, type Relocation, sizeOf, stringAt, type TableDraft } from "./tables.js";
+
+export const C_LIBRARY = "libc.so.6";
+
+/** How an import came about, for a report. */
+export type ImportSource = "there already" | "spare" | "appended";
+
+export interface Import {
+  readonly name: string;
+  readonly source: ImportSource;
+  /** The word that holds the function's address once the file is loaded. */
+  readonly slot: Vaddr;
+}
+
+/** Draws up imports and relocations for one file; `tables` is what it changes. */
+export class ImportDrafts {
+  #symbols: readonly SpareSymbol[];
+  #relocations: readonly Relocation[];
+
+  constructor(
+    image: ElfImage,
+    readonly tables: DynamicTables,
+  ) {
+    const spare: SpareImports = spareImports(image, tables);
+    this.#symbols = spare.symbols;
+    this.#relocations = spare.relocations;
+  }
+
+  /** How many relocations can be had without a longer table; any number where the table grows anyway. */
+  get cheapRelocations(): number {
+    const { relocations } = this.tables;
+    if (relocations !== undefined && relocations.tail.length > 0) return Number.POSITIVE_INFINITY;
+    return this.#relocations.length;
+  }
+
+  /**
+   * The import of a function, or why there is none.
+   * @param version the version that the C library gives it, for a symbol that is appended
+   * @param newSlot gives the address of a word that nothing uses; asked only where one is needed
+   */
+  import(name: string, version: string, newSlot: () => Vaddr): Import | string {
+    const known = this.#existing(name);
+    if (known?.slot !== undefined) return { name, source: "there already", slot: known.slot };
+    const spare = known === undefined ? this.#symbols.find((s) => s.room >= name.length) : undefined;
+    if (this.#relocations.length === 0 && this.tables.relocations === undefined)
+      return "it has no table of relocations to which one could be added";
+    const slot = newSlot();
+    const index = known?.symbol ?? (spare === undefined ? this.#append(name, version) : this.#rename(spare, name));
+    this.#relocate(slot, elf.R_X86_64_GLOB_DAT, index, 0n, spare?.relocation);
+    return { name, source: known !== undefined ? "there already" : spare !== undefined ? "spare" : "appended", slot };
+  }
+
+  /**
+   * The loader writes load address + a target to `place`; the target is told later, by calling what comes back. Ask for it
+   * only where there is a table, or a cheap relocation.
+   */
+  relative(place: Vaddr): (target: Vaddr) => void {
+    const entry = this.#relocate(place, elf.R_X86_64_RELATIVE, 0, 0n, undefined);
+    return (target) => {
+      entry.writeBigInt64LE(BigInt(target), 16);
+    };
+  }
+
+  /** The symbol of an import that the file has, and a word that holds its address as soon as the file is loaded. */
+  #existing(name: string): { symbol: number; slot: Vaddr | undefined } | undefined {
+    const { symbols } = this.tables;
+    let symbol: number | undefined;
+    for (let at = elf.SYM_SIZE; at < symbols.head.length && symbol === undefined; at += elf.SYM_SIZE)
+      if (
+        symbols.head.readUInt16LE(at + 6) === elf.SHN_UNDEF &&
+        stringAt(this.tables, symbols.head.readUInt32LE(at)) === name
+      )
+        symbol = at / elf.SYM_SIZE;
+    if (symbol === undefined) return undefined;
+    const eager = isBoundEarly(this.tables);
+    let slot: Vaddr | undefined;
+    forEachSpelled(this.tables, (r) => {
+      const fills = r.type === elf.R_X86_64_GLOB_DAT || (eager && r.type === elf.R_X86_64_JUMP_SLOT);
+      if (r.symbol === symbol && fills && r.addend === 0n) slot ??= r.r_offset;
+    });
+    return { symbol, slot };
+  }
+
+  #rename(spare: SpareSymbol, name: string): number {
+    const { symbols, strings, hash } = this.tables;
+    const at = spare.index * elf.SYM_SIZE;
+    const start = symbols.head.readUInt32LE(at);
+    if (hash !== undefined) unlink(hash, spare.index, sysvHash(stringAt(this.tables, start)!));
+    strings.head.fill(0, start, start + spare.room);
+    strings.head.write(name, start, "latin1");
+    symbols.head[at + 4] = (elf.STB_GLOBAL << 4) | elf.STT_FUNC;
+    if (hash !== undefined) link(hash, spare.index, sysvHash(name));
+    this.#symbols = this.#symbols.filter((s) => s !== spare);
+    return spare.index;
+  }
+
+  #append(name: string, version: string): number {
+    const { symbols, versions, hash } = this.tables;
+    const index = sizeOf(symbols) / elf.SYM_SIZE;
+    const entry = Buffer.alloc(elf.SYM_SIZE);
+    entry.writeUInt32LE(this.#appendString(name), 0);
+    entry[4] = (elf.STB_GLOBAL << 4) | elf.STT_FUNC;
+    symbols.tail.push(entry);
+    if (versions !== undefined) versions.tail.push(half(this.#versionIndex(version)));
+    if (hash !== undefined) {
+      hash.head.writeUInt32LE(index + 1, 4);
+      hash.tail.push(Buffer.alloc(4));
+      link(hash, index, sysvHash(name));
+    }
+    return index;
+  }
+
+  #appendString(text: string): number {
+    const { strings } = this.tables;
+    const at = sizeOf(strings);
+    strings.tail.push(Buffer.from(`${text}\0`, "latin1"));
+    return at;
+  }
+
+  /** The number of a version of the C library in this file, a new one where it was not asked for yet; 1 means any. */
+  #versionIndex(version: string): number {
+    const { neededVersions, definedVersions } = this.tables;
+    if (neededVersions === undefined || neededVersions.tail.length > 0) return 1;
+    const files = readNeededVersions(neededVersions.head);
+    const library = files.find((f) => stringAt(this.tables, f.vn_file) === C_LIBRARY);
+    if (library === undefined) return 1;
+    const known = library.versions.find((v) => stringAt(this.tables, v.vna_name) === version);
+    if (known !== undefined) return known.vna_other & VERSYM_INDEX;
+    const defined = definedVersions === undefined ? [] : readDefinedVersions(definedVersions.head);
+    const taken = [
+      ...files.flatMap((f) => f.versions.map((v) => v.vna_other & VERSYM_INDEX)),
+      ...defined.map((d) => d.vd_ndx),
+    ];
+    const index = Math.max(1, ...taken) + 1;
+    const entry = Buffer.alloc(VERNAUX_SIZE);
+    entry.writeUInt32LE(sysvHash(version), 0);
+    entry.writeUInt16LE(index, 6);
+    entry.writeUInt32LE(this.#appendString(version), 8);
+    const last = library.versions.at(-1);
+    const end = neededVersions.head.length;
+    if (last === undefined) return 1;
+    neededVersions.head.writeUInt32LE(end - last.at, last.at + 12); // vna_next
+    neededVersions.head.writeUInt16LE(library.versions.length + 1, library.at + 2); // vn_cnt
+    neededVersions.tail.push(entry);
+    return index;
+  }
+
+  #relocate(place: Vaddr, type: number, symbol: number, addend: bigint, own: Relocation | undefined): Buffer {
+    const spare =
+      own ?? this.#relocations.find((r) => this.#symbols.every((s) => s.relocation !== r)) ?? this.#relocations[0];
+    const entry = Buffer.alloc(elf.RELA_SIZE);
+    entry.writeBigUInt64LE(BigInt(place), 0);
+    entry.writeUInt32LE(type, 8);
+    entry.writeUInt32LE(symbol, 12);
+    entry.writeBigInt64LE(addend, 16);
+    if (spare === undefined) {
+      this.tables.relocations!.tail.push(entry);
+      return entry;
+    }
+    spare.table.head.set(entry, spare.at);
+    this.#relocations = this.#relocations.filter((r) => r !== spare);
+    // A symbol whose relocation has gone has lost its use, and can be spared all the more.
+    this.#symbols = this.#symbols.map((s) => (s.relocation === spare ? { ...s, relocation: undefined } : s));
+    return spare.table.head.subarray(spare.at, spare.at + elf.RELA_SIZE);
+  }
+}
+
+/** Whether the loader fills the words of the PLT before any code of the file runs. */
+const isBoundEarly = ({ tags }: DynamicTables): boolean =>
+  tags.some(
+    ({ d_tag, d_val }) =>
+      d_tag === elf.DT_BIND_NOW ||
+      (d_tag === elf.DT_FLAGS && (d_val & elf.DF_BIND_NOW) !== 0) ||
+      (d_tag === elf.DT_FLAGS_1 && (d_val & elf.DF_1_NOW) !== 0),
+  );
+
+function half(value: number): Buffer {
+  const bytes = Buffer.alloc(2);
+  bytes.writeUInt16LE(value);
+  return bytes;
+}
+
+/** DT_HASH: nbucket, nchain, buckets, chains. The word of a chain, in the head or in the tail. */
+function chainWord({ head, tail }: TableDraft, index: number): { bytes: Buffer; at: number } {
+  const at = 4 * (2 + head.readUInt32LE(0) + index);
+  return at < head.length ? { bytes: head, at } : { bytes: tail[(at - head.length) / 4]!, at: 0 };
+}
+
+/** Puts a symbol in front of the chain of its hash. */
+function link(hash: TableDraft, index: number, value: number): void {
+  const bucket = 4 * (2 + (value % hash.head.readUInt32LE(0)));
+  const chain = chainWord(hash, index);
+  chain.bytes.writeUInt32LE(hash.head.readUInt32LE(bucket), chain.at);
+  hash.head.writeUInt32LE(index, bucket);
+}
+
+/** Takes a symbol out of the chain of its hash, where it is in it. */
+function unlink(hash: TableDraft, index: number, value: number): void {
+  const next = chainWord(hash, index);
+  const following = next.bytes.readUInt32LE(next.at);
+  let word = { bytes: hash.head, at: 4 * (2 + (value % hash.head.readUInt32LE(0))) };
+  for (let steps = hash.head.readUInt32LE(4); steps > 0; steps--) {
+    const to = word.bytes.readUInt32LE(word.at);
+    if (to === 0) return;
+    if (to === index) {
+      word.bytes.writeUInt32LE(following, word.at);
+      return;
+    }
+    word = chainWord(hash, to);
+  }
+}

@@ -1,0 +1,91 @@
+/**
+ * The new code that is called when the file is initialised and unloaded.
+ *
+ *     init:  __register_atfork(NULL, NULL, child, init); go on with what was called before
+ *     fini:  __cxa_finalize(init);                       go on likewise
+ *
+ * The handle by which the C library knows whose handlers these are is the address of `init`: nothing else of the process
+ * uses that one. __cxa_finalize takes out what was registered with a handle (it is what glibc's crtbegin calls with the
+ * file's __dso_handle). The file's own handle would do as well, but a stripped file does not tell where it is.
+ *
+ * The arguments of an initialiser (argc, argv, envp) are handed on. Both begin with endbr64, for they are called by
+ * address; they leave by a direct jump or ret, which IBT and shadow stacks allow.
+ */
+import { alignUp, type Vaddr, vaddr } from "../../address.js";
+import { INT3, jump } from "../../x86/bytes.js";
+
+const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
+
+export interface StubTargets {
+  /** The word that holds the address of __register_atfork. */
+  readonly register: Vaddr;
+  /** What to go on with behind init, if anything. */
+  readonly afterInit: Vaddr | undefined;
+  /** For a file that can be unloaded: the word that holds the address of __cxa_finalize, and what to go on with. */
+  readonly end: { readonly finalize: Vaddr; readonly after: Vaddr | undefined } | undefined;
+  /** Whether a word with the address of init is wanted: for fixed addresses, where no relocation is needed to fill it. */
+  readonly constantWord: boolean;
+}
+
+export interface Stubs {
+  readonly bytes: Uint8Array;
+  readonly init: Vaddr;
+  readonly fini: Vaddr | undefined;
+  readonly word: Vaddr | undefined;
+  readonly child: Vaddr;
+}
+
+/**
+ * The stubs from link-time address `start` on, a multiple of 16, and behind them the child handler.
+ * @param child makes the handler's code for an address
+ */
+export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vaddr) => Uint8Array): Stubs {
+  const init = start;
+  const fini = vaddr(alignUp(start + initCode(init, init, targets).length, 16));
+  const finiBytes = targets.end === undefined ? [] : finiCode(fini, init, targets.end);
+  const wordAt = vaddr(alignUp(fini + finiBytes.length, 16));
+  const childAt = targets.constantWord ? vaddr(wordAt + 16) : wordAt;
+  const handler = child(childAt);
+  const bytes = new Uint8Array(childAt - start + handler.length).fill(INT3);
+  bytes.set(initCode(init, childAt, targets));
+  bytes.set(finiBytes, fini - start);
+  if (targets.constantWord) new DataView(bytes.buffer).setBigUint64(wordAt - start, BigInt(init), true);
+  bytes.set(handler, childAt - start);
+  return {
+    bytes,
+    init,
+    fini: targets.end === undefined ? undefined : fini,
+    word: targets.constantWord ? wordAt : undefined,
+    child: childAt,
+  };
+}
+
+function initCode(at: Vaddr, child: Vaddr, { register, afterInit }: StubTargets): number[] {
+  const code = [...ENDBR64, 0x57, 0x56, 0x52]; // push rdi; push rsi; push rdx
+  ripRelative(code, at, [0x48, 0x8d, 0x0d], at); // lea rcx, [init]
+  ripRelative(code, at, [0x48, 0x8d, 0x15], child); // lea rdx, [child]
+  code.push(0x31, 0xf6, 0x31, 0xff); // xor esi, esi; xor edi, edi
+  ripRelative(code, at, [0xff, 0x15], register); // call [register]
+  code.push(0x5a, 0x5e, 0x5f); // pop rdx; pop rsi; pop rdi
+  return goOn(code, at, afterInit);
+}
+
+function finiCode(at: Vaddr, init: Vaddr, { finalize, after }: NonNullable<StubTargets["end"]>): number[] {
+  const code = [...ENDBR64, 0x48, 0x83, 0xec, 0x08]; // sub rsp, 8
+  ripRelative(code, at, [0x48, 0x8d, 0x3d], init); // lea rdi, [init]
+  ripRelative(code, at, [0xff, 0x15], finalize); // call [finalize]
+  code.push(0x48, 0x83, 0xc4, 0x08); // add rsp, 8
+  return goOn(code, at, after);
+}
+
+function goOn(code: number[], at: Vaddr, next: Vaddr | undefined): number[] {
+  if (next === undefined) code.push(0xc3);
+  else code.push(...jump(at + code.length, next));
+  return code;
+}
+
+/** An instruction whose last four bytes are the distance to `target`. */
+function ripRelative(code: number[], start: Vaddr, opcode: readonly number[], target: Vaddr): void {
+  const distance = target - (start + code.length + opcode.length + 4);
+  code.push(...opcode, distance & 255, (distance >> 8) & 255, (distance >> 16) & 255, (distance >> 24) & 255);
+}

@@ -1,0 +1,75 @@
+/**
+ * Words that can be written, for relocations: at the end of the highest writable segment, behind .bss.
+ *
+ *     before   [.data][.bss          ]
+ *     after    [.data][.bss          ][.bss.nop5]
+ *
+ * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added, and
+ * nothing becomes both writable and executable. They stand outside of RELRO: so they are for words that are read once,
+ * while the file is initialised, and never again.
+ */
+import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import type { ElfImage, ProgramHeader } from "../../elf/image.js";
+import type { OutputSection } from "../sections.js";
+
+const WORD = 8;
+/** The name of the section that holds the words. */
+export const WORDS_SECTION = ".bss.nop5";
+
+export interface NewWords {
+  /** The input as it would be had its writable segment been larger: what new places and program headers are made from. */
+  readonly image: ElfImage;
+  readonly section: OutputSection;
+}
+
+/** Where new words may stand, and how they come to be. */
+export interface WordSpace {
+  readonly start: Vaddr;
+  /** Makes room for `count` words from `start` on. */
+  take(count: number): NewWords;
+}
+
+/** The space behind .bss for at most `most` words, or why there is none. */
+export function wordSpace(image: ElfImage, most: number): WordSpace | string {
+  const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
+  const writable = loads.filter((p) => p.p_flags & elf.PF_W && !(p.p_flags & elf.PF_X));
+  const segment = writable.reduce<ProgramHeader | undefined>(
+    (last, p) => (last === undefined || p.p_vaddr > last.p_vaddr ? p : last),
+    undefined,
+  );
+  if (segment === undefined) return "it has no writable segment";
+  const start = vaddr(alignUp(segment.p_vaddr + segment.p_memsz, WORD));
+  const end = alignUp(start + most * WORD, PAGE_SIZE);
+  const follows = (p: ProgramHeader): boolean => p !== segment && p.p_vaddr + p.p_memsz > segment.p_vaddr;
+  if (loads.some((p) => follows(p) && Math.floor(p.p_vaddr / PAGE_SIZE) * PAGE_SIZE < end))
+    return "there is no room behind its writable segment";
+  return {
+    start,
+    take: (count) => ({
+      image: grown(image, segment, start + count * WORD),
+      section: wordsSection(segment, start, count),
+    }),
+  };
+}
+
+function grown(image: ElfImage, segment: ProgramHeader, end: number): ElfImage {
+  const programHeaders = image.programHeaders.map((p) => (p === segment ? { ...p, p_memsz: end - p.p_vaddr } : p));
+  return { ...image, programHeaders };
+}
+
+function wordsSection(segment: ProgramHeader, start: Vaddr, count: number): OutputSection {
+  return {
+    name: WORDS_SECTION,
+    sh_type: elf.SHT_NOBITS,
+    sh_flags: elf.SHF_ALLOC | elf.SHF_WRITE,
+    sh_addr: start,
+    sh_offset: segment.p_offset + segment.p_filesz,
+    sh_size: count * WORD,
+    sh_link: 0,
+    sh_info: 0,
+    sh_addralign: WORD,
+    sh_entsize: 0,
+    origin: undefined,
+  };
+}
