@@ -6,6 +6,7 @@ import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
 import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
+import type { Proof } from "./same-code.js";
 import { sameBytes } from "./same-instruction.js";
 
 /**
@@ -29,7 +30,7 @@ export function explainedCode(
       walked.push(...(proof?.walkedNew ?? []));
       continue;
     }
-    replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
+    if (accountsFor(proof)) replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);
   }
@@ -45,6 +46,13 @@ export function explainedCode(
   explained.push(...walked, ...fillers);
   return united(explained);
 }
+
+/**
+ * Whether there is a reason for a window to have changed: it has a rewritten probe, or leads to one. Code that is written
+ * in another way for no probe's sake may do the same; it has no business to change.
+ */
+export const accountsFor = ({ passings, walkedNew }: Proof): boolean =>
+  walkedNew.length > 0 || passings.some(({ form }) => form !== undefined);
 
 /** Bytes between pieces of new code, and between it and what stood before. */
 const isFiller = (code: CodeReader, { start, end }: Stretch): boolean =>

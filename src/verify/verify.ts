@@ -22,9 +22,15 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
     const rest = compareRest(rewritten, image, [], asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings] };
   }
-  const { sites, explained } = examineCode(rewritten, image);
-  const rest = compareRest(rewritten, image, explained, asLaidOut);
-  return { sites, findings: [...findings, ...rest.findings], uncompared: rest.uncompared };
+  try {
+    const { sites, explained } = examineCode(rewritten, image);
+    const rest = compareRest(rewritten, image, explained, asLaidOut);
+    return { sites, findings: [...findings, ...rest.findings], uncompared: rest.uncompared };
+  } catch (error) {
+    // What is known not to be the original may have damaged tables: that it is not the original is the answer.
+    if (!(error instanceof InputError) || findings.length === 0) throw error;
+    return { sites: unjudged(rewritten, `the original cannot be restored: ${error.message}`), findings, uncompared: [] };
+  }
 }
 
 function hasReadableNotes(image: ElfImage): boolean {
