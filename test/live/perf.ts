@@ -22,14 +22,17 @@ export function perfMissing(): string | null {
   return tried.status === 0 ? null : `perf does not work here: ${tried.stderr.trim().split("\n")[0]}`;
 }
 
-/** What perf saw in two runs of the program. */
-export interface SeenByPerf extends Seen {
-  /** `name hits`, of `perf stat`; a probe that perf found nowhere in the file is not there. */
+/** What perf saw in a run of the program for each of its commands. */
+export interface SeenByPerf {
+  /** `name hits`, of `perf stat`. */
   readonly counts: readonly string[];
-  readonly counted: string;
+  /** What the program printed meanwhile. */
+  readonly output: string;
+  /** Of `perf record`, which takes its time: null where it was not asked for. */
+  readonly recorded: Seen | null;
 }
 
-export async function seenByPerf(target: Target): Promise<SeenByPerf> {
+export async function seenByPerf(target: Target, recording: boolean): Promise<SeenByPerf> {
   const folder = scratch("perf");
   mkdirSync(folder);
   const group = `sdt_${target.provider}`;
@@ -39,25 +42,26 @@ export async function seenByPerf(target: Target): Promise<SeenByPerf> {
     const names = eventsOf(target.provider).map((line) => /:(\S+)/.exec(line)![1]!);
     for (const name of new Set(names)) appendFileSync(EVENTS, `-:${name}\n`);
   };
+  const record = async (): Promise<Seen> => {
+    const data = join(folder, "perf.data");
+    const printed = await perf("record", "--quiet", "--no-buildid", "-o", data, "-e", `${group}:*`, target.command);
+    return {
+      hits: hitsIn(await perf("script", "-i", data), group, await typesOf(target.file)),
+      output: printed,
+    };
+  };
   process.on("exit", remove);
   try {
     await perf("buildid-cache", "--add", target.file);
     await perf("probe", "--quiet", `${group}:*`);
     const csv = join(folder, "counts");
-    const counted = await perf("stat", "-x", ",", "-o", csv, "-e", `${group}:*`, target.command);
-    const data = join(folder, "perf.data");
-    await perf("record", "--quiet", "--no-buildid", "-o", data, "-e", `${group}:*`, target.command);
-    const script = await perf("script", "-i", data);
+    const output = await perf("stat", "-x", ",", "-o", csv, "-e", `${group}:*`, target.command);
+    const recorded = recording ? await record() : null;
     // The way to take events away, as their user would; what is left of it is an error below.
     await perf("probe", "--quiet", "--del", `${group}:*`);
     const left = eventsOf(target.provider);
     if (left.length > 0) throw new Error(`perf probe --del left ${left.join("; ")}`);
-    return {
-      counted,
-      counts: countsIn(readFileSync(csv, "latin1"), group),
-      hits: hitsIn(script, group, await typesOf(target.file)),
-      output: counted,
-    };
+    return { counts: countsIn(readFileSync(csv, "latin1"), group), output, recorded };
   } finally {
     remove();
     process.off("exit", remove);

@@ -203,18 +203,19 @@ function describeWay(way: Way): void {
 
     it.skipIf(noPerf)("is counted and read the same by perf, or the report says why not", async () => {
       for (const { title, target, report } of targets) {
-        const seen = await seenByPerf(target);
+        const { counts, output, recorded } = await seenByPerf(target, LONG || (way === ways[0] && title === "nop5"));
         const { notes, found } = await findableByPerf(target);
         const raised = await semaphoresRaised(target);
         const passed = found.filter((note) => raised || note.semaphore === 0n);
-        expect(seen.output, title).toBe(OUTPUT);
-        expect(seen.counts, title).toEqual(countsAt(passed));
-        expect(countsOf(seen.hits), title).toEqual(countsAt(passed).filter((line) => !line.endsWith(" 0")));
-        expect(
-          seen.hits.filter((hit) => !EXPECTED.includes(hit)),
-          title,
-        ).toEqual([]);
-        if (found.length === SITES && raised) expect(seen.hits, title).toEqual(EXPECTED);
+        expect([title, output]).toEqual([title, OUTPUT]);
+        expect(counts, title).toEqual(countsAt(passed));
+        if (recorded !== null) {
+          expect(recorded.output, title).toBe(OUTPUT);
+          expect(countsOf(recorded.hits), title).toEqual(countsAt(passed).filter((line) => !line.endsWith(" 0")));
+          const unknown = recorded.hits.filter((hit) => !EXPECTED.includes(hit));
+          expect(unknown, title).toEqual([]);
+          if (found.length === SITES && raised) expect(recorded.hits, title).toEqual(EXPECTED);
+        }
         if (report !== undefined) {
           const lost = notes.length - found.length;
           const said = report.hazards.find((h) => h.code === "perf")?.message ?? "nothing";

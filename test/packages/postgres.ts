@@ -7,7 +7,16 @@
  *     DIR/share/postgresql/15
  */
 import { type ChildProcess, execFileSync } from "node:child_process";
-import { chownSync, copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import {
+  chownSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+} from "node:fs";
 import path from "node:path";
 import { fetchPackages, packagesRoot } from "./corpus.js";
 import { mustRun, type RunOptions, type RunResult, run, type Scratch, start } from "./scratch.js";
@@ -112,6 +121,13 @@ export class Server {
     return Buffer.concat(this.logged).toString("utf8");
   }
 
+  /** The postmaster and the processes that it has forked and that live. */
+  get processes(): readonly number[] {
+    const pid = this.postmaster.pid!;
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim().split(" ");
+    return [pid, ...children.filter((child) => child !== "").map(Number)];
+  }
+
   get alive(): boolean {
     return this.postmaster.exitCode === null && this.postmaster.signalCode === null;
   }
@@ -119,6 +135,28 @@ export class Server {
   /** The script on psql's standard input, so that messages name no path. */
   psql(script: string, timeout = 60_000): Promise<RunResult> {
     return run(path.join(this.at.bin, "psql"), ["-X", "-A", "-f", "-"], { ...this.at.options, input: script, timeout });
+  }
+
+  /** A script in a session that goes on: returns when the script is done, with a way to end the session. */
+  async session(script: string): Promise<() => Promise<void>> {
+    const psql = start(path.join(this.at.bin, "psql"), ["-X", "-q", "-A", "-f", "-"], this.at.options);
+    const ended = new Promise<void>((resolve) => psql.once("close", () => resolve()));
+    const done = "the session has done its script";
+    let said = "";
+    psql.stderr?.resume();
+    const ready = new Promise<void>((resolve) => {
+      psql.stdout?.on("data", (chunk: Buffer) => {
+        said += chunk.toString("latin1");
+        if (said.includes(done)) resolve();
+      });
+    });
+    psql.stdin?.write(`${script}\n\\echo ${done}\n`);
+    await Promise.race([ready, ended]);
+    if (!said.includes(done)) throw new Error(`psql ended before its script did:\n${said}`);
+    return () => {
+      psql.stdin?.end();
+      return ended;
+    };
   }
 
   pgbench(...args: readonly string[]): Promise<RunResult> {

@@ -207,5 +207,7 @@ public class Busy {
     for (long s : sums) System.out.println(s);
     System.out.println("shared " + shared);
     System.out.println("end of the program");
+    // Whoever wants to look at the process says when it may end.
+    if (args.length > 0) System.in.read();
   }
 }
