@@ -1,0 +1,96 @@
+/**
+ * The driver program with sites and a guard: both are made here and linked at addresses that are known beforehand, so that
+ * the guard can be encoded for them.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll } from "vitest";
+import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../src/address.js";
+import { type ChildGuard, childGuard } from "../../src/guard/child-guard.js";
+import { NOP5 } from "../../src/x86/bytes.js";
+import { fileOffset, readSegments } from "../judges/headers.js";
+import { must } from "../run.js";
+
+const SITES = 0x10000000;
+const GUARD = 0x20000000;
+const RET = 0xc3;
+const DRIVER = fileURLToPath(new URL("programs/driver.c", import.meta.url));
+
+export interface Layout {
+  readonly sites: number;
+  /** Bytes from one site to the next. */
+  readonly stride: number;
+  /** Where in its page the first site is: 16 where nothing is said. The bytes before it are for the driver to mark. */
+  readonly first?: number;
+  /** Pages behind the last site, which belong to the same mapping. */
+  readonly morePages?: number;
+  /** Tells the guard that every page differs from the file. */
+  readonly isPrivate?: boolean;
+}
+
+export interface GuardedProgram {
+  readonly path: string;
+  readonly guard: ChildGuard;
+  /** File offsets of the sites. */
+  readonly offsets: readonly number[];
+  readonly addresses: readonly Vaddr[];
+}
+
+let folder: string | undefined;
+let programs = 0;
+afterAll(() => {
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+});
+
+const addressesOf = ({ sites, stride, first = 16 }: Layout): Vaddr[] => {
+  const addresses: Vaddr[] = [];
+  for (let at = SITES + first; addresses.length < sites; at += stride) {
+    // A nop5 lies in one page.
+    if ((at % PAGE_SIZE) + NOP5.length > PAGE_SIZE) at = alignUp(at, PAGE_SIZE);
+    addresses.push(vaddr(at));
+  }
+  return addresses;
+};
+
+export async function guardedProgram(layout: Layout): Promise<GuardedProgram> {
+  folder ??= mkdtempSync(join(tmpdir(), "usdt-guard-"));
+  const here = join(folder, `${programs++}`);
+  const addresses = addressesOf(layout);
+  const pages = new Set(addresses.map((a) => vaddr(a - (a % PAGE_SIZE))));
+  const guard = childGuard(vaddr(GUARD), [
+    { sites: addresses, privatePages: layout.isPrivate === true ? pages : new Set() },
+  ]);
+  const size = alignUp(addresses.at(-1)! + 6 - SITES, PAGE_SIZE) + (layout.morePages ?? 1) * PAGE_SIZE;
+  const code = new Uint8Array(size).fill(RET);
+  for (const address of addresses) code.set(NOP5, address - SITES);
+
+  await must("mkdir", [here]);
+  writeFileSync(join(here, "sites.bin"), code);
+  writeFileSync(join(here, "guard.bin"), guard.bytes);
+  writeFileSync(
+    join(here, "layout.h"),
+    `static const unsigned long link_time_sites[] = {${addresses.map((a) => `0x${a.toString(16)}`).join(", ")}};
+#define SITES_AT ${SITES}ul
+#define SIZE ${size}ul
+#define GUARD_AT ${GUARD}ul
+#define GUARD_END_AT ${guard.codeEnd}ul
+`,
+  );
+  const path = join(here, "program");
+  const place = [
+    `--section-start=.nop5sites=0x${SITES.toString(16)}`,
+    `--section-start=.nop5guard=0x${GUARD.toString(16)}`,
+  ];
+  await must("gcc", ["-O1", "-w", "-fPIE", "-pie", "-pthread", `-Wl,${place.join(",")}`, "-I.", DRIVER, "-o", path], {
+    cwd: here,
+  });
+  const segments = await readSegments(path);
+  const offsets = addresses.map((address) => {
+    const offset = fileOffset(segments, BigInt(address), "E");
+    if (offset === null) throw new Error(`${path}: no segment has the sites`);
+    return Number(offset);
+  });
+  return { path, guard, offsets, addresses };
+}

@@ -1,0 +1,53 @@
+/**
+ * A tracer of our own on tracefs that is switched on and off: one event with a place for each site.
+ *
+ * Its group and event bear our pid; definitions are only appended and our own removed again.
+ */
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+
+const TRACEFS = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+let tracers = 0;
+
+export class Tracer {
+  readonly #trace: string;
+  readonly #name = `nop5_guard_${process.pid}_${tracers++}`;
+  readonly #remove = (): void => this.remove();
+
+  /** @param offsets file offsets of the places */
+  constructor(path: string, offsets: readonly number[]) {
+    this.#trace = TRACEFS.find((folder) => existsSync(`${folder}/uprobe_events`))!;
+    process.on("exit", this.#remove);
+    const places = offsets.map((offset) => `p:${this.event} ${path}:0x${offset.toString(16)}\n`);
+    for (const line of places) appendFileSync(`${this.#trace}/uprobe_events`, line);
+  }
+
+  /** Group and event, as tracefs names them. */
+  get event(): string {
+    return `${this.#name}/${this.#name}`;
+  }
+
+  on(): void {
+    writeFileSync(`${this.#trace}/events/${this.event}/enable`, "1");
+  }
+
+  off(): void {
+    writeFileSync(`${this.#trace}/events/${this.event}/enable`, "0");
+  }
+
+  /** How often all the places together were hit. */
+  hits(): number {
+    const lines = readFileSync(`${this.#trace}/uprobe_profile`, "latin1").matchAll(
+      new RegExp(` ${this.#name} +(\\d+)`, "g"),
+    );
+    return [...lines].reduce((sum, [, hits]) => sum + Number(hits), 0);
+  }
+
+  /** May be called again. */
+  remove(): void {
+    process.off("exit", this.#remove);
+    if (!existsSync(`${this.#trace}/events/${this.event}/enable`)) return;
+    this.off();
+    appendFileSync(`${this.#trace}/uprobe_events`, `-:${this.event}\n`);
+  }
+}
