@@ -25,6 +25,8 @@ import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, s
 import { type NewWords, wordSpace } from "./words.js";
 
 const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
+/** Finds the other by its name. In libc.so.6 from glibc 2.34 on, in libdl.so.2 before. */
+const LOOKUP = { name: "dlsym", version: "GLIBC_2.34", minor: 34 };
 const FINALIZE = { name: "__cxa_finalize", version: "GLIBC_2.2.5" };
 /** For each of the two imports, and for the preinit array. */
 const MOST_WORDS = 3;
@@ -32,6 +34,7 @@ const MOST_WORDS = 3;
 export interface ChildHandlerPlan {
   /** The input as places and program headers see it: its writable segment has room for the new words. */
   readonly image: ElfImage;
+  /** __register_atfork, or dlsym. */
   readonly register: Import;
   readonly finalize: Import | undefined;
   readonly start: Hook;
@@ -58,7 +61,8 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   const newWord = (): Vaddr => (space.start + 8 * words++) as Vaddr;
 
   const drafts = new ImportDrafts(image, tables);
-  const register = drafts.import(REGISTER.name, REGISTER.version, newWord);
+  const wanted = registration(drafts);
+  const register = drafts.import(wanted.name, wanted.version, newWord);
   if (typeof register === "string") return register;
   const isProgram = image.programHeaders.some((p) => p.p_type === elf.PT_INTERP);
   const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
@@ -76,6 +80,15 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   const startWord = at && { at, lead: drafts.relative(at) };
   const taken = words === 0 ? undefined : space.take(words);
   return { image: taken?.image ?? image, register, finalize, start, end, tables, words: taken, startWord };
+}
+
+/**
+ * What to import in order to register: the function itself, unless that takes longer tables and dlsym does not. A program
+ * with fixed addresses has no other spare import than __gmon_start__, whose name is too short for the function's.
+ */
+function registration(drafts: ImportDrafts): { readonly name: string; readonly version: string } {
+  if (drafts.isCheap(REGISTER.name) || !drafts.isCheap(LOOKUP.name)) return REGISTER;
+  return drafts.has(LOOKUP.name) || drafts.needsGlibc(LOOKUP.minor) ? LOOKUP : REGISTER;
 }
 
 function withoutHandlers(image: ElfImage): string | undefined {
@@ -107,6 +120,7 @@ export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (a
     start,
     {
       register: plan.register.slot,
+      lookUp: plan.register.name === LOOKUP.name ? REGISTER.name : undefined,
       afterInit: plan.start.next,
       end,
       constantWord: plan.start.needsWord && plan.startWord === undefined,

@@ -59,6 +59,29 @@ export class ImportDrafts {
     return this.#relocations.length;
   }
 
+  /** Whether the import of a function takes no longer table. */
+  isCheap(name: string): boolean {
+    const known = this.#existing(name);
+    if (known?.slot !== undefined) return true;
+    return this.cheapRelocations > 0 && (known !== undefined || this.#symbols.some((s) => s.room >= name.length));
+  }
+
+  /** Whether the file asks for a version of the C library from 2.`minor` on, and so never runs with an older one. */
+  needsGlibc(minor: number): boolean {
+    const { neededVersions } = this.tables;
+    if (neededVersions === undefined) return false;
+    const library = readNeededVersions(neededVersions.head).find((f) => stringAt(this.tables, f.vn_file) === C_LIBRARY);
+    return (library?.versions ?? []).some((v) => {
+      const version = /^GLIBC_2\.(\d+)$/.exec(stringAt(this.tables, v.vna_name) ?? "");
+      return version !== null && Number(version[1]) >= minor;
+    });
+  }
+
+  /** Whether the file has this import. */
+  has(name: string): boolean {
+    return this.#existing(name) !== undefined;
+  }
+
   /**
    * The import of a function, or why there is none.
    * @param version the version that the C library gives it, for a symbol that is appended

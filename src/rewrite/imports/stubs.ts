@@ -2,6 +2,7 @@
  * The new code that is called when the file is initialised and unloaded.
  *
  *     init:  __register_atfork(NULL, NULL, child, init); go on with what was called before
+ *            or register = dlsym(RTLD_DEFAULT, "__register_atfork"), which is then called where there is one
  *     fini:  __cxa_finalize(init);                       go on likewise
  *
  * The handle by which the C library knows whose handlers these are is the address of `init`: nothing else of the process
@@ -19,6 +20,8 @@ const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
 export interface StubTargets {
   /** The word that holds the address of __register_atfork. */
   readonly register: Vaddr;
+  /** Where that word holds the address of dlsym instead: the name to look up. */
+  readonly lookUp: string | undefined;
   /** What to go on with behind init, if anything. */
   readonly afterInit: Vaddr | undefined;
   /** For a file that can be unloaded: the word that holds the address of __cxa_finalize, and what to go on with. */
@@ -41,15 +44,18 @@ export interface Stubs {
  */
 export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vaddr) => Uint8Array): Stubs {
   const init = start;
-  const fini = vaddr(alignUp(start + initCode(init, init, targets).length, 16));
+  const fini = behind(start, initCode(init, init, init, targets).length);
   const finiBytes = targets.end === undefined ? [] : finiCode(fini, init, targets.end);
-  const wordAt = vaddr(alignUp(fini + finiBytes.length, 16));
-  const childAt = targets.constantWord ? vaddr(wordAt + 16) : wordAt;
+  const wordAt = behind(fini, finiBytes.length);
+  const nameAt = vaddr(targets.constantWord ? wordAt + 8 : wordAt);
+  const name = targets.lookUp === undefined ? Buffer.alloc(0) : Buffer.from(`${targets.lookUp}\0`, "latin1");
+  const childAt = behind(nameAt, name.length);
   const handler = child(childAt);
   const bytes = new Uint8Array(childAt - start + handler.length).fill(INT3);
-  bytes.set(initCode(init, childAt, targets));
+  bytes.set(initCode(init, childAt, nameAt, targets));
   bytes.set(finiBytes, fini - start);
   if (targets.constantWord) new DataView(bytes.buffer).setBigUint64(wordAt - start, BigInt(init), true);
+  bytes.set(name, nameAt - start);
   bytes.set(handler, childAt - start);
   return {
     bytes,
@@ -60,15 +66,32 @@ export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vadd
   };
 }
 
-function initCode(at: Vaddr, child: Vaddr, { register, afterInit }: StubTargets): number[] {
+/** Where the next piece begins. */
+const behind = (start: Vaddr, length: number): Vaddr => vaddr(alignUp(start + length, 16));
+
+function initCode(at: Vaddr, child: Vaddr, name: Vaddr, { register, lookUp, afterInit }: StubTargets): number[] {
+  const handlers: number[] = [];
   const code = [...ENDBR64, 0x57, 0x56, 0x52]; // push rdi; push rsi; push rdx
-  ripRelative(code, at, [0x48, 0x8d, 0x0d], at); // lea rcx, [init]
-  ripRelative(code, at, [0x48, 0x8d, 0x15], child); // lea rdx, [child]
-  code.push(0x31, 0xf6, 0x31, 0xff); // xor esi, esi; xor edi, edi
-  ripRelative(code, at, [0xff, 0x15], register); // call [register]
+  if (lookUp !== undefined) {
+    code.push(0x31, 0xff); // xor edi, edi
+    ripRelative(code, at, [0x48, 0x8d, 0x35], name); // lea rsi, [name]
+    ripRelative(code, at, [0xff, 0x15], register); // call [dlsym]
+    code.push(0x48, 0x85, 0xc0, 0x74, HANDLERS_SIZE + 2); // test rax, rax; je behind the call
+  }
+  const from = vaddr(at + code.length);
+  ripRelative(handlers, from, [0x48, 0x8d, 0x0d], at); // lea rcx, [init]
+  ripRelative(handlers, from, [0x48, 0x8d, 0x15], child); // lea rdx, [child]
+  handlers.push(0x31, 0xf6, 0x31, 0xff); // xor esi, esi; xor edi, edi
+  code.push(...handlers);
+  if (lookUp === undefined)
+    ripRelative(code, at, [0xff, 0x15], register); // call [register]
+  else code.push(0xff, 0xd0); // call rax
   code.push(0x5a, 0x5e, 0x5f); // pop rdx; pop rsi; pop rdi
   return goOn(code, at, afterInit);
 }
+
+/** The size of the instructions that load the arguments. */
+const HANDLERS_SIZE = 18;
 
 function finiCode(at: Vaddr, init: Vaddr, { finalize, after }: NonNullable<StubTargets["end"]>): number[] {
   const code = [...ENDBR64, 0x48, 0x83, 0xec, 0x08]; // sub rsp, 8
