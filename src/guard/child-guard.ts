@@ -62,7 +62,9 @@
  *   that was traced, which without the guard had died at its first site.
  * - Huge pages: there are no uprobes on hugetlbfs; transparent ones are split by the kernel before it writes.
  * - A semaphore that the kernel raised for an optimized site is inherited raised, and raised again by step 3: in a child
- *   that outlives the tracer it stays one too high. The program then prepares arguments that nobody reads.
+ *   that outlives the tracer it stays one too high for each site (as in a PIE that is started while it is traced: there the
+ *   kernel counts twice and takes back once; seen). The program then prepares arguments that nobody reads. Lowering it by hand
+ *   would be worse: which sites have raised it cannot be known, and one that is too low loses hits.
  *
  * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its entry
  * is an endbr64, its only return a ret.

@@ -44,6 +44,7 @@ describe("what a guard is made from", () => {
 describe.skipIf(cannotCompile("the guard on the real CPU"))("the guard on the real CPU", () => {
   const UNTOUCHED = "nop5 5 int3 0 call 0 torn 0 mark c3 maps 1";
   const DEAD = "nop5 0 int3 0 call 5 torn 0 mark c3 maps 1";
+  const KEPT = "registers kept, signals kept, descriptors kept";
   let program: GuardedProgram;
   let ofPrivatePages: GuardedProgram;
   beforeAll(async () => {
@@ -54,19 +55,30 @@ describe.skipIf(cannotCompile("the guard on the real CPU"))("the guard on the re
 
   const lines = async (of: GuardedProgram, script: string) => (await drive(of.path, "manual", script)).lines;
 
-  it("changes nothing where nothing is traced, and keeps registers and flags", async () => {
-    expect(await lines(program, "rp")).toEqual(["registers kept", UNTOUCHED]);
+  it("is what objdump takes for code: one way in, one way out, no calls", async () => {
+    const { stdout } = await run("objdump", ["-d", "-j", ".nop5guard", program.path]);
+    const code = [...stdout.matchAll(/^ *([0-9a-f]+):\t(?:[0-9a-f]{2} )+ *(?:\t(\S+))?/gm)]
+      .filter(([, address, name]) => name !== undefined && Number.parseInt(address!, 16) < program.guard.codeEnd)
+      .map(([, , name]) => name!);
+    expect(code.length).toBeGreaterThan(200);
+    expect(code[0]).toBe("endbr64");
+    expect(code.filter((name) => name === "endbr64" || name.startsWith("ret"))).toEqual(["endbr64", "ret"]);
+    expect(code.filter((name) => name === "(bad)" || name.startsWith("call") || name === "int3")).toEqual([]);
   });
 
-  it("puts the file's bytes back and keeps registers and flags", async () => {
-    expect(await lines(program, "pbprph")).toEqual([UNTOUCHED, DEAD, "registers kept", UNTOUCHED]);
+  it("changes nothing where nothing is traced, and keeps registers, flags and all else", async () => {
+    expect(await lines(program, "rp")).toEqual([KEPT, UNTOUCHED]);
+  });
+
+  it("puts the file's bytes back and keeps registers, flags and all else", async () => {
+    expect(await lines(program, "pbprph")).toEqual([UNTOUCHED, DEAD, KEPT, UNTOUCHED]);
     expect(program.guard.pageCount).toBe(3);
   });
 
   it("writes only the sites where a page has other bytes than the file", async () => {
     expect(await lines(ofPrivatePages, "Mbprph")).toEqual([
       DEAD.replace("c3", "c2"),
-      "registers kept",
+      KEPT,
       UNTOUCHED.replace("c3", "c2"),
     ]);
     // The byte that the guard was not told of is lost: this is what the set of private pages is for.

@@ -10,7 +10,7 @@ import { afterAll } from "vitest";
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../src/address.js";
 import { type ChildGuard, childGuard } from "../../src/guard/child-guard.js";
 import { NOP5 } from "../../src/x86/bytes.js";
-import { fileOffset, readSegments } from "../judges/headers.js";
+import { fileOffset, readSections, readSegments } from "../judges/headers.js";
 import { must } from "../run.js";
 
 const SITES = 0x10000000;
@@ -36,6 +36,8 @@ export interface GuardedProgram {
   /** File offsets of the sites. */
   readonly offsets: readonly number[];
   readonly addresses: readonly Vaddr[];
+  /** File offset of the driver's semaphore. */
+  readonly semaphore: number;
 }
 
 let folder: string | undefined;
@@ -92,5 +94,7 @@ export async function guardedProgram(layout: Layout): Promise<GuardedProgram> {
     if (offset === null) throw new Error(`${path}: no segment has the sites`);
     return Number(offset);
   });
-  return { path, guard, offsets, addresses };
+  const probes = (await readSections(path)).find((section) => section.name === ".probes");
+  if (probes === undefined) throw new Error(`${path}: no semaphore`);
+  return { path, guard, offsets, addresses, semaphore: Number(probes.offset) };
 }

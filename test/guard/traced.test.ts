@@ -86,6 +86,43 @@ describe.skipIf(cannotOptimize("the fork guard under uprobes"))("the fork guard 
     expect(hits).toBe(2);
   });
 
+  it("splits each of the mappings that the sites' segment has become", async () => {
+    const maps = 2;
+    expect(await traced("vhfphp")).toEqual({
+      lines: [state({ int3: SITES, maps }), state({ call: SITES, maps }), "exit 0"],
+      hits: 2,
+    });
+  });
+
+  it("splits at a mapping's last page", async () => {
+    const tight = await guardedProgram({ sites: SITES, stride: 2560, morePages: 0 });
+    const alone = await guardedProgram({ sites: 1, stride: 40, first: 4096 + 4091, morePages: 0 });
+    expect(await traced("hfphp", "guard", tight)).toEqual({ lines: [INT3S, CALLS, "exit 0"], hits: 2 });
+    expect(await traced("hfphp", "guard", alone)).toEqual({
+      lines: [state({ int3: 1 }), state({ call: 1 }), "exit 0"],
+      hits: 2,
+    });
+  });
+
+  it("keeps a child that can have no more mappings, uncounted", async () => {
+    const { lines, hits } = await traced("hxfphp");
+    expect(lines).toEqual([NOPS, NOPS, "exit 0"]);
+    expect(hits).toBe(1);
+  });
+
+  it("leaves a child's semaphore one too high for each site, as the kernel leaves that of a PIE", async () => {
+    tracer = new Tracer(program.path, program.offsets, program.semaphore);
+    const semaphores = async (mode: Mode, script: string) => {
+      tracer!.on();
+      const { lines } = await drive(program.path, mode, script, [() => tracer!.off()]);
+      return lines.filter((line) => line.startsWith("semaphore")).map((line) => Number(line.split(" ")[1]));
+    };
+    // The kernel's own: a PIE that is started while it is traced has its sites counted twice, and taken back once.
+    expect(await semaphores("none", "hsws")).toEqual([2 * SITES, SITES]);
+    // Not as it should be (10, 10, 5): see child-guard.ts.
+    expect(await semaphores("guard", "hsfsws")).toEqual([2 * SITES, 3 * SITES, 2 * SITES]);
+  });
+
   it("keeps a child that may not call madvise, uncounted", async () => {
     expect(await traced("hqfphp")).toEqual({ lines: [NOPS, NOPS, "exit 0"], hits: 1 });
   });
@@ -176,30 +213,36 @@ describe.skipIf(cannotOptimize("the fork guard under uprobes"))("the fork guard 
     expect(await of("int3", "--no-inherit")).toEqual([CALLS, TORN, "killed by 4"]);
   });
 
-  it("loses no child while tracers come and go", { timeout: 180_000 }, async () => {
+  it("loses no child while two tracers come and go", { timeout: 180_000 }, async () => {
     const uprobes = trace(program);
+    const second = new Tracer(program.path, program.offsets);
     const forks = LONG ? 20_000 : 2_000;
     const run = async (mode: Mode, count: number): Promise<string> => {
-      let toggling = true;
-      let toggles = 0;
-      const toggler = (async () => {
-        while (toggling) {
-          uprobes.on();
-          await sleep(15);
-          uprobes.off();
-          await sleep(5);
-          toggles++;
+      let running = true;
+      let times = 0;
+      const comeAndGo = async (which: Tracer, stay: number, away: number): Promise<void> => {
+        while (running) {
+          which.on();
+          await sleep(stay);
+          which.off();
+          await sleep(away);
+          times++;
         }
-      })();
+      };
+      const both = Promise.all([comeAndGo(uprobes, 15, 5), comeAndGo(second, 2, 3)]);
       const { lines } = await drive(program.path, mode, `N${count}`);
-      toggling = false;
-      await toggler;
-      console.log(`${mode}: ${lines.join(" ")}, attached and detached ${toggles} times`);
+      running = false;
+      await both;
+      console.log(`${mode}: ${lines.join(" ")}; attached and detached ${times} times`);
       return lines[0]!;
     };
-    expect(await run("guard", forks)).toBe(`forks ${forks} dead 0 wrong 0`);
-    expect(uprobes.hits()).toBeGreaterThan(forks);
-    const dead = Number(/dead (\d+)/.exec(await run("none", 500))![1]);
-    expect(dead).toBeGreaterThan(20);
+    try {
+      expect(await run("guard", forks)).toBe(`forks ${forks} dead 0 wrong 0`);
+      expect(uprobes.hits()).toBeGreaterThan(forks);
+      const dead = Number(/dead (\d+)/.exec(await run("none", 500))![1]);
+      expect(dead).toBeGreaterThan(20);
+    } finally {
+      second.remove();
+    }
   });
 });

@@ -14,11 +14,15 @@ export class Tracer {
   readonly #name = `nop5_guard_${process.pid}_${tracers++}`;
   readonly #remove = (): void => this.remove();
 
-  /** @param offsets file offsets of the places */
-  constructor(path: string, offsets: readonly number[]) {
+  /**
+   * @param offsets file offsets of the places
+   * @param semaphore file offset of the semaphore of all of them, which the kernel then raises
+   */
+  constructor(path: string, offsets: readonly number[], semaphore?: number) {
     this.#trace = TRACEFS.find((folder) => existsSync(`${folder}/uprobe_events`))!;
     process.on("exit", this.#remove);
-    const places = offsets.map((offset) => `p:${this.event} ${path}:0x${offset.toString(16)}\n`);
+    const counter = semaphore === undefined ? "" : `(0x${semaphore.toString(16)})`;
+    const places = offsets.map((offset) => `p:${this.event} ${path}:0x${offset.toString(16)}${counter}\n`);
     for (const line of places) appendFileSync(`${this.#trace}/uprobe_events`, line);
   }
 

@@ -75,6 +75,8 @@ static void look_at_first_bytes(void) {
   }
 }
 
+static volatile unsigned short semaphore __attribute__((section(".probes"))) = 0;
+
 /* The guard between registers that are all set, and all looked at afterwards. */
 struct registers { uint64_t r[15], flags; };
 static struct registers before, after;
@@ -94,10 +96,21 @@ __asm__(".text\ncall_guard:\n push %rbx\n push %rbp\n push %r12\n push %r13\n pu
 static void guard_keeps_registers(void) {
   for (int i = 0; i < 15; i++) before.r[i] = 0x0123456789abcdefull * (i + 3);
   before.flags = 0xcd7 | 0x200; /* CF PF AF ZF SF DF OF, and IF, which is always set */
+  sigset_t mask_before, mask_after;
+  sigemptyset(&mask_before);
+  sigaddset(&mask_before, SIGUSR1);
+  sigaddset(&mask_before, SIGSYS);
+  sigprocmask(SIG_SETMASK, &mask_before, NULL);
+  int free_before = dup(0);
+  close(free_before);
   call_guard(&before, &after);
+  int free_after = dup(0);
+  sigprocmask(SIG_SETMASK, NULL, &mask_after);
   before.flags &= ~0x100ul;
   after.flags &= ~0x100ul;
-  printf("registers %s\n", memcmp(&before, &after, sizeof before) ? "changed" : "kept");
+  printf("registers %s, ", memcmp(&before, &after, sizeof before) ? "changed" : "kept");
+  printf("signals %s, ", memcmp(&mask_before, &mask_after, 8) ? "changed" : "kept");
+  printf("descriptors %s\n", free_before != free_after ? "changed" : "kept");
 }
 
 /* Where rip and rsp are at each instruction of the guard. */
@@ -237,6 +250,7 @@ static void run(const char *script) {
       case 'p': print_state(); break;
       case 'r': guard_keeps_registers(); break;
       case 'c': step_through_guard(); break;
+      case 's': printf("semaphore %d\n", semaphore); break;
       case 'N': many(number); break;
       case 'T': time_forks(number); break;
       case 'w': /* until the test says so */
@@ -254,6 +268,10 @@ static void run(const char *script) {
       case 'D': if (madvise((void *)SITES, SIZE, MADV_DONTDUMP)) fail("madvise"); break;
       case 'S': if (syscall(462 /* mseal */, SITES, SIZE, 0)) fail("mseal"); break;
       case 'A': make_anonymous(); break;
+      case 'v': if (madvise((void *)(SITES + 8192), SIZE - 8192, MADV_RANDOM)) fail("madvise"); break;
+      case 'x': /* as many mappings as there may be */
+        for (int i = 0; mmap(NULL, 4096, i++ % 2 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;) {}
+        break;
       case 'n': without_proc(); break;
       case 'q': refuse((int[]){SYS_madvise}, 1, SECCOMP_RET_ERRNO | EPERM); break;
       case 'k': refuse((int[]){SYS_madvise, SYS_open, SYS_openat, SYS_rt_sigprocmask}, 4, SECCOMP_RET_KILL_PROCESS); break;
