@@ -4,8 +4,7 @@
  *
  * Orders that need luck cannot be forced on a live kernel and are not here: only what happens one step after the other.
  */
-import { rmSync } from "node:fs";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { type Fault, faultNamed } from "../../../src/patching/faults.js";
 import { type Protocol, protocols } from "../../../src/patching/protocol.js";
 import { PLAIN_CONSUMER, Setup } from "../../../src/patching/setup.js";
@@ -13,17 +12,14 @@ import { skipBecause } from "../../packages/skips.js";
 import { type Case, cases } from "./cases.js";
 import { LiveRun } from "./live.js";
 import { liveProgram, withDriver } from "./live-program.js";
-import { cannotCompare, makeFolder, write } from "./machine.js";
+import { cannotCompare, write } from "./machine.js";
 import { differences, type Observation, record, table } from "./observation.js";
 import { RehearsedRun } from "./rehearsed.js";
 
 const skips = skipBecause("conformance of the model with the kernel", await cannotCompare());
-const folder = makeFolder();
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
 async function runLive(of: Case): Promise<readonly Observation[]> {
   const live = liveProgram(of.program, of.threads);
-  const run = await LiveRun.start(write(folder, of.title, live), live, { ...of, returns: of.consumer === "return" });
+  const run = await LiveRun.start(write(of.title, live), live, { ...of, returns: of.consumer === "return" });
   try {
     const seen = await record(run, of.steps);
     const end = await run.finish();

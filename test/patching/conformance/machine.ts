@@ -2,6 +2,7 @@
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { afterAll } from "vitest";
 import { treatmentOf } from "../../../src/live/kernel-tests.js";
 import { findTracefs } from "../../../src/live/tracefs.js";
 import { makeProgram } from "../../../src/patching/programs.js";
@@ -21,31 +22,30 @@ export async function cannotCompare(): Promise<string | null> {
 }
 
 async function takesCallsBack(): Promise<boolean> {
-  const folder = makeFolder();
   const program = makeProgram("plain");
   const live = liveProgram(program, 1);
+  const run = await LiveRun.start(write("detaching", live), live, {
+    ...{ program, threads: 1, repairs: false, returns: false },
+  });
   try {
-    const run = await LiveRun.start(write(folder, "detaching", live), live, {
-      ...{ program, threads: 1, repairs: false, returns: false },
-    });
-    try {
-      await run.perform({ do: "attach" });
-      await run.perform({ do: "pass", thread: 0, times: 1 });
-      await run.perform({ do: "detach" });
-      return run.observe().spaces[0]!.sites[0] === hexBytes(program.sites[0]!.original);
-    } finally {
-      await run.stop();
-    }
+    await run.perform({ do: "attach" });
+    await run.perform({ do: "pass", thread: 0, times: 1 });
+    await run.perform({ do: "detach" });
+    return run.observe().spaces[0]!.sites[0] === hexBytes(program.sites[0]!.original);
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    await run.stop();
   }
 }
 
-/** A folder of its own; whoever makes it removes it. */
-export const makeFolder = (): string => mkdtempSync(path.join(tmpdir(), "conformance-"));
+let folder: string | undefined;
+afterAll(() => {
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+});
 
-/** Writes a program that can be run. Names of uprobes take no blanks. */
-export function write(folder: string, title: string, { bytes }: LiveProgram): string {
+/** Writes a program that can be run, into a folder that goes away with the tests. Names of uprobes take no blanks. */
+export function write(title: string, { bytes }: LiveProgram): string {
+  // Made when it is needed: where all tests are skipped nothing would remove it.
+  folder ??= mkdtempSync(path.join(tmpdir(), "conformance-"));
   const file = path.join(folder, title.replace(/\W+/g, "-"));
   writeFileSync(file, bytes);
   chmodSync(file, 0o755);

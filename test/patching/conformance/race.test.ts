@@ -4,9 +4,8 @@
  *
  * Which orders come up is luck: this can show that the model lacks something, not that it has everything.
  */
-import { rmSync } from "node:fs";
 import { Worker } from "node:worker_threads";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { Model } from "../../../src/patching/model.js";
 import { makeProgram, type Program } from "../../../src/patching/programs.js";
 import { protocols } from "../../../src/patching/protocol.js";
@@ -14,15 +13,12 @@ import { Setup } from "../../../src/patching/setup.js";
 import { skipBecause } from "../../packages/skips.js";
 import { hexBytes, LiveRun } from "./live.js";
 import { liveProgram, withDriver } from "./live-program.js";
-import { cannotCompare, makeFolder, write } from "./machine.js";
+import { cannotCompare, write } from "./machine.js";
 
 const THREADS = 2;
 /** More than there is time for. */
 const PASSES = 1_000_000_000;
-const TOGGLES = 12;
-
-const folder = makeFolder();
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const TOGGLES = 6;
 
 /** All that ever stands at each site in the model, whatever the order of things. */
 function modelled(program: Program): readonly ReadonlySet<string>[] {
@@ -88,7 +84,7 @@ describe.skipIf(skipBecause("races on the live kernel", await cannotCompare()))(
       ["sites 3 GiB apart", makeProgram("far")],
     ])("%s", { timeout: 30_000 }, async (title, program) => {
       const live = liveProgram(program, THREADS);
-      const run = await LiveRun.start(write(folder, title, live), live, {
+      const run = await LiveRun.start(write(title, live), live, {
         ...{ program, threads: THREADS, repairs: false, returns: false },
       });
       const readings = readAllAlong(run.pid, program);
