@@ -127,6 +127,13 @@ describe.skipIf(cannotCompile("the guard on the real CPU"))("the guard on the re
     expect(await lines(program, "bfkgh")).toEqual(["killed by 31"]);
   });
 
+  it("lets signals wait until the sites are sound", async () => {
+    // The handler passes the sites. Before the guard keeps signals out that is the end; from then on it never is.
+    expect(await drive(program.path, "manual", "bI5cp")).toEqual({ lines: [], status: null });
+    for (const steps of [60, 120, 200, 280])
+      expect(await lines(program, `bI${steps}cp`)).toEqual(["interrupted 1", UNTOUCHED]);
+  });
+
   it("says at every instruction where the caller's frame is", async () => {
     for (const script of ["c", "bc"]) {
       const steps = (await lines(program, script)).map((line) =>

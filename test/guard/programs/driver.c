@@ -116,21 +116,32 @@ static void guard_keeps_registers(void) {
 /* Where rip and rsp are at each instruction of the guard. */
 static struct { uint64_t rip, rsp; } steps[1 << 16];
 static int stepped;
+/* After so many instructions of the guard a signal comes whose handler passes the sites; 0: none does. */
+static int interrupt_after;
+static volatile int interrupted;
+static void on_signal(int signal) {
+  hit();
+  interrupted = 1;
+}
 static void on_step(int signal, siginfo_t *info, void *context) {
   greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
   if (stepped < 1 << 16) {
     steps[stepped].rip = r[REG_RIP];
     steps[stepped++].rsp = r[REG_RSP];
   }
+  if (interrupt_after != 0 && r[REG_RIP] == GUARD) stepped = 0;
+  if (interrupt_after != 0 && stepped == interrupt_after) kill(getpid(), SIGUSR1);
 }
 static void step_through_guard(void) {
   struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
   sigaction(SIGTRAP, &action, NULL);
+  signal(SIGUSR1, on_signal);
   memset(&before, 0, sizeof before);
   before.flags = 0x302;
   call_guard(&before, &after);
   __asm__ volatile("pushfq\n andq $~0x100,(%%rsp)\n popfq" ::: "memory", "cc");
-  for (int i = 0; i < stepped; i++)
+  if (interrupt_after != 0) printf("interrupted %d\n", interrupted);
+  else for (int i = 0; i < stepped; i++)
     if (steps[i].rip >= GUARD && steps[i].rip < GUARD_END) printf("step %lx %lx\n", steps[i].rip - BASE, steps[i].rsp);
 }
 
@@ -250,6 +261,7 @@ static void run(const char *script) {
       case 'p': print_state(); break;
       case 'r': guard_keeps_registers(); break;
       case 'c': step_through_guard(); break;
+      case 'I': interrupt_after = number; break;
       case 's': printf("semaphore %d\n", semaphore); break;
       case 'N': many(number); break;
       case 'T': time_forks(number); break;
