@@ -51,7 +51,7 @@ export function explainedCode(
  * Whether there is a reason for a window to have changed: it has a rewritten probe, or leads to one. Code that is written
  * in another way for no probe's sake may do the same; it has no business to change.
  */
-export const accountsFor = ({ passings, walkedNew }: Proof): boolean =>
+const accountsFor = ({ passings, walkedNew }: Proof): boolean =>
   walkedNew.length > 0 || passings.some(({ form }) => form !== undefined);
 
 /** Bytes between pieces of new code, and between it and what stood before. */

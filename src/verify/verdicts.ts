@@ -11,7 +11,7 @@ import type { UsdtNote } from "../usdt/notes.js";
 import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
-import { accountsFor, explainedCode } from "./explained.js";
+import { explainedCode } from "./explained.js";
 import { compareArguments, compareNotes, type NotePair, type NoteProblem } from "./note-pairs.js";
 import { describeRun } from "./run-both.js";
 import type { StateRun } from "./run-states.js";
@@ -58,7 +58,6 @@ export function judge(evidence: Evidence): CodeReport {
       accuse(blame(mismatch, examined, evidence), mismatchProblem(mismatch, shown, evidence));
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
       accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
-    for (const { note, problem } of lostProbes(examined)) cases[note]!.problems.push(problem);
     const { start, frozen } = examined.window;
     if (frozen !== undefined)
       accuse(nearest(start, start, examined, evidence), { verdict: "different", reason: frozen });
@@ -68,15 +67,6 @@ export function judge(evidence: Evidence): CodeReport {
   const explained = explainedCode(evidence, blamed);
   const { changed, added } = evidence.code;
   return { sites, explained, unexplained: without(united([...changed, ...added]), explained) };
-}
-
-/** Probes that stand as they stood, though code was changed around them: what was to become of them has not become of them. */
-function lostProbes({ proof }: ExaminedWindow): { note: number; problem: SiteProblem }[] {
-  if (proof === undefined || proof.replaced.length === 0 || accountsFor(proof)) return [];
-  return proof.passings.flatMap(({ notes, rewritten }) => {
-    const reason = `no probe that a kernel optimizes stands at ${hex(rewritten)}, and the code around it is another`;
-    return notes.map((note) => ({ note, problem: { verdict: "different", reason } as const }));
-  });
 }
 
 /** From how many states both sides passed a note's probe, and could be held against each other. */

@@ -12,10 +12,12 @@ import { Faulty, type Rewritten, rewriteFile, tacticsLibrary } from "./planting.
 
 let rewritten: Rewritten;
 let layout5: Rewritten;
+let layout10: Rewritten;
 beforeAll(async () => {
   if (!canCompile) return;
   rewritten = rewriteFile(await tacticsLibrary(), "nop5");
   layout5 = rewriteFile(await tacticsLibrary(), "nop,nop5");
+  layout10 = rewriteFile(await tacticsLibrary(), "nop,nop10");
 });
 
 const NOP5 = "0f1f440000";
@@ -236,6 +238,25 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
     expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
     expect(unexplained).toEqual([{ start: at + 1, end: at + 2 }]);
+  });
+
+  it("in code that no site accounts for, and that does the same", () => {
+    // nopl (%rax) and mov %rdi,%rax, in the other order.
+    const at = new Faulty(rewritten).symbol("idle");
+    const faulty = new Faulty(rewritten).put(at, "4889f80f1f00");
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
+    expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
+    expect(unexplained).toEqual([{ start: at, end: at + 6 }]);
+  });
+
+  it("where the block moved up, and the probe is a one-byte nop as before", () => {
+    const nops = "90".repeat(11);
+    const faulty = new Faulty(layout10).replace("shift", "90662e0f1f840000000000", nops);
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, layout10.original));
+    // The probe is as good as it was: it is the code behind it that nobody accounts for.
+    expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
+    const { to } = faulty.probe("shift");
+    expect(unexplained.map(({ start }) => start)).toEqual([to + 1]);
   });
 
   it("in bytes that nothing runs", () => {

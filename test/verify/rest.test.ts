@@ -204,6 +204,18 @@ describe.skipIf(!canCompile)("the rest of the file", () => {
     expect(complaints(held(copy)).length).toBeGreaterThan(0);
   });
 
+  it("is not an original where what the file leads to is damaged", () => {
+    // The FDE's distance to its CIE: nobody can read the table any more.
+    const copy = changed(subject.bytes, (bytes, image) =>
+      flip(bytes, section(image, ".eh_frame").sh_offset + 0x1c, 0x40),
+    );
+    expect(complaints(held(copy, subject.original))).not.toEqual([]);
+    const { sites, findings } = held(copy);
+    expect(findings.map((f) => f.what)).toEqual([expect.stringMatching(/no longer leads to its original/)]);
+    expect(sites.map((s) => s.verdict)).toEqual(Array(12).fill("unproved"));
+    expect(sites[0]!.reason).toMatch(/the original cannot be restored: damaged \.eh_frame/);
+  });
+
   it("counts changes of any byte, wherever it is", () => {
     const unnoticed: string[] = [];
     let seed = 1;

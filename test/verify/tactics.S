@@ -202,6 +202,13 @@ function untouched
   ret
 endfunction untouched
 
+/* No probe, and a nop of its own. */
+function idle
+  nopl (%rax)
+  mov %rdi, %rax
+  ret
+endfunction idle
+
 function external
   xor %eax, %eax
   ret

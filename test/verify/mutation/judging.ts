@@ -1,0 +1,74 @@
+/**
+ * What verification makes of a file with a fault: of the file alone and held against its original, and which of the ways in
+ * which it looks would have been enough.
+ */
+import { type ElfImage, parseElf } from "../../../src/elf/image.js";
+import { InputError } from "../../../src/errors.js";
+import { readUsdtNotes } from "../../../src/usdt/notes.js";
+import type { VerifyReport } from "../../../src/verify/contract.js";
+import { carriedOriginal, givenOriginal } from "../../../src/verify/original.js";
+import { compareRest } from "../../../src/verify/rest.js";
+import { gatherEvidence } from "../../../src/verify/sites.js";
+import { judge } from "../../../src/verify/verdicts.js";
+import { verify } from "../../../src/verify/verify.js";
+import { type Fault, plant } from "./fault.js";
+
+export interface Finding {
+  readonly fault: Fault;
+  /** Reported as different: with the original that the file carries, and with the one given. */
+  readonly alone: boolean;
+  readonly given: boolean;
+  /** By the proof of the code, without any run; by a run, without the proof; by the notes' and the file's other rules. */
+  readonly byProof: boolean;
+  readonly byRuns: boolean;
+  readonly byRest: boolean;
+  /** What is said of it, for people. */
+  readonly says: readonly string[];
+}
+
+export const isDifferent = ({ sites, findings }: VerifyReport): boolean =>
+  findings.length > 0 || sites.some((s) => s.verdict === "different");
+
+const complaints = ({ sites, findings }: VerifyReport): string[] => [
+  ...sites.filter((s) => s.verdict !== "equivalent").map((s) => `${s.verdict} ${s.name}: ${s.reason}`),
+  ...findings.map(({ where, what }) => `${where}: ${what}`),
+];
+
+/** @param bytes the file with the fault */
+export function examine(fault: Fault, bytes: Buffer = plant(fault)): Finding {
+  const { original } = fault.subject.rewritten;
+  const image = parseElf(bytes);
+  const given = verify(image, givenOriginal(image, original.bytes));
+  const alone = verify(image, carriedOriginal(image));
+  return {
+    fault,
+    given: isDifferent(given),
+    alone: isDifferent(alone),
+    ...shares(image, original),
+    says: complaints(given),
+  };
+}
+
+/** Which of the ways would have been enough. */
+function shares(image: ElfImage, original: ElfImage): Pick<Finding, "byProof" | "byRuns" | "byRest"> {
+  if (!canReadNotes(image)) return { byProof: false, byRuns: false, byRest: true };
+  const evidence = gatherEvidence(image, original);
+  const withoutRuns = judge({ ...evidence, found: evidence.found.map((f) => ({ ...f, runs: [] })) });
+  const runs = evidence.found.flatMap((f) => f.runs.flatMap((r) => r.runs));
+  const { explained } = judge(evidence);
+  return {
+    byProof: withoutRuns.sites.some((s) => s.verdict === "different"),
+    byRuns: runs.some((r) => r.both.difference !== undefined),
+    byRest: compareRest(image, original, explained, true).findings.length > 0,
+  };
+}
+
+function canReadNotes(image: ElfImage): boolean {
+  try {
+    readUsdtNotes(image);
+    return true;
+  } catch (error) {
+    if (error instanceof InputError) return false;
+    throw error;
+  }
+}
