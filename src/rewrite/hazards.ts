@@ -3,8 +3,10 @@
  * option that decides it.
  */
 import { hex, type Vaddr } from "../address.js";
+import { readBuildId } from "../elf/build-id.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
+import { InputError } from "../errors.js";
 import { STEPPING_FACTOR } from "../kernel/kernels.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { Hazard, RedZone } from "./contract.js";
@@ -35,7 +37,13 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...selfCheck(context),
   ];
   if (context.placed.size === 0) return hazards;
-  return [...hazards, ...perfHazard(context), ...staleRelocations(context), ...trailingData(context)];
+  return [
+    ...hazards,
+    ...perfHazard(context),
+    ...perfCacheHazard(context),
+    ...staleRelocations(context),
+    ...trailingData(context),
+  ];
 }
 
 const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
@@ -131,6 +139,35 @@ function perfHazard({ image, place, placed }: HazardContext): Hazard[] {
       message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was}; no option changes that)`,
     },
   ];
+}
+
+/** The shortest build-id by which perf lists what is in its cache: an MD5. lld's default has 8 bytes. */
+const PERF_BUILD_ID_SIZE = 16;
+
+/** perf knows USDT probes by its cache alone, and what is in there by build-id. */
+function perfCacheHazard({ image }: HazardContext): Hazard[] {
+  const size = buildIdSize(image);
+  if (size >= PERF_BUILD_ID_SIZE) return [];
+  const effect =
+    size === 0
+      ? "perf cannot find these probes: the file has no build-id, by which its cache knows them"
+      : `perf finds these probes by \`perf probe -x FILE\` alone: the file's build-id has ${size} bytes, of which its cache wants ${PERF_BUILD_ID_SIZE}`;
+  return [
+    {
+      code: "perf-build-id",
+      message: `on every kernel ${effect} (it was so before; no option changes that, link with --build-id=sha1)`,
+    },
+  ];
+}
+
+/** 0 where there is none, or a damaged one. */
+function buildIdSize(image: ElfImage): number {
+  try {
+    return readBuildId(image)?.size ?? 0;
+  } catch (error) {
+    if (error instanceof InputError) return 0;
+    throw error;
+  }
 }
 
 /** Relocations that the linker kept (--emit-relocs) describe code that is no longer there. */

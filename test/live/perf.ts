@@ -38,10 +38,7 @@ export async function seenByPerf(target: Target, recording: boolean): Promise<Se
   const group = `sdt_${target.provider}`;
   const perf = (...args: readonly string[]): Promise<string> =>
     must("perf", ["--buildid-dir", join(folder, "cache"), ...args], { environment: target.environment });
-  const remove = (): void => {
-    const names = eventsOf(target.provider).map((line) => /:(\S+)/.exec(line)![1]!);
-    for (const name of new Set(names)) appendFileSync(EVENTS, `-:${name}\n`);
-  };
+  const remove = (): void => removeEvents(target.provider);
   const record = async (): Promise<Seen> => {
     const data = join(folder, "perf.data");
     const printed = await perf("record", "--quiet", "--no-buildid", "-o", data, "-e", `${group}:*`, target.command);
@@ -75,6 +72,12 @@ export const eventsOf = (provider: string): readonly string[] =>
         .split("\n")
         .filter((line) => line.includes(`:sdt_${provider}/`))
     : [];
+
+/** Takes them away without perf; none may be there. */
+export function removeEvents(provider: string): void {
+  const names = eventsOf(provider).map((line) => /:(\S+)/.exec(line)![1]!);
+  for (const name of new Set(names)) appendFileSync(EVENTS, `-:${name}\n`);
+}
 
 /** Lines such as `12,,sdt_p:entered,1234,100.00,,`. */
 function countsIn(csv: string, group: string): readonly string[] {

@@ -11,12 +11,13 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { fileOffset, perfFinds, readSections, readSegments } from "../judges/headers.js";
 import { type Note, readNotes } from "../judges/notes.js";
 import { skipBecause } from "../packages/skips.js";
+import { run } from "../run.js";
 import { bpftraceMissing, withBpftrace } from "./bpftrace.js";
 import { gdbMissing, seenByGdb } from "./gdb.js";
 import { cannotTrace } from "./kernel.js";
 import { libbpfMissing, withLibbpf } from "./libbpf.js";
-import { eventsOf, perfMissing, seenByPerf } from "./perf.js";
-import type { Rewritten } from "./rewriting.js";
+import { eventsOf, perfMissing, removeEvents, seenByPerf } from "./perf.js";
+import { type Rewritten, scratch } from "./rewriting.js";
 import {
   buildWitness,
   countsOf,
@@ -45,7 +46,7 @@ const LONG = process.env.LONG === "1";
 const layoutsFor = (way: Way): readonly string[] =>
   LONG ? ["nop5", "nop,nop5", "nop,nop10"] : way === ways[0] ? ["nop5", "nop,nop10"] : ["nop5"];
 
-/** perf knows no short build-id, which lld gives where it is not told. */
+/** perf finds no probes by a short build-id, which lld gives where it is not told. */
 const lld = ["-fuse-ld=lld", "-Wl,--build-id=sha1"];
 
 const ways: readonly Way[] = [
@@ -98,14 +99,14 @@ const LAST: ReadonlyMap<string, string> = new Map([
   ["last", ""],
 ]);
 
-async function expectSeenByLibbpf(target: Target): Promise<void> {
+async function expectSeenByLibbpf(target: Target, expected: readonly string[]): Promise<void> {
   const probes = NAMES.map((name) => `${target.provider}:${name}`);
   let output = "";
   const seen = await withLibbpf(target.file, probes, async () => {
     output = await runTarget(target);
   });
   expect(output).toBe(OUTPUT);
-  const counts = countsOf(await expectedOf(target));
+  const counts = countsOf(expected);
   const hits = NAMES.map((name) => `${name} ${seen.get(`${target.provider}:${name}`)?.hits}`);
   expect(hits.filter((line) => !line.endsWith(" 0")).sort()).toEqual(counts);
   for (const name of NAMES) {
@@ -205,7 +206,9 @@ function describeWay(way: Way): void {
       for (const { title, target, report } of targets) {
         const { counts, output, recorded } = await seenByPerf(target, LONG || (way === ways[0] && title === "nop5"));
         const { notes, found } = await findableByPerf(target);
-        const raised = await semaphoresRaised(target);
+        // No file may lose what the one before had.
+        expect(found.length, title).toBeGreaterThanOrEqual((await findableByPerf(before)).found.length);
+        const raised = await semaphoresRaised(before);
         const passed = found.filter((note) => raised || note.semaphore === 0n);
         expect([title, output]).toEqual([title, OUTPUT]);
         expect(counts, title).toEqual(countsAt(passed));
@@ -219,6 +222,7 @@ function describeWay(way: Way): void {
         if (report !== undefined) {
           const lost = notes.length - found.length;
           const said = report.hazards.find((h) => h.code === "perf")?.message ?? "nothing";
+          expect(report.hazards.map((h) => h.code)).not.toContain("perf-build-id");
           expect(said, title).toContain(lost === 0 ? "nothing" : `cannot find ${lost} probes`);
           if (lost > 0) expect(said, title).toContain("p_vaddr - p_offset");
         }
@@ -245,14 +249,14 @@ function describeWay(way: Way): void {
     it.skipIf(noBpftrace)("is read the same by bpftrace", async () => {
       for (const { title, target } of targets) {
         expect(await seenByBpftrace(target), title).toEqual({
-          hits: await expectedOf(target),
+          hits: await expectedOf(before),
           output: OUTPUT,
         });
       }
     });
 
     it.skipIf(noLibbpf)("is read the same by libbpf", async () => {
-      for (const { target } of targets) await expectSeenByLibbpf(target);
+      for (const { target } of targets) await expectSeenByLibbpf(target, await expectedOf(before));
     });
   });
 }
@@ -261,6 +265,30 @@ const lowest = (values: readonly bigint[]): bigint => values.reduce((least, valu
 
 describe.skipIf(noUprobes)("tracers as witnesses:", () => {
   for (const way of ways) describeWay(way);
+
+  it.skipIf(noPerf).each([
+    { id: "none", because: "has no build-id", places: 0 },
+    { id: "0x1122334455667788", because: "build-id has 8 bytes", places: SITES },
+  ])("perf does not find by name what has --build-id=$id, and the report says so", async ({ id, because, places }) => {
+    const target = await buildWitness({ title: id, flags: [`-Wl,--build-id=${id}`] });
+    const { target: rewritten, report } = await rewriteTarget(target, "--layout", "nop5");
+    for (const { provider, file } of [target, rewritten]) {
+      const folder = scratch("perf");
+      const perf = (...args: readonly string[]) => run("perf", ["--buildid-dir", folder, ...args]);
+      try {
+        await perf("buildid-cache", "--add", file);
+        expect((await perf("probe", "--quiet", `sdt_${provider}:*`)).status).not.toBe(0);
+        expect(eventsOf(provider)).toEqual([]);
+        // With the file's name it finds what has a build-id at all.
+        await perf("probe", "--quiet", "-x", file, `%sdt_${provider}:*`);
+        expect(eventsOf(provider).length).toBe(places);
+      } finally {
+        removeEvents(provider);
+      }
+    }
+    expect(report.hazards.find((h) => h.code === "perf-build-id")?.message).toContain(because);
+    expect(report.hazards.map((h) => h.code)).not.toContain("perf");
+  });
 });
 
 describe.skipIf(noUprobes || !LONG)("tracers as witnesses, more linkers (LONG=1):", () => {
