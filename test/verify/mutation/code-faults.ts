@@ -350,6 +350,8 @@ class CodeFaults {
       if (inserted !== undefined)
         this.add(kind, `${text} before ${pieces[last]!.facts.text}`, pieces[last]!.address, inserted);
       for (const [index, piece] of pieces.entries()) {
+        // Behind the end of a block that moved up nothing runs.
+        if (pieces.slice(0, index).some((p) => p.facts.ends)) break;
         if (!piece.facts.isNop || this.isProbe(piece) || piece.bytes.length < bytes.length) continue;
         const filled = Buffer.alloc(piece.bytes.length, 0x90);
         filled.set(bytes);

@@ -151,8 +151,8 @@ class FileFaults {
   /** Nothing runs these bytes, but they are to be int3. */
   private windowFill(): void {
     const { original } = this.subject.rewritten;
+    // The original's own byte would be no change.
     for (const { start } of this.leftOver())
-      // The original's own byte would be no change.
       for (const value of [0x90, 0xcd])
         if (value !== original.bytes[offsetOf(original, vaddr(start))!])
           this.byte("a byte behind a window's jump", hex(start), this.subject.offset(start), value);

@@ -117,10 +117,10 @@ class ProbeFaults {
     const { nop, nopSize, entry, pieces, free, end, site } = this.spot;
     const toBorder = PAGE_SIZE - (nop % PAGE_SIZE);
     if (entry !== undefined) {
-      const by = toBorder - 1;
+      const by = Math.max(1, toBorder - nopSize + 1);
       const isPlain = pieces.every((p) => p.facts.ripField === undefined);
       const branches = pieces.filter((p) => p.facts.target !== undefined);
-      if (by <= 0 || by > free || !isPlain || branches.some((p) => p.facts.branchField?.size !== 4)) return;
+      if (by >= toBorder || by > free || !isPlain || branches.some((p) => p.facts.branchField?.size !== 4)) return;
       const start = pieces[0]!.address;
       const code = Buffer.from(this.subject.bytes(start, end));
       for (const { address, facts } of branches) {
@@ -135,23 +135,25 @@ class ProbeFaults {
       ]);
       return;
     }
-    // In place: where other nops reach up to the border.
-    const last = pieces.at(-1)!;
-    const room = last.address + last.bytes.length;
-    if (
-      toBorder >= room - nop ||
-      room - nop - toBorder < nopSize - 1 ||
-      site.guard ||
-      !pieces.every((p) => p.facts.isNop)
-    )
-      return;
-    const moved = nop + toBorder - 1;
+    this.pageInPlace();
+  }
+
+  /** In place: where other nops lie on both sides of the border. */
+  private pageInPlace(): void {
+    const { nop, nopSize, pieces, site } = this.spot;
+    if (site.guard || !pieces.every((p) => p.facts.isNop)) return;
     const before = this.subject.layout === "nop5" ? 0 : 1;
-    this.add("a probe in two pages", `at 0x${moved.toString(16)}`, [
-      this.at(nop - before, Buffer.alloc(room - nop + before, 0x90)),
-      this.at(moved, this.subject.bytes(nop, nop + nopSize)),
-      this.locationPatch(moved - before),
-    ]);
+    const last = pieces.at(-1)!;
+    const [start, end] = [Math.min(site.location, nop - before), last.address + last.bytes.length];
+    const border = Math.floor(end / PAGE_SIZE) * PAGE_SIZE;
+    for (let at = Math.max(start + before, border - nopSize + 1); at < border && at + nopSize <= end; at++) {
+      const bytes = Buffer.alloc(end - start, 0x90);
+      bytes.set(this.subject.bytes(nop, nop + nopSize), at - start);
+      this.add("a probe in two pages", `at 0x${at.toString(16)}`, [
+        this.at(start, bytes),
+        this.locationPatch(at - before),
+      ]);
+    }
   }
 
   /**
