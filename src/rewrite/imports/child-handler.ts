@@ -12,8 +12,10 @@
  */
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
+import { isMarkedPie } from "../../elf/dynamic.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
+import { readNeededVersions } from "../../elf/versions.js";
 import type { Edit } from "../edits.js";
 import { type Place, placesFor } from "../place.js";
 import type { OutputSection } from "../sections.js";
@@ -53,8 +55,8 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   if (typeof tables === "string") return tables;
   if (tables.tags.some((t) => t.d_tag === elf.DT_GNU_PRELINKED))
     return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
-  if (tables.tags.every((t) => t.d_tag !== elf.DT_NEEDED || stringAt(tables, t.d_val) !== C_LIBRARY))
-    return `it does not say that it needs ${C_LIBRARY}: another C library (musl has no handlers for one file alone), or a part of this one`;
+  if (!usesGlibc(tables))
+    return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
   const space = wordSpace(image, MOST_WORDS);
   if (typeof space === "string") return space;
   let words = 0;
@@ -92,7 +94,8 @@ function registration(drafts: ImportDrafts): { readonly name: string; readonly v
 }
 
 function withoutHandlers(image: ElfImage): string | undefined {
-  if (image.programHeaders.every((p) => p.p_type !== elf.PT_DYNAMIC)) return "it is static: nothing is imported";
+  const has = (type: number): boolean => image.programHeaders.some((p) => p.p_type === type);
+  if (!has(elf.PT_DYNAMIC) || (!has(elf.PT_INTERP) && isMarkedPie(image))) return "it is static: nothing is imported";
   const symbols = readDynsym(image);
   if (symbols === null) return "it has no dynamic symbols";
   let defines = false;
@@ -100,6 +103,14 @@ function withoutHandlers(image: ElfImage): string | undefined {
     if (shndx !== elf.SHN_UNDEF && symbolName(symbols, index) === REGISTER.name) defines = true;
   });
   return defines ? `it defines ${REGISTER.name} itself` : undefined;
+}
+
+/** Whether it names glibc's library as one that it needs, or a version of glibc's symbols. */
+function usesGlibc(tables: DynamicTables): boolean {
+  if (tables.tags.some((t) => t.d_tag === elf.DT_NEEDED && stringAt(tables, t.d_val) === C_LIBRARY)) return true;
+  if (tables.neededVersions === undefined) return false;
+  const versions = readNeededVersions(tables.neededVersions.head).flatMap((file) => file.versions);
+  return versions.some((v) => stringAt(tables, v.vna_name)?.startsWith("GLIBC_"));
 }
 
 /** The places for new code once the tables are as they have to be, best first. */

@@ -24,7 +24,7 @@
 import { type FileOffset, hex, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
-import { type ElfImage, offsetOf, read64 } from "../../elf/image.js";
+import { type ElfImage, offsetOf, read64, segmentAt } from "../../elf/image.js";
 import { type Edit, editAt, word } from "../edits.js";
 import { type DynamicTables, forEachSpelled } from "./tables.js";
 
@@ -86,8 +86,16 @@ export const libraryStart = (image: ElfImage, tables: DynamicTables, spare: Spar
 export const libraryEnd = (image: ElfImage, tables: DynamicTables, spare: SpareTags): Hook | string =>
   byTag(image, tables, spare, elf.DT_FINI) ?? arrayHead(image, tables, elf.DT_FINI_ARRAY, elf.DT_FINI_ARRAYSZ);
 
-function byTag(image: ElfImage, tables: DynamicTables, spare: SpareTags, number: number): Hook | undefined {
+/** Whether an address is that of code in the file. */
+function isCodeAt(image: ElfImage, address: Vaddr): boolean {
+  const segment = segmentAt(image, address);
+  return segment !== undefined && (segment.p_flags & elf.PF_X) !== 0 && offsetOf(image, address) !== undefined;
+}
+
+function byTag(image: ElfImage, tables: DynamicTables, spare: SpareTags, number: number): Hook | string | undefined {
   const tag = tables.tags.find((t) => t.d_tag === number);
+  if (tag !== undefined && tag.d_val !== 0 && !isCodeAt(image, vaddr(tag.d_val)))
+    return `its dynamic tag ${number} leads to ${hex(tag.d_val)}, which is no code of it`;
   if (tag !== undefined)
     return {
       kind: "tag",
@@ -120,7 +128,7 @@ function arrayHead(image: ElfImage, tables: DynamicTables, array: number, size: 
   });
   if (writers === 0 && image.header.e_type === elf.ET_EXEC)
     how = headHook(vaddr(read64(image.view, stored)), (code) => editAt(image, stored, word(code, 8)));
-  if (writers > 1 || how === undefined || offsetOf(image, how.next!) === undefined) return unclear;
+  if (writers > 1 || how === undefined || !isCodeAt(image, how.next!)) return unclear;
   return how;
 }
 

@@ -136,7 +136,7 @@ export const draftsOf = (tables: DynamicTables): TableDraft[] =>
     tables.pltRelocations,
   ].filter((draft) => draft !== undefined);
 
-/** What changed in the heads of the tables, as edits of the words in which they differ. */
+/** What changed in the heads of the tables, as edits of the bytes in which they differ. */
 export function headEdits(image: ElfImage, tables: DynamicTables): Edit[] {
   return draftsOf(tables).flatMap(({ section, head }) => differences(image, section.sh_offset, head));
 }
@@ -144,17 +144,21 @@ export function headEdits(image: ElfImage, tables: DynamicTables): Edit[] {
 function differences(image: ElfImage, offset: number, bytes: Buffer): Edit[] {
   const old = image.bytes.subarray(offset, offset + bytes.length);
   const edits: Edit[] = [];
-  const differs = (at: number): boolean => !old.subarray(at, at + WORD).equals(bytes.subarray(at, at + WORD));
-  for (let at = 0; at < bytes.length; at += WORD) {
-    if (!differs(at)) continue;
-    const start = at;
-    while (at + WORD < bytes.length && differs(at + WORD)) at += WORD;
-    edits.push(editAt(image, offset + start, bytes.subarray(start, at + WORD)));
+  for (let block = 0; block < bytes.length; block += BLOCK) {
+    const end = Math.min(block + BLOCK, bytes.length);
+    if (old.compare(bytes, block, end, block, end) === 0) continue;
+    for (let at = block; at < end; at++) {
+      if (old[at] === bytes[at]) continue;
+      const start = at;
+      while (at < end && old[at] !== bytes[at]) at++;
+      edits.push(editAt(image, offset + start, bytes.subarray(start, at)));
+    }
   }
   return edits;
 }
 
-const WORD = 4;
+/** Large tables are compared by blocks first, since nearly all of them is as it was. */
+const BLOCK = 4096;
 
 /** New values for the tags that say how large a table is. */
 export function sizeTagEdits(image: ElfImage, tables: DynamicTables): Edit[] {

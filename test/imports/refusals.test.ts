@@ -1,0 +1,123 @@
+/** Files that cannot have a child handler: why is said, and nothing is thrown but for damage. The ways to fork that none sees. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { parseElf } from "../../src/elf/image.js";
+import { InputError } from "../../src/errors.js";
+import { forksWithoutHandlers } from "../../src/facts/uncovered-forks.js";
+import { planChildHandler } from "../../src/rewrite/imports/child-handler.js";
+import { installChildHandler } from "../../src/rewrite/imports/install.js";
+import { corpus, corpusPath } from "../packages/corpus.js";
+import { canCompile, compile, scratch } from "../rewrite/compile.js";
+import { must, run } from "../run.js";
+
+const source = (name: string): string =>
+  readFileSync(fileURLToPath(new URL(`./programs/${name}`, import.meta.url)), "utf8");
+const reason = (file: string): unknown => {
+  const plan = planChildHandler(parseElf(readFileSync(file)));
+  return typeof plan === "string" ? plan : "none";
+};
+const library = (...flags: readonly string[]): Promise<string> =>
+  compile(source("library.c"), "-shared", "-fPIC", ...flags);
+const noMusl = (await run("musl-gcc", ["--version"]).catch(() => ({ status: 1 }))).status !== 0;
+
+describe.skipIf(!canCompile)("no child handler", () => {
+  it.each([["-static"], ["-static-pie"]])("in a static program (%s)", async (link) => {
+    expect(reason(await compile("int main(void) { return 0; }", link))).toMatch(/^it is static/);
+  });
+
+  it("in the C library itself", async () => {
+    const libc = (await must("gcc", ["-print-file-name=libc.so.6"])).trim();
+    expect(reason(libc)).toBe("it defines __register_atfork itself");
+  });
+
+  it("where nothing says which C library it is for", async () => {
+    expect(reason(await compile("int value(void) { return 42; }", "-shared", "-fPIC", "-nostdlib"))).toMatch(/glibc/);
+  });
+
+  it.skipIf(noMusl)("in a program for musl", async () => {
+    const output = scratch("musl");
+    await must("musl-gcc", [sourceFile("int main(void) { return 0; }"), "-o", output]);
+    expect(reason(output)).toMatch(/musl/);
+  });
+
+  it("where there is neither a relocation to spare nor a table of them", async () => {
+    const flags = ["-nostartfiles", "-Wl,--spare-dynamic-tags=0", "-Wl,-z,pack-relative-relocs"];
+    expect(reason(await library(...flags))).toMatch(/no table of relocations/);
+  });
+
+  it("where the section headers say otherwise than the dynamic tags", async () => {
+    const bytes = readFileSync(await library());
+    const image = parseElf(bytes);
+    const strings = image.sections.find((s) => s.name === ".dynstr")!;
+    bytes.writeBigUInt64LE(BigInt(strings.sh_size - 1), image.header.e_shoff + strings.index * 64 + 32);
+    expect(planChildHandler(parseElf(bytes))).toMatch(/not described alike/);
+  });
+
+  it("in a damaged file, which is refused with our own error or a reason", async () => {
+    const good = readFileSync(await library("-Wl,--hash-style=both"));
+    const image = parseElf(good);
+    const tables = image.sections.filter((s) => s.sh_addr > 0 && s.sh_addr < 0x1000 && s.sh_size > 0);
+    const dynamic = image.sections.find((s) => s.name === ".dynamic")!;
+    let seed = 7;
+    const random = (below: number): number => {
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+      return Math.floor((seed / 2 ** 32) * below);
+    };
+    let refused = 0;
+    for (let round = 0; round < 1500; round++) {
+      const bytes = Buffer.from(good);
+      for (let i = 0; i < 1 + random(3); i++) {
+        const target = random(3) === 0 ? dynamic : tables[random(tables.length)]!;
+        const at = target.sh_offset + random(target.sh_size);
+        bytes[at] = [0, 0xff, 0x80, random(256)][random(4)]!;
+      }
+      try {
+        const installed = installChildHandler(parseElf(bytes), () => Uint8Array.of(0xc3));
+        if (typeof installed === "string") refused++;
+      } catch (error) {
+        expect(error).toBeInstanceOf(InputError);
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(50);
+  });
+});
+
+function sourceFile(text: string): string {
+  const file = scratch("source.c");
+  writeFileSync(file, text);
+  return file;
+}
+
+describe.skipIf(!canCompile)("ways to fork that no child handler sees", () => {
+  const ways = async (body: string): Promise<string[]> => {
+    const text = `#define _GNU_SOURCE\n#include <sched.h>\n#include <stdlib.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n${body}`;
+    return forksWithoutHandlers(parseElf(readFileSync(await compile(text)))).map((w) => `${w.name}: ${w.memory}`);
+  };
+
+  it.each([
+    ['int main(void) { return fork() == 0 ? 0 : system("true") + daemon(0, 0); }', []],
+    ["int main(void) { return _Fork(); }", ["_Fork: copies"]],
+    ["int main(void) { if (vfork() == 0) _exit(0); return 0; }", ["vfork: shares"]],
+    ["int f(void *p) { return 0; }\nint main(void) { return clone(f, malloc(99) , 0, 0); }", ["clone: may copy"]],
+    ["int main(void) { return syscall(SYS_fork); }", ["syscall: may copy"]],
+    [
+      'int main(void) { long r; __asm__ volatile("syscall" : "=a"(r) : "a"(57) : "rcx", "r11", "memory"); return r; }',
+      ["system call fork: copies"],
+    ],
+    [
+      'int main(void) { long r; __asm__ volatile("syscall" : "=a"(r) : "a"(39) : "rcx", "r11", "memory"); return r; }',
+      [],
+    ],
+  ])("%s", async (body, expected) => {
+    expect(await ways(body)).toEqual(expected);
+  });
+
+  it("are told of the packages", () => {
+    const told = (file: { path: string; packageName: string; sites: number }): string[] =>
+      forksWithoutHandlers(parseElf(readFileSync(corpusPath(file)))).map((w) => w.name);
+    expect(told(corpus.postgres)).toEqual([]);
+    expect(told(corpus.python).sort()).toEqual(["syscall", "vfork"]);
+  });
+});
