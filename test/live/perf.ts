@@ -50,7 +50,8 @@ export async function seenByPerf(target: Target, recording: boolean): Promise<Se
   process.on("exit", remove);
   try {
     await perf("buildid-cache", "--add", target.file);
-    await perf("probe", "--quiet", `${group}:*`);
+    // Where the machine has other events, perf wants to be forced to give several sites of a name events of their own.
+    await perf("probe", "--quiet", "--force", `${group}:*`);
     const csv = join(folder, "counts");
     const output = await perf("stat", "-x", ",", "-o", csv, "-e", `${group}:*`, target.command);
     const recorded = recording ? await record() : null;
@@ -79,11 +80,17 @@ export function removeEvents(provider: string): void {
   for (const name of new Set(names)) appendFileSync(EVENTS, `-:${name}\n`);
 }
 
+/** The probe's name: of several sites of one name perf may make name, name_1, name_2. */
+const probeOf = (event: string): string => event.replace(/_\d+$/, "");
+
 /** Lines such as `12,,sdt_p:entered,1234,100.00,,`. */
 function countsIn(csv: string, group: string): readonly string[] {
-  return [...csv.matchAll(new RegExp(`^(\\d+),[^,]*,${group}:(\\w+),`, "gm"))]
-    .map(([, hits, name]) => `${name} ${hits}`)
-    .sort();
+  const counts = new Map<string, number>();
+  for (const [, hits, event] of csv.matchAll(new RegExp(`^(\\d+),[^,]*,${group}:(\\w+),`, "gm"))) {
+    const name = probeOf(event!);
+    counts.set(name, (counts.get(name) ?? 0) + Number(hits));
+  }
+  return [...counts].map(([name, hits]) => `${name} ${hits}`).sort();
 }
 
 /** By name, the size in bytes of each argument, negative for signed ones: the same at all sites of a name. */
@@ -98,9 +105,10 @@ async function typesOf(file: string): Promise<ReadonlyMap<string, readonly numbe
  */
 function hitsIn(script: string, group: string, types: ReadonlyMap<string, readonly number[]>): readonly string[] {
   return [...script.matchAll(new RegExp(`${group}:(\\w+): \\([0-9a-f]+\\)(.*)$`, "gm"))]
-    .map(([, name, fields]) => {
+    .map(([, event, fields]) => {
+      const name = probeOf(event!);
       const values = [...fields!.matchAll(/ arg(\d+)=(\S+)/g)].map(([, number, value]) => {
-        const size = types.get(name!)?.[Number(number) - 1] ?? 8;
+        const size = types.get(name)?.[Number(number) - 1] ?? 8;
         return BigInt.asIntN(size < 0 ? -size * 8 : 64, BigInt(value!));
       });
       return [name, ...values].join(" ");

@@ -277,10 +277,10 @@ describe.skipIf(noUprobes)("tracers as witnesses:", () => {
       const perf = (...args: readonly string[]) => run("perf", ["--buildid-dir", folder, ...args]);
       try {
         await perf("buildid-cache", "--add", file);
-        expect((await perf("probe", "--quiet", `sdt_${provider}:*`)).status).not.toBe(0);
+        expect((await perf("probe", "--quiet", "--force", `sdt_${provider}:*`)).status).not.toBe(0);
         expect(eventsOf(provider)).toEqual([]);
         // With the file's name it finds what has a build-id at all.
-        await perf("probe", "--quiet", "-x", file, `%sdt_${provider}:*`);
+        await perf("probe", "--quiet", "--force", "-x", file, `%sdt_${provider}:*`);
         expect(eventsOf(provider).length).toBe(places);
       } finally {
         removeEvents(provider);
