@@ -156,6 +156,14 @@ const changes: readonly (readonly [what: string, change: Change, says: RegExp])[
     /section \.data: sh_offset is 0x[0-9a-f]+, not 0x[0-9a-f]+, where its segment has it/,
   ],
   ["a section's size", sectionHeader(".data", 32), /section \.data: sh_size is/],
+  [
+    "the size of a table of names",
+    (b, i) => {
+      const { index, sh_size } = section(i, ".shstrtab");
+      b.writeUInt32LE(sh_size - 1, i.header.e_shoff + index * 64 + 32);
+    },
+    /\.shstrtab does not end with a NUL/,
+  ],
   ["a section's flags", sectionHeader(".data", 8), /section \.data: sh_flags is/],
   ["a section's link", sectionHeader(".symtab", 40), /section \.symtab: sh_link is/],
   ["a section's type", sectionHeader(".comment", 4), /section \.comment: sh_type is/],

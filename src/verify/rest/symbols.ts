@@ -209,8 +209,9 @@ export function judgeNames(rewritten: ElfImage, { pairs }: SectionPairs, addedNa
     if (o.sh_type !== elf.SHT_STRTAB || o.sh_flags & elf.SHF_ALLOC || r.sh_size <= o.sh_size) continue;
     const added = sectionBytes(rewritten, r).subarray(o.sh_size).toString("utf8");
     const strings = added.split("\0");
-    const last = strings.pop();
-    for (const text of last === "" ? strings : [...strings, last!])
+    if (strings.pop() !== "")
+      findings.push(finding("described", atOffset(r.sh_offset + r.sh_size - 1), `${o.name} does not end with a NUL`));
+    for (const text of strings)
       if (!addedNames.has(text))
         findings.push(finding("described", atOffset(r.sh_offset + o.sh_size), `${o.name} has a new name "${text}"`));
   }

@@ -50,6 +50,7 @@ class FileFaults {
     this.header();
     this.programHeaders(image);
     this.sectionHeaders(image);
+    this.undescribed(image);
     this.windowFill();
     this.newCodeFill();
     this.ledIntoWindow();
@@ -107,23 +108,62 @@ class FileFaults {
 
   private sectionHeaders({ header, sections }: ElfImage): void {
     for (const s of sections) {
+      // What says that the file was rewritten is not touched, and has to be found: by its name.
       if (s.index === 0 || s.name === ".usdt_nop5") continue;
       const at = header.e_shoff + s.index * elf.SHDR_SIZE;
       const fields = [
         ["sh_name", 0],
         ["sh_flags", 8],
         ["sh_addr", 16],
+        ["sh_type", 4],
+        ["sh_offset", 24],
+        ["sh_size", 32],
+        ["sh_link", 40],
         ["sh_info", 44],
+        ["sh_entsize", 56],
         ["sh_addralign", 48],
       ] as const;
-      const [field, offset] = fields[this.random.below(fields.length)]!;
-      const { sh_addralign } = s;
-      if (field === "sh_addralign")
-        this.add("a section header", `${s.name}: ${field}`, [
-          { offset: at + offset, bytes: number(sh_addralign === 0 ? 1 : 2 * sh_addralign, 8) },
-        ]);
-      else this.flip("a section header", `${s.name}: ${field}`, at + offset, field === "sh_flags" ? 4 : 1);
+      for (let i = 0; i < 3; i++) {
+        const [field, offset] = fields[this.random.below(fields.length)]!;
+        if (s.index !== header.e_shstrndx || field !== "sh_offset") this.sectionHeader(s, at, field, offset);
+      }
     }
+  }
+
+  private sectionHeader(s: Section, at: number, field: string, offset: number): void {
+    const { sh_addralign } = s;
+    if (field === "sh_addralign")
+      this.add("a section header", `${s.name}: ${field}`, [
+        { offset: at + offset, bytes: number(sh_addralign === 0 ? 1 : 2 * sh_addralign, 8) },
+      ]);
+    else this.flip("a section header", `${s.name}: ${field}`, at + offset, field === "sh_flags" ? 4 : 1);
+  }
+
+  /** Bytes that are mapped with code and belong to no section: between sections, and in the rest of the last page. */
+  private undescribed({ programHeaders, sections, bytes }: ElfImage): void {
+    const isIn = (offset: number): boolean =>
+      sections.some((s) => s.sh_type !== elf.SHT_NOBITS && offset >= s.sh_offset && offset < s.sh_offset + s.sh_size);
+    for (const p of programHeaders) {
+      if (p.p_type !== elf.PT_LOAD || (p.p_flags & elf.PF_X) === 0) continue;
+      const end = p.p_offset + p.p_filesz;
+      for (const offset of [end, end + 17, ...this.gaps(p.p_offset, end)])
+        if (offset < bytes.length && !isIn(offset) && !this.isHeader(offset))
+          this.flip("a byte that belongs to nothing", `program header ${p.index}`, offset, 0x90);
+    }
+  }
+
+  /** Where sections in [start, end) have bytes between them: the first of these. */
+  private gaps(start: number, end: number): number[] {
+    const ends = this.subject.image.sections.map((s) => s.sh_offset + s.sh_size).filter((e) => e > start && e < end);
+    return ends.slice(0, 4);
+  }
+
+  private isHeader(offset: number): boolean {
+    const { e_phoff, e_phnum, e_shoff, e_shnum } = this.subject.image.header;
+    const within = (start: number, size: number): boolean => offset >= start && offset < start + size;
+    return (
+      within(0, elf.EHDR_SIZE) || within(e_phoff, e_phnum * elf.PHDR_SIZE) || within(e_shoff, e_shnum * elf.SHDR_SIZE)
+    );
   }
 
   /** Bytes of a window that its jump or the moved block has left over. */

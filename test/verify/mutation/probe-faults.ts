@@ -61,6 +61,12 @@ class ProbeFaults {
             ["a jump behind it", "eb080000000000000000"],
           ];
     for (const [what, bytes] of others) this.add("the probe's form", what, [this.at(nop, Buffer.from(bytes, "hex"))]);
+    // A prefix in the place of the short nop: one long nop, and no instruction where a kernel would look for one.
+    if (nop !== site.newLocation) this.add("the probe's form", "one nop", [this.at(site.newLocation, Buffer.of(0x66))]);
+    if (nopSize === 10 && site.redZone === "live")
+      this.add("a nop5 where bytes below rsp are needed", "nop,nop5 and another nop", [
+        this.at(nop, Buffer.from("0f1f4400000f1f440000", "hex")),
+      ]);
     // A nop5 in front of a nop would be another layout's probe, and right.
     if (this.subject.layout === "nop,nop10") {
       const bytes = this.subject.bytes(nop, nop + nopSize);
@@ -194,7 +200,13 @@ class ProbeFaults {
     const behind = pieces.find((p) => p.address >= nop + nopSize);
     if (behind !== undefined) say("a note's location, behind the probe", behind.address);
     if (site.guard) say("a note's location, before the guard", site.newLocation - LOWER.length);
-    const other = this.subject.spots.find((s) => s.note > note && s.site.newLocation !== site.newLocation);
+    const { argumentText } = this.subject.notes[note]!;
+    // Two notes that say the same may change places.
+    const isOther = ({ note: n, site: s }: Spot): boolean =>
+      n > note &&
+      s.newLocation !== site.newLocation &&
+      (s.name !== site.name || this.subject.notes[n]!.argumentText !== argumentText);
+    const other = this.subject.spots.find(isOther);
     if (other === undefined) return;
     const theirs = this.subject.notes[other.note]!;
     this.add("two notes' locations swapped", `with ${other.site.name}`, [
