@@ -84,6 +84,7 @@ export const DT_RPATH = 15;
 export const DT_REL = 17;
 export const DT_RELSZ = 18;
 export const DT_PLTRELSZ = 2;
+export const DT_DEBUG = 21;
 export const DT_JMPREL = 23;
 export const DT_BIND_NOW = 24;
 export const DT_INIT_ARRAY = 25;

@@ -79,6 +79,7 @@ describe.skipIf(!canCompile)("a child handler in a library", () => {
   it.each([
     ["with relocations of its code", ["-DTEXTREL", "-Wl,-z,notext"]],
     ["stripped", ["-s"]],
+    ["that names an interpreter", ["-DINTERPRETER"]],
     ["with packed relative relocations", ["-Wl,-z,pack-relative-relocs"]],
     ["that is initialised by its arrays alone", ["-nostartfiles", "-Wl,--spare-dynamic-tags=0"]],
   ])("%s", async (_what, flags) => {
