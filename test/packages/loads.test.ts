@@ -28,6 +28,9 @@ interface Noise {
   readonly few: number;
 }
 
+/** Postgres's probes of sessions that wait for each other. */
+const WAITING = /wait__(?:start|done)$|__fail$/;
+
 const EXACT: Noise = { share: 0, few: 0 };
 /** Chance alone: two runs do not show how far it goes. */
 const ANY: Noise = { share: Number.POSITIVE_INFINITY, few: 0 };
@@ -54,10 +57,7 @@ function outOfNoise(
 const hitButNoCall = (twins: Twins, hits: readonly SiteHits[], calls: readonly boolean[]): readonly string[] =>
   hits
     .filter(
-      (h, i) =>
-        h.hits > (/wait__(?:start|done)$|__fail$/.test(h.probe) ? 10 : 0) &&
-        twins.report.sites[i]!.status === "rewritten" &&
-        !calls[i],
+      (h, i) => h.hits > (WAITING.test(h.probe) ? 10 : 0) && twins.report.sites[i]!.status === "rewritten" && !calls[i],
     )
     .map((h) => `${h.probe}: ${h.hits} hits`);
 
@@ -125,12 +125,11 @@ describe.skipIf(cannotOptimize("real loads: postgres"))("postgres under pgbench,
 
   /** What the transactions decide alone; the rest depends on what is still in memory, and on who waits for whom. */
   const repeatable = /:(?:query__|transaction__|statement__status|sort__)/;
-  const waiting = /wait__(?:start|done)$|__fail$/;
   const noise =
     (share: number) =>
     (probe: string): Noise => {
       if (repeatable.test(probe)) return EXACT;
-      return waiting.test(probe) ? ANY : { share, few: 20 };
+      return WAITING.test(probe) ? ANY : { share, few: 20 };
     };
   const total = (hits: readonly SiteHits[], probe: RegExp): number =>
     hits.filter((h) => probe.test(h.probe)).reduce((sum, h) => sum + h.hits, 0);
