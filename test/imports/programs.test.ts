@@ -3,19 +3,24 @@
  * program was linked; readelf, eu-elflint and ldd find nothing that they did not find before. LONG=1 tries each linker
  * with each compiler and each kind of hash table.
  */
-import { copyFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { build } from "../fixtures/build.js";
 import { type Combination, compilers, linkers } from "../fixtures/combinations.js";
 import { findingsOf, newFindings } from "../judges/findings.js";
+import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
 import { handle } from "./handled.js";
 
 const programs = fileURLToPath(new URL("./programs", import.meta.url));
 const source = (name: string): string => join(programs, name);
+const missing = (tool: string): boolean =>
+  skipBecause(`child handlers under ${tool}`, spawnSync(tool, ["--version"]).status === 0 ? null : `no ${tool}`);
+const [noGdb, noStrace] = [missing("gdb"), missing("strace")];
 const long = process.env.LONG !== undefined;
 
 async function compiled(compiler: string, file: string, ...flags: readonly string[]): Promise<string> {
@@ -81,7 +86,8 @@ describe.skipIf(!canCompile)("a child handler in a program", () => {
       ["-Wl,-z,pack-relative-relocs", "-Wl,--spare-dynamic-tags=0"],
     ],
     ["without unused dynamic tags", ["-Wl,--spare-dynamic-tags=0"]],
-    ["without data of its own", ["-Wl,-z,noseparate-code"]],
+    ["with code and data in fewer segments", ["-Wl,-z,noseparate-code"]],
+    ["whose .bss ends with a page", [`-Wl,-T,${source("page-end.ld")}`]],
   ])("%s", async (_what, flags) => {
     const input = await compiled("gcc", "forks.c", "-DOWN", "-pie", "-fPIE", ...flags);
     const output = scratch("handled");
@@ -135,7 +141,42 @@ describe.skipIf(!canCompile)("a child handler in a program", () => {
     },
   );
 
-  it("lets a debugger stop in it, and in the program", async () => {
+  it.each(["bfd", "mold"])("works without symbol versions (%s)", async (linker) => {
+    // Linked with a library of libc's name that has no versions, run with the real one.
+    const stub = await build({
+      output: "libc.so.6",
+      compiler: "gcc",
+      sources: [source("unversioned.c")],
+      flags: ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-w", "-Wl,-soname,libc.so.6"],
+    });
+    if (!stub.ok) throw new Error(stub.because);
+    const flags = ["-nodefaultlibs", `-fuse-ld=${linker}`, "-pie", "-fPIE", stub.path];
+    const input = await compiled("gcc", "forks.c", ...flags);
+    expect(await must("readelf", ["-VW", input])).toContain("No version information");
+    const output = scratch("handled");
+    const { plan } = handle(input, output);
+    expect(plan.register.source).toBe(linker === "mold" ? "appended" : "spare");
+    expect(await said(input)).toBe("cxx");
+    expect(await said(output)).toBe("cGxGx");
+    await expectUnsuspicious(input, output);
+  });
+
+  it.skipIf(noStrace)("makes no system calls of its own but for what the handler does", async () => {
+    const input = await compiled("gcc", "forks.c", "-DOWN");
+    const output = scratch("handled");
+    handle(input, output);
+    const calls = async (file: string): Promise<string[]> => {
+      const log = scratch("strace");
+      await must("strace", ["-f", "-qq", "-o", log, file]);
+      const names = readFileSync(log, "latin1").match(/^\d+ +[a-z0-9_]+\(.*$/gm) ?? [];
+      return names.map((line) => /^\d+ +([a-z0-9_]+\((?:2, "."|))/.exec(line)![1]!).sort();
+    };
+    const added = await calls(output);
+    for (const call of await calls(input)) added.splice(added.indexOf(call), added.includes(call) ? 1 : 0);
+    expect(added).toEqual(['write(2, "G"', 'write(2, "G"']);
+  });
+
+  it.skipIf(noGdb)("lets a debugger stop in it, and in the program", async () => {
     const input = await compiled("gcc", "forks.c", "-DOWN", "-g", "-pie", "-fPIE");
     const output = scratch("handled");
     const { stubs } = handle(input, output);

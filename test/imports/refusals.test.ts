@@ -65,7 +65,7 @@ describe.skipIf(!canCompile)("no child handler", () => {
       return Math.floor((seed / 2 ** 32) * below);
     };
     let refused = 0;
-    for (let round = 0; round < 1500; round++) {
+    for (let round = 0; round < 800; round++) {
       const bytes = Buffer.from(good);
       for (let i = 0; i < 1 + random(3); i++) {
         const target = random(3) === 0 ? dynamic : tables[random(tables.length)]!;
@@ -80,7 +80,7 @@ describe.skipIf(!canCompile)("no child handler", () => {
         refused++;
       }
     }
-    expect(refused).toBeGreaterThan(50);
+    expect(refused).toBeGreaterThan(25);
   });
 });
 
