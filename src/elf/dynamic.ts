@@ -37,6 +37,18 @@ export const isMarkedPie = (image: ElfImage): boolean =>
   readDynamicTags(image).some(({ d_tag, d_val }) => d_tag === elf.DT_FLAGS_1 && (d_val & elf.DF_1_PIE) !== 0);
 
 /**
+ * Whether it is a dynamic program and nothing else. An interpreter does not tell: some libraries name one so that they can
+ * be run as well (libc.so.6, libcap.so.2). A position-independent program is marked as one; linkers that do not do that
+ * give DT_DEBUG to programs only.
+ */
+export function startsProcesses(image: ElfImage): boolean {
+  if (image.programHeaders.every((p) => p.p_type !== elf.PT_INTERP)) return false;
+  if (image.header.e_type === elf.ET_EXEC || isMarkedPie(image)) return true;
+  const tags = readDynamicTags(image);
+  return tags.some((t) => t.d_tag === elf.DT_DEBUG) && tags.every((t) => t.d_tag !== elf.DT_SONAME);
+}
+
+/**
  * Calls back for every dynamic relocation with the place it writes to and the link-time address that it writes there.
  * The value is NaN where it is not an address of this file (a symbol of another one).
  * @throws InputError where a relocation table is damaged

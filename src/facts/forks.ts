@@ -6,7 +6,7 @@
  * library cannot know who loads it. "No way to fork is seen" does not speak for libraries that the program loads.
  */
 import * as elf from "../elf/constants.js";
-import { isMarkedPie } from "../elf/dynamic.js";
+import { isMarkedPie, startsProcesses } from "../elf/dynamic.js";
 import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 
@@ -30,10 +30,10 @@ const SYS_clone3 = 435;
 
 /** Why the process may fork, in words for people, or undefined where no way is seen. */
 export function wayToFork(image: ElfImage): string | undefined {
-  const isProgram = image.programHeaders.some((p) => p.p_type === elf.PT_INTERP);
-  const isDynamic = image.programHeaders.some((p) => p.p_type === elf.PT_DYNAMIC);
-  if (isProgram) return forkingImport(image);
-  if (isDynamic && !isMarkedPie(image)) return "it is a shared library, which cannot know whether its process forks";
+  if (startsProcesses(image)) return forkingImport(image);
+  const has = (type: number): boolean => image.programHeaders.some((p) => p.p_type === type);
+  if (has(elf.PT_INTERP) || (has(elf.PT_DYNAMIC) && !isMarkedPie(image)))
+    return "it is a shared library, which cannot know whether its process forks";
   return forkingSystemCall(image);
 }
 

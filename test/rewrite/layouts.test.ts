@@ -54,6 +54,13 @@ int main(void) {
 }
 `;
 
+/** As libc.so.6 does: a library that names an interpreter. */
+const runnable = `
+#include <stdlib.h>
+const char interpreter[] __attribute__((section(".interp"))) = "/lib64/ld-linux-x86-64.so.2";
+void start(void) { _Exit(0); }
+${plain.replace("int main", "int other")}`;
+
 /** A leaf function that keeps its array below rsp, which -O0 does not even say. */
 const leaf = `
 #include <stdio.h>
@@ -109,6 +116,7 @@ describe.skipIf(!canCompile)("layouts", () => {
   it.each([
     ["a program that forks", forking, []],
     ["a shared library", plain.replace("int main", "int other"), ["-shared", "-fPIC"]],
+    ["a shared library that can be run as well", runnable, ["-shared", "-fPIC", "-Wl,-e,start"]],
     ["a static program", plain, ["-static"]],
     ["a static PIE", plain, ["-static-pie"]],
   ])("chooses nop,nop10 for %s", async (_what, source, flags) => {

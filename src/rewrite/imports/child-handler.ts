@@ -16,7 +16,7 @@
  */
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
-import { isMarkedPie } from "../../elf/dynamic.js";
+import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
 import { readNeededVersions } from "../../elf/versions.js";
@@ -70,7 +70,7 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   const wanted = registration(drafts);
   const register = drafts.import(wanted.name, wanted.version, newWord);
   if (typeof register === "string") return register;
-  const isProgram = startsProcesses(image, tables);
+  const isProgram = startsProcesses(image);
   const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
   if (typeof finalize === "string") return finalize;
 
@@ -107,17 +107,6 @@ function withoutHandlers(image: ElfImage): string | undefined {
     if (shndx !== elf.SHN_UNDEF && symbolName(symbols, index) === REGISTER.name) defines = true;
   });
   return defines ? `it defines ${REGISTER.name} itself` : undefined;
-}
-
-/**
- * Whether it is a program and nothing else. An interpreter does not tell: some libraries name one so that they can be run
- * as well (libc.so.6, libcap.so.2), and the loader reads the preinit array of none but the program. A position-independent
- * program is marked as one; linkers that do not do that give DT_DEBUG to programs only.
- */
-function startsProcesses(image: ElfImage, { tags }: DynamicTables): boolean {
-  if (image.programHeaders.every((p) => p.p_type !== elf.PT_INTERP)) return false;
-  if (image.header.e_type === elf.ET_EXEC || isMarkedPie(image)) return true;
-  return tags.some((t) => t.d_tag === elf.DT_DEBUG) && tags.every((t) => t.d_tag !== elf.DT_SONAME);
 }
 
 /** Whether it names glibc's library as one that it needs, or a version of glibc's symbols. */
