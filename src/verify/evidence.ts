@@ -2,6 +2,7 @@
  * What is known of two files before anybody is judged: their notes, the code that changed, and for each window what the
  * proof and the runs have shown.
  */
+import type { Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { ChangedCode } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
@@ -14,6 +15,8 @@ export interface ExaminedWindow {
   readonly window: Window;
   /** Undefined where the original's code cannot be told. */
   readonly proof: Proof | undefined;
+  /** Where code runs that the unwind information of its function does not cover. */
+  readonly uncovered: readonly Vaddr[];
   /** From each arrival. */
   readonly runs: readonly WindowRuns[];
 }

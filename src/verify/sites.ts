@@ -18,6 +18,7 @@ import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
 import { type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
+import { Unwinding } from "./unwound.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
 
@@ -56,9 +57,11 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidenc
   const windows = windowsOf(facts, layout, code.changed);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const sides = sidesFor(original, rewritten, subject, pairs);
+  const unwinding = new Unwinding(rewritten, facts, layout);
   const found = windows.map((window): ExaminedWindow => {
     const proof = prove(subject, window);
-    return { window, proof, runs: run(facts, sides, window, proof) };
+    const uncovered = proof === undefined ? [] : unwinding.uncovered(subject, proof);
+    return { window, proof, uncovered, runs: run(facts, sides, window, proof) };
   });
   return { pairs, code, ...readers, found, facts, layout };
 }

@@ -58,6 +58,10 @@ export function judge(evidence: Evidence): CodeReport {
       accuse(blame(mismatch, examined, evidence), mismatchProblem(mismatch, shown, evidence));
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
       accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
+    for (const at of examined.uncovered) {
+      const reason = `the code at ${hex(at)} runs behind the end of its function, of which the unwind information knows nothing`;
+      accuse(nearest(at, at, examined, evidence), { verdict: "different", reason });
+    }
     const { start, frozen } = examined.window;
     if (frozen !== undefined)
       accuse(nearest(start, start, examined, evidence), { verdict: "different", reason: frozen });

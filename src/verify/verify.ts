@@ -29,7 +29,11 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   } catch (error) {
     // What is known not to be the original may have damaged tables: that it is not the original is the answer.
     if (!(error instanceof InputError) || findings.length === 0) throw error;
-    return { sites: unjudged(rewritten, `the original cannot be restored: ${error.message}`), findings, uncompared: [] };
+    return {
+      sites: unjudged(rewritten, `the original cannot be restored: ${error.message}`),
+      findings,
+      uncompared: [],
+    };
   }
 }
 

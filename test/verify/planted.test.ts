@@ -3,6 +3,7 @@
  * where a run can see it. The same faults by the hundred are planted elsewhere; these are one of each kind, to read.
  */
 import { beforeAll, describe, expect, it } from "vitest";
+import { parseElf, sectionNamed } from "../../src/elf/image.js";
 import type { SiteVerdict } from "../../src/verify/contract.js";
 import type { Evidence } from "../../src/verify/evidence.js";
 import { gatherEvidence } from "../../src/verify/sites.js";
@@ -257,6 +258,18 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
     const { to } = faulty.probe("shift");
     expect(unexplained.map(({ start }) => start)).toEqual([to + 1]);
+  });
+
+  it("in unwind information: a function that ends later does not say so", () => {
+    const { bytes } = new Faulty(rewritten);
+    const [before, now] = [rewritten.original, parseElf(bytes)].map((image) => sectionNamed(image, ".eh_frame")!);
+    const old = rewritten.original.bytes.subarray(before!.sh_offset, before!.sh_offset + before!.sh_size);
+    expect(bytes.subarray(now!.sh_offset, now!.sh_offset + now!.sh_size).equals(old)).toBe(false);
+    bytes.set(old, now!.sh_offset);
+    const { sites } = judge(gatherEvidence(parseElf(bytes), rewritten.original));
+    expect(sites.filter((s) => s.verdict !== "equivalent").map((s) => [s.name, s.reason])).toEqual([
+      ["shift", expect.stringMatching(/runs behind the end of its function, of which the unwind information/)],
+    ]);
   });
 
   it("in bytes that nothing runs", () => {
