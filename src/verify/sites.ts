@@ -13,12 +13,12 @@ import { type ChangedCode, compareCode, touches, united } from "./changed-code.j
 import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict } from "./contract.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
+import { FunctionEnds } from "./function-ends.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
 import { type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
-import { Unwinding } from "./unwound.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
 
@@ -57,10 +57,10 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidenc
   const windows = windowsOf(facts, layout, code.changed);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const sides = sidesFor(original, rewritten, subject, pairs);
-  const unwinding = new Unwinding(rewritten, facts, layout);
+  const functionEnds = new FunctionEnds(rewritten, facts, layout);
   const found = windows.map((window): ExaminedWindow => {
     const proof = prove(subject, window);
-    const uncovered = proof === undefined ? [] : unwinding.uncovered(subject, proof);
+    const uncovered = proof === undefined ? [] : functionEnds.uncovered(subject, proof);
     return { window, proof, uncovered, runs: run(facts, sides, window, proof) };
   });
   return { pairs, code, ...readers, found, facts, layout };

@@ -244,6 +244,16 @@ function ends_later
 endfunction ends_later
 .balign 32, 0x90
 
+/* The same, where a symbol alone says so. */
+.globl ends_later_by_symbol
+.type ends_later_by_symbol, @function
+ends_later_by_symbol:
+  mov 8(%rdi), %rax
+  probe ends_later_by_symbol, "8@%rax"
+  ret
+.size ends_later_by_symbol, . - ends_later_by_symbol
+.balign 32, 0x90
+
 /* Unguarded: other nops give the room. */
 caller room
   probe room, "8@%rdi"
