@@ -136,15 +136,10 @@ function readHits(
   points: readonly UprobePoint[],
   nameOf: (path: string) => string,
 ): readonly (number | null)[] {
-  const places = collect(readFileSync(`${tracefs}/uprobe_events`, "latin1"), /^p:[^/\s]+\/(\S+) (.+:0x[0-9a-f]+)/gm);
-  const counts = collect(readFileSync(`${tracefs}/uprobe_profile`, "latin1"), / (\S+) +(\d+)(?: +\d+)?$/gm);
+  const { places, counts } = readLists(tracefs, attached);
   const result = new Array<number | null>(points.length).fill(null);
   for (const { name, points: indices } of attached) {
-    const [listed, counted] = [places.get(name) ?? [], counts.get(name) ?? []];
-    if (listed.length !== indices.length || counted.length !== indices.length)
-      throw new InputError(
-        `of the ${indices.length} uprobes of ${name} the kernel lists ${listed.length} and counts ${counted.length}`,
-      );
+    const [listed, counted] = [places.get(name)!, counts.get(name)!];
     const hits = new Map(listed.map((place, i) => [place.replace(/0x0+(?=[^0]|0$)/, "0x"), Number(counted[i])]));
     for (const i of indices) {
       const { path, offset } = points[i]!;
@@ -153,6 +148,30 @@ function readHits(
     }
   }
   return result;
+}
+
+type Lists = ReturnType<typeof collect>;
+
+const MOST_READINGS = 100;
+
+/**
+ * The kernel hands out each list in pieces. Where somebody else removes an event between two of them, the next piece begins
+ * a line too far on, and one is missing: then both are read again.
+ */
+function readLists(tracefs: string, attached: readonly Event[]): { places: Lists; counts: Lists } {
+  for (let reading = 1; ; reading++) {
+    const events = readFileSync(`${tracefs}/uprobe_events`, "latin1");
+    const places = collect(events, /^p:[^/\s]+\/(\S+) (.+:0x[0-9a-f]+)/gm);
+    const counts = collect(readFileSync(`${tracefs}/uprobe_profile`, "latin1"), / (\S+) +(\d+)(?: +\d+)?$/gm);
+    const lengths = ({ name }: Event) => [places.get(name)?.length ?? 0, counts.get(name)?.length ?? 0] as const;
+    const odd = attached.find((e) => lengths(e).some((length) => length !== e.points.length));
+    if (odd === undefined) return { places, counts };
+    if (reading < MOST_READINGS) continue;
+    const [listed, counted] = lengths(odd);
+    throw new InputError(
+      `of the ${odd.points.length} uprobes of ${odd.name} the kernel lists ${listed} and counts ${counted}`,
+    );
+  }
 }
 
 /** All that the second group of a pattern finds, in order, by what the first finds. */
