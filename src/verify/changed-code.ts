@@ -7,6 +7,7 @@
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, isCode, type Section } from "../elf/image.js";
+import { outside, union } from "./rest/runs.js";
 
 /** Link-time addresses, [start, end). */
 export interface Stretch {
@@ -51,32 +52,12 @@ export function touches(stretches: readonly Stretch[], start: number, end: numbe
 }
 
 /** Stretches in any order, as ascending disjoint ones. */
-export function united(stretches: Iterable<{ readonly start: number; readonly end: number }>): readonly Stretch[] {
-  const result: { start: number; end: number }[] = [];
-  for (const next of [...stretches].sort((a, b) => a.start - b.start)) {
-    const last = result.at(-1);
-    if (next.end <= next.start) continue;
-    if (last !== undefined && next.start <= last.end) last.end = Math.max(last.end, next.end);
-    else result.push({ start: next.start, end: next.end });
-  }
-  return result.map(stretch);
-}
+export const united = (stretches: Iterable<{ readonly start: number; readonly end: number }>): readonly Stretch[] =>
+  union([...stretches]).map(stretch);
 
 /** What is left of `whole` without `parts`, both ascending and disjoint. */
-export function without(whole: readonly Stretch[], parts: readonly Stretch[]): readonly Stretch[] {
-  const result: Stretch[] = [];
-  let p = 0;
-  for (const { start, end } of whole) {
-    let at: number = start;
-    while (p < parts.length && parts[p]!.end <= at) p++;
-    for (let q = p; q < parts.length && parts[q]!.start < end; q++) {
-      if (parts[q]!.start > at) result.push(stretch({ start: at, end: parts[q]!.start }));
-      at = Math.max(at, parts[q]!.end);
-    }
-    if (at < end) result.push(stretch({ start: at, end }));
-  }
-  return result;
-}
+export const without = (whole: readonly Stretch[], parts: readonly Stretch[]): readonly Stretch[] =>
+  whole.flatMap(({ start, end }) => outside(parts, start, end)).map(stretch);
 
 /** The segments that hold `[start, end)` in the file, piece by piece; what none holds is left out. */
 function pieces(image: ElfImage, start: number, end: number): { start: number; end: number; offset: number }[] {
