@@ -1,13 +1,11 @@
 /**
  * Which bytes of code are not what they were: at the addresses that both files have, and at those that only the rewritten
  * one has.
- *
- * Nearly all blocks are equal, and comparing them is memcmp's work; single bytes are looked at in the few that are not.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, isCode, type Section } from "../elf/image.js";
-import { outside, union } from "./rest/runs.js";
+import { differingRuns, outside, union } from "./rest/runs.js";
 
 /** Link-time addresses, [start, end). */
 export interface Stretch {
@@ -21,9 +19,6 @@ export interface ChangedCode {
   /** What the rewritten file has in executable segments at addresses that belong to no segment of the original; ascending. */
   readonly added: readonly Stretch[];
 }
-
-const LARGE_BLOCK = 4096;
-const SMALL_BLOCK = 64;
 
 /** Compares the code of two files, by link-time addresses. */
 export function compareCode(original: ElfImage, rewritten: ElfImage): ChangedCode {
@@ -77,36 +72,10 @@ function compareSection(
   const whole = [stretch({ start: sh_addr, end: sh_addr + sh_size })];
   const there = pieces(rewritten, sh_addr, sh_addr + sh_size);
   for (const missing of without(whole, united(there))) runs.push({ ...missing });
-  for (const { start, end, offset } of there)
-    compareBytes(original.bytes, sh_offset + (start - sh_addr), rewritten.bytes, offset, end - start, start, runs);
-}
-
-function compareBytes(
-  a: Buffer,
-  aOffset: number,
-  b: Buffer,
-  bOffset: number,
-  size: number,
-  address: number,
-  runs: { start: number; end: number }[],
-): void {
-  const equal = (from: number, to: number): boolean =>
-    a.compare(b, bOffset + from, bOffset + to, aOffset + from, aOffset + to) === 0;
-  const bytewise = (from: number, to: number): void => {
-    for (let i = from; i < to; i++) {
-      if (a[aOffset + i] === b[bOffset + i]) continue;
-      const last = runs.at(-1);
-      if (last !== undefined && last.end === address + i) last.end++;
-      else runs.push({ start: address + i, end: address + i + 1 });
-    }
-  };
-  for (let block = 0; block < size; block += LARGE_BLOCK) {
-    const blockEnd = Math.min(size, block + LARGE_BLOCK);
-    if (equal(block, blockEnd)) continue;
-    for (let at = block; at < blockEnd; at += SMALL_BLOCK) {
-      const end = Math.min(blockEnd, at + SMALL_BLOCK);
-      if (!equal(at, end)) bytewise(at, end);
-    }
+  for (const { start, end, offset } of there) {
+    const before = original.bytes.subarray(sh_offset + start - sh_addr, sh_offset + end - sh_addr);
+    const after = rewritten.bytes.subarray(offset, offset + end - start);
+    for (const run of differingRuns(before, after)) runs.push({ start: start + run.start, end: start + run.end });
   }
 }
 
