@@ -4,18 +4,16 @@
  */
 
 import { Flow } from "../x86/decode.js";
-import { iced } from "../x86/iced.js";
+import type { Instruction as Decoded } from "../x86/iced.js";
+import { decodeOne } from "../x86/relocate.js";
 import type { Instruction } from "./code-reader.js";
-
-const { Decoder, DecoderOptions } = iced;
-type Decoded = InstanceType<typeof iced.Instruction>;
 
 export function isSameInstruction(a: Instruction, b: Instruction): boolean {
   if (a.flow !== b.flow) return false;
   const isBranch = (a.flow & (Flow.Jump | Flow.Conditional | Flow.Call | Flow.Transaction)) !== 0;
   if (!isBranch && a.address === b.address) return sameBytes(a.bytes, b.bytes);
-  return decoded(a, (x) =>
-    decoded(b, (y) => {
+  return decodeOne(a.bytes, a.address, (x) =>
+    decodeOne(b.bytes, b.address, (y) => {
       if (isBranch && !Number.isNaN(a.target)) return isSameBranch(x, y);
       // Equal but for encoding details that nothing depends on; a %rip-relative operand counts as the address it names.
       return x.isIpRelMemoryOperand || y.isIpRelMemoryOperand ? x.equals(y) : sameBytes(a.bytes, b.bytes);
@@ -32,15 +30,3 @@ function isSameBranch(x: Decoded, y: Decoded): boolean {
 
 export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean =>
   a.length === b.length && a.every((byte, i) => byte === b[i]);
-
-function decoded<T>({ bytes, address }: Instruction, use: (instruction: Decoded) => T): T {
-  const decoder = new Decoder(64, bytes, DecoderOptions.None);
-  decoder.ip = BigInt(address);
-  const instruction = decoder.decode();
-  try {
-    return use(instruction);
-  } finally {
-    instruction.free();
-    decoder.free();
-  }
-}

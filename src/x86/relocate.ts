@@ -33,7 +33,12 @@ formatter.hexSuffix = "";
 formatter.uppercaseHex = false;
 const infoFactory = new iced.InstructionInfoFactory();
 
-function decodeOne<T>(bytes: Uint8Array, at: Vaddr, use: (instruction: InstanceType<typeof iced.Instruction>) => T): T {
+/** Decodes the one instruction in `bytes`, lends it to `use`, and frees it. */
+export function decodeOne<T>(
+  bytes: Uint8Array,
+  at: Vaddr,
+  use: (instruction: InstanceType<typeof iced.Instruction>) => T,
+): T {
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
   decoder.ip = BigInt(at);
   const instruction = decoder.decode();
