@@ -5,6 +5,7 @@
  * nop5 lies in a single 16-byte line, and so never in two pages.
  */
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
+import type { CfaRows } from "../elf/cfa-rows.js";
 import { INT3, JUMP_SIZE, jump, nopFill, shortJump } from "../x86/bytes.js";
 import { relocate } from "../x86/relocate.js";
 import type { Detour, PlacedProbe, Proposal, Stretch } from "./proposal.js";
@@ -26,10 +27,20 @@ export interface Chunk {
   readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
 }
 
+/** New code that belongs to no function of the input: the fork guard. */
+export interface NamedCode {
+  readonly name: string;
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  /** How to find the caller's frame, where the return address is the only thing that is saved for it. */
+  readonly unwind: CfaRows;
+}
+
 export interface NewCode {
   readonly start: Vaddr;
   readonly bytes: Uint8Array;
   readonly chunks: readonly Chunk[];
+  readonly named: readonly NamedCode[];
   /** Detours that cannot be encoded from here, with the reason. */
   readonly failed: ReadonlyMap<Proposal, string>;
 }
@@ -54,7 +65,7 @@ export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): New
   }
   const bytes = new Uint8Array(chunks.length === 0 ? 0 : at - start).fill(INT3);
   for (const piece of pieces) bytes.set(piece.bytes, piece.at - start);
-  return { start, bytes, chunks, failed };
+  return { start, bytes, chunks, named: [], failed };
 }
 
 function encodeChunk(

@@ -39,7 +39,13 @@ export function installChildHandler(image: ElfImage, child: (at: Vaddr) => Uint8
     const stubs = childHandlerCode(plan, place.start, child);
     if (stubs.bytes.length > place.capacity) continue;
     const { edits, tails, addedSections } = childHandlerChanges(plan, stubs);
-    const newCode: NewCode = { start: place.start, bytes: stubs.bytes, chunks: [], failed: new Map() };
+    const newCode: NewCode = {
+      start: place.start,
+      bytes: stubs.bytes,
+      chunks: [],
+      named: stubs.named,
+      failed: new Map(),
+    };
     const moved = place.kind === "new segment" ? place.growth.moved : [];
     const content = assemble(plan.image, {
       edits: [...edits, ...symbolEdits(plan.image, moved, [])],

@@ -13,7 +13,9 @@
  * address; they leave by a direct jump or ret, which IBT and shadow stacks allow.
  */
 import { alignUp, type Vaddr, vaddr } from "../../address.js";
+import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
 import { INT3, jump } from "../../x86/bytes.js";
+import type { NamedCode } from "../new-code.js";
 
 const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
 
@@ -36,6 +38,8 @@ export interface Stubs {
   readonly fini: Vaddr | undefined;
   readonly word: Vaddr | undefined;
   readonly child: Vaddr;
+  /** The stubs themselves, without the child handler. */
+  readonly named: readonly NamedCode[];
 }
 
 /**
@@ -44,7 +48,8 @@ export interface Stubs {
  */
 export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vaddr) => Uint8Array): Stubs {
   const init = start;
-  const fini = behind(start, initCode(init, init, init, targets).length);
+  const initSize = initCode(init, init, init, targets).length;
+  const fini = behind(start, initSize);
   const finiBytes = targets.end === undefined ? [] : finiCode(fini, init, targets.end);
   const wordAt = behind(fini, finiBytes.length);
   const nameAt = vaddr(targets.constantWord ? wordAt + 8 : wordAt);
@@ -63,8 +68,54 @@ export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vadd
     fini: targets.end === undefined ? undefined : fini,
     word: targets.constantWord ? wordAt : undefined,
     child: childAt,
+    named: [
+      { name: "usdt_nop5.init", start: init, end: vaddr(init + initSize), unwind: initRows(init, initSize, targets) },
+      ...(targets.end === undefined
+        ? []
+        : [
+            {
+              name: "usdt_nop5.fini",
+              start: fini,
+              end: vaddr(fini + finiBytes.length),
+              unwind: finiRows(fini, finiBytes.length, targets.end.after),
+            },
+          ]),
+    ],
   };
 }
+
+/** Rows by rsp: from `at`, the CFA is rsp + `offset`. */
+const rowsByStack = (rows: readonly (readonly [at: number, offset: number])[]): CfaRows => ({
+  starts: rows.map(([at]) => vaddr(at)),
+  registers: rows.map(() => DWARF_RSP),
+  offsets: rows.map(([, offset]) => offset),
+});
+
+/** endbr64, three pushes of a byte each; at the end three pops, and the way out. */
+function initRows(init: Vaddr, size: number, { afterInit }: StubTargets): CfaRows {
+  const out = init + size - wayOutSize(afterInit);
+  return rowsByStack([
+    [init, 8],
+    [init + 5, 16],
+    [init + 6, 24],
+    [init + 7, 32],
+    [out - 2, 24],
+    [out - 1, 16],
+    [out, 8],
+  ]);
+}
+
+/** endbr64; sub rsp, 8 (4 bytes); add rsp, 8; and the way out. */
+function finiRows(fini: Vaddr, size: number, after: Vaddr | undefined): CfaRows {
+  return rowsByStack([
+    [fini, 8],
+    [fini + 8, 16],
+    [fini + size - wayOutSize(after), 8],
+  ]);
+}
+
+/** A jump, or ret. */
+const wayOutSize = (next: Vaddr | undefined): number => (next === undefined ? 1 : 5);
 
 /** Where the next piece begins. */
 const behind = (start: Vaddr, length: number): Vaddr => vaddr(alignUp(start + length, 16));
