@@ -72,6 +72,8 @@ export const REWRITE: RewriteOptions = {
   only: [],
   newBuildId: false,
   tableAtEnd: false,
+  // One process: no child looks at anything.
+  forkGuard: false,
 };
 
 /** Nanoseconds a pass of each function of the sample, in one run. */

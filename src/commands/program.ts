@@ -86,6 +86,7 @@ Exit status:
     .option("--strict", "if any probe cannot be rewritten, write nothing and exit with 3")
     .option("--dry-run", "report only, write nothing")
     .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")
+    .option("--no-fork-guard", "leave out the code that keeps forked children alive on Linux 6.18 to 7.2")
     .option("--table-at-end", "allow the program header table at the file's end (strip breaks such files)")
     .action(async (file: string, options: RewriteCommandOptions) => {
       finish(

@@ -24,6 +24,8 @@ export interface RewriteCommandOptions extends OutputOptions {
   readonly dryRun?: boolean;
   readonly newBuildId?: boolean;
   readonly tableAtEnd?: boolean;
+  /** False with --no-fork-guard. */
+  readonly forkGuard?: boolean;
 }
 
 /**
@@ -44,6 +46,7 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     only: patterns.map((pattern) => pattern.text),
     newBuildId: options.newBuildId ?? false,
     tableAtEnd: options.tableAtEnd ?? false,
+    forkGuard: options.forkGuard ?? true,
   });
   const { content } = result;
   const report = { ...result.report, hazards: [...result.report.hazards, ...privilegeHazard(input, content !== null)] };

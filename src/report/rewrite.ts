@@ -35,6 +35,7 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
     displaced: site.displaced,
   })),
   hazards: report.hazards.map(({ code, message }) => ({ code, message })),
+  forkGuard: report.forkGuard,
   tracing: tracingOf(report).map(({ kernel, plain, libbpf }) => ({ kernel: kernel.range, plain, libbpf })),
 });
 
@@ -58,6 +59,15 @@ function tracingLines(report: RewriteReport): string[] {
   });
 }
 
+function forkGuardLines({ forkGuard }: RewriteReport): string[] {
+  if (forkGuard === null) return [];
+  const { installed, reason, sites, pages } = forkGuard;
+  if (!installed) return [`  no fork guard: ${reason}`];
+  return [
+    `  fork guard: a forked child looks at ${count(sites, "probe")} in ${count(pages, "page")} before anything else runs`,
+  ];
+}
+
 /** How many probes there are, and what became of them. */
 export function summaryOf(report: RewriteReport): { sites: number } & Record<SiteStatus, number> {
   const of = (status: SiteStatus): number => report.sites.filter((site) => site.status === status).length;
@@ -78,7 +88,7 @@ export function rewriteText(run: RewriteRun, style: Style): string {
     lines.push(`${style.heading(printable(run.input))}: ${head}`);
   }
   for (const site of report.sites) lines.push(...siteLines(site, style));
-  lines.push(...tracingLines(report));
+  lines.push(...tracingLines(report), ...forkGuardLines(report));
   for (const { code, message } of report.hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
   lines.push(outcome(run), "");
   return lines.join("\n");

@@ -67,7 +67,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const { code, replaced, tails } = assembly;
   const sections = outputSections(image, assembly);
   const numbers = renumbering(image, sections);
-  const symbols = code && symbolsFor(image, code.newCode.chunks, assembly.probeName, sections.findIndex(isNewCode));
+  const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
   const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
   const patched = applyEdits(image.bytes, contentEdits);
   const renumbered = isIdentity(numbers) ? [] : symbolTables(image);

@@ -17,6 +17,8 @@ export interface RewriteOptions {
   readonly newBuildId: boolean;
   /** Allow the program header table at the end of the file, where nothing else is possible. */
   readonly tableAtEnd: boolean;
+  /** Put code into the file that keeps forked children alive, on kernels that kill them at a nop5. */
+  readonly forkGuard: boolean;
 }
 
 export type SiteStatus = "rewritten" | "already" | "skipped";
@@ -46,6 +48,16 @@ export interface Hazard {
   readonly message: string;
 }
 
+/** What became of the fork guard: code that a forked child runs before any of the program's. */
+export interface ForkGuardReport {
+  readonly installed: boolean;
+  /** Why it is not there, for a person to read, or null. */
+  readonly reason: string | null;
+  /** How many nop5 sites it looks at, and in how many pages of memory. */
+  readonly sites: number;
+  readonly pages: number;
+}
+
 export interface RewriteReport {
   /** The layout that was chosen: never "auto". */
   readonly layout: ProbeLayout;
@@ -53,6 +65,8 @@ export interface RewriteReport {
   readonly outputSize: number;
   readonly sites: readonly SiteReport[];
   readonly hazards: readonly Hazard[];
+  /** Null where the output needs none: no nop5 was made, or not for a kernel that needs it. */
+  readonly forkGuard: ForkGuardReport | null;
 }
 
 /** The content of a file: pieces in ascending order; what lies between them, and up to `size`, is a hole (zeros). */

@@ -2,7 +2,7 @@
  * What the user should know of the output before it is deployed. Each hazard names the kernels that it holds for and the
  * option that decides it.
  */
-import { hex, type Vaddr } from "../address.js";
+import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
@@ -10,6 +10,7 @@ import { InputError } from "../errors.js";
 import { STEPPING_FACTOR } from "../kernel/kernels.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { Hazard, RedZone } from "./contract.js";
+import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 
@@ -25,6 +26,11 @@ export interface HazardContext {
   readonly already: readonly { readonly location: Vaddr; readonly redZone: RedZone }[];
   /** Why the process may fork, or undefined. */
   readonly wayToFork: string | undefined;
+  /** The fork guard, or undefined and perhaps a reason. */
+  readonly guard: ForkGuard | undefined;
+  readonly noGuard: string | undefined;
+  /** The ways to fork that the guard does not see. */
+  readonly uncovered: readonly string[];
   /** Bytes behind all that headers describe. */
   readonly trailing: number;
 }
@@ -55,34 +61,49 @@ const usesNop5 = (layout: ProbeLayout): boolean => layout !== "nop,nop10";
 const way = (makesNop5: boolean, option: string): string =>
   makesNop5 ? option : "the probes were built so: no option changes them";
 
-function forkHazard({ layout, placed, already, wayToFork }: HazardContext): Hazard[] {
+function forkHazard(context: HazardContext): Hazard[] {
+  const { layout, placed, already, wayToFork, guard, noGuard, uncovered } = context;
   const makesNop5 = placed.size > 0 && usesNop5(layout);
   if (!makesNop5 && already.length === 0) return [];
   const effect =
     "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
+  const option = way(makesNop5, "--layout nop,nop10 is safe");
+  if (guard !== undefined) {
+    const hazards = uncountedHazard(guard);
+    if (uncovered.length === 0) return hazards;
+    return [{ code: "fork", message: `${effect}; ${uncoveredWords(uncovered)} (${option})` }, ...hazards];
+  }
+  const why = noGuard === undefined ? "" : `; there is no fork guard: ${noGuard}`;
   if (wayToFork === undefined)
     return [
       {
         code: "fork-in-library",
-        message: `${effect}; the program itself shows no way to fork, but a library in its process might (${way(makesNop5, "--layout nop,nop10 is safe")})`,
+        message: `${effect}; the program itself shows no way to fork, but a library in its process might${why} (${option})`,
       },
     ];
-  const option = way(makesNop5, "--layout nop,nop10 is safe, and what auto chooses");
-  return [{ code: "fork", message: `${effect}, and ${wayToFork} (${option})` }];
+  return [{ code: "fork", message: `${effect}, and ${wayToFork}${why} (${option})` }];
+}
+
+/** A mapping of one page cannot be split, and without that the kernel puts no breakpoint back. */
+function uncountedHazard({ uncounted }: ForkGuard): Hazard[] {
+  if (uncounted.length === 0) return [];
+  return [
+    {
+      code: "fork-uncounted",
+      message: `on Linux 6.18 to 7.2 ${count(uncounted.length)} in a segment of a single page (${someOf(uncounted)}) will not fire in children that were forked while the parent was traced (--layout nop,nop10 does)`,
+    },
+  ];
 }
 
 /** Sites that had a nop5 before: they are as dangerous as any, and were not touched. */
 function bareNop5Hazard({ already }: HazardContext): Hazard[] {
   const live = already.filter((a) => a.redZone !== "unused");
   if (live.length === 0) return [];
-  const where = live
-    .slice(0, 4)
-    .map((a) => hex(a.location))
-    .join(", ");
+  const where = someOf(live.map((a) => a.location));
   return [
     {
       code: "red-zone",
-      message: `${count(live.length)} had a bare nop5 already, where bytes below rsp are or may be needed (${where}${live.length > 4 ? ", ..." : ""}): on Linux 6.18 to 7.2 tracing them corrupts the program; no option changes them, they have to be built anew`,
+      message: `${count(live.length)} had a bare nop5 already, where bytes below rsp are or may be needed (${where}): on Linux 6.18 to 7.2 tracing them corrupts the program; no option changes them, they have to be built anew`,
     },
   ];
 }

@@ -4,7 +4,7 @@
  */
 import { type Vaddr, vaddr } from "../address.js";
 import type { ProbeLayout } from "../usdt/forms.js";
-import type { Hazard, RedZone, RewriteOptions, SiteReport } from "./contract.js";
+import type { ForkGuardReport, Hazard, RedZone, RewriteOptions, RewriteReport, SiteReport } from "./contract.js";
 
 /** What is kept of each site. */
 type MemoSite = Pick<SiteReport, "provider" | "name" | "newLocation" | "redZone" | "guard" | "reason">;
@@ -14,6 +14,7 @@ export interface Memo {
   readonly layout: ProbeLayout;
   readonly sites: readonly MemoSite[];
   readonly hazards: readonly Hazard[];
+  readonly forkGuard: ForkGuardReport | null;
 }
 
 /** A site as it is written: old and new location, tactic, red zone, guard, reason. verify reads all of it. */
@@ -24,12 +25,13 @@ interface Stored {
   readonly layout: ProbeLayout;
   readonly sites: readonly StoredSite[];
   readonly hazards: readonly Hazard[];
+  readonly forkGuard: ForkGuardReport | null;
 }
 
 /** JSON with the fields in a fixed order: the same input gives the same bytes. */
 export function encodeMemo(
   options: RewriteOptions,
-  done: { readonly layout: ProbeLayout; readonly sites: readonly SiteReport[]; readonly hazards: readonly Hazard[] },
+  done: Pick<RewriteReport, "layout" | "sites" | "hazards" | "forkGuard">,
 ): string {
   const stored: Stored = {
     options: normalized(options),
@@ -45,22 +47,24 @@ export function encodeMemo(
       s.reason,
     ]),
     hazards: done.hazards.map(({ code, message }) => ({ code, message })),
+    forkGuard: done.forkGuard,
   };
   return JSON.stringify(stored);
 }
 
-function normalized({ kernel, layout, only, newBuildId, tableAtEnd }: RewriteOptions): RewriteOptions {
-  return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd };
+function normalized({ kernel, layout, only, newBuildId, tableAtEnd, forkGuard }: RewriteOptions): RewriteOptions {
+  return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd, forkGuard };
 }
 
 /** Reads what encodeMemo wrote; undefined where it is something else. */
 export function decodeMemo(text: string): Memo | undefined {
   try {
-    const { options, layout, sites, hazards } = JSON.parse(text) as Stored;
+    const { options, layout, sites, hazards, forkGuard } = JSON.parse(text) as Stored;
     return {
       options,
       layout,
       hazards,
+      forkGuard,
       sites: sites.map(([provider, name, , newLocation, , redZone, guard, reason]) => ({
         provider,
         name,

@@ -15,7 +15,9 @@ import { retarget } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
 
 /** Cheapest for the running program first. */
-const tactics: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget, hop];
+const cheapest: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget, hop];
+/** What leaves the probe where it is comes last: see fork-guard.ts. */
+const together: readonly Tactic[] = [displace, straddle, callThrough, retarget, hop, inPlace, shift];
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
@@ -34,8 +36,15 @@ export interface WantedSite extends WantedProbe {
 /**
  * @param wanted the sites to rewrite; whether their code can be decoded is found out here
  * @param sites every address that any note names: none of these bytes is room
+ * @param inNewCode whether probes are better off in new code than where they are, for they are to lie on few pages
  */
-export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], sites: ReadonlySet<Vaddr>): Plan {
+export function planSites(
+  facts: ProgramFacts,
+  wanted: readonly WantedSite[],
+  sites: ReadonlySet<Vaddr>,
+  inNewCode: boolean,
+): Plan {
+  const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
   const claimed: Stretch[] = [];
@@ -53,7 +62,7 @@ export function planSites(facts: ProgramFacts, wanted: readonly WantedSite[], si
     }
     const previous = proposals.at(-1);
     const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, proposals, claimed);
-    const choice = choose(context, previous, obstacle);
+    const choice = choose(tactics, context, previous, obstacle);
     if (typeof choice === "string") {
       skipped.set(site, choice);
       candidates.delete(site);
@@ -124,20 +133,21 @@ function pinObstacle(proposal: Proposal, pinned: ReadonlyMap<Vaddr, string>): st
 }
 
 function choose(
+  tactics: readonly Tactic[],
   context: SiteContext,
   previous: Proposal | undefined,
   obstacle: (proposal: Proposal) => string | undefined,
 ): { proposal: Proposal; merged: boolean } | string {
-  const reasons: string[] = [];
+  const reasons: { readonly tactic: Tactic; readonly text: string }[] = [];
   let overlaps = false;
   for (const tactic of tactics) {
     const proposal = tactic(context);
     if (typeof proposal === "string") {
-      reasons.push(proposal);
+      reasons.push({ tactic, text: proposal });
       continue;
     }
     const inTheWay = obstacle(proposal);
-    if (inTheWay !== undefined) reasons.push(inTheWay);
+    if (inTheWay !== undefined) reasons.push({ tactic, text: inTheWay });
     else if (previous !== undefined && proposal.window.start < previous.window.end) overlaps = true;
     else return { proposal, merged: false };
   }
@@ -147,14 +157,16 @@ function choose(
       first < 0 ? "the probe before it lies in another function" : detour(context, first, context.index, "straddle");
     if (typeof merged !== "string" && outsideOf(previous).length === 0 && obstacle(merged) === undefined)
       return { proposal: merged, merged: true };
-    reasons.push(`it stands too close behind the probe at ${hex(previous.window.start)}`);
+    reasons.push({ tactic: displace, text: `it stands too close behind the probe at ${hex(previous.window.start)}` });
   }
   return bestReason(reasons);
 }
 
-/** Reasons come in the order of the tactics; the one of displace says most about what is in the way. */
-const bestReason = (reasons: readonly string[]): string =>
-  [...new Set(reasons.slice(2))].join("; ") || reasons.join("; ");
+/** Those of displace and what comes behind it say most about what is in the way. */
+function bestReason(reasons: readonly { readonly tactic: Tactic; readonly text: string }[]): string {
+  const best = reasons.filter(({ tactic }) => tactic !== inPlace && tactic !== shift);
+  return [...new Set((best.length > 0 ? best : reasons).map((r) => r.text))].join("; ");
+}
 
 function assertDisjoint(proposals: readonly Proposal[]): void {
   for (let i = 1; i < proposals.length; i++)

@@ -12,17 +12,27 @@ import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { assemble, trailingBytes } from "./assemble.js";
 import { followRecipe, isUntouched, readCarry } from "./carry.js";
-import type { RedZone, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
+import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
 import { derivedBuildId } from "./derived-build-id.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
+import {
+  type ForkGuardPlan,
+  guardedPlaces,
+  nop5Before,
+  planForkGuard,
+  uncoveredWords,
+  withForkGuard,
+} from "./fork-guard.js";
 import { hazardsOf } from "./hazards.js";
+import { type ChildHandlerChanges, type ChildHandlerPlan, childHandlerChanges } from "./imports/child-handler.js";
 import { chooseLayout } from "./layout-choice.js";
+import { type Located, locate, locateGuarded } from "./locate.js";
 import { decodeMemo, encodeMemo, type Memo, sameOptions } from "./memo.js";
-import { encodeDetours, type NewCode } from "./new-code.js";
+import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
-import { type Place, placesFor } from "./place.js";
+import { placesFor } from "./place.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
-import type { InPlaceChange, PlacedProbe, Proposal } from "./proposal.js";
+import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
@@ -43,63 +53,132 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   // All that follows works from one image: sections are known by their identity.
   const before = options.newBuildId ? newBuildId(original) : [];
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
-  const notes = readUsdtNotes(image);
+  const input: Input = { original, before, image, notes: readUsdtNotes(image), options, inputSize };
+  const guard = input.notes.length === 0 ? undefined : planForkGuard(image, options);
+  if (guard === undefined || typeof guard === "string") return rewriteUnguarded(input, guard ?? null);
+  const guarded = rewriteGuarded(input, guard);
+  return typeof guarded === "string" ? rewriteUnguarded(input, guarded) : guarded;
+}
+
+/** What one run works from. */
+interface Input {
+  readonly original: ElfImage;
+  /** Edits that made `image` from `original`. */
+  readonly before: readonly Edit[];
+  readonly image: ElfImage;
+  readonly notes: readonly UsdtNote[];
+  readonly options: RewriteOptions;
+  readonly inputSize: number;
+}
+
+/** @param reason why there is no fork guard, or null where no kernel needs one */
+function rewriteUnguarded(input: Input, reason: string | null): RewriteResult {
+  const { image, options, notes } = input;
   const fork = wayToFork(image);
-  const layout = chooseLayout(options.layout, options.kernel, fork);
-  const selection = selectSites(image, notes, options, layout);
-  const survey = surveySites(image, notes, selection, layout);
-  const located = locate(image, planFor(survey, notes), options);
-  const { proposals, code } = located;
-  const placed = placedProbes(proposals, code?.newCode);
+  const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
+  const subject = survey(input, layout);
+  const located = locate(planFor(subject, notes, false), () => placesFor(image, options.tableAtEnd));
+  const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
+  return finish(input, subject, located, { wayToFork: fork, forkGuard, uncovered: [], changes: undefined });
+}
+
+/** With the fork guard, or why it is of no use here. */
+function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | string {
+  const { image, options, notes } = input;
+  if (options.layout === "auto" && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
+  const layout = chooseLayout(options.layout, options.kernel, true);
+  const subject = survey(input, layout);
+  const plan = planFor(subject, notes, true);
+  if (plan.proposals.length === 0) return "no probe becomes a nop5";
+  const places = guardedPlaces(guard, options.tableAtEnd);
+  const located = locateGuarded(plan, places, (place, newCode, placed) =>
+    withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
+  );
+  if (typeof located === "string") return located;
+  const { sites, pages, stubs } = located.guard!;
+  return finish(input, subject, located, {
+    wayToFork: wayToFork(image),
+    forkGuard: { installed: true, reason: null, sites, pages },
+    uncovered: guard.uncovered,
+    changes: { plan: guard.handler, ...childHandlerChanges(guard.handler, stubs) },
+  });
+}
+
+/** What is known about forks by now. */
+interface Forks {
+  readonly wayToFork: string | undefined;
+  readonly forkGuard: ForkGuardReport | null;
+  /** The ways to fork that the guard does not see. */
+  readonly uncovered: readonly string[];
+  readonly changes: ({ readonly plan: ChildHandlerPlan } & ChildHandlerChanges) | undefined;
+}
+
+function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
+  const { notes, options } = input;
+  const { proposals, code, placed } = located;
+  const { layout } = subject;
+  // Where a guard is, program headers are those that have room for its words.
+  const image = forks.changes?.plan.image ?? input.image;
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
-  const sites = notes.map((note) => reportSite(note, selection.get(note)!, survey, chosen, placed, located.skipped));
+  const sites = notes.map((note) => reportSite(note, subject, chosen, located));
   const hazards = hazardsOf({
     image,
     layout,
     proposals,
     place: code?.place,
     placed,
-    already: bareNop5Sites(image, notes, selection, survey),
-    wayToFork: fork,
+    already: bareNop5Sites(image, notes, subject),
+    wayToFork: forks.wayToFork,
+    guard: located.guard,
+    noGuard: forks.forkGuard?.reason ?? undefined,
+    uncovered: forks.uncovered,
     trailing: trailingBytes(image),
   });
-  const report = (outputSize: number): RewriteReport => ({ layout, inputSize, outputSize, sites, hazards });
+  const { forkGuard } = forks;
+  const report = (outputSize: number): RewriteReport => ({
+    layout,
+    inputSize: input.inputSize,
+    outputSize,
+    sites,
+    hazards,
+    forkGuard,
+  });
   if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
 
   const noteChanges = changeNotes(image, notes, placed);
   const content = assemble(image, {
     edits: [
-      ...codeEdits(image, survey.facts, proposals, code?.newCode),
+      ...codeEdits(image, subject.facts, proposals, code?.newCode),
       ...noteChanges.edits,
       ...movedSymbols(image, located),
+      ...(forks.changes?.edits ?? []),
     ],
     replaced: noteChanges.replaced,
     code,
+    ...(forks.changes && { tails: forks.changes.tails, addedSections: forks.changes.addedSections }),
     probeName: (site) => {
       const { provider, name } = notes.find((n) => n.location === site)!;
       return `${provider}.${name}`;
     },
-    memo: encodeMemo(options, { layout, sites, hazards }),
-    before,
-    originalHash: createHash("sha256").update(original.bytes).digest(),
+    memo: encodeMemo(options, { layout, sites, hazards, forkGuard }),
+    before: input.before,
+    originalHash: createHash("sha256").update(input.original.bytes).digest(),
   });
   return { report: report(content.size), content };
 }
 
 /** Facts about the sites: the code around them, and whether what lies below rsp there is needed. */
 interface Survey {
+  readonly layout: ProbeLayout;
+  readonly selection: ReadonlyMap<UsdtNote, Selection>;
   readonly facts: ProgramFacts | undefined;
   readonly wanted: readonly WantedSite[];
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
   readonly skipped: ReadonlyMap<Vaddr, string>;
 }
 
-function surveySites(
-  image: ElfImage,
-  notes: readonly UsdtNote[],
-  selection: ReadonlyMap<UsdtNote, Selection>,
-  layout: ProbeLayout,
-): Survey {
+function survey({ image, notes, options }: Input, layout: ProbeLayout): Survey {
+  const selection = selectSites(image, notes, options, layout);
   const byLocation = new Map<Vaddr, UsdtNote[]>();
   for (const note of notes) {
     if (selection.get(note)!.kind === "skipped") continue;
@@ -109,7 +188,7 @@ function surveySites(
   }
   const skipped = new Map<Vaddr, string>();
   const redZones = new Map<Vaddr, RedZone>();
-  if (byLocation.size === 0) return { facts: undefined, wanted: [], redZones, skipped };
+  if (byLocation.size === 0) return { layout, selection, facts: undefined, wanted: [], redZones, skipped };
   const facts = gatherFacts(image, [...byLocation.keys()]);
   const wanted: WantedSite[] = [];
   for (const [location, own] of byLocation) {
@@ -133,15 +212,14 @@ function surveySites(
         pinned: own.map(movePin).find((reason) => reason !== undefined),
       });
   }
-  return { facts, wanted, redZones, skipped };
+  return { layout, selection, facts, wanted, redZones, skipped };
 }
 
 /** Sites that are a bare nop5 in the input: they are judged like those that this run makes. */
 function bareNop5Sites(
   image: ElfImage,
   notes: readonly UsdtNote[],
-  selection: ReadonlyMap<UsdtNote, Selection>,
-  { redZones }: Survey,
+  { selection, redZones }: Survey,
 ): { location: Vaddr; redZone: RedZone }[] {
   const bare = notes.filter((n) => {
     if (selection.get(n)!.kind !== "already") return false;
@@ -154,41 +232,10 @@ function bareNop5Sites(
   }));
 }
 
-function planFor({ facts, wanted, skipped }: Survey, notes: readonly UsdtNote[]): Plan {
+function planFor({ facts, wanted, skipped }: Survey, notes: readonly UsdtNote[], inNewCode: boolean): Plan {
   if (facts === undefined || wanted.length === 0) return { proposals: [], skipped };
-  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)));
+  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode);
   return { proposals: plan.proposals, skipped: new Map([...skipped, ...plan.skipped]) };
-}
-
-/** A plan whose new code has addresses. */
-interface Located extends Plan {
-  readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
-}
-
-/** Finds the best place that holds all new code, and encodes it there. */
-function locate(image: ElfImage, plan: Plan, options: RewriteOptions): Located {
-  const { proposals } = plan;
-  const skipped = new Map(plan.skipped);
-  const detours = proposals.filter((p) => p.change.kind === "detour");
-  if (detours.length === 0) return { proposals, code: undefined, skipped };
-  const { places, obstacle } = placesFor(image, options.tableAtEnd);
-  for (const place of places) {
-    const newCode = encodeDetours(detours, place.start);
-    if (newCode.bytes.length > place.capacity) continue;
-    for (const [proposal, reason] of newCode.failed) for (const site of probesOf(proposal)) skipped.set(site, reason);
-    const encoded = proposals.filter((p) => !newCode.failed.has(p));
-    const code = newCode.chunks.length === 0 ? undefined : { place, newCode };
-    return { proposals: encoded, code, skipped };
-  }
-  for (const proposal of detours) for (const site of probesOf(proposal)) skipped.set(site, obstacle);
-  return { proposals: proposals.filter((p) => p.change.kind === "in-place"), code: undefined, skipped };
-}
-
-/** The rewritten probes in their new places, by where they were. */
-function placedProbes(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, PlacedProbe> {
-  const inPlace = proposals.flatMap(({ change }) => (change.kind === "in-place" ? change.probes : []));
-  const inNewCode = (newCode?.chunks ?? []).flatMap((chunk) => chunk.probes);
-  return new Map([...inPlace, ...inNewCode].map((probe) => [probe.site, probe]));
 }
 
 const growthsOf = (proposals: readonly Proposal[]): NonNullable<InPlaceChange["growth"]>[] =>
@@ -227,12 +274,11 @@ function newBuildId(image: ElfImage): Edit[] {
 
 function reportSite(
   note: UsdtNote,
-  selected: Selection,
-  { redZones }: Survey,
+  { selection, redZones }: Survey,
   chosen: ReadonlyMap<Vaddr, Proposal>,
-  placed: ReadonlyMap<Vaddr, PlacedProbe>,
-  skipped: ReadonlyMap<Vaddr, string>,
+  { placed, skipped }: Located,
 ): SiteReport {
+  const selected = selection.get(note)!;
   const { provider, name, location } = note;
   const common = { provider, name, location, redZone: redZones.get(location) ?? "unknown" } as const;
   const probe = placed.get(location);
@@ -256,7 +302,7 @@ function reportSite(
 }
 
 /** The file is what these options make of it already. */
-function nothingToDo(image: ElfImage, { layout, hazards, sites }: Memo): RewriteResult {
+function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard }: Memo): RewriteResult {
   const size = image.bytes.length;
   return {
     report: {
@@ -264,6 +310,7 @@ function nothingToDo(image: ElfImage, { layout, hazards, sites }: Memo): Rewrite
       inputSize: size,
       outputSize: size,
       hazards,
+      forkGuard,
       sites: sites.map(({ newLocation, reason, ...site }) => ({
         ...site,
         location: newLocation,

@@ -7,7 +7,7 @@ import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
 import { forEachSymbol, functionsAt, dynsym as readDynsym, symtab as readSymtab } from "../elf/symbols.js";
 import { type Edit, editAt, word } from "./edits.js";
-import type { Chunk } from "./new-code.js";
+import type { NewCode } from "./new-code.js";
 import type { InPlaceChange } from "./proposal.js";
 import type { MovedSection } from "./table-growth.js";
 
@@ -24,12 +24,12 @@ export interface AddedSymbols {
 /** Symbols for new code, or undefined where the file has no symbol table, or relocations that count its entries. */
 export function symbolsFor(
   image: ElfImage,
-  chunks: readonly Chunk[],
+  { chunks, named }: NewCode,
   probeName: (site: Vaddr) => string,
   codeNumber: number,
 ): AddedSymbols | undefined {
   const table = readSymtab(image);
-  if (table === null || chunks.length === 0) return undefined;
+  if (table === null || chunks.length + named.length === 0) return undefined;
   const isCounted = image.sections.some(
     (s) => (s.sh_type === elf.SHT_RELA || s.sh_type === elf.SHT_REL) && s.sh_link === table.section.index,
   );
@@ -38,18 +38,22 @@ export function symbolsFor(
     image,
     chunks.map((c) => c.proposal.window.start),
   );
-  const entries = new Uint8Array(chunks.length * elf.SYM_SIZE);
+  const pieces = [
+    ...chunks.map((chunk, i) => ({ ...chunk, name: `${functions[i] ?? probeName(chunk.probes[0]!.site)}.nop5` })),
+    ...named,
+  ];
+  const entries = new Uint8Array(pieces.length * elf.SYM_SIZE);
   const view = new DataView(entries.buffer);
   const names: Buffer[] = [];
   let nameAt = table.strings.sh_size;
-  chunks.forEach((chunk, i) => {
+  pieces.forEach((piece, i) => {
     const at = i * elf.SYM_SIZE;
-    const name = Buffer.from(`${functions[i] ?? probeName(chunk.probes[0]!.site)}.nop5\0`, "utf8");
+    const name = Buffer.from(`${piece.name}\0`, "utf8");
     view.setUint32(at, nameAt, true);
     view.setUint8(at + 4, (elf.STB_LOCAL << 4) | elf.STT_FUNC);
     view.setUint16(at + 6, codeNumber, true);
-    view.setBigUint64(at + 8, BigInt(chunk.start), true);
-    view.setBigUint64(at + 16, BigInt(chunk.end - chunk.start), true);
+    view.setBigUint64(at + 8, BigInt(piece.start), true);
+    view.setBigUint64(at + 16, BigInt(piece.end - piece.start), true);
     names.push(name);
     nameAt += name.length;
   });

@@ -50,6 +50,7 @@ const result = (sites: readonly SiteReport[], content: string | null): RewriteRe
     outputSize: content?.length ?? 100,
     sites,
     hazards: [{ code: "fork", message: "a child that forks while traced dies" }],
+    forkGuard: { installed: true, reason: null, sites: 1, pages: 1 },
   },
   content: content === null ? null : { size: content.length, pieces: [{ offset: 0, bytes: Buffer.from(content) }] },
 });
@@ -89,6 +90,7 @@ describe("rewrite", () => {
         },
       ],
       hazards: [{ code: "fork", message: "a child that forks while traced dies" }],
+      forkGuard: { installed: true, reason: null, sites: 1, pages: 1 },
       tracing: [
         { kernel: "before 6.18", plain: "stepped", libbpf: "stepped" },
         { kernel: "6.18 to 7.2", plain: "optimized", libbpf: "optimized" },
@@ -109,10 +111,11 @@ describe("rewrite", () => {
       only: [],
       newBuildId: false,
       tableAtEnd: false,
+      forkGuard: true,
     });
     await usdtNop5(
       ...["rewrite", path, "--kernel", "any", "--layout", "nop,nop10", "--only", "sample:*"],
-      ...["--only", "*:add", "--new-build-id", "--table-at-end"],
+      ...["--only", "*:add", "--new-build-id", "--table-at-end", "--no-fork-guard"],
     );
     expect(rewriter.rewrite.mock.lastCall![1]).toEqual({
       kernel: "any",
@@ -120,6 +123,7 @@ describe("rewrite", () => {
       only: ["sample:*", "*:add"],
       newBuildId: true,
       tableAtEnd: true,
+      forkGuard: false,
     });
   });
 

@@ -13,7 +13,14 @@ export interface RewrittenFile {
   readonly report: RewriteReport;
 }
 
-const plain: RewriteOptions = { kernel: "6.18", layout: "nop5", only: [], newBuildId: false, tableAtEnd: false };
+const plain: RewriteOptions = {
+  kernel: "6.18",
+  layout: "nop5",
+  only: [],
+  newBuildId: false,
+  tableAtEnd: false,
+  forkGuard: false,
+};
 
 /** A rewritten file, or null where there was nothing to do. */
 export function rewriteFile(path: string, options: Partial<RewriteOptions> = {}): RewrittenFile | null {

@@ -1,0 +1,213 @@
+/**
+ * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
+ *
+ * On Linux 6.18 to 7.2 a forked child dies at a nop5 that its parent ran while traced. The guard is a child handler
+ * (imports/child-handler.ts) whose code (guard/child-guard.ts) looks at every nop5 site of the file, those too that stood
+ * there before.
+ *
+ * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one behind the other,
+ * wherever they can move there: the plan is told so, and leaves in place what can be nowhere else.
+ *
+ * The kernel looks for breakpoints again where a mapping is split, and a mapping of one page cannot be: new code is made
+ * large enough for two pages. Sites in a segment of one page stay safe and are not counted in a child that was forked while
+ * they were traced; the report says how many.
+ */
+import { alignUp, hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import type { CfaRows } from "../elf/cfa-rows.js";
+import * as elf from "../elf/constants.js";
+import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
+import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
+import { forksWithoutHandlers } from "../facts/uncovered-forks.js";
+import { childGuard } from "../guard/child-guard.js";
+import type { GuardedMapping } from "../guard/guarded-pages.js";
+import type { UsdtNote } from "../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { INT3 } from "../x86/bytes.js";
+import type { RewriteOptions } from "./contract.js";
+import {
+  type ChildHandlerPlan,
+  childHandlerCode,
+  childHandlerPlaces,
+  planChildHandler,
+} from "./imports/child-handler.js";
+import type { Stubs } from "./imports/stubs.js";
+import type { Places } from "./locate.js";
+import type { NamedCode, NewCode } from "./new-code.js";
+import type { Place } from "./place.js";
+import type { PlacedProbe } from "./proposal.js";
+
+/** The kernels that turn a nop5 into a call, and forget to tell children: those that `--kernel 7.3` leaves out. */
+const needsGuard = ({ kernel, layout }: RewriteOptions): boolean =>
+  kernel !== "7.3" && layout !== "nop,nop10" && !(kernel === "any" && layout === "auto");
+
+export interface ForkGuardPlan {
+  readonly handler: ChildHandlerPlan;
+  /** The ways to fork that run no child handler, in words for people. */
+  readonly uncovered: readonly string[];
+}
+
+/**
+ * The plan of a guard, or why there is none, in words for people; undefined where no kernel that the options name needs it.
+ * @throws InputError where the file's dynamic tables are damaged
+ */
+export function planForkGuard(image: ElfImage, options: RewriteOptions): ForkGuardPlan | string | undefined {
+  if (!needsGuard(options)) return undefined;
+  if (!options.forkGuard) return "--no-fork-guard leaves it out";
+  const handler = planChildHandler(image);
+  if (typeof handler === "string") return handler;
+  const uncovered = forksWithoutHandlers(image).filter((way) => way.memory !== "shares");
+  return { handler, uncovered: uncovered.map((way) => way.name) };
+}
+
+export const uncoveredWords = (ways: readonly string[]): string =>
+  `it may fork in ways that run no child handler: ${ways.join(", ")}`;
+
+/** The places for new code with a guard: those in segments of two pages or more first. */
+export function guardedPlaces({ handler }: ForkGuardPlan, tableAtEnd: boolean): Places {
+  const { places, obstacle } = childHandlerPlaces(handler, tableAtEnd);
+  const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
+  return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
+}
+
+/** What a rewrite gained by its guard. */
+export interface ForkGuard {
+  readonly sites: number;
+  /** Pages that every forked child looks at, the guard's own apart. */
+  readonly pages: number;
+  /** Sites in a mapping of one page. */
+  readonly uncounted: readonly Vaddr[];
+  readonly stubs: Stubs;
+}
+
+export interface GuardedCode {
+  readonly newCode: NewCode;
+  readonly guard: ForkGuard;
+}
+
+/** Addresses of the bytes `0f 1f 44 00 00` of a rewritten probe. */
+const nop5Of = ({ location, form }: PlacedProbe): Vaddr => vaddr(location + form.patched.offset);
+
+/** Sites that are a canonical nop5 in the input and are not among those that this run moves. */
+export function nop5Before(
+  image: ElfImage,
+  notes: readonly UsdtNote[],
+  placed: { has(site: Vaddr): boolean },
+): readonly Vaddr[] {
+  const found = new Set<Vaddr>();
+  for (const { location } of notes) {
+    if (placed.has(location)) continue;
+    const code = codeFrom(image, location);
+    const instruction = code === null ? null : probeInstruction(code);
+    if (instruction === "nop5") found.add(location);
+    if (instruction === "nop,nop5") found.add(vaddr(location + 1));
+  }
+  return [...found];
+}
+
+/**
+ * New code with the guard for these sites behind it, or why it cannot be there.
+ * @param placed the rewritten probes
+ * @param before nop5 sites that the input has
+ */
+export function withForkGuard(
+  { handler }: ForkGuardPlan,
+  place: Place,
+  newCode: NewCode,
+  placed: readonly PlacedProbe[],
+  before: readonly Vaddr[],
+): GuardedCode | string {
+  const sites = [...placed.map(nop5Of), ...before].filter((site) => (site % PAGE_SIZE) + 5 <= PAGE_SIZE);
+  const mappings = mappingsOf(handler.image, place, sites);
+  const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
+  let pages = 0;
+  let unwind: CfaRows | undefined;
+  let codeEnd: Vaddr | undefined;
+  let stubs: Stubs;
+  try {
+    stubs = childHandlerCode(handler, start, (at) => {
+      const guard = childGuard(at, mappings);
+      pages = guard.pageCount;
+      unwind = guard.unwind;
+      codeEnd = guard.codeEnd;
+      return guard.bytes;
+    });
+  } catch (error) {
+    if (error instanceof RangeError) return error.message;
+    throw error;
+  }
+  const end = start + stubs.bytes.length;
+  // A segment of two pages: see above.
+  const whole = place.kind === "new segment" ? Math.max(end, place.p_vaddr + PAGE_SIZE + 1) : end;
+  if (whole - place.start > place.capacity) return "there is no room for the fork guard";
+  const bytes = new Uint8Array(whole - newCode.start).fill(INT3);
+  bytes.set(newCode.bytes);
+  bytes.set(stubs.bytes, start - newCode.start);
+  const named: NamedCode[] = [
+    { name: "usdt_nop5.fork_guard", start: stubs.child, end: codeEnd!, unwind: unwind! },
+    ...stubs.named,
+  ];
+  return {
+    newCode: { ...newCode, bytes, named: [...newCode.named, ...named] },
+    guard: { sites: sites.length, pages, uncounted: uncounted(handler.image, place, sites), stubs },
+  };
+}
+
+const isSinglePage = ({ p_vaddr, p_memsz }: ProgramHeader): boolean => (p_vaddr % PAGE_SIZE) + p_memsz <= PAGE_SIZE;
+
+/** Sites in mappings that have one page and so cannot be split. New code has two. */
+function uncounted(image: ElfImage, place: Place, sites: readonly Vaddr[]): Vaddr[] {
+  return sites.filter((site) => {
+    const segment = segmentOf(image, place, site);
+    return segment !== undefined && isSinglePage(segment);
+  });
+}
+
+/** The input's segment of a site, or undefined for one in a new segment. */
+function segmentOf(image: ElfImage, place: Place, site: Vaddr): ProgramHeader | undefined {
+  return segmentAt(image, site) ?? (place.kind === "rest of page" && site >= place.start ? place.segment : undefined);
+}
+
+function mappingsOf(image: ElfImage, place: Place, sites: readonly Vaddr[]): GuardedMapping[] {
+  const bySegment = new Map<unknown, Vaddr[]>();
+  for (const site of sites) {
+    const segment = segmentOf(image, place, site);
+    const known = bySegment.get(segment);
+    if (known === undefined) bySegment.set(segment, [site]);
+    else known.push(site);
+  }
+  const privatePages = pagesThatDiffer(image, sites);
+  return [...bySegment.values()].map((own) => ({ sites: own, privatePages }));
+}
+
+/** Pages with sites whose bytes in memory are not those of the file: they have relocations, or can be written. */
+function pagesThatDiffer(image: ElfImage, sites: readonly Vaddr[]): ReadonlySet<Vaddr> {
+  const pages = new Set(sites.map((site) => vaddr(site - (site % PAGE_SIZE))));
+  const differing = new Set<Vaddr>();
+  for (const page of pages) {
+    const segment = image.programHeaders.find(
+      (p) => p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0 && p.p_vaddr < page + PAGE_SIZE,
+    );
+    if (segment !== undefined && segment.p_vaddr + segment.p_memsz > page) differing.add(page);
+  }
+  if (!writesToCode(image)) return differing;
+  const mark = (address: number): void => {
+    const page = vaddr(address - (address % PAGE_SIZE));
+    if (pages.has(page)) differing.add(page);
+  };
+  forEachRelocation(image, (place) => {
+    mark(place);
+    mark(place + 7);
+  });
+  return differing;
+}
+
+/** Whether relocations may write to segments that are not writable. */
+function writesToCode(image: ElfImage): boolean {
+  return readDynamicTags(image).some(
+    ({ d_tag, d_val }) => d_tag === elf.DT_TEXTREL || (d_tag === elf.DT_FLAGS && (d_val & elf.DF_TEXTREL) !== 0),
+  );
+}
+
+/** For a report: some addresses, and how many more. */
+export const someOf = (addresses: readonly Vaddr[]): string =>
+  addresses.slice(0, 4).map(hex).join(", ") + (addresses.length > 4 ? ", ..." : "");
