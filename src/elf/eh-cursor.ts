@@ -10,6 +10,10 @@ import { read64, type Section } from "./image.js";
 
 export const DW_EH_PE_omit = 0xff;
 export const DW_EH_PE_indirect = 0x80;
+/** The half of an encoding that says what a pointer is relative to. */
+export const DW_EH_PE_application = 0x70;
+export const DW_EH_PE_pcrel = 0x10;
+export const DW_EH_PE_datarel = 0x30;
 
 /** The error for a table that cannot be read on; `at` is a file offset. */
 export const damaged = (what: string, at: number): InputError =>
@@ -22,6 +26,8 @@ export class EhCursor {
     readonly section: Section,
     public at: number,
     readonly end: number,
+    /** What DW_EH_PE_datarel is relative to, where that is known. */
+    readonly dataBase?: number,
   ) {}
 
   private need(bytes: number): number {
@@ -74,11 +80,14 @@ export class EhCursor {
     const where = this.at - this.section.sh_offset + this.section.sh_addr;
     const raw = this.number(encoding & 0x0f);
     if (raw === 0) return undefined;
-    switch (encoding & 0x70) {
+    switch (encoding & DW_EH_PE_application) {
       case 0x00:
         return raw;
-      case 0x10:
+      case DW_EH_PE_pcrel:
         return raw + where;
+      case DW_EH_PE_datarel:
+        if (this.dataBase !== undefined) return raw + this.dataBase;
+        throw damaged("a pointer is relative to a global offset table that is not there", this.at);
       default:
         throw damaged(`pointer encoding ${hex(encoding)} is not supported`, this.at);
     }
