@@ -52,6 +52,6 @@ export async function list(file: string): Promise<readonly ListedSite[]> {
   return files[0]!.sites;
 }
 
-export async function rewrite(file: string, output: string): Promise<RewriteDocument> {
-  return (await document("rewrite", "--layout", "nop5", file, "-o", output)) as RewriteDocument;
+export async function rewrite(file: string, output: string, ...options: readonly string[]): Promise<RewriteDocument> {
+  return (await document("rewrite", "--layout", "nop5", file, "-o", output, ...options)) as RewriteDocument;
 }

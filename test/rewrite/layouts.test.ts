@@ -11,6 +11,7 @@ interface Document {
   readonly layout: string;
   readonly sites: readonly { newLocation: string; status: string; guard: boolean; reason: string | null }[];
   readonly hazards: readonly { code: string; message: string }[];
+  readonly forkGuard: { installed: boolean; reason: string | null; sites: number; pages: number } | null;
 }
 
 async function rewriteWith(input: string, ...options: readonly string[]): Promise<Document & { output: string }> {
@@ -107,25 +108,45 @@ describe.skipIf(!canCompile)("layouts", () => {
     expect(await bytesAt(output, 2)).toEqual([NOP, NOP10]);
   });
 
-  it("chooses nop5 for a program that shows no way to fork, and says what is left of the hazard", async () => {
-    const { layout, hazards } = await rewriteWith(await compile(plain));
-    expect(layout).toBe("nop5");
-    expect(hazards.map((h) => h.code)).toContain("fork-in-library");
+  it("chooses nop5 for a program that shows no way to fork, and guards it against forks of its libraries", async () => {
+    const input = await compile(plain);
+    const { layout, hazards, forkGuard } = await rewriteWith(input);
+    expect([layout, forkGuard]).toEqual(["nop5", { installed: true, reason: null, sites: 1, pages: 1 }]);
+    expect(hazards.map((h) => h.code)).not.toContain("fork-in-library");
+    const bare = await rewriteWith(input, "--no-fork-guard");
+    expect([bare.layout, bare.forkGuard?.installed]).toEqual(["nop5", false]);
+    expect(bare.hazards.map((h) => h.code)).toContain("fork-in-library");
   });
 
   it.each([
     ["a program that forks", forking, []],
     ["a shared library", plain.replace("int main", "int other"), ["-shared", "-fPIC"]],
     ["a shared library that can be run as well", runnable, ["-shared", "-fPIC", "-Wl,-e,start"]],
-    ["a static program", plain, ["-static"]],
-    ["a static PIE", plain, ["-static-pie"]],
-  ])("chooses nop,nop10 for %s", async (_what, source, flags) => {
+  ])("chooses nop5 with the fork guard for %s, and nop,nop10 without it", async (_what, source, flags) => {
     const input = await compile(source, ...flags);
-    const { layout, hazards } = await rewriteWith(input);
-    expect(layout).toBe("nop,nop10");
-    expect(hazards.map((h) => h.code)).not.toContain("fork");
-    const warned = await rewriteWith(input, "--layout", "nop5");
+    const guarded = await rewriteWith(input);
+    expect([guarded.layout, guarded.forkGuard?.installed]).toEqual(["nop5", true]);
+    expect(guarded.hazards.map((h) => h.code)).not.toContain("fork");
+    const bare = await rewriteWith(input, "--no-fork-guard");
+    expect([bare.layout, bare.forkGuard]).toEqual([
+      "nop,nop10",
+      { installed: false, reason: "--no-fork-guard leaves it out", sites: 0, pages: 0 },
+    ]);
+    expect(bare.hazards.map((h) => h.code)).not.toContain("fork");
+    const warned = await rewriteWith(input, "--no-fork-guard", "--layout", "nop5");
     expect(warned.hazards.map((h) => h.code)).toContain("fork");
+  });
+
+  it("chooses nop,nop10 for a program that forks in a way that no guard sees, and says which", async () => {
+    const input = await compile(
+      forking.replace("fork()", "(int)syscall(argc + 56, 17, 0, 0, 0, 0)").replace("(void)", "(int argc, char **argv)"),
+    );
+    const { layout, forkGuard } = await rewriteWith(input);
+    expect([layout, forkGuard?.installed]).toEqual(["nop,nop10", false]);
+    expect(forkGuard?.reason).toContain("syscall");
+    const warned = await rewriteWith(input, "--layout", "nop5");
+    expect(warned.forkGuard?.installed).toBe(true);
+    expect(warned.hazards.find((h) => h.code === "fork")?.message).toContain("syscall");
   });
 
   it.each(["7.3", "any"])("chooses nop,nop10 for kernel %s, so that no kernel is slowed down", async (kernel) => {

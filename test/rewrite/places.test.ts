@@ -12,9 +12,9 @@ import { canCompile, compile, manyProbes, scratch } from "./compile.js";
 const PT_NULL = 0;
 const PT_GNU_STACK = 0x6474e551;
 
-async function rewritten(input: string): Promise<string> {
+async function rewritten(input: string, ...options: readonly string[]): Promise<string> {
   const output = scratch("rewritten");
-  const { sites } = await rewrite(input, output);
+  const { sites } = await rewrite(input, output, ...options);
   const done = sites.filter((s) => s.status === "rewritten");
   expect(done.length).toBeGreaterThan(0);
   const code = await instructionsAt(
@@ -43,12 +43,20 @@ const programHeaders = (file: string): { offset: bigint; count: number } => {
 describe.skipIf(!canCompile)("the place of new code", () => {
   it("is the rest of the last page where it fits: no new segment", async () => {
     const input = await compile(manyProbes(4));
-    const output = await rewritten(input);
+    const output = await rewritten(input, "--no-fork-guard");
     expect((await loads(output)).length).toBe((await loads(input)).length);
     expect(programHeaders(output)).toEqual(programHeaders(input));
     expect(await must(output, [])).toBe(await must(input, []));
     const code = (await readSections(output)).find((s) => s.name === ".text.nop5");
     expect(code?.flags).toBe("AX");
+  });
+
+  it("is a new segment of two pages with a fork guard, where the rest of the page is not in two", async () => {
+    const input = await compile(manyProbes(4));
+    const added = (await loads(await rewritten(input))).at(-1)!;
+    expect(added.vaddr % 4096n).toBe(0n);
+    expect(added.fileSize).toBeGreaterThan(4096n);
+    expect(added.memorySize).toBe(added.fileSize);
   });
 
   it("is a new segment else: the table grows in place, and what stood behind it moves", async () => {
