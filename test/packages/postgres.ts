@@ -39,8 +39,8 @@ const SETTINGS = {
   log_checkpoints: "off",
 };
 
-/** Nobody, where this test runs as root. */
-function unprivileged(): { uid?: number; gid?: number } {
+/** Nobody, where the tests run as root. */
+export function unprivileged(): { uid?: number; gid?: number } {
   if (process.getuid?.() !== 0) return {};
   const id = (flag: string): number => Number(execFileSync("id", [flag, "nobody"], { encoding: "utf8" }));
   return { uid: id("-u"), gid: id("-g") };

@@ -1,0 +1,72 @@
+/**
+ * One file three times, for processes that fork: as it is, rewritten with `auto`, which gives nop5 with the fork guard, and
+ * rewritten to bare nop5 without the guard. The third is there to lose its children: as long as it does, children that live
+ * with the second one live because of the guard.
+ *
+ * All probes are attached before the program starts, so that a parent comes by its sites first and its children inherit
+ * what the kernel made of them.
+ */
+import { copyFileSync, mkdirSync } from "node:fs";
+import path from "node:path";
+import { type Scratch, scratchDirectory } from "../packages/scratch.js";
+import type { SiteHits } from "../packages/sites.js";
+import { type RewriteDocument, usdtNop5 } from "../packages/tool.js";
+import { counted } from "../packages/twins.js";
+
+export interface GuardDocument extends RewriteDocument {
+  readonly layout: string;
+  readonly hazards: readonly { readonly code: string; readonly message: string }[];
+  readonly forkGuard: { readonly installed: boolean; readonly reason: string | null; readonly sites: number } | null;
+}
+
+export interface Versions {
+  readonly scratch: Scratch;
+  /** All have the same file name, in folders of their own. */
+  readonly original: string;
+  readonly guarded: string;
+  readonly unguarded: string;
+  /** Of the guarded one. */
+  readonly report: GuardDocument;
+}
+
+const WITHOUT_GUARD = ["--layout", "nop5", "--no-fork-guard"];
+
+/** @param file what is copied and rewritten, under the name by which programs and loaders know it */
+export async function makeVersions(file: string, fileName = path.basename(file)): Promise<Versions> {
+  const scratch = scratchDirectory(`forks-${fileName}`);
+  try {
+    const [original, guarded, unguarded] = ["original", "guarded", "unguarded"].map((folder) => {
+      mkdirSync(scratch.file(folder));
+      return path.join(scratch.file(folder), fileName);
+    }) as [string, string, string];
+    copyFileSync(file, original);
+    const report = await rewritten(original, guarded);
+    await rewritten(original, unguarded, ...WITHOUT_GUARD);
+    return { scratch, original, guarded, unguarded, report };
+  } catch (error) {
+    scratch.remove();
+    throw error;
+  }
+}
+
+async function rewritten(input: string, output: string, ...options: readonly string[]): Promise<GuardDocument> {
+  const r = await usdtNop5("rewrite", input, "-o", output, ...options, "--json");
+  if (r.status !== 0) throw new Error(`rewrite ${input} ${options.join(" ")}: exit ${r.status}\n${r.stderr}`);
+  return JSON.parse(r.stdout) as GuardDocument;
+}
+
+/** What a test of the guard wants of the report: nop5 at every site, each of them looked after. */
+export const wanted = (sites: number): object => ({
+  layout: "nop5",
+  summary: { sites, rewritten: sites, already: 0, skipped: 0 },
+  forkGuard: { installed: true, reason: null },
+});
+
+/** Hits by probe: several sites of one name are one number, as in what tracers print. */
+export function byProbe(hits: readonly SiteHits[]): Readonly<Record<string, number>> {
+  const sums: Record<string, number> = {};
+  for (const { probe, hits: n } of hits) sums[probe] = (sums[probe] ?? 0) + n;
+  return sums;
+}
+
+export { counted };
