@@ -1,0 +1,460 @@
+/*
+ * A program with probes that forks in the way that its first argument names. Before it does, it passes its sites until the
+ * kernel has optimized them; what it forks passes them again.
+ *
+ *   family SCENE [NUMBER]            below reaper.c, which has the board
+ *
+ * MEMBER     the library to open, where a scene has one: member.c
+ * INT3       link-time addresses of nop5 sites: a child handler writes int3 over those that show a call
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <pty.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <sys/sdt.h>
+#include "board.h"
+
+extern char **environ;
+static volatile long sum;
+
+/* Sites of several kinds, in pages of their own. The last is in a leaf function that keeps what it computes below rsp. */
+#define PAGE_OF_ITS_OWN __attribute__((noinline, aligned(4096)))
+static PAGE_OF_ITS_OWN void first(long i) {
+  sum += i;
+  STAP_PROBE1(family, first, i);
+}
+static PAGE_OF_ITS_OWN void two(long i) {
+  STAP_PROBE2(family, enter, i, sum);
+  sum = sum * 3 + i;
+  STAP_PROBE2(family, leave, i, sum);
+}
+static PAGE_OF_ITS_OWN void loop(long i) {
+  for (long k = 0; k < 1; k++) {
+    sum ^= i + k;
+    STAP_PROBE(family, loop);
+  }
+}
+static PAGE_OF_ITS_OWN long leaf(long i) {
+  volatile long below[4];
+  for (int k = 0; k < 4; k++) below[k] = i * (k + 1);
+  STAP_PROBE1(family, leaf, i);
+  return below[0] + below[1] + below[2] + below[3];
+}
+
+static void pass(void) {
+  first(1);
+  two(2);
+  loop(3);
+  if (leaf(7) != 70) count(&board()->wrong);
+  count(&board()->passes);
+}
+static void pass_often(void) {
+  for (int i = 0; i < 3; i++) pass();
+}
+
+static void end(void) {
+  count(&board()->ended);
+  _exit(0);
+}
+static void await(pid_t child) {
+  int status;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  if (WIFSIGNALED(status)) count(&board()->killed[WTERMSIG(status)]);
+  else if (WEXITSTATUS(status) != 0) count(&board()->wrong);
+}
+static pid_t have_child(void) {
+  pid_t child = fork();
+  if (child == 0) count(&board()->begun);
+  if (child < 0) count(&board()->wrong);
+  return child;
+}
+/* A child that passes the sites; waits for it. */
+static void child_passes(void) {
+  pid_t child = have_child();
+  if (child == 0) {
+    pass_often();
+    end();
+  }
+  await(child);
+}
+
+static void scene_fork(void) {
+  pass_often();
+  child_passes();
+  pass_often();
+  child_passes();
+}
+
+static void scene_generations(void) {
+  int generation = 0;
+  for (;;) {
+    pass_often();
+    if (generation == 4) end();
+    pid_t child = have_child();
+    if (child == 0) {
+      generation++;
+      continue;
+    }
+    await(child);
+    pass_often();
+    if (generation > 0) end();
+    return;
+  }
+}
+
+static void scene_daemon(void) {
+  pass_often();
+  pid_t child = have_child(); /* its end is the daemon's beginning: what daemon() leaves behind ends in _exit */
+  if (child == 0) {
+    count(&board()->ended);
+    count(&board()->begun);
+    if (daemon(1, 1)) count(&board()->wrong);
+    pass_often();
+    child_passes();
+    end();
+  }
+  await(child);
+}
+
+static volatile int forked;
+static void *passes_until_forked(void *unused) {
+  while (!forked) {
+    pass();
+    sched_yield();
+  }
+  return NULL;
+}
+static void *forks(void *unused) {
+  pass_often();
+  for (int i = 0; i < 5; i++) child_passes();
+  forked = 1;
+  return NULL;
+}
+static void scene_threads(void) {
+  pthread_t threads[8];
+  for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, i == 5 ? forks : passes_until_forked, NULL);
+  for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+}
+
+static pid_t forked_by_handler = -1;
+static void fork_in_handler(int signal) {
+  pass();
+  forked_by_handler = have_child();
+  pass();
+}
+static void scene_handler(void) {
+  pass_often();
+  pid_t child = have_child();
+  if (child != 0) {
+    await(child);
+    return;
+  }
+  signal(SIGUSR1, fork_in_handler);
+  pass();
+  raise(SIGUSR1);
+  pass_often();
+  if (forked_by_handler > 0) await(forked_by_handler);
+  end();
+}
+
+static void scene_atfork(void) {
+  pthread_atfork(pass, pass, pass);
+  pass_often();
+  child_passes();
+  child_passes();
+}
+
+static void scene_setuid(void) {
+  pass_often();
+  if (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)) count(&board()->wrong);
+  if (prctl(PR_GET_DUMPABLE) == 1) count(&board()->wrong);
+  child_passes();
+}
+/* The child changes its user, and forks then. */
+static void scene_setuid_in_child(void) {
+  pass_often();
+  pid_t child = have_child();
+  if (child != 0) {
+    await(child);
+    return;
+  }
+  if (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)) count(&board()->wrong);
+  pass_often();
+  child_passes();
+  end();
+}
+static void scene_undumpable(void) {
+  pass_often();
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  child_passes();
+}
+static void scene_mdwe(void) {
+  if (prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0)) count(&board()->wrong);
+  pass_often();
+  child_passes();
+}
+
+static void scene_forkpty(void) {
+  pass_often();
+  int terminal;
+  pid_t child = forkpty(&terminal, NULL, NULL, NULL);
+  if (child == 0) {
+    count(&board()->begun);
+    pass_often();
+    end();
+  }
+  await(child);
+  close(terminal);
+}
+
+/* Children that share the memory until they call exec. */
+static void scene_spawn(void) {
+  pass_often();
+  char *arguments[] = {"/bin/true", NULL};
+  pid_t child = vfork();
+  if (child == 0) {
+    first(1), two(2), loop(3), leaf(7);
+    count(&board()->passes);
+    execv(arguments[0], arguments);
+    _exit(1);
+  }
+  await(child);
+  pass_often();
+  if (posix_spawn(&child, arguments[0], NULL, NULL, arguments, environ)) count(&board()->wrong);
+  await(child);
+  pass_often();
+  if (system("exit 7") != 7 << 8) count(&board()->wrong);
+  FILE *pipe = popen("echo said", "r");
+  char line[16] = "";
+  if (fgets(line, sizeof line, pipe) == NULL || strcmp(line, "said\n") || pclose(pipe)) count(&board()->wrong);
+  pass_often();
+  /* Fork and exec of what is traced itself. */
+  child = have_child();
+  if (child == 0) {
+    pass();
+    execl("/proc/self/exe", "family", "fork", NULL);
+  }
+  await(child);
+}
+
+/* With the library. */
+static void *library;
+static void open_library(void) {
+  library = dlopen(getenv("MEMBER"), RTLD_NOW);
+  if (library == NULL) {
+    fprintf(stderr, "%s\n", dlerror());
+    exit(98);
+  }
+}
+static void call(const char *name) { ((void (*)(void))dlsym(library, name))(); }
+static void child_passes_both(void) {
+  pid_t child = have_child();
+  if (child == 0) {
+    pass_often();
+    call("member_pass");
+    end();
+  }
+  await(child);
+}
+static void scene_library(void) {
+  open_library();
+  pass_often();
+  call("member_pass");
+  child_passes_both();
+  child_passes_both();
+}
+static void scene_library_forks(void) {
+  open_library();
+  call("member_pass");
+  call("member_fork");
+  pass_often();
+  call("member_fork");
+}
+static void scene_close(void) {
+  for (int i = 0; i < 3; i++) {
+    open_library();
+    call("member_pass");
+    child_passes_both();
+    dlclose(library);
+    if (dlopen(getenv("MEMBER"), RTLD_NOW | RTLD_NOLOAD) != NULL) count(&board()->wrong);
+    child_passes();
+  }
+}
+/* The library does all by itself, in its constructor and its destructors: member.c. */
+static void scene_open(void) { open_library(); }
+
+static int forks_at_end;
+static void scene_destructor(void) { forks_at_end = 1; }
+__attribute__((constructor)) static void at_start(void) {
+  if (getenv("AT_START") == NULL) return;
+  pass_often();
+  child_passes();
+}
+__attribute__((destructor)) static void at_end(void) {
+  if (!forks_at_end) return;
+  pass_often();
+  child_passes();
+}
+static void scene_nothing(void) {}
+
+/* Under filters that forbid what the guard would do: for children alone, so that the parent may be traced. */
+static void refuse(const int *numbers, int count_of, unsigned action) {
+  struct sock_filter filter[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+  int n = 1;
+  for (int i = 0; i < count_of; i++) {
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, numbers[i], 0, 1);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, action);
+  }
+  filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  struct sock_fprog program = {n, filter};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) abort();
+}
+static void filtered(const int *numbers, int count_of, unsigned action) {
+  pass_often();
+  refuse(numbers, count_of, action);
+  child_passes();
+  child_passes();
+}
+static const int open_and_madvise[] = {SYS_open, SYS_openat, SYS_madvise};
+static void scene_refused(void) { filtered(open_and_madvise, 3, SECCOMP_RET_ERRNO | EPERM); }
+static void scene_forbidden(void) { filtered(open_and_madvise, 3, SECCOMP_RET_KILL_PROCESS); }
+static void scene_no_open(void) { filtered(open_and_madvise, 2, SECCOMP_RET_KILL_PROCESS); }
+static void scene_no_madvise(void) { filtered(open_and_madvise + 2, 1, SECCOMP_RET_ERRNO | EPERM); }
+
+/* The tracer comes at the first word from the test, and does something else at the second. */
+static void wait_for_test(void) {
+  printf("wait %d\n", getpid());
+  fflush(stdout);
+  char byte;
+  if (read(0, &byte, 1) != 1) _exit(97);
+}
+static void stepwise(int steps_in_child) {
+  wait_for_test();
+  pass_often();
+  pid_t child = have_child();
+  if (child == 0) {
+    for (int i = 0; i < steps_in_child; i++) wait_for_test();
+    pass_often();
+    pid_t grandchild = have_child();
+    pass_often();
+    if (grandchild > 0) await(grandchild);
+    end();
+  }
+  await(child);
+  pass_often();
+  wait_for_test();
+}
+static void scene_traced(void) { stepwise(0); }
+static void scene_untraced_child(void) { stepwise(1); }
+
+static int number = 1000;
+static void scene_many(void) {
+  for (int i = 0; i < number; i++) {
+    pass_often();
+    pid_t child = have_child();
+    if (child == 0) {
+      for (int k = 0; k < 30; k++) {
+        pass();
+        for (volatile int spin = 0; spin < 500; spin++) {}
+      }
+      end();
+    }
+    await(child);
+  }
+}
+
+#ifdef UNCOVERED
+static int child_of_clone(void *unused) {
+  count(&board()->begun);
+  pass_often();
+  end();
+  return 0;
+}
+static void child_without_handlers(pid_t child) {
+  if (child == 0) child_of_clone(NULL);
+  await(child);
+}
+static void scene_uncovered(void) {
+  static char stack[65536] __attribute__((aligned(16)));
+  pass_often();
+#if UNCOVERED == 1
+  child_without_handlers(_Fork());
+#elif UNCOVERED == 2
+  await(clone(child_of_clone, stack + sizeof stack, SIGCHLD, NULL));
+#else
+  child_without_handlers(syscall(SYS_fork));
+#endif
+}
+#endif
+
+/* A guard that is wrong: what it writes is taken for a breakpoint that the kernel knows of. */
+extern char __executable_start[];
+static void write_int3(void) {
+  int memory = open("/proc/self/mem", O_RDWR);
+  for (char *at = getenv("INT3"); at != NULL && *at; at += *at == ',') {
+    unsigned long site = strtoul(at, &at, 16);
+    if (site < (unsigned long)__executable_start) site += (unsigned long)__executable_start;
+    if (*(unsigned char *)site == 0xe8) pwrite(memory, "\xcc", 1, site);
+  }
+  close(memory);
+}
+
+static const struct scene {
+  const char *name;
+  void (*play)(void);
+} scenes[] = {
+    {"fork", scene_fork},
+    {"generations", scene_generations},
+    {"daemon", scene_daemon},
+    {"threads", scene_threads},
+    {"handler", scene_handler},
+    {"atfork", scene_atfork},
+    {"setuid", scene_setuid},
+    {"setuid-in-child", scene_setuid_in_child},
+    {"undumpable", scene_undumpable},
+    {"mdwe", scene_mdwe},
+    {"forkpty", scene_forkpty},
+    {"spawn", scene_spawn},
+    {"library", scene_library},
+    {"library-forks", scene_library_forks},
+    {"close", scene_close},
+    {"open", scene_open},
+    {"destructor", scene_destructor},
+    {"nothing", scene_nothing},
+    {"refused", scene_refused},
+    {"forbidden", scene_forbidden},
+    {"no-open", scene_no_open},
+    {"no-madvise", scene_no_madvise},
+    {"traced", scene_traced},
+    {"untraced-child", scene_untraced_child},
+    {"many", scene_many},
+#ifdef UNCOVERED
+    {"uncovered", scene_uncovered},
+#endif
+};
+
+int main(int argc, char **argv) {
+  board(); /* mapped before anything may forbid it */
+  if (getenv("INT3") != NULL) pthread_atfork(NULL, NULL, write_int3);
+  if (argc > 2) number = atoi(argv[2]);
+  for (int i = 0; i < (int)(sizeof scenes / sizeof *scenes); i++)
+    if (argc > 1 && !strcmp(scenes[i].name, argv[1])) {
+      scenes[i].play();
+      count(&board()->ended);
+      return 0;
+    }
+  return 96;
+}

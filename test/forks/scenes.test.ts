@@ -1,0 +1,138 @@
+/**
+ * Ways to fork, traced from before the program starts: with the fork guard no child dies, and every pass is counted, as in
+ * the program as compiled. Without it children die in each of these ways: so each of these tests can fail.
+ */
+import { beforeAll, describe, expect, it } from "vitest";
+import { cannotOptimize } from "../live/kernel.js";
+import { build } from "../live/rewriting.js";
+import { type Forms, flawless, forms, type Played, play, program, rewritten } from "./family.js";
+
+const SITES = 5;
+const LIBRARY_SITES = 2;
+const SIGSEGV = 11;
+
+type Environment = Readonly<Record<string, string>>;
+
+describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", () => {
+  let family: Forms;
+  let member: Forms;
+  beforeAll(async () => {
+    [family, member] = await Promise.all([forms("family.c"), forms("member.c", "-shared", "-fPIC")]);
+  });
+
+  const traced = (path: string, scene: string, environment: Environment = {}): Promise<Played> =>
+    play(path, scene, { traced: [path], environment });
+
+  it.each<[scene: string, processes: number, because: string, environment?: Environment]>([
+    ["fork", 3, "fork, twice"],
+    ["generations", 5, "children, grandchildren and theirs"],
+    ["daemon", 4, "daemon(3), by a child, and a child of the daemon's"],
+    ["threads", 6, "from one of eight threads, while the others pass the sites"],
+    ["handler", 3, "a child that forks in a signal handler"],
+    ["atfork", 3, "sites in the program's own handlers, before and after in the parent, and in the child"],
+    ["setuid", 2, "a process that has changed its user, and so is not dumpable"],
+    ["setuid-in-child", 3, "a child that changes its user and forks"],
+    ["undumpable", 2, "a process that is not dumpable"],
+    ["mdwe", 2, "a process that may not make written memory executable"],
+    ["forkpty", 2, "forkpty(3)"],
+    ["destructor", 2, "in a destructor of the program, at exit"],
+    ["nothing", 2, "in a constructor of the program", { AT_START: "1" }],
+  ])("%s: %i processes, %s", async (scene, processes, _because, environment) => {
+    const guarded = await traced(family.guarded, scene, environment);
+    expect(guarded).toEqual(flawless(guarded, SITES));
+    expect(guarded.begun).toBe(processes);
+    // How often threads pass is chance.
+    if (scene !== "threads") expect(guarded).toEqual(await traced(family.compiled, scene, environment));
+    const { killed } = await traced(family.bare, scene, environment);
+    expect(new Set(killed)).toEqual(new Set([SIGSEGV]));
+  });
+
+  it("children that share the memory until they call exec are as they were", async () => {
+    const guarded = await traced(family.guarded, "spawn");
+    expect(guarded).toEqual(flawless(guarded, SITES));
+    expect(guarded).toEqual(await traced(family.compiled, "spawn"));
+    // vfork, posix_spawn, system and popen do not need the guard. The one that is forked and passes before it calls exec does.
+    expect((await traced(family.bare, "spawn")).killed).toEqual([SIGSEGV]);
+  });
+
+  it.each([
+    ["-no-pie", "-fno-pie"],
+    ["-fuse-ld=lld", "-pie"],
+    ["-fuse-ld=gold", "-pie"],
+    ["-O0", "-pie"],
+    ["-s", "-Wl,-z,now,-z,norelro"],
+  ])("a program made with %s %s", async (...flags) => {
+    const { guarded, bare } = await forms("family.c", ...flags);
+    const played = await traced(guarded, "generations");
+    expect(played).toEqual(flawless(played, SITES));
+    expect((await traced(bare, "generations")).killed).toContain(SIGSEGV);
+  });
+
+  it.each<[what: string, ofProgram: keyof Forms, ofLibrary: keyof Forms]>([
+    ["the library", "compiled", "guarded"],
+    ["the program", "guarded", "compiled"],
+    ["both", "guarded", "guarded"],
+  ])("a program that opens a library, of which %s is rewritten", async (_what, ofProgram, ofLibrary) => {
+    const of = async (guardedIs: keyof Forms, scene: string): Promise<Played> => {
+      const form = (which: keyof Forms): keyof Forms => (which === "guarded" ? guardedIs : which);
+      const [path, library] = [family[form(ofProgram)], member[form(ofLibrary)]];
+      return await play(path, scene, { traced: [path, library], environment: { MEMBER: library } });
+    };
+    for (const scene of ["library", "library-forks"]) {
+      const guarded = await of("guarded", scene);
+      expect(guarded).toEqual(flawless(guarded, SITES, LIBRARY_SITES));
+      expect(guarded.begun).toBe(3);
+      // Children of the library pass the library's sites alone.
+      const dies = scene === "library" || ofLibrary === "guarded";
+      expect((await of("bare", scene)).killed).toEqual(dies ? [SIGSEGV, SIGSEGV] : []);
+    }
+  });
+
+  it("a library that is closed takes its handler with it", async () => {
+    const of = (path: string, library: string) =>
+      play(path, "close", { traced: [path, library], environment: { MEMBER: library } });
+    const guarded = await of(family.guarded, member.guarded);
+    expect(guarded).toEqual(flawless(guarded, SITES, LIBRARY_SITES));
+    expect(guarded.begun).toBe(7);
+    // A child handler that stays behind is called where there is nothing.
+    const careless = await build("gcc", program("member.c"), "-O2", "-shared", "-fPIC", "-DCARELESS");
+    expect((await of(family.guarded, careless)).killed).toContain(SIGSEGV);
+    // Closed before the fork, a library without a guard kills nobody: the program, which is still there, does.
+    expect((await of(family.guarded, member.bare)).killed).toEqual([SIGSEGV, SIGSEGV, SIGSEGV]);
+  });
+
+  it.each(["constructor", "destructor"])("in a %s of a library", async (when) => {
+    const of = (library: string) =>
+      play(family.compiled, "open", { traced: [library], environment: { MEMBER: library, MEMBER_FORKS: when } });
+    const guarded = await of(member.guarded);
+    expect(guarded).toEqual({ ...flawless(guarded, 0, LIBRARY_SITES), passes: 0 });
+    expect([guarded.begun, guarded.libraryPasses]).toEqual([2, 6]);
+    expect((await of(member.bare)).killed).toEqual([SIGSEGV]);
+  });
+
+  it("behind a library's end its handler is gone: children of libraries that outlive it are not kept", async () => {
+    const late = await build("gcc", program("late.c"), "-O2", "-shared", "-fPIC");
+    const compiled = await build("gcc", program("member.c"), "-shared", "-fPIC", "-DLATE", "-Wl,--no-as-needed", late);
+    const { path: library, forkGuard } = await rewritten(compiled);
+    expect(forkGuard?.installed).toBe(true);
+    const environment = { MEMBER: library, MEMBER_FORKS: "late" };
+    const { killed } = await play(family.compiled, "open", { traced: [library], environment });
+    // This is what happens, not what should: at exit as at dlclose, __cxa_finalize takes the handler out.
+    expect(killed).toEqual([SIGSEGV]);
+  });
+
+  it.each([
+    ["_Fork", 1],
+    ["clone(2) without CLONE_VM", 2],
+    ["a raw system call", 3],
+  ])("auto loses no child of %s, which runs no handlers", async (name, which) => {
+    const compiled = await build("gcc", program("family.c"), "-O2", "-pthread", `-DUNCOVERED=${which}`);
+    const { path, layout, forkGuard, hazards } = await rewritten(compiled);
+    const played = await traced(path, "uncovered");
+    console.log(`${name}: ${layout}, ${JSON.stringify(forkGuard)}, ${hazards.map((h) => h.code).join(" ")}`);
+    expect(played).toEqual(flawless(played, SITES));
+    expect(played.begun).toBe(2);
+    const bare = await rewritten(compiled, "--layout", "nop5", "--no-fork-guard");
+    expect((await traced(bare.path, "uncovered")).killed).toEqual([SIGSEGV]);
+  });
+});
