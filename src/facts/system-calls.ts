@@ -1,0 +1,190 @@
+/**
+ * Every place where a file may enter the kernel by itself, and with which numbers.
+ *
+ * The bytes of `syscall` are looked for at every position. In a function that decodes cleanly they count where an
+ * instruction is one, and nowhere else. In code of which that cannot be said they count wherever they stand, and nothing is
+ * known of the number. `int $0x80` and `sysenter`, which take the numbers of 32-bit programs, are looked for alike.
+ */
+import { hex, type Vaddr, vaddr } from "../address.js";
+import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
+import { type DecodedCode, decode, Flow, indexAt, indexOf, lengthOf } from "../x86/decode.js";
+import { describeEntry } from "./entries.js";
+import { FunctionIndex } from "./functions.js";
+import { REACH_BEHIND } from "./neighbourhoods.js";
+import { gatherFacts, type ProgramFacts } from "./program.js";
+import { valuesBefore } from "./register-constants.js";
+
+const RAX = 0;
+const RDI = 7;
+
+/** Numbers of system calls that make processes (arch/x86/entry/syscalls/syscall_64.tbl). vfork shares the memory. */
+export const SYS_clone = 56;
+export const SYS_fork = 57;
+export const SYS_clone3 = 435;
+/** The flag by which parent and child share their memory. */
+export const CLONE_VM = 0x100;
+
+export interface SystemCall {
+  /** Where the `syscall` stands. */
+  readonly at: Vaddr;
+  /** The instructions around it, and its index among them. */
+  readonly code: DecodedCode;
+  readonly index: number;
+  /** What eax and edi may hold; undefined where that is not known. */
+  readonly numbers: readonly number[] | undefined;
+  readonly firstArguments: readonly number[] | undefined;
+}
+
+export interface SystemCalls {
+  /** Those whose instruction is known for certain. */
+  readonly calls: readonly SystemCall[];
+  /** What may be one and cannot be looked into, in words for people. */
+  readonly unclear: readonly string[];
+  /** The facts around the calls; undefined where there is none. */
+  readonly facts: ProgramFacts | undefined;
+}
+
+const SYSCALL = Buffer.from([0x0f, 0x05]);
+const SYSENTER = Buffer.from([0x0f, 0x34]);
+const INT80 = Buffer.from([0xcd, 0x80]);
+
+/** @throws InputError where tables of the file are damaged */
+export function systemCalls(image: ElfImage): SystemCalls {
+  const candidates = [...positions(image, SYSCALL), ...positions(image, SYSENTER), ...positions(image, INT80)];
+  if (candidates.length === 0) return { calls: [], unclear: [], facts: undefined };
+  const pieces = new Pieces(image);
+  const unclear: string[] = [];
+  const found: { at: Vaddr; code: DecodedCode }[] = [];
+  for (const at of candidates) {
+    const code = pieces.around(at);
+    const kind = code === undefined ? undefined : entersKernel(code, at);
+    if (kind === "syscall") found.push({ at, code: code! });
+    else if (kind !== undefined) unclear.push(`${kind} at ${hex(at)}`);
+  }
+  if (found.length === 0) return { calls: [], unclear, facts: undefined };
+  const facts = gatherFacts(image, placesIn(found));
+  const calls: SystemCall[] = [];
+  for (const { at, code } of found) {
+    if (isSignalReturn(facts, code, at)) continue;
+    const obstacle = obstacleIn(facts, code);
+    if (obstacle !== undefined) {
+      unclear.push(`the system call at ${hex(at)}: ${obstacle}`);
+      continue;
+    }
+    const index = indexAt(code, at);
+    calls.push({
+      at,
+      code,
+      index,
+      numbers: valuesBefore(facts, code, index, RAX),
+      firstArguments: valuesBefore(facts, code, index, RDI),
+    });
+  }
+  return { calls, unclear, facts };
+}
+
+/** Whether a call may make a process with a copy of the memory. The bit of the x32 ABI makes no difference. */
+export function mayCopyMemory({ numbers, firstArguments }: Pick<SystemCall, "numbers" | "firstArguments">): boolean {
+  if (numbers === undefined) return true;
+  return numbers.some((number) => {
+    const call = number & ~0x40000000;
+    if (call === SYS_fork || call === SYS_clone3) return true;
+    return call === SYS_clone && (firstArguments === undefined || firstArguments.some((flags) => !(flags & CLONE_VM)));
+  });
+}
+
+function positions(image: ElfImage, pattern: Buffer): Vaddr[] {
+  const found: Vaddr[] = [];
+  for (const section of image.sections.filter(isCode)) {
+    const bytes = sectionBytes(image, section);
+    for (let at = bytes.indexOf(pattern); at >= 0; at = bytes.indexOf(pattern, at + 1))
+      found.push(vaddr(section.sh_addr + at));
+  }
+  return found;
+}
+
+/**
+ * Stretches of code that are decoded as one: a function, or a gap together with the function that it directly continues.
+ * (Unwind information of the C library's own assembly ends at a system call that switches stacks.)
+ */
+class Pieces {
+  readonly #functions: FunctionIndex;
+  readonly #joined = new Map<Vaddr, DecodedCode>();
+
+  constructor(image: ElfImage) {
+    this.#functions = FunctionIndex.of(image);
+  }
+
+  /** The piece that contains an address; undefined in no section of code. */
+  around(at: Vaddr): DecodedCode | undefined {
+    const functions = this.#functions;
+    const range = functions.containing(at);
+    if (range !== undefined) return functions.code(range);
+    const gap = functions.gapCode(at);
+    const before = gap && functions.containing(gap.start - 1);
+    if (gap === undefined || before === undefined || before.end !== gap.start) return gap;
+    const first = functions.code(before);
+    if (first.unclean !== undefined || gap.unclean !== undefined) return gap;
+    let joined = this.#joined.get(gap.start);
+    if (joined === undefined) {
+      joined = decode(Uint8Array.from([...first.bytes, ...gap.bytes]), first.start);
+      this.#joined.set(gap.start, joined);
+    }
+    return joined;
+  }
+}
+
+/** What stands at an address that has the bytes for it; undefined where they are part of something else. */
+function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
+  if (code.unclean !== undefined) return "what may be a system call, in code that cannot be decoded,";
+  const index = indexAt(code, at);
+  const offset = code.offsets[index]!;
+  // Behind prefixes, the instruction's last two bytes say what it is.
+  const isWhole = offset + lengthOf(code, index) === at - code.start + 2;
+  if (!isWhole || (code.flow[index]! & Flow.Trap) === 0) return undefined;
+  const [first, second] = [code.bytes[at - code.start]!, code.bytes[at - code.start + 1]!];
+  if (first === 0x0f && second === 0x05)
+    return offset === at - code.start ? "syscall" : "a system call behind prefixes";
+  return first === 0x0f ? "sysenter" : "int 0x80";
+}
+
+/** Addresses whose neighbourhoods cover each piece, as far as it is of a size to be looked through. */
+function placesIn(found: readonly { readonly at: Vaddr; readonly code: DecodedCode }[]): Vaddr[] {
+  const places = new Set<Vaddr>();
+  for (const { at, code } of found) {
+    places.add(at);
+    if (code.end - code.start > LARGEST_PIECE) continue;
+    for (let place: number = code.start; place < code.end; place += REACH_BEHIND) places.add(vaddr(place));
+  }
+  return [...places];
+}
+
+const LARGEST_PIECE = 1 << 16;
+
+/** Why nothing can be said of a piece: something arrives between its instructions, or a jump in it is not understood. */
+function obstacleIn(facts: ProgramFacts, code: DecodedCode): string | undefined {
+  if (facts.functions.containing(code.start) !== undefined) {
+    const around = facts.siteCode(code.start);
+    if (typeof around === "string") return around;
+    if (around.range.end === code.end) return undefined;
+  }
+  if (!facts.covers(code.start, code.end)) return "it is in no known function";
+  const stray = facts.entries.within(code.start, code.end).find(({ address }) => indexOf(code, address) < 0);
+  return stray && `it is in no known function, and ${describeEntry(stray)}, between the instructions there`;
+}
+
+/**
+ * `mov $15, %rax; syscall`, byte for byte: what signal handlers return to, by which unwinders know their frames. The unwind
+ * information of the C library begins one byte before it, so that the function there decodes as something else.
+ */
+function isSignalReturn({ entries, ...facts }: ProgramFacts, code: DecodedCode, at: Vaddr): boolean {
+  const start = at - SIGNAL_RETURN.length;
+  const bytes = code.bytes.subarray(Math.max(0, start - code.start), at - code.start);
+  return (
+    SIGNAL_RETURN.equals(bytes) &&
+    facts.covers(vaddr(start), vaddr(at + 2)) &&
+    entries.within(start + 1, at + 2).length === 0
+  );
+}
+
+const SIGNAL_RETURN = Buffer.from([0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0]);
