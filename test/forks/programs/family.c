@@ -129,6 +129,7 @@ static void scene_daemon(void) {
   await(child);
 }
 
+static int number;
 static volatile int forked;
 static void *passes_until_forked(void *unused) {
   while (!forked) {
@@ -139,7 +140,7 @@ static void *passes_until_forked(void *unused) {
 }
 static void *forks(void *unused) {
   pass_often();
-  for (int i = 0; i < 5; i++) child_passes();
+  for (int i = 0; i < (number ? number : 5); i++) child_passes();
   forked = 1;
   return NULL;
 }
@@ -360,7 +361,6 @@ static void stepwise(int steps_in_child) {
 static void scene_traced(void) { stepwise(0); }
 static void scene_untraced_child(void) { stepwise(1); }
 
-static int number = 1000;
 static void scene_many(void) {
   for (int i = 0; i < number; i++) {
     pass_often();
