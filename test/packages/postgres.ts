@@ -93,18 +93,23 @@ export class Server {
     private readonly logged: Buffer[],
   ) {}
 
-  /** initdb, then the server; returns when it takes connections. */
-  static async start(at: Installation): Promise<Server> {
+  /** initdb, then the server; returns when that has begun to start. */
+  static async launch(at: Installation, more: Readonly<Record<string, string>> = {}): Promise<Server> {
     const data = path.join(at.dir, "work", `data${readdirSync(path.join(at.dir, "work")).length}`);
     const initdb = ["-D", data, "-U", "tester", "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"];
     await mustRun(path.join(at.bin, "initdb"), initdb, at.options);
-    const settings = Object.entries({ ...SETTINGS, unix_socket_directories: path.join(at.dir, "work") });
+    const settings = Object.entries({ ...SETTINGS, ...more, unix_socket_directories: path.join(at.dir, "work") });
     const args = ["-D", data, ...settings.flatMap(([key, value]) => ["-c", `${key}=${value}`])];
     const postmaster = start(path.join(at.bin, "postgres"), args, at.options);
     const logged: Buffer[] = [];
     postmaster.stderr?.on("data", (c: Buffer) => logged.push(c));
     postmaster.stdout?.resume();
-    const server = new Server(at, postmaster, logged);
+    return new Server(at, postmaster, logged);
+  }
+
+  /** The same; returns when it takes connections. */
+  static async start(at: Installation, more: Readonly<Record<string, string>> = {}): Promise<Server> {
+    const server = await Server.launch(at, more);
     try {
       for (let attempt = 0; ; attempt++) {
         if ((await server.psql("select 1")).status === 0) return server;
