@@ -1,6 +1,7 @@
 /**
  * Forked children of a traced program. Linux 6.18 to 7.2 copy the patched probe to a child without the trampoline that it
- * calls, so a child dies where its parent was traced: `auto` must not bring a forking program into that.
+ * calls, so a child dies where its parent was traced: `auto` must not bring a forking program into that. test/forks has the
+ * many ways in which programs fork.
  */
 import { beforeAll, describe, expect, it } from "vitest";
 import { attach } from "../packages/uprobes.js";
@@ -29,14 +30,20 @@ describe.skipIf(cannotOptimize("traced programs that fork"))("a traced program t
     compiled = await build("gcc", programSource("fork.c"), "-O2");
   });
 
-  it("keeps its child when rewritten with auto", async () => {
+  it("keeps its child when rewritten with auto, and both are optimized", async () => {
     const { path, layout, summary } = await rewriteWith(compiled);
+    expect([layout, summary.rewritten]).toEqual(["nop5", 1]);
+    expect(await traced(path)).toEqual({ child: "child exit 0", hits: 40, byte: "e8" });
+  });
+
+  it("keeps its child when rewritten with auto and without a guard: the probe is a nop,nop10", async () => {
+    const { path, layout, summary } = await rewriteWith(compiled, "--no-fork-guard");
     expect([layout, summary.rewritten]).toEqual(["nop,nop10", 1]);
     expect(await traced(path)).toEqual({ child: "child exit 0", hits: 40, byte: "cc" });
   });
 
-  it("loses its child when rewritten with --layout nop5, and the report says so", async () => {
-    const { path, hazards, summary } = await rewriteWith(compiled, "--layout", "nop5");
+  it("loses its child when rewritten with --layout nop5 and without a guard, and the report says so", async () => {
+    const { path, hazards, summary } = await rewriteWith(compiled, "--layout", "nop5", "--no-fork-guard");
     expect(summary.rewritten).toBe(1);
     expect(hazards.find((h) => h.code === "fork")?.message).toMatch(/imports fork/);
     // This is the danger itself: were the child to live, the test above would prove nothing.

@@ -32,8 +32,12 @@ describe.skipIf(cannotCompile("hazards"))("hazards", () => {
 
   it("of a plain program: none for any kernel, and what nop5 costs and may meet where it is chosen", async () => {
     expect(codes(await rewriteWith(plain, "--kernel", "any"))).toEqual([]);
-    expect(codes(await rewriteWith(plain)).sort()).toEqual(["fork-in-library", "old-kernel"]);
-    expect(codes(await rewriteWith(plain, "--layout", "nop,nop5"))).toEqual(["fork-in-library"]);
+    expect(codes(await rewriteWith(plain))).toEqual(["old-kernel"]);
+    expect(codes(await rewriteWith(plain, "--layout", "nop,nop5"))).toEqual([]);
+    const bare = await rewriteWith(plain, "--no-fork-guard");
+    expect(codes(bare).sort()).toEqual(["fork-in-library", "old-kernel"]);
+    expect(message(bare, "fork-in-library")).toContain("--no-fork-guard");
+    expect(codes(await rewriteWith(plain, "--no-fork-guard", "--layout", "nop,nop5"))).toEqual(["fork-in-library"]);
   });
 
   it.each([
@@ -68,9 +72,10 @@ describe.skipIf(cannotCompile("hazards"))("hazards", () => {
     ["a static PIE, too", ["-static-pie"], /static/],
   ])("of %s", async (_what, flags, because) => {
     const file = await build("gcc", source, "-O2", ...flags);
-    expect((await rewriteWith(file)).layout).toBe("nop,nop10");
-    expect(message(await rewriteWith(file, "--layout", "nop5"), "fork")).toMatch(because);
-    expect(message(await rewriteWith(file, "--layout", "nop,nop5"), "fork")).toMatch(because);
+    const rewriteBare = (...options: string[]) => rewriteWith(file, "--no-fork-guard", ...options);
+    expect((await rewriteBare()).layout).toBe("nop,nop10");
+    expect(message(await rewriteBare("--layout", "nop5"), "fork")).toMatch(because);
+    expect(message(await rewriteBare("--layout", "nop,nop5"), "fork")).toMatch(because);
   });
 
   it("of a program whose probes are bare nop5 already: judged like any other, in every layout", async () => {
