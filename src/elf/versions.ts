@@ -4,8 +4,9 @@
  *     Verneed { u16 vn_version, u16 vn_cnt, u32 vn_file, u32 vn_aux, u32 vn_next }       one for each library
  *       Vernaux { u32 vna_hash, u16 vna_flags, u16 vna_other, u32 vna_name, u32 vna_next } one for each version of it
  *
- * The entries of both kinds are linked by distances, so a version can be added behind everything else. A symbol's entry in
- * .gnu.version is the vna_other of the version that it wants; 0 and 1 mean none.
+ * The entries of both kinds are linked by distances. The loader follows them anywhere; checkers such as eu-elflint want the
+ * versions of a library right behind it, so that is where one is added. A symbol's entry in .gnu.version is the vna_other of
+ * the version that it wants; 0 and 1 mean none.
  *
  * Specification: LSB Core, "Symbol Versioning".
  */
@@ -51,6 +52,35 @@ export function readNeededVersions(bytes: Buffer): readonly NeededFile[] {
     if (vn_next === 0) return files;
     at += vn_next;
   }
+}
+
+/**
+ * The content of .gnu.version_r with one more version behind those that a library has.
+ * @param entry the new Vernaux, whose vna_next is filled in here
+ */
+export function addNeededVersion(
+  bytes: Buffer,
+  files: readonly NeededFile[],
+  library: NeededFile,
+  entry: Buffer,
+): Buffer {
+  const last = library.versions.at(-1);
+  const at = last === undefined ? library.at + VERNEED_SIZE : last.at + VERNAUX_SIZE;
+  const moved = (old: number): number => (old >= at ? old + VERNAUX_SIZE : old);
+  const out = Buffer.concat([bytes.subarray(0, at), entry, bytes.subarray(at)]);
+  files.forEach((file, i) => {
+    const versions = file.versions.map((v) => moved(v.at));
+    if (file === library) versions.push(at);
+    const own = moved(file.at);
+    out.writeUInt16LE(versions.length, own + 2);
+    out.writeUInt32LE((versions[0] ?? own) - own, own + 8);
+    const next = files[i + 1];
+    out.writeUInt32LE(next === undefined ? 0 : moved(next.at) - own, own + 12);
+    versions.forEach((version, k) => {
+      out.writeUInt32LE(k + 1 < versions.length ? versions[k + 1]! - version : 0, version + 12);
+    });
+  });
+  return out;
 }
 
 /** The hash of a name in DT_HASH and in vna_hash (gABI "Hash Table"). */

@@ -1,0 +1,434 @@
+/**
+ * Unwind information for new code, with the input's own tables, laid out behind the code.
+ *
+ *     new code | .gcc_except_table.nop5 | .eh_frame_hdr | .eh_frame: the old records, the new ones, a zero length
+ *
+ * A piece of new code has an FDE with the CIE of its origin, and so the same personality routine, encodings and flags (the S
+ * of signal frames). Its rows say at every new instruction what the origin's say at the place that it came from
+ * (frame-program.ts). Where the origin has language-specific data, so has it (exceptions.ts).
+ *
+ * What cannot be said with certainty is left out: such code has no FDE, and `without` says why.
+ */
+import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../../address.js";
+import type { CfaRows } from "../../elf/cfa-rows.js";
+import * as elf from "../../elf/constants.js";
+import { DW_EH_PE_omit } from "../../elf/eh-cursor.js";
+import { encodeEhFrameHdr, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../../elf/eh-frame-hdr.js";
+import { encodeNumber, encodePointer } from "../../elf/eh-pointers.js";
+import type { Cie } from "../../elf/eh-records.js";
+import { type FrameState, type FrameTable, readFrameTable, stateAt } from "../../elf/frame-states.js";
+import type { ProgramHeader, Section } from "../../elf/image.js";
+import { encodeUleb } from "../../elf/leb128.js";
+import { InputError } from "../../errors.js";
+import type { Edit } from "../edits.js";
+import type { OutputSection } from "../sections.js";
+import type { MovedSection } from "../table-growth.js";
+import type { CorrectedCopy, CorrectedWords } from "./corrected.js";
+import { encodeExceptionTable, personalityObstacle } from "./exceptions.js";
+import { encodeFrameProgram, loweredState, type ProgramRow } from "./frame-program.js";
+import type { OriginStretch } from "./origins.js";
+import type { UnwindTables } from "./tables.js";
+
+/** The name of the section with the language-specific data of new code. */
+export const EXCEPTIONS_SECTION = ".gcc_except_table.nop5";
+
+/** New code that wants to be unwound. */
+export interface UnwoundCode {
+  /** Pieces that come from functions of the input: their stretches, each piece without gaps. */
+  readonly pieces: readonly (readonly OriginStretch[])[];
+  /** Pieces that come from none. The return address is the only thing that is saved. */
+  readonly own: readonly { readonly start: Vaddr; readonly end: Vaddr; readonly unwind: CfaRows }[];
+}
+
+export interface UnwindLayout {
+  /** Everything from `start` on, which is behind the new code. */
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  readonly moved: readonly MovedSection[];
+  /** The whole content of the moved sections. */
+  readonly content: ReadonlyMap<Section, Uint8Array>;
+  /** The section with language-specific data, where there is any. */
+  readonly exceptions: { readonly section: OutputSection; readonly bytes: Uint8Array } | undefined;
+  /** PT_GNU_EH_FRAME of the input, and what it is now. */
+  readonly programHeader: { readonly before: ProgramHeader; readonly now: ProgramHeader } | undefined;
+  /** How the old tables come out of the moved ones; empty where their bytes stay as well. */
+  readonly copies: readonly CorrectedCopy[];
+  /** Stretches of the file in which the old tables stood, and nothing stands now. */
+  readonly vacated: readonly { readonly start: FileOffset; readonly end: FileOffset }[];
+  /** New code without an FDE, and why. */
+  readonly without: readonly { readonly start: Vaddr; readonly reason: string }[];
+}
+
+/** A new FDE, but for its place. */
+interface NewFde {
+  readonly start: Vaddr;
+  readonly end: Vaddr;
+  /** The input's CIE, or the number of one of our own. */
+  readonly cie: Cie | number;
+  readonly lsda: Vaddr | undefined;
+  readonly program: Uint8Array;
+}
+
+/**
+ * @param after the address behind the new code
+ * @param shift p_vaddr - p_offset of the new segment
+ * @param edits what changes in the input's tables themselves: the ends of functions that have grown
+ * @returns the layout, or why there is none
+ * @throws InputError where a table of the input is damaged
+ */
+export function layUnwind(
+  tables: UnwindTables,
+  code: UnwoundCode,
+  after: Vaddr,
+  shift: number,
+  edits: readonly Edit[],
+): UnwindLayout | string {
+  const draft = new Draft(tables, vaddr(alignUp(after, 4)));
+  for (const piece of code.pieces) draft.addPiece(piece);
+  for (const { start, end, unwind } of code.own) draft.addOwn(start, end, unwind);
+  return draft.finish(after, shift, edits);
+}
+
+class Draft {
+  readonly #tables: UnwindTables;
+  readonly #exceptionsAt: Vaddr;
+  readonly #exceptions: number[] = [];
+  readonly #fdes: NewFde[] = [];
+  /** Contents of new CIEs, behind their id. */
+  readonly #cies: Uint8Array[] = [];
+  readonly #without: { start: Vaddr; reason: string }[] = [];
+  readonly #frameTables = new Map<number, FrameTable>();
+
+  constructor(tables: UnwindTables, exceptionsAt: Vaddr) {
+    this.#tables = tables;
+    this.#exceptionsAt = exceptionsAt;
+  }
+
+  /** FDEs for a piece: one for each run of stretches that come from one FDE. */
+  addPiece(stretches: readonly OriginStretch[]): void {
+    const { frames } = this.#tables;
+    let from = 0;
+    for (let i = 1; i <= stretches.length; i++) {
+      const index = frames.indexAt(stretches[from]!.origin);
+      if (i < stretches.length && frames.indexAt(stretches[i]!.origin) === index) continue;
+      const run = stretches.slice(from, i);
+      const problem = index < 0 ? "its origin has no unwind information" : this.#addRun(index, run);
+      if (problem !== undefined) this.#without.push({ start: run[0]!.start, reason: problem });
+      from = i;
+    }
+  }
+
+  #addRun(index: number, run: readonly OriginStretch[]): string | undefined {
+    const { frames, image } = this.#tables;
+    const { cie } = frames.record(index);
+    const table = this.#frameTable(index);
+    const rows: ProgramRow[] = [];
+    for (const { start, origin, lower } of run) {
+      const state = loweredState(stateAt(table, origin), lower);
+      if (state === undefined) return `the unwind rule of ${hex(origin)} does not hold elsewhere`;
+      rows.push({ start, state });
+    }
+    const program = encodeFrameProgram(rows, table.initial, cie);
+    if (program === undefined) return "its unwind rules cannot be encoded";
+    const fde = frames.fde(index);
+    const common = { start: run[0]!.start, end: run.at(-1)!.end, program };
+    if (fde.lsda === undefined) {
+      this.#fdes.push({ ...common, cie, lsda: undefined });
+      return undefined;
+    }
+    const obstacle = personalityObstacle(image, cie);
+    const at = vaddr(this.#exceptionsAt + this.#exceptions.length);
+    const bytes = obstacle ?? encodeExceptionTable(image, fde.start, fde.lsda, run, at);
+    if (typeof bytes === "string") {
+      // Frames can be found without it, and exceptions pass through: no call and nothing that a handler is for is here.
+      this.#fdes.push({ ...common, cie: this.#plainCie(cie), lsda: undefined });
+      return undefined;
+    }
+    this.#exceptions.push(...bytes);
+    while (this.#exceptions.length % 4 !== 0) this.#exceptions.push(0);
+    this.#fdes.push({ ...common, cie, lsda: at });
+    return undefined;
+  }
+
+  #frameTable(index: number): FrameTable {
+    const known = this.#frameTables.get(index) ?? readFrameTable(this.#tables.frames.program(index));
+    this.#frameTables.set(index, known);
+    return known;
+  }
+
+  addOwn(start: Vaddr, end: Vaddr, { starts, registers, offsets }: CfaRows): void {
+    const rows = starts.map((at, i): ProgramRow => {
+      const state: FrameState = {
+        cfa: { kind: "register", register: registers[i]!, offset: offsets[i]! },
+        rules: new Map(ownInitial.rules),
+        argsSize: 0,
+      };
+      return { start: at, state };
+    });
+    const program = encodeFrameProgram(rows, ownInitial, OWN_FACTORS)!;
+    this.#fdes.push({ start, end, cie: this.#newCie(OWN_CIE), lsda: undefined, program });
+  }
+
+  /** The same CIE without a personality routine. */
+  #plainCie(cie: Cie): number {
+    const { bytes } = this.#tables.image;
+    const letters = cie.augmentation.includes("S") ? "zRS" : "zR";
+    return this.#newCie([
+      1,
+      ...Buffer.from(`${letters}\0`, "latin1"),
+      ...encodeUleb(cie.codeAlignment),
+      ...signedByte(cie.dataAlignment),
+      cie.returnColumn,
+      1,
+      FDE_ENCODING,
+      ...bytes.subarray(cie.instructions, cie.end),
+    ]);
+  }
+
+  #newCie(content: readonly number[]): number {
+    const bytes = Uint8Array.from(content);
+    const known = this.#cies.findIndex((c) => Buffer.compare(c, bytes) === 0);
+    return known >= 0 ? known : this.#cies.push(bytes) - 1;
+  }
+
+  finish(after: Vaddr, shift: number, edits: readonly Edit[]): UnwindLayout | string {
+    const { section, header } = this.#tables;
+    const fdes = this.#fdes.sort((a, b) => a.start - b.start);
+    if (fdes.length === 0) return this.#without[0]?.reason ?? "no new code has a frame";
+    const exceptions = Uint8Array.from(this.#exceptions);
+    const hdrAt = vaddr(alignUp(this.#exceptionsAt + exceptions.length, 4));
+    const hdrSize = header === undefined ? 0 : this.#headerSize(fdes.length);
+    const ehFrameAt = vaddr(alignUp(hdrAt + hdrSize, Math.max(section.sh_addralign, 8)));
+    const records = this.#encodeRecords(ehFrameAt, fdes, edits);
+    if (typeof records === "string") return records;
+    const at = (address: Vaddr): FileOffset => fileOffset(address - shift);
+
+    const moved: MovedSection[] = [{ section, sh_addr: ehFrameAt, sh_offset: at(ehFrameAt) }];
+    const content = new Map<Section, Uint8Array>([[section, records.bytes]]);
+    const copies: CorrectedCopy[] = [];
+    const vacated: { start: FileOffset; end: FileOffset }[] = [];
+    const leave = ({ sh_offset, sh_size }: Section): void => {
+      vacated.push({ start: sh_offset, end: fileOffset(sh_offset + sh_size) });
+    };
+    const stays = this.#tables.isReferenced;
+    if (!stays) {
+      copies.push(records.copy(at(ehFrameAt)));
+      leave(section);
+    }
+    let programHeader: UnwindLayout["programHeader"];
+    if (header !== undefined) {
+      const bytes = this.#encodeHeader(hdrAt, ehFrameAt, fdes, records.addresses);
+      if (bytes === undefined) return "its unwind tables are out of reach";
+      moved.unshift({ section: header.section, sh_addr: hdrAt, sh_offset: at(hdrAt) });
+      content.set(header.section, bytes);
+      const before = header.programHeader;
+      const now = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
+      programHeader = { before, now: { ...before, ...now, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } };
+      if (header.isComplete && !stays) {
+        copies.push(this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, fdes.length));
+        leave(header.section);
+      }
+    }
+    return {
+      start: after,
+      end: vaddr(ehFrameAt + records.bytes.length),
+      moved,
+      content,
+      exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
+      programHeader,
+      copies,
+      vacated,
+      without: this.#without,
+    };
+  }
+
+  /** The old records with their pointers corrected, the new ones, and the zero length that was there. */
+  #encodeRecords(to: Vaddr, fdes: readonly NewFde[], edits: readonly Edit[]) {
+    const { image, section, relative, isTerminated, dataBase } = this.#tables;
+    const kept = section.sh_size - (isTerminated ? 4 : 0);
+    const by = to - section.sh_addr;
+    const old = Buffer.from(image.bytes.subarray(section.sh_offset, section.sh_offset + kept));
+    for (const { offset, new: bytes } of edits)
+      if (offset >= section.sh_offset && offset + bytes.length <= section.sh_offset + kept)
+        old.set(bytes, offset - section.sh_offset);
+    for (const at of relative.four) {
+      const value = old.readInt32LE(at) - by;
+      if (value !== (value | 0) || value === 0) return "its unwind tables cannot move so far";
+      old.writeInt32LE(value, at);
+    }
+    for (const at of relative.eight) old.writeBigUInt64LE(BigInt.asUintN(64, old.readBigUInt64LE(at) - BigInt(by)), at);
+
+    const pieces: Uint8Array[] = [old];
+    let size = kept;
+    const append = (body: Uint8Array): number => {
+      const length = alignUp(4 + body.length, 4) - 4;
+      const record = new Uint8Array(4 + alignUp(length, 4));
+      new DataView(record.buffer).setUint32(0, record.length - 4, true);
+      record.set(body, 4);
+      pieces.push(record);
+      size += record.length;
+      return to + size - record.length;
+    };
+    // An odd end, which no linker leaves, would put the new ones at odd places.
+    if (size % 4 !== 0) return "its unwind tables end at an odd place";
+    const cies = this.#cies.map((content) => append(Uint8Array.from([0, 0, 0, 0, ...content])));
+    const addresses: number[] = [];
+    for (const fde of fdes) {
+      const cieAt = typeof fde.cie === "number" ? cies[fde.cie]! : fde.cie.at - section.sh_offset + to;
+      const body = encodeFde(fde, vaddr(to + size), cieAt, dataBase);
+      if (body === undefined) return "its unwind tables have encodings in which new code is out of reach";
+      addresses.push(append(body));
+    }
+    if (isTerminated) pieces.push(new Uint8Array(4));
+    const words: CorrectedWords[] = [
+      { size: 4, add: by, places: relative.four },
+      { size: 8, add: by, places: relative.eight },
+    ];
+    const copy = (from: FileOffset): CorrectedCopy => ({
+      from,
+      to: section.sh_offset,
+      size: kept,
+      words: words.filter((w) => w.places.length > 0),
+    });
+    return { bytes: Buffer.concat(pieces), addresses, copy };
+  }
+
+  #headerSize(added: number): number {
+    const { header, frames } = this.#tables;
+    const count = header!.isComplete ? header!.content.starts.length : distinct(frames.starts);
+    return HDR_TABLE_AT + (count + added) * HDR_ENTRY_SIZE;
+  }
+
+  #encodeHeader(
+    hdrAt: Vaddr,
+    ehFrameAt: Vaddr,
+    fdes: readonly NewFde[],
+    addresses: readonly number[],
+  ): Buffer | undefined {
+    const { header, frames, section } = this.#tables;
+    const moved = (fde: number): number => fde - section.sh_addr + ehFrameAt;
+    const { starts, fdes: old } = header!.content;
+    const entries: [number, number][] = [];
+    if (header!.isComplete) for (let i = 0; i < starts.length; i++) entries.push([starts[i]!, moved(old[i]!)]);
+    else
+      for (let i = 0; i < frames.count; i++)
+        if (i === 0 || frames.starts[i] !== frames.starts[i - 1])
+          entries.push([frames.starts[i]!, frames.record(i).at - section.sh_offset + ehFrameAt]);
+    fdes.forEach((fde, i) => {
+      entries.push([fde.start, addresses[i]!]);
+    });
+    // New code is behind everything else, so that this changes nothing, but for a table that was not in order.
+    entries.sort((a, b) => a[0] - b[0]);
+    return encodeEhFrameHdr(
+      hdrAt,
+      ehFrameAt,
+      Float64Array.from(entries, ([start]) => start),
+      Float64Array.from(entries, ([, fde]) => fde),
+    );
+  }
+
+  /** How the old header comes out of the new one, whose entries for new code are its last. */
+  #headerCopy(from: FileOffset, hdrAt: Vaddr, ehFrameAt: Vaddr, added: number): CorrectedCopy {
+    const { header, section } = this.#tables;
+    const own = header!.section;
+    const { ehFrame, starts } = header!.content;
+    const by = hdrAt - own.sh_addr;
+    const byFrames = ehFrameAt - section.sh_addr;
+    const places = (first: number): number[] => Array.from(starts, (_, i) => first + i * HDR_ENTRY_SIZE);
+    const words: CorrectedWords[] = [
+      { size: 4, add: (ehFrame ?? own.sh_addr + 4) - ehFrameAt + by, places: [4] },
+      { size: 4, add: -added, places: [8] },
+      { size: 4, add: by, places: places(HDR_TABLE_AT) },
+      { size: 4, add: by - byFrames, places: places(HDR_TABLE_AT + 4) },
+    ];
+    return { from, to: own.sh_offset, size: own.sh_size, words };
+  }
+}
+
+const distinct = (starts: Float64Array): number => starts.filter((s, i) => i === 0 || s !== starts[i - 1]).length;
+
+/** DW_EH_PE_pcrel, sdata4. */
+const FDE_ENCODING = 0x1b;
+const OWN_FACTORS = { codeAlignment: 1, dataAlignment: -8 };
+const RETURN_COLUMN = 16;
+const RSP = 7;
+
+/** Version 1, "zR", factors 1 and -8, the return address in column 16; CFA = rsp + 8, the return address at CFA - 8. */
+const OWN_CIE = [1, 0x7a, 0x52, 0, 1, 0x78, RETURN_COLUMN, 1, FDE_ENCODING, 0x0c, RSP, 8, 0x80 | RETURN_COLUMN, 1];
+const ownInitial: FrameState = {
+  cfa: { kind: "register", register: RSP, offset: 8 },
+  rules: new Map([[RETURN_COLUMN, { kind: "offset", offset: -8 }]]),
+  argsSize: 0,
+};
+
+/** A factor such as -8, as LEB128. */
+const signedByte = (value: number): number[] => (value >= -64 && value < 64 ? [value & 0x7f] : []);
+
+/** An FDE from its id on, standing at `at` with its length in front. */
+function encodeFde(
+  { start, end, cie, lsda, program }: NewFde,
+  at: Vaddr,
+  cieAt: number,
+  dataBase: number | undefined,
+): Uint8Array | undefined {
+  const encoding = typeof cie === "number" ? FDE_ENCODING : cie.fdeEncoding;
+  const first = encodePointer(encoding, start, at + 8, dataBase);
+  const range = encodeNumber(encoding & 0x07, end - start);
+  if (first === undefined || range === undefined) return undefined;
+  const augmentation: number[] = [];
+  if (typeof cie === "number") augmentation.push(0);
+  else if (cie.hasAugmentationData) {
+    const place = at + 8 + first.length + range.length + 1;
+    const data = cie.lsdaEncoding === DW_EH_PE_omit ? [] : encodeLsda(cie.lsdaEncoding, lsda, place, dataBase);
+    if (data === undefined) return undefined;
+    augmentation.push(data.length, ...data);
+  }
+  const id = new Uint8Array(4);
+  new DataView(id.buffer).setUint32(0, at + 4 - cieAt, true);
+  return Uint8Array.from([...id, ...first, ...range, ...augmentation, ...program]);
+}
+
+function encodeLsda(
+  encoding: number,
+  lsda: Vaddr | undefined,
+  place: number,
+  dataBase: number | undefined,
+): number[] | undefined {
+  if (lsda !== undefined) {
+    const pointer = encodePointer(encoding, lsda, place, dataBase);
+    return pointer && [...pointer];
+  }
+  const none = encodeNumber(encoding & 0x07, 0);
+  return none && [...none];
+}
+
+function exceptionsSection(
+  address: Vaddr,
+  at: (address: Vaddr) => FileOffset,
+  bytes: Uint8Array,
+): NonNullable<UnwindLayout["exceptions"]> {
+  const section: OutputSection = {
+    name: EXCEPTIONS_SECTION,
+    sh_type: elf.SHT_PROGBITS,
+    sh_flags: elf.SHF_ALLOC,
+    sh_addr: address,
+    sh_offset: at(address),
+    sh_size: bytes.length,
+    sh_link: 0,
+    sh_info: 0,
+    sh_addralign: 4,
+    sh_entsize: 0,
+    origin: undefined,
+  };
+  return { section, bytes };
+}
+
+/** Damaged tables are a reason to do without where the input is good enough for everything else. */
+export function unlessDamaged<T>(lay: () => T | string): T | string {
+  try {
+    return lay();
+  } catch (error) {
+    if (error instanceof InputError) return error.message;
+    throw error;
+  }
+}

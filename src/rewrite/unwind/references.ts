@@ -1,0 +1,75 @@
+/**
+ * Whether anything but the section and program headers leads to where a file's unwind tables stand.
+ *
+ * Start files that register the table themselves do (`__register_frame_info`: crtbeginT.o of static programs, clang's
+ * crtbegin.o), and programs that ask the linker for its address. Such a table stays where it is, beside the new one: an
+ * unwinder that looks into what was registered first, and finds nothing there for new code, goes on to PT_GNU_EH_FRAME.
+ *
+ * A mistake costs bytes of the file in one direction and a program that crashes in the other: whatever looks like an address
+ * in the table counts.
+ */
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation } from "../../elf/dynamic.js";
+import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
+import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
+
+export function leadsInto(image: ElfImage, section: Section): boolean {
+  const table = dynsym(image);
+  // Static programs register their tables, and without dynamic symbols nobody knows.
+  if (table === null) return true;
+  const low: number = section.sh_addr;
+  const high = low + section.sh_size;
+  let found = false;
+  forEachSymbol(table, (value, _size, _info, shndx, index) => {
+    if (shndx !== elf.SHN_UNDEF) found ||= value >= low && value < high;
+    else found ||= /^__(de)?register_frame/.test(symbolName(table, index));
+  });
+  forEachRelocation(image, (_place, value) => {
+    found ||= value >= low && value < high;
+  });
+  const isFixed = image.header.e_type === elf.ET_EXEC;
+  return (
+    found ||
+    image.sections.some((s) => isCode(s) && codeLeadsTo(image, s, low, high, isFixed)) ||
+    (isFixed && image.sections.some((s) => isData(s) && dataLeadsTo(image, s, low, high)))
+  );
+}
+
+const isData = (s: Section): boolean =>
+  (s.sh_flags & elf.SHF_ALLOC) !== 0 &&
+  (s.sh_flags & elf.SHF_EXECINSTR) === 0 &&
+  s.sh_type !== elf.SHT_NOBITS &&
+  !s.name.startsWith(".eh_frame") &&
+  s.sh_addralign >= 8;
+
+const REX_W = 0x48;
+const LEA = 0x8d;
+
+/** Whether something that looks like `lea table(%rip),%reg`, or in a fixed program `mov $table,%reg`, stands in code. */
+function codeLeadsTo(image: ElfImage, section: Section, low: number, high: number, isFixed: boolean): boolean {
+  const { buffer, byteOffset, length } = sectionBytes(image, section);
+  const bytes = new Uint8Array(buffer, byteOffset, length);
+  const view = new DataView(buffer, byteOffset, length);
+  for (let at = 1; at + 6 <= length; at++) {
+    const byte = bytes[at]!;
+    if (byte === LEA) {
+      if ((bytes[at - 1]! & 0xfb) !== REX_W || (bytes[at + 1]! & 0xc7) !== 0x05) continue;
+      const target = section.sh_addr + at + 6 + view.getInt32(at + 2, true);
+      if (target >= low && target < high) return true;
+    } else if (isFixed && byte >= 0xb8 && byte <= 0xbf) {
+      const target = view.getUint32(at + 1, true);
+      if (target >= low && target < high) return true;
+    }
+  }
+  return false;
+}
+
+/** Whether an aligned word of data is an address in the table. */
+function dataLeadsTo(image: ElfImage, section: Section, low: number, high: number): boolean {
+  const bytes = sectionBytes(image, section);
+  for (let at = 0; at + 8 <= bytes.length; at += 8) {
+    const value = bytes.readUInt32LE(at);
+    if (value >= low && value < high && bytes.readUInt32LE(at + 4) === 0) return true;
+  }
+  return false;
+}

@@ -1,0 +1,263 @@
+/**
+ * The input's unwind tables, and whether they can move into a new segment with records behind them.
+ *
+ * Unwinders of other programs find `.eh_frame` by its section header (gdb, perf, elfutils), those of the program itself by
+ * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room behind it, so all
+ * of it moves. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
+ * language-specific data. Call frame instructions and lengths stay.
+ *
+ * Why a file does without: something writes there when it is loaded, or its encodings are none that linkers write.
+ */
+import { hex, type Vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation } from "../../elf/dynamic.js";
+import {
+  DW_EH_PE_application,
+  DW_EH_PE_datarel,
+  DW_EH_PE_indirect,
+  DW_EH_PE_omit,
+  DW_EH_PE_pcrel,
+  EhCursor,
+} from "../../elf/eh-cursor.js";
+import type { EhFrame } from "../../elf/eh-frame.js";
+import { type EhFrameHdr, readEhFrameHdr } from "../../elf/eh-frame-hdr.js";
+import { pointerSize } from "../../elf/eh-pointers.js";
+import { type Cie, ehDataBase, ehRecords, isEhFrame, readCie } from "../../elf/eh-records.js";
+import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../../elf/image.js";
+import { InputError } from "../../errors.js";
+import { leadsInto } from "./references.js";
+
+/** Places of words that are relative to where they stand, in bytes from the start of the section. */
+export interface RelativeWords {
+  readonly four: Uint32Array;
+  readonly eight: Uint32Array;
+}
+
+export interface UnwindTables {
+  readonly image: ElfImage;
+  readonly frames: EhFrame;
+  readonly section: Section;
+  readonly relative: RelativeWords;
+  /** What DW_EH_PE_datarel in it is relative to; that does not move. */
+  readonly dataBase: number | undefined;
+  /** Whether a zero length stands at its end. */
+  readonly isTerminated: boolean;
+  /** The table that PT_GNU_EH_FRAME leads to, where there is one. */
+  readonly header: HeaderTable | undefined;
+  /** Whether something else may lead to where the tables stand: then their bytes have to stay there as well. */
+  readonly isReferenced: boolean;
+}
+
+export interface HeaderTable {
+  readonly section: Section;
+  readonly programHeader: ProgramHeader;
+  readonly content: EhFrameHdr;
+  /** Whether it is as linkers write it: ascending, and with every FDE in it. Else it is made anew. */
+  readonly isComplete: boolean;
+}
+
+/** The tables, or why new code does without unwind information; undefined where the file has none itself. */
+export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables | string | undefined {
+  const own = image.sections.filter((s) => isEhFrame(s) && s.sh_size > 4);
+  const section = own[0];
+  if (section === undefined || frames.count === 0) return undefined;
+  if (own.length > 1) return `there are ${own.length} .eh_frame sections`;
+  try {
+    const placed = placeProblem(image, section);
+    if (placed !== undefined) return placed;
+    const header = readHeader(image, frames);
+    if (typeof header === "string") return header;
+    const dataBase = ehDataBase(image);
+    const relative = relativeWords(image, section, dataBase);
+    if (typeof relative === "string") return relative;
+    const parts = header === undefined ? [section] : [section, header.section];
+    const written = relocated(image, parts);
+    if (written !== undefined) return written;
+    return {
+      image,
+      frames,
+      section,
+      relative,
+      dataBase,
+      isTerminated: endsWithZero(image, section),
+      header,
+      isReferenced: parts.some((s) => leadsInto(image, s)),
+    };
+  } catch (error) {
+    if (error instanceof InputError) return error.message;
+    throw error;
+  }
+}
+
+function placeProblem(image: ElfImage, section: Section): string | undefined {
+  const { name, sh_flags, sh_addr, sh_offset } = section;
+  if (sh_flags & elf.SHF_WRITE) return `${name} is writable`;
+  if (offsetOf(image, sh_addr) !== sh_offset) return `${name} and the program headers disagree on where it is loaded`;
+  return undefined;
+}
+
+function readHeader(image: ElfImage, frames: EhFrame): HeaderTable | string | undefined {
+  const programHeader = image.programHeaders.find((p) => p.p_type === elf.PT_GNU_EH_FRAME);
+  const named = image.sections.find((s) => s.name === ".eh_frame_hdr");
+  if (programHeader === undefined) return named && ".eh_frame_hdr is not what a program header leads to";
+  const section = image.sections.find(
+    (s) => s.sh_addr === programHeader.p_vaddr && s.sh_flags & elf.SHF_ALLOC && s.sh_type !== elf.SHT_NOBITS,
+  );
+  if (section === undefined || section.sh_size !== programHeader.p_filesz || section.sh_flags & elf.SHF_EXECINSTR)
+    return "PT_GNU_EH_FRAME leads to no section";
+  const placed = placeProblem(image, section);
+  if (placed !== undefined) return placed;
+  const content = readEhFrameHdr(image, section);
+  return { section, programHeader, content, isComplete: isComplete(content, section, frames) };
+}
+
+function isComplete(hdr: EhFrameHdr, section: Section, { starts, count }: EhFrame): boolean {
+  if (!hdr.isUsual || !hdr.isSorted || hdr.starts.length === 0) return false;
+  if (section.sh_size !== 12 + hdr.starts.length * 8) return false;
+  let at = 0;
+  for (let i = 0; i < count; i++) {
+    while (at < hdr.starts.length && hdr.starts[at]! < starts[i]!) at++;
+    if (hdr.starts[at] !== starts[i]) return false;
+  }
+  return true;
+}
+
+function endsWithZero({ view }: ElfImage, section: Section): boolean {
+  let end: number = section.sh_offset;
+  for (const record of ehRecords(view, section)) end = record.end;
+  const sectionEnd = section.sh_offset + section.sh_size;
+  return sectionEnd - end >= 4 && view.getUint32(sectionEnd - 4, true) === 0;
+}
+
+/** Where words stand that say how far it is from themselves to something. */
+function relativeWords(image: ElfImage, section: Section, dataBase: number | undefined): RelativeWords | string {
+  const { view } = image;
+  const four: number[] = [];
+  const eight: number[] = [];
+  const cies = new Map<number, Cie>();
+  const cursor = new EhCursor(view, section, section.sh_offset, section.sh_offset + section.sh_size, dataBase);
+  let problem: string | undefined;
+  /** Takes down the pointer at the cursor, if it is relative to its place, and goes on behind it. */
+  const pointer = (encoding: number): void => {
+    if (encoding === DW_EH_PE_omit) return;
+    const { at } = cursor;
+    const isNull = cursor.number(encoding & 0x0f) === 0;
+    const application = encoding & DW_EH_PE_application;
+    if (isNull || application === 0 || application === DW_EH_PE_datarel) return;
+    const size = pointerSize(encoding);
+    if (application !== DW_EH_PE_pcrel || (size !== 4 && size !== 8))
+      problem ??= `.eh_frame has pointers in encoding ${hex(encoding)}`;
+    else (size === 4 ? four : eight).push(at - section.sh_offset);
+  };
+  for (const record of ehRecords(view, section)) {
+    if (record.cieAt === undefined) {
+      const cie = readCie(view, section, record.at, dataBase);
+      cies.set(record.at, cie);
+      if (cie.personality !== undefined) {
+        cursor.at = cie.personality.at;
+        pointer(cie.personality.encoding & ~DW_EH_PE_indirect);
+      }
+      if (movesLocation(view, cie.instructions, cie.end)) return SET_LOC;
+      continue;
+    }
+    let cie = cies.get(record.cieAt);
+    if (cie === undefined) {
+      cie = readCie(view, section, record.cieAt, dataBase);
+      cies.set(record.cieAt, cie);
+    }
+    cursor.at = record.idAt + 4;
+    pointer(cie.fdeEncoding);
+    cursor.number(cie.fdeEncoding & 0x0f);
+    if (cie.hasAugmentationData) {
+      const size = cursor.uleb();
+      const instructions = cursor.at + size;
+      if (cie.lsdaEncoding !== DW_EH_PE_omit && size > 0) pointer(cie.lsdaEncoding & ~DW_EH_PE_indirect);
+      cursor.at = instructions;
+    }
+    if (movesLocation(view, cursor.at, record.end)) return SET_LOC;
+  }
+  return problem ?? { four: Uint32Array.from(four).sort(), eight: Uint32Array.from(eight).sort() };
+}
+
+const SET_LOC = ".eh_frame uses DW_CFA_set_loc";
+
+/** Whether call frame instructions name an address. Wherever this cannot tell it says yes: no compiler writes that. */
+function movesLocation(view: DataView, start: number, end: number): boolean {
+  let at = start;
+  const leb = (): void => {
+    while (at < end && view.getUint8(at++) >= 0x80);
+  };
+  const block = (): void => {
+    let size = 0;
+    for (let scale = 1; at < end; scale *= 128) {
+      const byte = view.getUint8(at++);
+      size += (byte & 0x7f) * scale;
+      if (byte < 0x80) break;
+    }
+    at += size;
+  };
+  while (at < end) {
+    const op = view.getUint8(at++);
+    if (op >= 0xc0 || (op >= 0x40 && op < 0x80)) continue;
+    if (op >= 0x80) {
+      leb();
+      continue;
+    }
+    switch (op) {
+      case 0x00:
+      case 0x0a:
+      case 0x0b:
+      case 0x2d:
+        break;
+      case 0x02:
+        at += 1;
+        break;
+      case 0x03:
+        at += 2;
+        break;
+      case 0x04:
+        at += 4;
+        break;
+      case 0x06:
+      case 0x07:
+      case 0x08:
+      case 0x0d:
+      case 0x0e:
+      case 0x13:
+      case 0x2e:
+        leb();
+        break;
+      case 0x05:
+      case 0x09:
+      case 0x0c:
+      case 0x11:
+      case 0x12:
+      case 0x14:
+      case 0x15:
+      case 0x2f:
+        leb();
+        leb();
+        break;
+      case 0x0f:
+        block();
+        break;
+      case 0x10:
+      case 0x16:
+        leb();
+        block();
+        break;
+      default:
+        // DW_CFA_set_loc, and what is not known.
+        return true;
+    }
+  }
+  return false;
+}
+
+function relocated(image: ElfImage, parts: readonly Section[]): string | undefined {
+  let found: Vaddr | undefined;
+  forEachRelocation(image, (place) => {
+    if (parts.some((s) => place + 7 >= s.sh_addr && place < s.sh_addr + s.sh_size)) found = place;
+  });
+  return found === undefined ? undefined : `a relocation writes to its unwind tables, at ${hex(found)}`;
+}
