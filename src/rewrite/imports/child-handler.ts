@@ -24,11 +24,12 @@ import type { Edit } from "../edits.js";
 import { type Place, placesFor } from "../place.js";
 import type { OutputSection } from "../sections.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
-import { C_LIBRARY, type Import, ImportDrafts } from "./imports.js";
+import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
 import { encodeStubs, type Stubs } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
 import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
 import { type NewWords, wordSpace } from "./words.js";
+import { encodeWrappers } from "./wrappers.js";
 
 const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
 /** Finds the other by its name. In libc.so.6 from glibc 2.34 on, in libdl.so.2 before. */
@@ -45,14 +46,20 @@ export interface ChildHandlerPlan {
   readonly finalize: Import | undefined;
   readonly start: Hook;
   readonly end: Hook | undefined;
+  /** Imports that lead to new code, since they may fork without running handlers. */
+  readonly wrapped: readonly WrappedImport[];
   readonly tables: DynamicTables;
   readonly words: NewWords | undefined;
   /** The preinit array's word behind .bss, where a relocation fills it: `lead` tells the relocation with what. */
   readonly startWord: { readonly at: Vaddr; lead(init: Vaddr): void } | undefined;
 }
 
-/** How a file gets a child handler, or why it cannot have one. @throws InputError where its tables are damaged */
-export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
+/**
+ * How a file gets a child handler, or why it cannot have one.
+ * @param wrap imports to be led through new code, where the file has them (wrappers.ts)
+ * @throws InputError where its tables are damaged
+ */
+export function planChildHandler(image: ElfImage, wrap: readonly string[] = []): ChildHandlerPlan | string {
   const obstacle = withoutHandlers(image);
   if (obstacle !== undefined) return obstacle;
   const tables = dynamicTables(image);
@@ -61,7 +68,7 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
     return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
   if (!usesGlibc(tables))
     return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
-  const space = wordSpace(image, MOST_WORDS);
+  const space = wordSpace(image, MOST_WORDS + wrap.length);
   if (typeof space === "string") return space;
   let words = 0;
   const newWord = (): Vaddr => (space.start + 8 * words++) as Vaddr;
@@ -73,6 +80,12 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   const isProgram = startsProcesses(image);
   const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
   if (typeof finalize === "string") return finalize;
+  const wrapped: WrappedImport[] = [];
+  for (const name of wrap) {
+    const made = drafts.wrap(name, newWord);
+    if (typeof made === "string") return made;
+    if (made !== undefined) wrapped.push(made);
+  }
 
   const spare = new SpareTags(image, tables);
   const fixed = image.header.e_type === elf.ET_EXEC;
@@ -85,7 +98,7 @@ export function planChildHandler(image: ElfImage): ChildHandlerPlan | string {
   const at = start.needsWord && !fixed ? newWord() : undefined;
   const startWord = at && { at, lead: drafts.relative(at) };
   const taken = words === 0 ? undefined : space.take(words);
-  return { image: taken?.image ?? image, register, finalize, start, end, tables, words: taken, startWord };
+  return { image: taken?.image ?? image, register, finalize, start, end, wrapped, tables, words: taken, startWord };
 }
 
 /**
@@ -128,10 +141,11 @@ export function childHandlerPlaces(
   return { places: segments, obstacle };
 }
 
-/** The new code from `start` on: stubs, then the handler that `child` makes for its address. */
+/** The new code from `start` on: stubs and wrappers, then the handler that `child` makes for its address. */
 export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): Stubs {
   const end = plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next };
-  return encodeStubs(
+  let wrappers = encodeWrappers([], start, start);
+  const stubs = encodeStubs(
     start,
     {
       register: plan.register.slot,
@@ -141,7 +155,12 @@ export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (a
       constantWord: plan.start.needsWord && plan.startWord === undefined,
     },
     child,
+    (at, handler) => {
+      wrappers = encodeWrappers(plan.wrapped, at, handler);
+      return wrappers.bytes;
+    },
   );
+  return { ...stubs, wrappers: wrappers.wrappers, named: [...stubs.named, ...wrappers.named] };
 }
 
 /** What changes in the input once the new code's addresses are known, and what is added to it. */
@@ -154,6 +173,8 @@ export interface ChildHandlerChanges {
 
 export function childHandlerChanges(plan: ChildHandlerPlan, stubs: Stubs): ChildHandlerChanges {
   const { image, tables, start, end } = plan;
+  for (const { name, wrapper, resolver } of stubs.wrappers)
+    plan.wrapped.find((w) => w.name === name)?.lead(wrapper, resolver);
   plan.startWord?.lead(stubs.init);
   const edits = [
     ...headEdits(image, tables),

@@ -16,13 +16,24 @@
  * it orders, and a search ends at the last bit of a chain, not at a count. DT_HASH says how many symbols there are
  * (nchain), so an entry is appended there, and the symbol is linked into the chain of its name.
  *
+ * An import can be wrapped: a word of ours then holds the function's address, and every word that held it before leads to
+ * new code. Its relocation becomes R_X86_64_RELATIVE, or in the PLT's table, which lazy binding does not read for that,
+ * R_X86_64_IRELATIVE: the loader calls new code at once, whether it binds lazily or early, and stores what it answers.
+ *
  * Relocations are appended behind those that DT_RELACOUNT counts. For a relocation of a place whose value is known at link
  * time R_X86_64_RELATIVE is used, which the loader handles anywhere in the table.
  */
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ElfImage } from "../../elf/image.js";
-import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE, VERSYM_INDEX } from "../../elf/versions.js";
+import {
+  addNeededVersion,
+  readDefinedVersions,
+  readNeededVersions,
+  sysvHash,
+  VERNAUX_SIZE,
+  VERSYM_INDEX,
+} from "../../elf/versions.js";
 import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
 import { type DynamicTables, forEachSpelled, type Relocation, sizeOf, stringAt, type TableDraft } from "./tables.js";
 
@@ -36,6 +47,15 @@ export interface Import {
   readonly source: ImportSource;
   /** The word that holds the function's address once the file is loaded. */
   readonly slot: Vaddr;
+}
+
+/** An import whose every use leads to new code. */
+export interface WrappedImport {
+  readonly name: string;
+  /** The word that holds the address of the function itself. */
+  readonly slot: Vaddr;
+  /** Leads all uses to the code at `wrapper`; the function at `resolver` answers with that address. */
+  lead(wrapper: Vaddr, resolver: Vaddr): void;
 }
 
 /** Draws up imports and relocations for one file; `tables` is what it changes. */
@@ -99,6 +119,38 @@ export class ImportDrafts {
     return { name, source: known !== undefined ? "there already" : spare !== undefined ? "spare" : "appended", slot };
   }
 
+  /** Wraps an import; undefined where the file does not use it, or why it cannot be done. */
+  wrap(name: string, newSlot: () => Vaddr): WrappedImport | string | undefined {
+    const symbols = this.#undefined(name);
+    const uses: Relocation[] = [];
+    forEachSpelled(this.tables, (r) => {
+      if (symbols.includes(r.symbol)) uses.push(r);
+    });
+    const [symbol] = symbols;
+    if (symbol === undefined || uses.length === 0) return undefined;
+    if (symbols.length > 1) return `it imports ${name} in several versions`;
+    if (this.tables.symbols.head.readBigUInt64LE(symbol * elf.SYM_SIZE + 8) !== 0n)
+      return `it hands out the address of ${name} in its own linkage table`;
+    const strange = uses.find((r) => !plain.has(r.type) || r.addend !== 0n);
+    if (strange !== undefined) return `it uses ${name} by a relocation of type ${strange.type}`;
+    if (this.#relocations.length === 0 && this.tables.relocations === undefined)
+      return "it has no table of relocations to which one could be added";
+    const slot = newSlot();
+    this.#relocate(slot, elf.R_X86_64_GLOB_DAT, symbol, 0n, undefined);
+    return {
+      name,
+      slot,
+      lead: (wrapper, resolver) => {
+        for (const { table, at } of uses) {
+          const isLazy = table === this.tables.pltRelocations;
+          table.head.writeUInt32LE(isLazy ? elf.R_X86_64_IRELATIVE : elf.R_X86_64_RELATIVE, at + 8);
+          table.head.writeUInt32LE(0, at + 12);
+          table.head.writeBigInt64LE(BigInt(isLazy ? resolver : wrapper), at + 16);
+        }
+      },
+    };
+  }
+
   /**
    * The loader writes load address + a target to `place`; the target is told later, by calling what comes back. Ask for it
    * only where there is a table, or a cheap relocation.
@@ -112,14 +164,7 @@ export class ImportDrafts {
 
   /** The symbol of an import that the file has, and a word that holds its address as soon as the file is loaded. */
   #existing(name: string): { symbol: number; slot: Vaddr | undefined } | undefined {
-    const { symbols } = this.tables;
-    let symbol: number | undefined;
-    for (let at = elf.SYM_SIZE; at < symbols.head.length && symbol === undefined; at += elf.SYM_SIZE)
-      if (
-        symbols.head.readUInt16LE(at + 6) === elf.SHN_UNDEF &&
-        stringAt(this.tables, symbols.head.readUInt32LE(at)) === name
-      )
-        symbol = at / elf.SYM_SIZE;
+    const [symbol] = this.#undefined(name);
     if (symbol === undefined) return undefined;
     const eager = isBoundEarly(this.tables);
     let slot: Vaddr | undefined;
@@ -128,6 +173,16 @@ export class ImportDrafts {
       if (r.symbol === symbol && fills && r.addend === 0n) slot ??= r.r_offset;
     });
     return { symbol, slot };
+  }
+
+  /** The numbers of the imported symbols of that name. */
+  #undefined(name: string): number[] {
+    const { head } = this.tables.symbols;
+    const found: number[] = [];
+    for (let at = elf.SYM_SIZE; at < head.length; at += elf.SYM_SIZE)
+      if (head.readUInt16LE(at + 6) === elf.SHN_UNDEF && stringAt(this.tables, head.readUInt32LE(at)) === name)
+        found.push(at / elf.SYM_SIZE);
+    return found;
   }
 
   #rename(spare: SpareSymbol, name: string): number {
@@ -185,12 +240,9 @@ export class ImportDrafts {
     entry.writeUInt32LE(sysvHash(version), 0);
     entry.writeUInt16LE(index, 6);
     entry.writeUInt32LE(this.#appendString(version), 8);
-    const last = library.versions.at(-1);
-    const end = neededVersions.head.length;
-    if (last === undefined) return 1;
-    neededVersions.head.writeUInt32LE(end - last.at, last.at + 12); // vna_next
-    neededVersions.head.writeUInt16LE(library.versions.length + 1, library.at + 2); // vn_cnt
-    neededVersions.tail.push(entry);
+    const longer = addNeededVersion(neededVersions.head, files, library, entry);
+    longer.copy(neededVersions.head);
+    neededVersions.tail.push(longer.subarray(neededVersions.head.length));
     return index;
   }
 
@@ -213,6 +265,9 @@ export class ImportDrafts {
     return spare.table.head.subarray(spare.at, spare.at + elf.RELA_SIZE);
   }
 }
+
+/** Relocations that write a function's address and nothing else. */
+const plain = new Set<number>([elf.R_X86_64_64, elf.R_X86_64_GLOB_DAT, elf.R_X86_64_JUMP_SLOT]);
 
 /** Whether the loader fills the words of the PLT before any code of the file runs. */
 const isBoundEarly = ({ tags }: DynamicTables): boolean =>

@@ -16,6 +16,7 @@ import { alignUp, type Vaddr, vaddr } from "../../address.js";
 import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
 import { INT3, jump } from "../../x86/bytes.js";
 import type { NamedCode } from "../new-code.js";
+import type { Wrapper } from "./wrappers.js";
 
 const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
 
@@ -38,15 +39,23 @@ export interface Stubs {
   readonly fini: Vaddr | undefined;
   readonly word: Vaddr | undefined;
   readonly child: Vaddr;
+  /** Where imports that are wrapped lead. */
+  readonly wrappers: readonly Wrapper[];
   /** The stubs themselves, without the child handler. */
   readonly named: readonly NamedCode[];
 }
 
 /**
- * The stubs from link-time address `start` on, a multiple of 16, and behind them the child handler.
+ * The stubs from link-time address `start` on, a multiple of 16, behind them more code, and behind that the child handler.
  * @param child makes the handler's code for an address
+ * @param more makes the code in between for its own address and the handler's; its length depends on neither
  */
-export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vaddr) => Uint8Array): Stubs {
+export function encodeStubs(
+  start: Vaddr,
+  targets: StubTargets,
+  child: (at: Vaddr) => Uint8Array,
+  more: (at: Vaddr, child: Vaddr) => Uint8Array = () => new Uint8Array(0),
+): Stubs {
   const init = start;
   const initSize = initCode(init, init, init, targets).length;
   const fini = behind(start, initSize);
@@ -54,13 +63,15 @@ export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vadd
   const wordAt = behind(fini, finiBytes.length);
   const nameAt = vaddr(targets.constantWord ? wordAt + 8 : wordAt);
   const name = targets.lookUp === undefined ? Buffer.alloc(0) : Buffer.from(`${targets.lookUp}\0`, "latin1");
-  const childAt = behind(nameAt, name.length);
+  const moreAt = behind(nameAt, name.length);
+  const childAt = behind(moreAt, more(moreAt, moreAt).length);
   const handler = child(childAt);
   const bytes = new Uint8Array(childAt - start + handler.length).fill(INT3);
   bytes.set(initCode(init, childAt, nameAt, targets));
   bytes.set(finiBytes, fini - start);
   if (targets.constantWord) new DataView(bytes.buffer).setBigUint64(wordAt - start, BigInt(init), true);
   bytes.set(name, nameAt - start);
+  bytes.set(more(moreAt, childAt), moreAt - start);
   bytes.set(handler, childAt - start);
   return {
     bytes,
@@ -68,6 +79,7 @@ export function encodeStubs(start: Vaddr, targets: StubTargets, child: (at: Vadd
     fini: targets.end === undefined ? undefined : fini,
     word: targets.constantWord ? wordAt : undefined,
     child: childAt,
+    wrappers: [],
     named: [
       { name: "usdt_nop5.init", start: init, end: vaddr(init + initSize), unwind: initRows(init, initSize, targets) },
       ...(targets.end === undefined
