@@ -7,9 +7,12 @@
  */
 import { type Vaddr, vaddr } from "../address.js";
 
-/** How far before and behind a site a tactic may reach. */
-export const REACH_BEFORE = 64;
-export const REACH_BEHIND = 128;
+/**
+ * How far before and behind a site a tactic may reach: a short jump to padding, and one from there to the next; or to a
+ * short branch that leads to the site, and from there.
+ */
+export const REACH_BEFORE = 272;
+export const REACH_BEHIND = 272;
 
 const BLOCK_SHIFT = 6;
 

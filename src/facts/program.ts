@@ -11,7 +11,7 @@ import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
 import { Entries } from "./entries.js";
 import { type CodeRange, FunctionIndex } from "./functions.js";
 import { gapsNear, TrustedGaps } from "./gaps.js";
-import { Neighbourhoods, REACH_BEHIND } from "./neighbourhoods.js";
+import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
 import { PartIndex } from "./parts.js";
 import { addPointers } from "./pointers.js";
 import { type Link, scanCode } from "./scan-code.js";
@@ -53,6 +53,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const ranges = siteRanges(sites, functions);
   const { hits, links } = scanCode(image, functions.codeSections, near, blocksOf([...ranges.values()], near), fixed);
   const incoming = linksByRange(links, ranges);
+  const sitesOf = sitesByRange(sites, functions);
   const fixedSpan = fixed ? imageSpan(image) : undefined;
   const parts = new PartIndex(functions, incoming, fixedSpan);
 
@@ -66,7 +67,11 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
     image,
     functions,
     entries,
-    covers: (start, end) => near.covers(start, end),
+    covers(start, end) {
+      if (!near.covers(start, end)) return false;
+      const range = functions.containing(start);
+      return range === undefined || hasTables(sitesOf.get(range.index) ?? [], start, Math.min(end, range.end));
+    },
     siteCode(site) {
       const range = functions.containing(site);
       if (range === undefined) return "no function is known here (.eh_frame and symbols do not say)";
@@ -81,6 +86,26 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       return gap === undefined ? 0 : functions.paddingAt(address, Math.min(gap.end, address + REACH_BEHIND), need);
     },
   };
+}
+
+/** The sites in each range, ascending, by the range's index. */
+function sitesByRange(sites: readonly Vaddr[], functions: FunctionIndex): ReadonlyMap<number, readonly Vaddr[]> {
+  const found = new Map<number, Vaddr[]>();
+  for (const site of [...sites].sort((a, b) => a - b)) {
+    const range = functions.containing(site);
+    if (range === undefined) continue;
+    const own = found.get(range.index);
+    if (own === undefined) found.set(range.index, [site]);
+    else own.push(site);
+  }
+  return found;
+}
+
+/** Whether the jump tables of a range that lead into [start, end) have been looked for: they are around its own sites. */
+function hasTables(own: readonly Vaddr[], start: Vaddr, end: number): boolean {
+  let covered: number = start;
+  for (const site of own) if (site - REACH_BEFORE <= covered) covered = Math.max(covered, site + REACH_BEHIND);
+  return covered >= end;
 }
 
 function codeSpan(functions: FunctionIndex): { base: Vaddr; span: number } {

@@ -7,13 +7,22 @@
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import { INT3, JUMP_SIZE, jump, nopFill, shortJump } from "../x86/bytes.js";
-import { relocate } from "../x86/relocate.js";
-import type { Detour, PlacedProbe, Proposal, Stretch } from "./proposal.js";
+import { decode, Flow } from "../x86/decode.js";
+import { nearBranch, relocate } from "../x86/relocate.js";
+import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
+import type { OriginStretch } from "./unwind/origins.js";
+import { movesInstruction } from "./tactics/ways.js";
 
 const CALL_SIZE = 5;
 const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
+
+/** New bytes at an address that the input has. */
+export interface Change {
+  readonly at: Vaddr;
+  readonly bytes: Uint8Array;
+}
 
 /** New code for one detour. */
 export interface Chunk {
@@ -21,8 +30,10 @@ export interface Chunk {
   readonly start: Vaddr;
   readonly end: Vaddr;
   readonly probes: readonly PlacedProbe[];
-  /** The new content of the window, and of the padding that a short jump goes through. */
-  readonly changes: readonly { readonly at: Vaddr; readonly bytes: Uint8Array }[];
+  /** Where its code comes from, from start to end, without gaps. */
+  readonly origins: readonly OriginStretch[];
+  /** The new content of the window, of padding that short jumps go through, and of short branches that lead elsewhere. */
+  readonly changes: readonly Change[];
   /** New distances for branches that are led to the chunk: the 4 bytes that end at `branchEnd`. */
   readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
 }
@@ -45,35 +56,81 @@ export interface NewCode {
   readonly failed: ReadonlyMap<Proposal, string>;
 }
 
-/** Encodes all detours from link-time address `start` on, which is a multiple of 16. */
+/**
+ * Encodes all detours from link-time address `start` on, which is a multiple of 16. Where one cannot be encoded, neither
+ * can those that count on the branches that it moves, and it needs no helpers.
+ */
 export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): NewCode {
-  const pieces: { at: number; bytes: Uint8Array }[] = [];
-  const chunks: Chunk[] = [];
   const failed = new Map<Proposal, string>();
+  for (;;) {
+    const left = proposals.filter((p) => !failed.has(p));
+    const made = encodeAll(left, start);
+    const lost = made.failed.size > 0 ? made.failed : dependents(left);
+    if (lost.size === 0) return { ...made, failed };
+    for (const [proposal, reason] of lost) failed.set(proposal, reason);
+  }
+}
+
+/** Proposals that make no sense without others that are not there. */
+function dependents(proposals: readonly Proposal[]): ReadonlyMap<Proposal, string> {
+  const served = new Set(
+    proposals.flatMap(({ change }) =>
+      change.kind === "detour" ? change.body.flatMap((f) => (f.kind === "probe" ? [f.site] : [])) : [],
+    ),
+  );
+  const lost = new Map<Proposal, string>();
+  for (const proposal of proposals) {
+    const { change, site } = proposal;
+    if (change.kind !== "detour") continue;
+    const stays = change.retargets.find(
+      ({ branch, way }) => way === "moves" && !proposals.some((p) => movesInstruction(p, branch.at)),
+    );
+    if (stays !== undefined) lost.set(proposal, `the branch at ${hex(stays.branch.at)} could not move`);
+    else if (!served.has(site)) lost.set(proposal, "the probe that it is for could not move");
+  }
+  return lost;
+}
+
+function encodeAll(proposals: readonly Proposal[], start: Vaddr): NewCode {
+  const encoded: Encoded[] = [];
+  const failed = new Map<Proposal, string>();
+  const retargets = proposals.flatMap(({ change }) => (change.kind === "detour" ? change.retargets : []));
+  const led = new Map(retargets.map(({ branch, target }) => [branch.at, target]));
   let at: number = start;
   for (const proposal of proposals) {
-    const { change } = proposal;
-    if (change.kind !== "detour") continue;
-    const made = encodeChunk(proposal, change, at);
+    if (proposal.change.kind !== "detour") continue;
+    const made = encodeChunk(proposal, proposal.change, at, led);
     if (typeof made === "string") {
       failed.set(proposal, made);
       continue;
     }
-    chunks.push(made.chunk);
-    pieces.push({ at: made.chunk.start, bytes: made.bytes });
-    at = made.chunk.end;
+    encoded.push(made);
+    at = made.start + made.bytes.length;
   }
-  const bytes = new Uint8Array(chunks.length === 0 ? 0 : at - start).fill(INT3);
-  for (const piece of pieces) bytes.set(piece.bytes, piece.at - start);
-  return { start, bytes, chunks, named: [], failed };
+  if (failed.size > 0) return { start, bytes: new Uint8Array(0), chunks: [], named: [], failed };
+  // A branch that moves may lead to an instruction that moved before it or behind it: all must have their places first.
+  const moved = new Map(encoded.flatMap((e) => [...e.moved]));
+  const bytes = new Uint8Array(encoded.length === 0 ? 0 : at - start).fill(INT3);
+  for (const piece of encoded) {
+    for (const { offset, target } of piece.branches) {
+      const old = piece.bytes.subarray(offset);
+      piece.bytes.set(
+        nearBranch(old.subarray(0, old[0] === 0x0f ? 6 : 5), piece.start + offset, moved.get(target)!),
+        offset,
+      );
+    }
+    bytes.set(piece.bytes, piece.start - start);
+  }
+  return { start, bytes, chunks: encoded.map((e) => finish(e, moved)), named: [], failed };
 }
 
 function encodeChunk(
   proposal: Proposal,
   detour: Detour,
   earliest: number,
-): { chunk: Chunk; bytes: Uint8Array } | string {
-  const first = encodeAt(detour, vaddr(earliest));
+  led: ReadonlyMap<Vaddr, Vaddr>,
+): Encoded | string {
+  const first = encodeAt(proposal, detour, vaddr(earliest), led);
   if (typeof first === "string") return first;
   // Encoded a few bytes further on, the code has the same length, so where its probes will be is known beforehand.
   const fits = (by: number, crosses: typeof crossesLine): boolean =>
@@ -81,25 +138,37 @@ function encodeChunk(
   const distances = Array.from({ length: LINE }, (_, by) => by);
   const by = distances.find((d) => fits(d, crossesLine)) ?? distances.find((d) => fits(d, crossesPage));
   if (by === undefined) return "the probe would cross a page boundary";
-  const encoded = by === 0 ? first : encodeAt(detour, vaddr(earliest + by));
+  const encoded = by === 0 ? first : encodeAt(proposal, detour, vaddr(earliest + by), led);
   if (typeof encoded === "string") return encoded;
   if (encoded.probes.some((p) => crossesPage(p.location, p.form))) return "the probe would cross a page boundary";
-  return finish(proposal, detour, encoded);
+  return encoded;
 }
 
 interface Encoded {
+  readonly proposal: Proposal;
+  readonly detour: Detour;
   readonly start: Vaddr;
   readonly bytes: Uint8Array;
   readonly probes: readonly PlacedProbe[];
+  readonly origins: readonly OriginStretch[];
   /** Where each fragment is now, by where it was. */
   readonly moved: ReadonlyMap<Vaddr, Vaddr>;
+  /** Branches that are led to moved instructions: where they stand in `bytes`, and where they led. */
+  readonly branches: readonly { readonly offset: number; readonly target: Vaddr }[];
 }
 
-function encodeAt(detour: Detour, start: Vaddr): Encoded | string {
+/** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
+function encodeAt(proposal: Proposal, detour: Detour, start: Vaddr, led: ReadonlyMap<Vaddr, Vaddr>): Encoded | string {
+  const branches: { offset: number; target: Vaddr }[] = [];
   const probes: PlacedProbe[] = [];
   const moved = new Map<Vaddr, Vaddr>();
   const pieces: Uint8Array[] = [];
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
+  const origins: OriginStretch[] = [];
+  const from = (origin: Vaddr, size: number, lower = 0, lastByte = 0): void => {
+    const begin = origins.at(-1)?.end ?? start;
+    if (size > 0) origins.push({ start: begin, end: vaddr(begin + size), origin, lower: lower + called, lastByte });
+  };
   let at: number = start;
   for (const fragment of detour.body) {
     let bytes: Uint8Array | undefined;
@@ -108,16 +177,25 @@ function encodeAt(detour: Detour, start: Vaddr): Encoded | string {
       bytes = form.bytes;
       probes.push({ site, location: vaddr(at + form.location), form, stackShift: form.stackShift + called });
       moved.set(fragment.site, vaddr(at));
+      // A guard's second half runs with rsp still lowered.
+      if (form.guard) from(site, form.location);
+      from(site, bytes.length - (form.guard ? form.location : 0), form.stackShift);
     } else {
-      bytes = relocate(fragment.bytes, fragment.at, vaddr(at));
+      const target = led.get(fragment.at);
+      if (target !== undefined) branches.push({ offset: at - start, target });
+      bytes =
+        target === undefined ? relocate(fragment.bytes, fragment.at, vaddr(at)) : nearBranch(fragment.bytes, at, at); // where it leads has no place yet
       if (bytes === undefined) return `the instruction at ${hex(fragment.at)} cannot reach its operand from new code`;
       moved.set(fragment.at, vaddr(at));
+      from(fragment.at, bytes.length, 0, lastByteOfCall(fragment));
     }
     pieces.push(bytes);
     at += bytes.length;
   }
   if (detour.resume !== undefined) {
     pieces.push(jump(at, detour.resume));
+    // Where the way goes on into a function that was to be called, the frame is still that of the call.
+    from(detour.via === "call" ? vaddr(proposal.window.end - CALL_SIZE) : detour.resume, JUMP_SIZE);
     at += JUMP_SIZE;
   }
   const bytes = new Uint8Array(at - start);
@@ -126,31 +204,54 @@ function encodeAt(detour: Detour, start: Vaddr): Encoded | string {
     bytes.set(piece, offset);
     offset += piece.length;
   }
-  return { start, bytes, probes, moved };
+  return { proposal, detour, start, bytes, probes, origins, moved, branches };
 }
 
-function finish(
-  proposal: Proposal,
-  detour: Detour,
-  { start, bytes, probes, moved }: Encoded,
-): { chunk: Chunk; bytes: Uint8Array } {
-  const retargets = detour.retargets.map(({ branch, target }) => ({
-    branchEnd: branch.end,
-    distance: moved.get(target)! - branch.end,
-  }));
-  const changes = changesFor(proposal.window, detour.via, start);
-  return { chunk: { proposal, start, end: vaddr(start + bytes.length), probes, changes, retargets }, bytes };
+/** What an unwinder asks for when a call is under way: the byte in front of the return address. */
+function lastByteOfCall({ bytes, at }: Extract<Detour["body"][number], { kind: "instruction" }>): number {
+  return (decode(bytes, at).flow[0]! & Flow.Call) !== 0 ? bytes.length - 1 : 0;
 }
 
-function changesFor(window: Stretch, via: Detour["via"], to: Vaddr): Chunk["changes"] {
+/** @param moved where all instructions that move are now */
+function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
+  const { proposal, detour, start, bytes, probes, origins } = encoded;
+  const retargets: { branchEnd: Vaddr; distance: number }[] = [];
+  const changes = [...windowChanges(proposal.window, detour.via, start)];
+  for (const { branch, target, way } of detour.retargets) {
+    const to = moved.get(target)!;
+    // A branch that moves itself has been led to its target already.
+    if (way === "moves" || moved.has(branch.at)) continue;
+    if (way === "near") retargets.push({ branchEnd: branch.end, distance: to - branch.end });
+    else changes.push(...shortBranchChanges(branch, way, to));
+  }
+  return { proposal, start, end: vaddr(start + bytes.length), probes, origins, changes, retargets };
+}
+
+function windowChanges(window: Stretch, via: Detour["via"], to: Vaddr): readonly Change[] {
   if (via === "call") return [{ at: window.start, bytes: callWindow(window, to) }];
   if (via === "jump") return [{ at: window.start, bytes: filled(window, jump(window.start, to)) }];
-  const { hop } = via;
-  return [
-    { at: window.start, bytes: filled(window, shortJump(window.start, hop.start)) },
-    { at: hop.start, bytes: filled(hop, jump(hop.start, to)) },
-  ];
+  const [first, ...rest] = jumpsThrough(via.hop, to);
+  const short = shortJump(window.start, first!.at);
+  return [{ at: window.start, bytes: filled(window, short) }, first!, ...rest];
 }
+
+function shortBranchChanges(
+  branch: Retarget["branch"],
+  way: Exclude<Retarget["way"], string>,
+  to: Vaddr,
+): readonly Change[] {
+  if (way.kind === "widened") return [{ at: branch.at, bytes: filled(way.over, jump(branch.at, to)) }];
+  const jumps = jumpsThrough(way.through, to);
+  return [{ at: vaddr(branch.end - 1), bytes: Uint8Array.of((jumps[0]!.at - branch.end) & 0xff) }, ...jumps];
+}
+
+/** Short jumps from one stretch of padding to the next, and a near one in the last. */
+const jumpsThrough = (stretches: readonly Stretch[], to: Vaddr): readonly Change[] =>
+  stretches.map((stretch, i) => {
+    const next = stretches[i + 1];
+    const bytes = next === undefined ? jump(stretch.start, to) : shortJump(stretch.start, next.start);
+    return { at: stretch.start, bytes: filled(stretch, bytes) };
+  });
 
 /** A jump at the start of a stretch; nothing runs the rest. */
 function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {

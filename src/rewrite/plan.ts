@@ -6,18 +6,23 @@
 import { hex, type Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { indexOf } from "../x86/decode.js";
+import { isPlainBranch } from "../x86/relocate.js";
 import type { Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
-import { hop } from "./tactics/hop.js";
+import { displaceCall } from "./tactics/displace-call.js";
+import { hop, hopRetarget } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
-import { retarget } from "./tactics/retarget.js";
+import { retarget, retargetShort } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
+import { movesInstruction, stretchesOf } from "./tactics/ways.js";
 
+const toNewCode: readonly Tactic[] = [displace, straddle, callThrough, retarget, hop];
+const last: readonly Tactic[] = [retargetShort, hopRetarget, displaceCall];
 /** Cheapest for the running program first. */
-const cheapest: readonly Tactic[] = [inPlace, shift, displace, straddle, callThrough, retarget, hop];
-/** What leaves the probe where it is comes last: see fork-guard.ts. */
-const together: readonly Tactic[] = [displace, straddle, callThrough, retarget, hop, inPlace, shift];
+const cheapest: readonly Tactic[] = [inPlace, shift, ...toNewCode, ...last];
+/** What leaves the probe where it is comes late: see fork-guard.ts. */
+const together: readonly Tactic[] = [...toNewCode, ...last, inPlace, shift];
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
@@ -37,24 +42,42 @@ export interface WantedSite extends WantedProbe {
  * @param wanted the sites to rewrite; whether their code can be decoded is found out here
  * @param sites every address that any note names: none of these bytes is room
  * @param inNewCode whether probes are better off in new code than where they are, for they are to lie on few pages
+ * @param unwindable whether return addresses in new code can be unwound, so that calls may move
  */
 export function planSites(
   facts: ProgramFacts,
   wanted: readonly WantedSite[],
   sites: ReadonlySet<Vaddr>,
   inNewCode: boolean,
+  unwindable = false,
 ): Plan {
   const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
-  const claimed: Stretch[] = [];
+  const claimed: Claim[] = [];
+  /** Detours without a probe. */
+  const helpers: Proposal[] = [];
   const skipped = new Map<Vaddr, string>();
   const candidates = new Map(wanted.map((w) => [w.location, w]));
   const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
   for (const { location: site } of [...wanted].sort((a, b) => a.location - b.location)) {
     if (done.has(site)) continue;
-    const context = contextOf(facts, site, candidates, sites);
+    const around = siteCode(facts, site);
+    const context: SiteContext | string =
+      typeof around === "string"
+        ? around
+        : {
+            site,
+            ...around,
+            facts,
+            probe: (address) => candidates.get(address),
+            isSite: (address) => sites.has(address),
+            isFree: (start, end) =>
+              !claimed.some((c) => touch(c, { start, end })) && !proposals.some((p) => touch(p.window, { start, end })),
+            isMoved: (address) => [...proposals, ...helpers].some((p) => movesInstruction(p, address)),
+            unwindable,
+          };
     if (typeof context === "string") {
       skipped.set(site, context);
       candidates.delete(site);
@@ -71,30 +94,20 @@ export function planSites(
     if (choice.merged) proposals.pop();
     proposals.push(choice.proposal);
     claimed.push(...outsideOf(choice.proposal));
+    helpers.push(...choice.proposal.helpers);
     for (const probe of probesOf(choice.proposal)) done.add(probe);
   }
-  assertDisjoint(proposals);
-  return { proposals, skipped };
+  const all = [...proposals, ...helpers].sort((a, b) => a.window.start - b.window.start);
+  assertDisjoint(all);
+  return { proposals: all, skipped };
 }
 
-function contextOf(
-  facts: ProgramFacts,
-  site: Vaddr,
-  candidates: ReadonlyMap<Vaddr, WantedProbe>,
-  sites: ReadonlySet<Vaddr>,
-): SiteContext | string {
+/** The code around a site, and which of its instructions the site is; or why there is none. */
+function siteCode(facts: ProgramFacts, site: Vaddr): Pick<SiteContext, "code" | "range" | "index"> | string {
   const around = facts.siteCode(site);
   if (typeof around === "string") return around;
   const index = indexOf(around.code, site);
-  if (index < 0) return "no instruction of its function begins here";
-  return {
-    site,
-    ...around,
-    index,
-    facts,
-    probe: (address) => candidates.get(address),
-    isSite: (address) => sites.has(address),
-  };
+  return index < 0 ? "no instruction of its function begins here" : { ...around, index };
 }
 
 /** The sites that a proposal takes care of. */
@@ -103,17 +116,28 @@ export function probesOf({ change }: Proposal): readonly Vaddr[] {
   return change.body.flatMap((f) => (f.kind === "probe" ? [f.site] : []));
 }
 
-/** What a proposal changes outside of its window. */
-function outsideOf({ change }: Proposal): readonly Stretch[] {
-  if (change.kind !== "detour") return [];
-  const branches = change.retargets.map(({ branch }): Stretch => ({ start: branch.at, end: branch.end }));
-  return typeof change.via === "object" ? [...branches, change.via.hop] : branches;
+/** Bytes outside of a proposal's window that it changes. */
+interface Claim extends Stretch {
+  /** They change so that the branch there leads elsewhere: where the branch moves, they are free. */
+  readonly branch: Vaddr | undefined;
 }
 
+function outsideOf({ change, helpers }: Proposal): readonly Claim[] {
+  if (change.kind !== "detour") return [];
+  const branches = change.retargets.flatMap(({ branch, way, bytes }) =>
+    stretchesOf(branch, way).map((s) => ({ ...s, branch: isPlainBranch(bytes) ? branch.at : undefined })),
+  );
+  const hops = typeof change.via === "object" ? change.via.hop : [];
+  const others = [...hops, ...helpers.map((h) => h.window)];
+  return [...branches, ...others.map((s) => ({ ...s, branch: undefined }))];
+}
+
+const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+
 /** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
-function overlap(proposal: Proposal, earlier: readonly Proposal[], claimed: readonly Stretch[]): string | undefined {
-  const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+function overlap(proposal: Proposal, earlier: readonly Proposal[], claims: readonly Claim[]): string | undefined {
   const outside = outsideOf(proposal);
+  const claimed = claims.filter(({ branch }) => branch === undefined || !movesInstruction(proposal, branch));
   const collides =
     claimed.some((c) => touch(c, proposal.window) || outside.some((o) => touch(c, o))) ||
     (outside.length > 0 && earlier.some(({ window }) => outside.some((o) => touch(o, window))));

@@ -9,7 +9,17 @@ import type { ProgramFacts } from "../facts/program.js";
 import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
 
-export type TacticName = "in-place" | "shift" | "displace" | "straddle" | "call-through" | "retarget" | "hop";
+export type TacticName =
+  | "in-place"
+  | "shift"
+  | "displace"
+  | "straddle"
+  | "call-through"
+  | "retarget"
+  | "hop"
+  | "retarget-short"
+  | "hop-retarget"
+  | "displace-call";
 
 /** A piece of new code: a probe, or an instruction of the window that moves. */
 export type Fragment =
@@ -18,12 +28,16 @@ export type Fragment =
 
 export interface Proposal {
   readonly tactic: TacticName;
+  /** The site for whose sake it is. */
+  readonly site: Vaddr;
   /** The bytes that get new content, [start, end). Execution arrives at `start` only. */
   readonly window: Stretch;
   /** What runs instead. */
   readonly change: InPlaceChange | Detour;
   /** Disassembly of the instructions that will run at another address. */
   readonly displaced: readonly string[];
+  /** Detours without a probe, around branches that cannot be led elsewhere where they stand. */
+  readonly helpers: readonly Proposal[];
 }
 
 /** Bytes that get new content, [start, end). */
@@ -58,15 +72,40 @@ export interface Detour {
   /**
    * How the window leads there: by a jump at its start, or by the call that it ends with, behind nops; the new code then
    * runs with rsp 8 lower than the probe did, and goes on to the function that was called; or by a short jump to padding
-   * nearby that holds the long one.
+   * nearby, which holds the long one or another short one to the next padding.
    */
-  readonly via: "jump" | "call" | { readonly hop: Stretch };
+  readonly via: "jump" | "call" | { readonly hop: readonly Stretch[] };
   readonly body: readonly Fragment[];
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
-  /** Branches into the window, which are led to the new code instead: to where the instruction at `target` is then. */
-  readonly retargets: readonly { readonly branch: Branch; readonly target: Vaddr }[];
+  /** Branches into the window, which are led to the new code instead. */
+  readonly retargets: readonly Retarget[];
 }
+
+/** A branch into a window, which is led to where the instruction at `target` is then. */
+export interface Retarget {
+  readonly branch: Branch;
+  readonly target: Vaddr;
+  /** Its own bytes, as they are. */
+  readonly bytes: Uint8Array;
+  /**
+   * How that is done where it stands. Where it moves itself, in the window of a detour, it is encoded anew and needs no
+   * way; "moves" says that it has to.
+   */
+  readonly way: RetargetWay;
+}
+
+/**
+ *     near       its 32-bit distance changes
+ *     widened    a short jmp becomes a near one, over the padding behind it
+ *     relay      its 8-bit distance changes: it leads to padding nearby that holds a near jump, or a short one to the next
+ *     moves      by a detour of its own, or of another probe
+ */
+export type RetargetWay =
+  | "near"
+  | "moves"
+  | { readonly kind: "widened"; readonly over: Stretch }
+  | { readonly kind: "relay"; readonly through: readonly Stretch[] };
 
 /** What is known of a probe before it has a place. */
 export interface WantedProbe {
@@ -91,6 +130,12 @@ export interface SiteContext {
   probe(address: Vaddr): WantedProbe | undefined;
   /** Whether any note names this address, wanted or not: such a byte is no room. */
   isSite(address: Vaddr): boolean;
+  /** Whether no earlier proposal changes a byte of [start, end). */
+  isFree(start: Vaddr, end: Vaddr): boolean;
+  /** Whether an earlier proposal moves the instruction at this address to new code. */
+  isMoved(address: Vaddr): boolean;
+  /** Return addresses in new code can be unwound: calls may move. */
+  readonly unwindable: boolean;
 }
 
 /** A tactic: a pure function from a site and facts to a proposal, or to the reason why it cannot. */

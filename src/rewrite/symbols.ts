@@ -39,7 +39,7 @@ export function symbolsFor(
     chunks.map((c) => c.proposal.window.start),
   );
   const pieces = [
-    ...chunks.map((chunk, i) => ({ ...chunk, name: `${functions[i] ?? probeName(chunk.probes[0]!.site)}.nop5` })),
+    ...chunks.map((chunk, i) => ({ ...chunk, name: `${functions[i] ?? probeName(chunk.proposal.site)}.nop5` })),
     ...named,
   ];
   const entries = new Uint8Array(pieces.length * elf.SYM_SIZE);

@@ -117,6 +117,29 @@ export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array 
   });
 }
 
+/** Whether a branch is a jmp or jcc without prefixes, short or near: what nearBranch can encode. */
+export const isPlainBranch = (bytes: Uint8Array): boolean =>
+  (bytes.length === 2 && (bytes[0] === 0xeb || (bytes[0]! & 0xf0) === 0x70)) ||
+  (bytes.length === 5 && bytes[0] === 0xe9) ||
+  (bytes.length === 6 && bytes[0] === 0x0f && (bytes[1]! & 0xf0) === 0x80);
+
+/**
+ * A plain branch in its near form, with a 32-bit distance in the last 4 bytes.
+ * @param at where it shall stand @param target where it shall lead
+ * @throws RangeError where it does not reach
+ */
+export function nearBranch(bytes: Uint8Array, at: number, target: number): Uint8Array {
+  const isJump = bytes[0] === 0xeb || bytes[0] === 0xe9;
+  const condition = bytes[bytes.length === 2 ? 0 : 1]! & 0x0f;
+  const opcode = isJump ? [0xe9] : [0x0f, 0x80 | condition];
+  const out = new Uint8Array(opcode.length + 4);
+  out.set(opcode);
+  const distance = target - (at + out.length);
+  if (distance !== (distance | 0)) throw new RangeError(`a branch over ${distance} bytes does not fit into 32 bits`);
+  new DataView(out.buffer).setInt32(opcode.length, distance, true);
+  return out;
+}
+
 /** Disassembles one instruction, for people. */
 export function disassemble(bytes: Uint8Array, at: Vaddr): string {
   return decodeOne(bytes, at, (instruction) => formatter.format(instruction));

@@ -48,6 +48,7 @@ export function callThrough(context: SiteContext): Proposal | string {
   if (obstacle !== undefined) return obstacle;
   return {
     tactic: "call-through",
+    site,
     window,
     change: {
       kind: "detour",
@@ -57,6 +58,7 @@ export function callThrough(context: SiteContext): Proposal | string {
       retargets: [],
     },
     displaced: moved.texts,
+    helpers: [],
   };
 }
 

@@ -17,10 +17,9 @@
  * Another probe's nop in the window moves along and becomes a nop5 too: windows that meet become one.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
-import { type Branch, describeEntry } from "../../facts/entries.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
-import type { Detour, Fragment, Proposal, SiteContext, TacticName } from "../proposal.js";
+import type { Detour, Fragment, Proposal, Retarget, SiteContext, Stretch, TacticName } from "../proposal.js";
 import { frozenObstacle, instructionBytes, movable, paddingRoom, reachObstacle, windowObstacle } from "./safety.js";
 
 /** How many instructions before the nop are tried. */
@@ -44,6 +43,20 @@ export function* starts({ index }: SiteContext): Generator<number> {
   for (let first = index - 1; first >= 0 && first >= index - MOST_BEFORE; first--) yield first;
 }
 
+/** The branches that are led to new code, and the detours that some of them need for it. */
+export interface Led {
+  readonly retargets: readonly Retarget[];
+  readonly helpers: readonly Proposal[];
+}
+
+export interface DetourOptions {
+  readonly via?: Detour["via"];
+  /** Leads the branches into a window elsewhere, or says why not. Without it nothing may lead into the window. */
+  readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | string) | undefined;
+  /** Calls move, where the context allows it. */
+  readonly calls?: boolean;
+}
+
 /**
  * A detour around a window from instruction `first` to at least instruction `last`, as short as a jump allows.
  * @returns the proposal, or why not
@@ -53,12 +66,12 @@ export function detour(
   first: number,
   last: number,
   tactic: TacticName,
-  via: Detour["via"] = "jump",
+  { via = "jump", lead, calls = false }: DetourOptions = {},
 ): Proposal | string {
   const { code } = context;
   const start = addressOf(code, first);
   const size = via === "jump" ? JUMP_SIZE : SHORT_JUMP_SIZE;
-  const moved = movedCode(context, first, (next, end) => next <= last || end - start < size);
+  const moved = movedCode(context, first, (next, end) => next <= last || end - start < size, calls);
   if (typeof moved === "string") return moved;
   let { end } = moved;
   if (end - start < size) {
@@ -69,25 +82,26 @@ export function detour(
     end = vaddr(end + room);
   }
   const window = { start, end };
-  const retargets = tactic === "retarget" ? retargetsInto(context, window, moved.fragments) : [];
   const obstacle =
-    typeof retargets === "string"
-      ? retargets
-      : tactic === "retarget"
-        ? (reachObstacle(context.facts, start, end) ?? frozenObstacle(context.facts, start, end))
-        : windowObstacle(context, start, end);
-  if (obstacle !== undefined || typeof retargets === "string") return obstacle ?? "";
+    lead === undefined
+      ? windowObstacle(context, start, end)
+      : (reachObstacle(context.facts, start, end) ?? frozenObstacle(context.facts, start, end));
+  if (obstacle !== undefined) return obstacle;
+  const led = lead === undefined ? { retargets: [], helpers: [] } : lead(window, moved.fragments);
+  if (typeof led === "string") return led;
   return {
     tactic,
+    site: context.site,
     window,
     change: {
       kind: "detour",
       via,
       body: moved.fragments,
       resume: moved.fallsThrough ? end : undefined,
-      retargets,
+      retargets: led.retargets,
     },
-    displaced: moved.texts,
+    displaced: [...moved.texts, ...led.helpers.flatMap((h) => h.displaced)],
+    helpers: led.helpers,
   };
 }
 
@@ -105,6 +119,7 @@ export function movedCode(
   context: SiteContext,
   first: number,
   more: (next: number, end: Vaddr) => boolean,
+  calls = false,
 ): MovedCode | string {
   const { code } = context;
   const fragments: Fragment[] = [];
@@ -119,7 +134,7 @@ export function movedCode(
     if (probe !== undefined) fragments.push({ kind: "probe", site: at, form: probe.form });
     else if (context.isSite(at)) return `another probe at ${hex(at)} would have to move`;
     else {
-      const traits = movable(context, i);
+      const traits = movable(context, i, calls);
       if (typeof traits === "string") return traits;
       fragments.push({ kind: "instruction", at, bytes: instructionBytes(code, i) });
       texts.push(traits.text);
@@ -129,27 +144,4 @@ export function movedCode(
   }
   if (i <= context.index) return "the block before the probe ends";
   return { fragments, texts, next: i, end, fallsThrough };
-}
-
-/** The branches into a window, if they are all that enters it and each can be led elsewhere. */
-function retargetsInto(
-  { facts }: SiteContext,
-  window: Proposal["window"],
-  fragments: readonly Fragment[],
-): Detour["retargets"] | string {
-  const retargets: { branch: Branch; target: Vaddr }[] = [];
-  for (const entry of facts.entries.within(window.start + 1, window.end)) {
-    const inside = fragments.some((f) => (f.kind === "probe" ? f.site : f.at) === entry.address);
-    if (!inside || entry.branches === undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
-    for (const branch of entry.branches) {
-      if (!branch.wide)
-        return `${describeEntry(entry)}, inside the bytes that are needed, and is too short to lead elsewhere`;
-      if (branch.at < window.end && branch.end > window.start)
-        return `${describeEntry(entry)}, and lies in the bytes that would move`;
-      const obstacle = frozenObstacle(facts, branch.at, branch.end);
-      if (obstacle !== undefined) return obstacle;
-      retargets.push({ branch, target: entry.address });
-    }
-  }
-  return retargets;
 }

@@ -15,40 +15,45 @@
  *              e9 ......       jmp X
  *
  * Two bytes are enough where five are not to be had. The padding must follow a block that never runs into it, and nothing
- * may enter it.
+ * may enter it. Where it is out of reach, a second short jump in smaller padding on the way leads there; see padding.ts.
+ *
+ * hop-retarget: the same where branches lead into the bytes of the short jump; see ways.ts.
  */
 import { type Vaddr, vaddr } from "../../address.js";
-import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
-import { addressOf, Flow } from "../../x86/decode.js";
-import type { Proposal, SiteContext, Stretch } from "../proposal.js";
+import { SHORT_JUMP_SIZE } from "../../x86/bytes.js";
+import type { Proposal, SiteContext, Tactic } from "../proposal.js";
 import { detour, starts } from "./displace.js";
-import { paddingRoom, windowObstacle } from "./safety.js";
+import { wayThroughPadding } from "./padding.js";
+import { type Entering, leadBranches, stretchesOf } from "./ways.js";
 
-export function hop(context: SiteContext): Proposal | string {
-  let reason = "no padding with room for a jump is in the reach of a short one";
-  for (const first of [context.index, ...starts(context)]) {
-    const start = addressOf(context.code, first);
-    for (const padding of paddingsInReach(context, start)) {
-      const proposal = detour(context, first, context.index, "hop", { hop: padding });
-      if (typeof proposal !== "string") {
-        if (padding.start >= proposal.window.end || padding.end <= proposal.window.start) return proposal;
-      } else if (first === context.index) reason = proposal;
+const hopping =
+  (tactic: "hop" | "hop-retarget", entering: Entering | undefined): Tactic =>
+  (context: SiteContext): Proposal | string => {
+    const lead = entering && leadBranches.bind(undefined, context, entering);
+    let reason: string | undefined;
+    for (const first of [context.index, ...starts(context)]) {
+      const proposal = withPadding(context, detour(context, first, context.index, tactic, { via: { hop: [] }, lead }));
+      if (typeof proposal !== "string") return proposal;
+      reason ??= proposal;
     }
-  }
-  return reason;
-}
+    return reason!;
+  };
 
-/** Stretches of padding with room for a jump, behind blocks of the function that end, in the reach of a short jump. */
-function* paddingsInReach(context: SiteContext, from: Vaddr): Generator<Stretch> {
-  const { code, facts } = context;
-  for (let i = 0; i < code.count; i++) {
-    if ((code.flow[i]! & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0) continue;
-    const start = vaddr(code.start + code.offsets[i + 1]!);
-    const distance = start - (from + SHORT_JUMP_SIZE);
-    if (distance < SHORT_JUMP_LOW || distance > SHORT_JUMP_HIGH) continue;
-    const room = paddingRoom(context, i + 1, JUMP_SIZE);
-    if (room < JUMP_SIZE || facts.entries.has(start)) continue;
-    const end = vaddr(start + room);
-    if (windowObstacle(context, start, end) === undefined) yield { start, end };
-  }
+export const hop = hopping("hop", undefined);
+export const hopRetarget = hopping("hop-retarget", "any branch");
+
+/** The padding that the short jump at a proposal's start goes through: none that it changes already. */
+function withPadding(context: SiteContext, proposal: Proposal | string): Proposal | string {
+  if (typeof proposal === "string" || proposal.change.kind !== "detour") return proposal;
+  const { window, change, helpers } = proposal;
+  const own = [
+    window,
+    ...change.retargets.flatMap(({ branch, way }) => stretchesOf(branch, way)),
+    ...helpers.map((h) => h.window),
+  ];
+  const isFree = (start: Vaddr, end: Vaddr): boolean =>
+    context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
+  const hop = wayThroughPadding(context, vaddr(window.start + SHORT_JUMP_SIZE), isFree);
+  if (hop === undefined) return "no padding with room for a jump is in the reach of a short one";
+  return { ...proposal, change: { ...change, via: { hop } } };
 }

@@ -65,6 +65,7 @@ export function inPlace(context: SiteContext): Proposal | string {
   bytes.set(nopFill(window.end - place - form.bytes.length), place - window.start + form.bytes.length);
   return {
     tactic: "in-place",
+    site,
     window,
     change: {
       kind: "in-place",
@@ -73,5 +74,6 @@ export function inPlace(context: SiteContext): Proposal | string {
       growth: undefined,
     },
     displaced: [],
+    helpers: [],
   };
 }

@@ -10,16 +10,25 @@
  *              e9 ......       jmp back
  *
  * Only where these branches are all that enters the window: what could not be ruled out cannot be led elsewhere.
+ *
+ * retarget-short: the same where short branches are among them, see ways.ts.
  */
-import type { Proposal, SiteContext } from "../proposal.js";
+import type { Proposal, SiteContext, Tactic } from "../proposal.js";
 import { detour, starts } from "./displace.js";
+import { type Entering, leadBranches } from "./ways.js";
 
-export function retarget(context: SiteContext): Proposal | string {
-  const behind = detour(context, context.index, context.index, "retarget");
-  if (typeof behind !== "string") return behind;
-  for (const first of starts(context)) {
-    const proposal = detour(context, first, context.index, "retarget");
-    if (typeof proposal !== "string") return proposal;
-  }
-  return behind;
-}
+const retargeting =
+  (tactic: "retarget" | "retarget-short", entering: Entering): Tactic =>
+  (context: SiteContext): Proposal | string => {
+    const lead = leadBranches.bind(undefined, context, entering);
+    const behind = detour(context, context.index, context.index, tactic, { lead });
+    if (typeof behind !== "string") return behind;
+    for (const first of starts(context)) {
+      const proposal = detour(context, first, context.index, tactic, { lead });
+      if (typeof proposal !== "string") return proposal;
+    }
+    return behind;
+  };
+
+export const retarget = retargeting("retarget", "near branches");
+export const retargetShort = retargeting("retarget-short", "any branch");

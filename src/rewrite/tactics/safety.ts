@@ -61,15 +61,19 @@ export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =
   code.bytes.subarray(code.offsets[index]!, code.offsets[index]! + lengthOf(code, index));
 
 /**
- * Why an instruction cannot run at another address, or its traits where it can. Calls cannot: nothing tells an unwinder
- * yet where a return address in new code belongs.
+ * Why an instruction cannot run at another address, or its traits where it can.
+ * @param calls whether calls may move, as far as the context allows it
  */
-export function movable(context: SiteContext, index: number): InstructionTraits | string {
+export function movable(context: SiteContext, index: number, calls = false): InstructionTraits | string {
   const { code } = context;
   const at = addressOf(code, index);
   const traits = traitsAt(code, index);
   const flow = code.flow[index]!;
-  if (flow & Flow.Call) return `the call at ${hex(at)} would have to move: its return address could not be unwound`;
+  if (flow & Flow.Call) {
+    const obstacle =
+      calls && context.unwindable ? callObstacle(context, index) : "its return address could not be unwound";
+    return obstacle === undefined ? traits : `the call at ${hex(at)} would have to move: ${obstacle}`;
+  }
   if (flow & Flow.Trap) return `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`;
   if (flow & Flow.Transaction) return `${traits.text} at ${hex(at)} would have to move`;
   if (flow & Flow.Landing) return `endbr64 at ${hex(at)} has to stay where it is`;
@@ -78,6 +82,25 @@ export function movable(context: SiteContext, index: number): InstructionTraits 
     if (obstacle !== undefined) return `${traits.text} at ${hex(at)} would have to move: ${obstacle}`;
   }
   return traits;
+}
+
+/**
+ * Why a call cannot run at another address: its callee does something with the return address but return to it.
+ *
+ * What remembers it and comes back later (setjmp, vfork, getcontext) finds the new code where it was. What asks in which
+ * object it lies (dlsym with RTLD_NEXT, dlopen) finds the same object.
+ */
+function callObstacle({ code, facts, range }: SiteContext, index: number): string | undefined {
+  const bytes = instructionBytes(code, index);
+  const target = code.targets[index]!;
+  const opcode = bytes[bytes[0]! >> 4 === 4 ? 1 : 0]!;
+  if (opcode !== 0xe8 && opcode !== 0xff) return "it has a prefix";
+  if (target > code.start && target < code.end)
+    return "it calls into its own function, which may be after its return address";
+  // __morestack of split stacks goes on behind the ret that follows its call.
+  if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
+  if (facts.functions.fde(range) === undefined) return "its function has no unwind information";
+  return undefined;
 }
 
 const knownTraits = new WeakMap<DecodedCode, Map<number, InstructionTraits>>();

@@ -84,9 +84,11 @@ export function shift(context: SiteContext): Proposal | string {
     return "the function's end is written in a form that cannot be changed";
   return {
     tactic: "shift",
+    site,
     window: { start: site, end },
     change: { kind: "in-place", bytes, probes, growth },
     displaced,
+    helpers: [],
   };
 }
 

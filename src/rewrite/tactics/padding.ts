@@ -1,0 +1,110 @@
+/**
+ * Padding in the reach of a short jump: room for a jump that the place itself has no room for.
+ *
+ *     7f           jne .          3 bytes of room at the probe: a short jump
+ *     ...
+ *     c3           ret
+ *     0f 1f 00     padding        2 bytes are enough for another short jump
+ *     ...
+ *     e9 ......    jmp X
+ *     66 2e 0f ..  padding        5 bytes hold the near jump
+ *
+ * Padding stands behind an instruction that never goes on, and nothing enters it. It is looked for in the probe's own
+ * part of the function, where jump tables have been searched for, and between functions, where no jump table leads.
+ */
+import { type Vaddr, vaddr } from "../../address.js";
+import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
+import { addressOf, type DecodedCode, Flow } from "../../x86/decode.js";
+import type { SiteContext, Stretch } from "../proposal.js";
+import { paddingRoom, windowObstacle } from "./safety.js";
+
+/** Each short jump on the way costs the program a jump: more than two are not worth it. */
+const MOST_SHORT_JUMPS = 2;
+
+/** Which bytes are still to be had. */
+export type IsFree = (start: Vaddr, end: Vaddr) => boolean;
+
+const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
+
+/**
+ * The shortest way from a 2-byte branch to a near jump: stretches of padding, of which the last has room for a near jump
+ * and those before it for short ones; or undefined.
+ * @param from where the branch ends, from where its distance counts
+ */
+export function wayThroughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): readonly Stretch[] | undefined {
+  let ways: (readonly Stretch[])[] = [[]];
+  for (let jumps = 1; jumps <= MOST_SHORT_JUMPS; jumps++) {
+    for (const way of ways)
+      for (const stretch of inReach(context, endOf(way, from), JUMP_SIZE, isFree))
+        if (!way.some((s) => touch(s, stretch))) return [...way, stretch];
+    ways = ways.flatMap((way) => inReach(context, endOf(way, from), SHORT_JUMP_SIZE, isFree).map((s) => [...way, s]));
+  }
+  return undefined;
+}
+
+const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+
+/** Where the distance of the next branch counts from. */
+const endOf = (way: readonly Stretch[], from: Vaddr): Vaddr => {
+  const last = way.at(-1);
+  return last === undefined ? from : vaddr(last.start + SHORT_JUMP_SIZE);
+};
+
+function inReach(context: SiteContext, from: Vaddr, need: number, isFree: IsFree): Stretch[] {
+  const low = vaddr(from + SHORT_JUMP_LOW);
+  const high = vaddr(from + SHORT_JUMP_HIGH);
+  const found: Stretch[] = [];
+  for (const { start, room } of paddings(context, low, high, need)) {
+    const end = vaddr(start + room);
+    if (room >= need && isFree(start, end) && windowObstacle(context, start, end) === undefined)
+      found.push({ start, end });
+  }
+  return found;
+}
+
+/** Where padding begins with low <= address <= high, at the borders of its instructions, and how much follows, up to `need`. */
+function* paddings(
+  context: SiteContext,
+  low: Vaddr,
+  high: Vaddr,
+  need: number,
+): Generator<{ start: Vaddr; room: number }> {
+  const { facts, range } = context;
+  const { functions } = facts;
+  for (let i = Math.max(0, functions.lastAtOrBelow(low)); i < functions.count; i++) {
+    const part = functions.range(i);
+    if (part.start > high) return;
+    const code = functions.code(part);
+    if (code.unclean !== undefined) continue;
+    if (part.index === range.index) yield* insidePaddings(context, low, high, need);
+    if (code.count === 0 || (code.flow[code.count - 1]! & GOES_NOWHERE) === 0) continue;
+    for (let at = code.end, first = 1; at <= high && first > 0 && !isEntered(context, at); at = vaddr(at + first)) {
+      if (at >= low) yield { start: at, room: facts.paddingBehind(at, need) };
+      first = facts.paddingBehind(at, 1);
+    }
+  }
+}
+
+/** The same inside of the probe's own part of the function. */
+function* insidePaddings(
+  context: SiteContext,
+  low: Vaddr,
+  high: Vaddr,
+  need: number,
+): Generator<{ start: Vaddr; room: number }> {
+  const { code } = context;
+  for (let i = 0; i + 1 < code.count; i++) {
+    if ((code.flow[i]! & GOES_NOWHERE) === 0) continue;
+    for (let next = i + 1; next < code.count && isNop(code, next); next++) {
+      const start = addressOf(code, next);
+      if (start > high || isEntered(context, start)) break;
+      if (start >= low) yield { start, room: paddingRoom(context, next, need) };
+    }
+  }
+}
+
+/** What is entered runs, and so does all that follows. */
+const isEntered = (context: SiteContext, at: Vaddr): boolean => context.isSite(at) || context.facts.entries.has(at);
+
+const isNop = (code: DecodedCode, index: number): boolean =>
+  (code.flow[index]! & Flow.Nop) !== 0 || code.bytes[code.offsets[index]!] === 0xcc;
