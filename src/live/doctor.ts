@@ -54,7 +54,7 @@ export async function examine(): Promise<Diagnosis> {
     const because = `not tried: ${tracefs.detail}`;
     for (const name of ["uprobes", "nop5", "nop10"]) add(name, "skipped", because);
     add("optimizes", "skipped", `${optimizes}, by the uprobe system call alone; ${because}`);
-    for (const name of ["red zone", "fork", "seccomp"]) add(name, "skipped", because);
+    for (const name of defects) add(name, "skipped", because);
   } else {
     optimizes = await probeKernel(tracefs.path, checks);
   }
@@ -110,14 +110,16 @@ async function probeKernel(tracefs: string, checks: Check[]): Promise<Diagnosis[
       optimizes === "none" ? "no nop becomes a call: rewriting gains nothing on this kernel" : `${optimizes} (tried)`,
   });
   if (optimizes === "none")
-    for (const name of ["red zone", "fork", "seccomp"])
+    for (const name of defects)
       checks.push({ name, status: "skipped", detail: "not tried: nothing is optimized here" });
-  else defectChecks(optimizes, tracefs, checks);
+  else await defectChecks(optimizes, tracefs, checks);
   return optimizes;
 }
 
+const defects = ["red zone", "fork", "seccomp", "detach"];
+
 /** What an optimized site may break. */
-function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, checks: Check[]): void {
+async function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, checks: Check[]): Promise<void> {
   const zone = attempt(checks, "red zone", () => kernel.overwritesRedZone(nop, tracefs));
   if (zone !== null) {
     const whole = zone.exitCode === 0 && zone.hits === PASSES;
@@ -133,7 +135,7 @@ function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, checks: C
       Object.entries(constants.signals).find(([, number]) => number === fork.exitCode)?.[0] ?? fork.exitCode;
     const detail = lives
       ? `a forked child passes a ${nop} that its parent was traced at`
-      : `a forked child that passes a ${nop} its parent was traced at is killed (${fork.signal ?? killer}): layout auto leaves programs that fork alone`;
+      : `a forked child that passes a ${nop} its parent was traced at is killed (${fork.signal ?? killer}): rewrite puts a fork guard into files, or leaves them alone`;
     checks.push({ name: "fork", status: lives ? "ok" : "warn", detail });
   }
   const confined = attempt(checks, "seccomp", () => kernel.confined(nop, tracefs));
@@ -144,6 +146,25 @@ function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, checks: C
       : `a traced ${nop} under a seccomp filter: ${confined.signal ?? `exit status ${confined.exitCode}`}, ${confined.hits} hits`;
     checks.push({ name: "seccomp", status: lives ? "ok" : "warn", detail });
   }
+  try {
+    checks.push(detachCheck(nop, await kernel.takesBack(nop, tracefs)));
+  } catch (error) {
+    checks.push({ name: "detach", status: "fail", detail: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+/** CVE-2026-72357: by their source, 6.18 to 6.18.39 and 6.19 to 7.1.4 look for the trampoline in the tracer's own memory. */
+function detachCheck(nop: ProbedNop, takenBack: boolean | null): Check {
+  const name = "detach";
+  if (takenBack === null)
+    return { name, status: "warn", detail: `a program with a traced ${nop} did not end by itself` };
+  return takenBack
+    ? { name, status: "ok", detail: `a ${nop} is whole again when its tracer has gone` }
+    : {
+        name,
+        status: "warn",
+        detail: `a ${nop} is not whole again when its tracer has gone, which can kill the program (CVE-2026-72357): update the kernel`,
+      };
 }
 
 function shadowStackDetail({ exitCode }: kernel.Outcome): string {

@@ -16,7 +16,17 @@ const CODE_OFFSET = 0x1000;
 /** So often a site is passed: the kernel optimizes at the first hit, but may have to try again. */
 export const PASSES = 100;
 
-const Call = { fork: 57, exit: 60, wait4: 61, prctl: 157, archPrctl: 158, exitGroup: 231, uprobe: 336 } as const;
+const Call = {
+  read: 0,
+  write: 1,
+  fork: 57,
+  exit: 60,
+  wait4: 61,
+  prctl: 157,
+  archPrctl: 158,
+  exitGroup: 231,
+  uprobe: 336,
+} as const;
 
 export const SITE_SIZE = 16;
 
@@ -41,6 +51,26 @@ export const passing = (instruction: Uint8Array): KernelProgram =>
   withSite(instruction, (code) => {
     passSite(code, "again");
     code.address("rax", "site").op("movzx", "edi", at("rax")).system(Call.exitGroup);
+  });
+
+/**
+ * Passes its site, writes a byte to standard output, and waits for one from standard input; its exit status is then 0 where
+ * `instruction` stands at the site again, and else 1.
+ */
+export const detached = (instruction: Uint8Array): KernelProgram =>
+  withSite(instruction, (code) => {
+    passSite(code, "again");
+    code.op("sub", "rsp", 16).op("lea", "rsi", at("rsp")).op("mov", at("rsp"), 0);
+    code.system(Call.write, 1, undefined, 1).op("lea", "rsi", at("rsp")).system(Call.read, 0, undefined, 1);
+    code.op("mov", "edi", 1).address("rax", "site").address("rdx", "original");
+    for (let i = 0; i < instruction.length; i++)
+      code
+        .op("movzx", "ecx", at("rax", i))
+        .op("movzx", "ebx", at("rdx", i))
+        .op("cmp", "ecx", "ebx")
+        .jumpIf("ne", "exit");
+    code.op("xor", "edi", "edi").label("exit").system(Call.exitGroup);
+    code.label("original").raw(instruction);
   });
 
 /** Its exit status is how many of the 16 words below rsp were changed over a hit, at most. */

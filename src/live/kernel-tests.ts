@@ -1,5 +1,6 @@
 /** Runs the tiny programs of kernel-programs.ts, with a uprobe where they have a site, and says what they saw. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import * as programs from "./kernel-programs.js";
 import { type KernelProgram, PASSES } from "./kernel-programs.js";
@@ -60,6 +61,32 @@ export function treatmentOf(nop: ProbedNop, tracefs: string): Treatment {
 
 /** The first byte of `lea -0x80(%rsp),%rsp`, which an optimized nop10 begins with. */
 const LEA = 0x48;
+
+/**
+ * Whether the kernel takes an optimized site back when a tracer goes that is another process than the traced one; null where
+ * the program does not come so far.
+ * @param stay keeps the uprobe attached to the end: then nothing is taken back
+ */
+export async function takesBack(nop: ProbedNop, tracefs: string, stay = false): Promise<boolean | null> {
+  const program = programs.detached(bytesOf[nop]);
+  const file = writeProgramFile("kernel-test", program.bytes);
+  try {
+    const uprobes = attachUprobes(tracefs, [{ path: file.path, offset: program.site!, semaphoreOffset: null }]);
+    try {
+      const child = spawn(file.path, [], { stdio: ["pipe", "pipe", "ignore"], timeout: TIMEOUT });
+      const ended = once(child, "exit") as Promise<[number | null, NodeJS.Signals | null]>;
+      await Promise.race([once(child.stdout, "data"), ended]);
+      if (!stay) uprobes.detach();
+      child.stdin.on("error", () => {}).end("x");
+      const [exitCode] = await ended;
+      return exitCode === null ? null : exitCode === 0;
+    } finally {
+      if (stay) uprobes.detach();
+    }
+  } finally {
+    file.remove();
+  }
+}
 
 export const overwritesRedZone = (nop: ProbedNop, tracefs: string): Outcome =>
   run(programs.redZone(bytesOf[nop]), tracefs);

@@ -4,6 +4,8 @@
  */
 import { release } from "node:os";
 import { describe, expect, it } from "vitest";
+import { takesBack } from "../../src/live/kernel-tests.js";
+import { findTracefs } from "../../src/live/tracefs.js";
 import { attach } from "../packages/uprobes.js";
 import { must, run } from "../run.js";
 import { cannotTrace } from "./kernel.js";
@@ -72,7 +74,7 @@ describe("doctor", () => {
     if ((await startTool(["--version"], { uid }).ended).status !== 0)
       return console.warn("SKIPPED: doctor without root: others cannot read this folder");
     const document = await doctor({ uid });
-    for (const name of ["tracefs", "uprobes", "nop5", "nop10", "red zone", "fork", "seccomp"])
+    for (const name of ["tracefs", "uprobes", "nop5", "nop10", "red zone", "fork", "seccomp", "detach"])
       expect(document.check(name), name).toBe("skipped");
     for (const { status, detail } of document.checks) if (status === "skipped") expect(detail).toMatch(/root/);
     expect(document.checks.some(({ status }) => status === "fail")).toBe(false);
@@ -84,7 +86,7 @@ describe("doctor", () => {
       for (const name of ["root", "tracefs", "uprobes", "uprobe system call", "ptrace"])
         expect(document.check(name), name).toBe("ok");
       const compiled = await build("gcc", programSource("fork.c"), "-O2");
-      const { path } = await rewriteWith(compiled, "--layout", "nop5");
+      const { path } = await rewriteWith(compiled, "--layout", "nop5", "--no-fork-guard");
       const { byte, said } = await tracedByte(path);
       expect(document.optimizes === "nop5").toBe(byte === "e8");
       if (document.optimizes === "nop5") {
@@ -94,6 +96,24 @@ describe("doctor", () => {
       const flags = (await must("cat", ["/proc/cpuinfo"])).includes("user_shstk");
       const shadow = document.checks.find((check) => check.name === "shadow stack")!.detail;
       expect(shadow.includes("do not support")).toBe(!flags);
+    });
+
+    it("about sites whose tracer has gone: a probe that stays is told from one that goes", async () => {
+      const document = await doctor();
+      if (document.optimizes !== "nop5") return console.warn("SKIPPED: detaching: no nop5 is optimized here");
+      const tracefs = findTracefs().path!;
+      // Were the program not to look at the site, it would find it whole in either case.
+      expect(await takesBack("nop5", tracefs, true)).toBe(false);
+      expect(document.check("detach")).toBe((await takesBack("nop5", tracefs)) ? "ok" : "warn");
+      const compiled = await build("gcc", programSource("fork.c"), "-O2");
+      const { path } = await rewriteWith(compiled, "--layout", "nop5");
+      const [place] = await places(path);
+      const probes = attach([place!.point]);
+      const program = await start(path);
+      probes.detach();
+      const left = program.bytesAt(place!.address, 5);
+      await program.finish();
+      expect(document.check("detach")).toBe(left === "0f1f440000" ? "ok" : "warn");
     });
 
     it("about red zones", async () => {
