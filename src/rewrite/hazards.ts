@@ -40,6 +40,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...forkHazard(context),
     ...bareNop5Hazard(context),
     ...oldKernelHazard(context),
+    ...detachHazard(context),
     ...selfCheck(context),
   ];
   if (context.placed.size === 0) return hazards;
@@ -115,6 +116,18 @@ function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
     {
       code: "old-kernel",
       message: `kernels before 6.18 run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
+    },
+  ];
+}
+
+/** By the kernels' source; `doctor` tries it. */
+function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
+  const makesNop5 = placed.size > 0 && usesNop5(layout);
+  if (!makesNop5 && already.length === 0) return [];
+  return [
+    {
+      code: "detach",
+      message: `Linux 6.18 to 6.18.39 and 6.19 to 7.1.4 may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357; usdt-nop5 doctor tries it; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
     },
   ];
 }

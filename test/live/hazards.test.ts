@@ -32,12 +32,15 @@ describe.skipIf(cannotCompile("hazards"))("hazards", () => {
 
   it("of a plain program: none for any kernel, and what nop5 costs and may meet where it is chosen", async () => {
     expect(codes(await rewriteWith(plain, "--kernel", "any"))).toEqual([]);
-    expect(codes(await rewriteWith(plain))).toEqual(["old-kernel"]);
-    expect(codes(await rewriteWith(plain, "--layout", "nop,nop5"))).toEqual([]);
+    expect(codes(await rewriteWith(plain))).toEqual(["old-kernel", "detach"]);
+    expect(codes(await rewriteWith(plain, "--layout", "nop,nop5"))).toEqual(["detach"]);
     const bare = await rewriteWith(plain, "--no-fork-guard");
-    expect(codes(bare).sort()).toEqual(["fork-in-library", "old-kernel"]);
+    expect(codes(bare).sort()).toEqual(["detach", "fork-in-library", "old-kernel"]);
     expect(message(bare, "fork-in-library")).toContain("--no-fork-guard");
-    expect(codes(await rewriteWith(plain, "--no-fork-guard", "--layout", "nop,nop5"))).toEqual(["fork-in-library"]);
+    expect(codes(await rewriteWith(plain, "--no-fork-guard", "--layout", "nop,nop5"))).toEqual([
+      "fork-in-library",
+      "detach",
+    ]);
   });
 
   it.each([
