@@ -7,6 +7,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { cannotOptimize } from "../live/kernel.js";
+import { CallWatch } from "../packages/calls.js";
 import { FETCH_TIMEOUT } from "../packages/corpus.js";
 import { attachAll, type SiteHits } from "../packages/sites.js";
 import { FPM_SITES, FpmServer, fpmPath, REQUESTS_A_WORKER, WORKERS } from "./php-fpm.js";
@@ -23,6 +24,8 @@ interface Outcome {
   readonly endings: Readonly<Record<string, number>>;
   readonly answers: readonly (string | undefined)[];
   readonly hits: readonly SiteHits[];
+  /** Sites that were calls in some worker while it lived. */
+  readonly calls: number;
   /** Of the master before it was asked for anything. */
   readonly preloading: Readonly<Record<string, number>>;
 }
@@ -38,15 +41,19 @@ describe.skipIf(cannotOptimize("php-fpm"))("php-fpm", () => {
     const probes = attachAll(php);
     try {
       const server = await FpmServer.start(php, `${php}.dir`);
+      const watch = new CallWatch(php, () => server.workers);
       try {
         const preloading = byProbe(probes.perSite());
         await server.ask(0);
         await server.settled();
         const before = probes.perSite();
+        watch.start(20);
         const answers = await body(server);
         const hits = probes.perSite().map((h, i) => ({ probe: h.probe, hits: h.hits - before[i]!.hits }));
-        return { endings: server.endings, answers, hits, preloading } satisfies Outcome;
+        const calls = watch.calls.filter(Boolean).length;
+        return { endings: server.endings, answers, hits, calls, preloading } satisfies Outcome;
       } finally {
+        watch.stop();
         await server.stop();
       }
     } finally {
@@ -68,7 +75,7 @@ describe.skipIf(cannotOptimize("php-fpm"))("php-fpm", () => {
     expectGuarded(versions.report, FPM_SITES);
     const before = await workload(versions.original);
     const after = await workload(versions.guarded);
-    console.log("php-fpm:", after.endings, after.preloading, byProbe(after.hits));
+    console.log("php-fpm:", after.endings, `${after.calls} sites are calls`, after.preloading, byProbe(after.hits));
     // The master has come by these before it forked; its children would die of them.
     for (const probe of ["php:request__startup", "php:function__entry", "php:execute__entry"])
       expect(after.preloading[probe], probe).toBeGreaterThan(0);
@@ -78,6 +85,9 @@ describe.skipIf(cannotOptimize("php-fpm"))("php-fpm", () => {
     expect(after.answers.every((answer) => /^\d+$/.test(answer ?? ""))).toBe(true);
     expect(after.answers).toEqual(before.answers);
     expect(after.hits).toEqual(before.hits);
+    // Workers are optimized again, they are not only alive.
+    expect(before.calls).toBe(0);
+    expect(after.calls).toBeGreaterThan(0);
     expect(byProbe(after.hits)["php:request__startup"]).toBe(REQUESTS);
   }, 600_000);
 

@@ -133,6 +133,7 @@ describe.skipIf(cannotOptimize("postgres that forks"))("postgres with a backend 
     expect(after.calls).toBeGreaterThan(0);
   }, 900_000);
 
+  // The first one dies behind a lock that it holds: after that the server starts its processes again, and they wait for ever.
   it("loses them without the guard", async () => {
     const at = tree(versions.unguarded);
     const probes = attachAll(path.join(at.bin, "postgres"));
