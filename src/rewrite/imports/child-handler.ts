@@ -14,7 +14,7 @@
  * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
  * fork that run no handlers (facts/uncovered-forks.ts).
  */
-import type { Vaddr } from "../../address.js";
+import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
 import type { ElfImage, Section } from "../../elf/image.js";
@@ -141,8 +141,16 @@ export function childHandlerPlaces(
   return { places: segments, obstacle };
 }
 
-/** The new code from `start` on: stubs and wrappers, then the handler that `child` makes for its address. */
-export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): Stubs {
+/**
+ * The new code from `start` on: stubs and wrappers, then the handler that `child` makes for its address.
+ * @param more makes code in between for its own address and the handler's; its length depends on neither
+ */
+export function childHandlerCode(
+  plan: ChildHandlerPlan,
+  start: Vaddr,
+  child: (at: Vaddr) => Uint8Array,
+  more: (at: Vaddr, child: Vaddr) => Uint8Array = () => new Uint8Array(0),
+): Stubs {
   const end = plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next };
   let wrappers = encodeWrappers([], start, start);
   const stubs = encodeStubs(
@@ -157,7 +165,7 @@ export function childHandlerCode(plan: ChildHandlerPlan, start: Vaddr, child: (a
     child,
     (at, handler) => {
       wrappers = encodeWrappers(plan.wrapped, at, handler);
-      return wrappers.bytes;
+      return Uint8Array.from([...wrappers.bytes, ...more(vaddr(at + wrappers.bytes.length), handler)]);
     },
   );
   return { ...stubs, wrappers: wrappers.wrappers, named: [...stubs.named, ...wrappers.named] };

@@ -109,9 +109,9 @@ function detourFrom(
   return { call: call.at, window, question: questionFor(call), before, after, displaced };
 }
 
-/** What neither ends the block, nor may raise a signal, nor counts on where it stands. */
+/** What does not branch (a tactic may lead a branch elsewhere), nor may raise a signal, nor counts on where it stands. */
 function isMovable(bytes: Uint8Array, at: Vaddr, flow: number): boolean {
-  return (flow & ~(Flow.Nop | Flow.Lea | Flow.Conditional)) === 0 && !traitsOf(bytes, at).mayTrap;
+  return (flow & ~(Flow.Nop | Flow.Lea)) === 0 && !traitsOf(bytes, at).mayTrap;
 }
 
 function windowObstacle(facts: ProgramFacts, { start, end }: Stretch, behind: Vaddr): string | undefined {

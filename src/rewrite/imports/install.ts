@@ -1,22 +1,24 @@
 /**
- * A child handler and nothing else, as a file of its own: the shortest way through the plan, and the order in which a
- * rewrite takes the same steps. The output carries what revert needs.
+ * A child handler, or all that covers a file's forks, and nothing else, as a file of its own: the shortest way through the
+ * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
 import { createHash } from "node:crypto";
 import type { Vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { assemble } from "../assemble.js";
 import type { SparseContent } from "../contract.js";
-import type { NewCode } from "../new-code.js";
+import type { NamedCode, NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
 import { symbolEdits } from "../symbols.js";
 import {
+  type ChildHandlerChanges,
   type ChildHandlerPlan,
   childHandlerChanges,
   childHandlerCode,
   childHandlerPlaces,
   planChildHandler,
 } from "./child-handler.js";
+import { type CoverCode, coverChanges, coverCode, coverPlaces, type ForkCoverPlan } from "./fork-cover.js";
 import type { Stubs } from "./stubs.js";
 
 export interface Installed {
@@ -34,21 +36,56 @@ export interface Installed {
 export function installChildHandler(image: ElfImage, child: (at: Vaddr) => Uint8Array): Installed | string {
   const plan = planChildHandler(image);
   if (typeof plan === "string") return plan;
-  const { places, obstacle } = childHandlerPlaces(plan, false);
+  const made = install(image, childHandlerPlaces(plan, false), (place) => {
+    const code = childHandlerCode(plan, place.start, child);
+    return { code, image: plan.image, changes: () => childHandlerChanges(plan, code) };
+  });
+  return typeof made === "string" ? made : { content: made.content, plan, place: made.place, stubs: made.code };
+}
+
+export interface Covered {
+  readonly content: SparseContent;
+  readonly place: Place;
+  readonly code: CoverCode;
+}
+
+/** The file with all that `plan` covers, likewise; or why there is no place for it. */
+export function installForkCover(
+  image: ElfImage,
+  plan: ForkCoverPlan,
+  child: (at: Vaddr) => Uint8Array,
+): Covered | string {
+  return install(image, coverPlaces(plan, false), (place) => {
+    const code = coverCode(plan, place.start, child);
+    return { code, image: plan.image, changes: () => coverChanges(plan, code) };
+  });
+}
+
+interface Encoded<Code> {
+  readonly code: Code;
+  readonly image: ElfImage;
+  changes(): ChildHandlerChanges;
+}
+
+function install<Code extends { readonly bytes: Uint8Array; readonly named: readonly NamedCode[] }>(
+  input: ElfImage,
+  { places, obstacle }: ReturnType<typeof childHandlerPlaces>,
+  encode: (place: Place) => Encoded<Code>,
+): { content: SparseContent; place: Place; code: Code } | string {
   for (const place of places) {
-    const stubs = childHandlerCode(plan, place.start, child);
-    if (stubs.bytes.length > place.capacity) continue;
-    const { edits, tails, addedSections } = childHandlerChanges(plan, stubs);
+    const { code, image, changes } = encode(place);
+    if (code.bytes.length > place.capacity) continue;
+    const { edits, tails, addedSections } = changes();
     const newCode: NewCode = {
       start: place.start,
-      bytes: stubs.bytes,
+      bytes: code.bytes,
       chunks: [],
-      named: stubs.named,
+      named: code.named,
       failed: new Map(),
     };
     const moved = place.kind === "new segment" ? place.growth.moved : [];
-    const content = assemble(plan.image, {
-      edits: [...edits, ...symbolEdits(plan.image, moved, [])],
+    const content = assemble(image, {
+      edits: [...edits, ...symbolEdits(image, moved, [])],
       replaced: new Map(),
       code: { place, newCode },
       tails,
@@ -56,9 +93,9 @@ export function installChildHandler(image: ElfImage, child: (at: Vaddr) => Uint8
       probeName: () => "",
       memo: "{}",
       before: [],
-      originalHash: createHash("sha256").update(image.bytes).digest(),
+      originalHash: createHash("sha256").update(input.bytes).digest(),
     });
-    return { content, plan, place, stubs };
+    return { content, place, code };
   }
   return obstacle;
 }

@@ -1,0 +1,235 @@
+/**
+ * Which forks of a process a file can have a guard for, how, and which not: read `forkCover` from top to bottom.
+ *
+ *     fork, daemon, forkpty         a child handler, for whoever calls them in the process (child-handler.ts)
+ *     _Fork                         its import is wrapped (wrappers.ts)
+ *     syscall, clone                nothing, where every call of the file shows that it makes no copy of the memory; else wrapped
+ *     system calls of its own       led through new code, where they may copy the memory (fork-detours.ts)
+ *     vfork, posix_spawn, popen,    nothing: the child shares the memory until it calls exec
+ *     system
+ *
+ * A static program has its own copy of all of that, so that its system calls are all there is to look at; it needs no handler.
+ *
+ * What is said here is about one file. A child handler hears of each fork by the C library; who else in the process forks
+ * without running handlers (a library that calls _Fork, code that is made at run time, a C library of another namespace)
+ * has to be guarded itself.
+ */
+import { alignUp, type Vaddr, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { isMarkedPie } from "../../elf/dynamic.js";
+import type { ElfImage } from "../../elf/image.js";
+import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
+import { type ImportCall, importCalls } from "../../facts/import-calls.js";
+import { REACH_BEFORE, REACH_BEHIND } from "../../facts/neighbourhoods.js";
+import { CLONE_VM, mayCopyMemory, systemCalls } from "../../facts/system-calls.js";
+import { readUsdtNotes } from "../../usdt/notes.js";
+import { INT3 } from "../../x86/bytes.js";
+import { type Edit, editAtAddress } from "../edits.js";
+import type { NamedCode } from "../new-code.js";
+import { type Place, placesFor } from "../place.js";
+import type { Stretch } from "../proposal.js";
+import {
+  type ChildHandlerChanges,
+  type ChildHandlerPlan,
+  childHandlerChanges,
+  childHandlerCode,
+  childHandlerPlaces,
+  planChildHandler,
+} from "./child-handler.js";
+import { encodeForkDetour, type ForkDetour, planForkDetour } from "./fork-detours.js";
+import type { Stubs } from "./stubs.js";
+
+export interface ForkCoverPlan {
+  /** The input as places and program headers see it. */
+  readonly image: ElfImage;
+  /** Undefined for static programs. */
+  readonly handler: ChildHandlerPlan | undefined;
+  readonly detours: readonly ForkDetour[];
+}
+
+export interface ForkCover {
+  /** Undefined where there is an obstacle, and where nothing forks. */
+  readonly plan: ForkCoverPlan | undefined;
+  /** Why there can be no guard at all. */
+  readonly obstacle: string | undefined;
+  /** What is done beyond the child handler, or need not be done, and why; in words for people. */
+  readonly covered: readonly string[];
+  /** Ways to fork that stay without a guard, and why. */
+  readonly uncovered: readonly string[];
+}
+
+/** @throws InputError where tables of the file are damaged */
+export function forkCover(image: ElfImage): ForkCover {
+  const covered: string[] = [];
+  const uncovered: string[] = [];
+  const isAlone = isStatic(image);
+  const handler = isAlone ? undefined : handlerWithWrappers(image, covered, uncovered);
+  if (typeof handler === "string") return { plan: undefined, obstacle: handler, covered, uncovered };
+  const detours = detoursOf(image, covered, uncovered);
+  if (isAlone && detours.length === 0 && uncovered.length === 0)
+    return {
+      plan: undefined,
+      obstacle: undefined,
+      covered: ["it is static, and makes no system call that forks"],
+      uncovered,
+    };
+  return { plan: { image: handler?.image ?? image, handler, detours }, obstacle: undefined, covered, uncovered };
+}
+
+/** Whether no interpreter loads it: it has all of its code in itself. */
+function isStatic(image: ElfImage): boolean {
+  const has = (type: number): boolean => image.programHeaders.some((p) => p.p_type === type);
+  return !has(elf.PT_INTERP) && (!has(elf.PT_DYNAMIC) || isMarkedPie(image));
+}
+
+/** The plan of a child handler, with what has to be wrapped; or why there is none. */
+function handlerWithWrappers(image: ElfImage, covered: string[], uncovered: string[]): ChildHandlerPlan | string {
+  const bare = planChildHandler(image);
+  if (typeof bare === "string") return bare;
+  const imports = importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
+  const calls = importCalls(
+    image,
+    imports.filter((name) => name in harmless),
+  );
+  let plan = bare;
+  const wrap: string[] = [];
+  for (const name of imports) {
+    const own = calls.get(name);
+    const doubt = own === undefined ? "it copies the memory" : doubtOf(name, own);
+    if (doubt === undefined) {
+      covered.push(`it imports ${name}, and calls it for nothing that copies the memory`);
+      continue;
+    }
+    if (name === "clone3") {
+      uncovered.push("it imports clone3, which may make children that no handler sees");
+      continue;
+    }
+    const wrapped = planChildHandler(image, [...wrap, name]);
+    if (typeof wrapped === "string")
+      uncovered.push(`it imports ${name} (${doubt}), which cannot be wrapped: ${wrapped}`);
+    else if (wrapped.wrapped.length > plan.wrapped.length) {
+      covered.push(`it imports ${name}, which is wrapped (${doubt})`);
+      wrap.push(name);
+      plan = wrapped;
+    }
+  }
+  return plan;
+}
+
+function importsAmong(image: ElfImage, names: readonly string[]): string[] {
+  const found = new Set<string>();
+  const table = dynsym(image);
+  if (table !== null)
+    forEachSymbol(table, (_value, _size, _info, shndx, index) => {
+      if (shndx === elf.SHN_UNDEF) found.add(symbolName(table, index));
+    });
+  return names.filter((name) => found.has(name));
+}
+
+/** Whether a call with these arguments makes no copy of the memory, by the function. */
+const harmless: Readonly<Record<string, (call: ImportCall) => boolean>> = {
+  syscall: ({ arguments: [numbers, firstArguments] }) => !mayCopyMemory({ numbers, firstArguments }),
+  clone: ({ arguments: [, , flags] }) => flags?.every((f) => f & CLONE_VM) === true,
+  __clone: ({ arguments: [, , flags] }) => flags?.every((f) => f & CLONE_VM) === true,
+};
+
+/** Why the calls of a function may copy the memory; undefined where none does. */
+function doubtOf(name: string, calls: readonly ImportCall[] | string): string | undefined {
+  if (typeof calls === "string") return calls;
+  const first = calls.find((call) => !harmless[name]!(call));
+  return first && `the call at 0x${first.at.toString(16)} may copy the memory`;
+}
+
+function detoursOf(image: ElfImage, covered: string[], uncovered: string[]): ForkDetour[] {
+  const { calls, unclear, facts } = systemCalls(image);
+  const detours: ForkDetour[] = [];
+  const sites = readUsdtNotes(image).map((note) => note.location);
+  // Farther away than anything that is done for a probe.
+  const isFree = ({ start, end }: Stretch): boolean =>
+    sites.every((site) => site + REACH_BEHIND <= start || site - REACH_BEFORE >= end) &&
+    detours.every(({ window }) => window.end <= start || window.start >= end);
+  for (const call of calls.filter(mayCopyMemory)) {
+    const detour = planForkDetour(facts!, call, isFree);
+    if (typeof detour === "string") uncovered.push(detour);
+    else detours.push(detour);
+  }
+  const asks = detours.filter((d) => d.question !== "none").length;
+  if (detours.length > 0)
+    covered.push(
+      `${detours.length} system calls of its own that fork or may fork lead through new code${asks === 0 ? "" : `, ${asks} of them ask first whether they do`}`,
+    );
+  uncovered.push(...unclear.slice(0, MOST_TOLD));
+  if (unclear.length > MOST_TOLD) uncovered.push(`${unclear.length - MOST_TOLD} more that may be system calls`);
+  return detours;
+}
+
+const MOST_TOLD = 4;
+
+/** The places for the new code, best first. */
+export function coverPlaces(
+  plan: ForkCoverPlan,
+  tableAtEnd: boolean,
+): { readonly places: readonly Place[]; readonly obstacle: string } {
+  return plan.handler === undefined ? placesFor(plan.image, tableAtEnd) : childHandlerPlaces(plan.handler, tableAtEnd);
+}
+
+/** New code, at its addresses. */
+export interface CoverCode {
+  readonly bytes: Uint8Array;
+  /** Where the guard's code begins; it is the last. */
+  readonly child: Vaddr;
+  readonly named: readonly NamedCode[];
+  readonly stubs: Stubs | undefined;
+  /** What the windows of the system calls become. */
+  readonly windows: readonly { readonly at: Vaddr; readonly bytes: Uint8Array }[];
+}
+
+/**
+ * The new code from `start` on, a multiple of 16.
+ * @param child makes the guard, a function without arguments that keeps all registers, for its link-time address
+ * @throws RangeError where something cannot be reached from there
+ */
+export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): CoverCode {
+  let windows: CoverCode["windows"] = [];
+  const detours = (at: Vaddr, guard: Vaddr): Uint8Array => {
+    const made = encodeDetours(plan.detours, at, guard);
+    windows = made.windows;
+    return made.bytes;
+  };
+  if (plan.handler !== undefined) {
+    const stubs = childHandlerCode(plan.handler, start, child, detours);
+    return { bytes: stubs.bytes, child: stubs.child, named: stubs.named, stubs, windows };
+  }
+  const at = vaddr(alignUp(start + detours(start, start).length, 16));
+  const handler = child(at);
+  const bytes = new Uint8Array(at - start + handler.length).fill(INT3);
+  bytes.set(detours(start, at));
+  bytes.set(handler, at - start);
+  return { bytes, child: at, named: [], stubs: undefined, windows };
+}
+
+function encodeDetours(
+  detours: readonly ForkDetour[],
+  start: Vaddr,
+  guard: Vaddr,
+): { bytes: Uint8Array; windows: CoverCode["windows"] } {
+  const pieces: number[] = [];
+  const windows: { at: Vaddr; bytes: Uint8Array }[] = [];
+  for (const detour of detours) {
+    const made = encodeForkDetour(detour, vaddr(start + pieces.length), guard);
+    if (typeof made === "string") throw new RangeError(made);
+    windows.push(made.change);
+    pieces.push(...made.bytes);
+    while (pieces.length % 16 !== 0) pieces.push(INT3);
+  }
+  return { bytes: Uint8Array.from(pieces), windows };
+}
+
+/** What changes in the input, and what is added to it. */
+export function coverChanges(plan: ForkCoverPlan, code: CoverCode): ChildHandlerChanges {
+  const windows: Edit[] = code.windows.map(({ at, bytes }) => editAtAddress(plan.image, at, bytes));
+  if (plan.handler === undefined || code.stubs === undefined)
+    return { edits: windows, tails: new Map(), addedSections: [] };
+  const changes = childHandlerChanges(plan.handler, code.stubs);
+  return { ...changes, edits: [...changes.edits, ...windows] };
+}
