@@ -3,7 +3,7 @@
  * the extended probes on. Hits must be those of the unrewritten file within the noise of the load, which two runs of the unrewritten file
  * show; and every rewritten site that was hit must have been seen as a call in the memory of a process.
  *
- * The probes of postgres are attached once the server is up, since it forks (see postgres.test.ts). A short load; LONG=1 takes
+ * The probes of postgres are attached once the server is up (from its start on: test/forks/postgres.test.ts). A short load; LONG=1 takes
  * ten times as many transactions, and Java, which runs for ten seconds when every method is traced.
  */
 import { readFileSync } from "node:fs";

@@ -2,11 +2,9 @@
  * Postgres, rewritten, under initdb, a server, a SQL script, concurrent sessions that wait for and deadlock each other, and
  * pgbench in all three protocols: plain, with all semaphores set in a copy, and with real uprobes on all sites.
  *
- * On Linux 6.18 to 7.2 a nop5 that a process has hit while traced kills the children it forks afterwards, if they come by
- * the same site. Backends fork no more, but the postmaster does, and it passes sites while it starts: with uprobes attached
- * before that, the rewritten server's checkpointer dies of SIGSEGV at once (measured). That is the kernel's doing, and
- * another matter; here uprobes are attached when the server is up, and the postmaster then passes no site. The second way, with the semaphores set in the file, goes through all sites of all
- * processes from initdb on, without the kernel's part.
+ * Here uprobes are attached when the server is up. That its processes live as well when the postmaster has come by traced
+ * sites before it forks is shown in test/forks/postgres.test.ts. The second way, with the semaphores set in the file, goes
+ * through all sites of all processes from initdb on, without the kernel's part.
  */
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
