@@ -3,13 +3,14 @@
  *
  *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ what is not loaded ][ revert data ][ section headers ]
  *
- * Loaded bytes never move: addresses depend on them. What is not loaded (symbols, debug information, notes) follows in its
+ * Loaded bytes never move: addresses depend on them. What moves into the new segment all the same is found by headers and
+ * dynamic tags alone (table-growth.ts, imports/, unwind/); where large tables stood there are holes then. What is not loaded (symbols, debug information, notes) follows in its
  * old order behind the new segment, and section headers tell where. Bytes behind everything that headers describe, such as
  * an archive that was appended, stay at the end.
  */
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import type { ElfImage, Section } from "../elf/image.js";
+import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { encodeCarry, type Recipe, sealCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
@@ -28,6 +29,9 @@ import {
   renumberSymbols,
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
+import type { MovedSection } from "./table-growth.js";
+import type { CorrectedCopy } from "./unwind/corrected.js";
+import type { UnwindLayout } from "./unwind/layout.js";
 
 export interface Assembly {
   /** Edits to bytes that stay in place, complete but for headers, which are made here. */
@@ -35,6 +39,8 @@ export interface Assembly {
   /** Sections that are not loaded and get new content. */
   readonly replaced: ReadonlyMap<Section, Uint8Array>;
   readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
+  /** Unwind information behind the new code, which is in a new segment then. */
+  readonly unwind?: UnwindLayout;
   /** What comes behind the content of sections that move to the new segment because they have grown. */
   readonly tails?: ReadonlyMap<Section, Uint8Array>;
   /** Loaded sections without content in the file, for which the program headers of `image` have room already. */
@@ -78,9 +84,11 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
     const { sh_offset, sh_size } = section;
     return Buffer.concat([patched.subarray(sh_offset, sh_offset + sh_size), tails?.get(section) ?? new Uint8Array(0)]);
   };
-  const segment = code && segmentContent(image, code, contentOf);
-  const headers = headerEdits(image, code, contentOf);
+  const segment = code && segmentContent(image, assembly, contentOf);
+  const headers = headerEdits(image, assembly, contentOf);
   for (const edit of headers) patched.set(edit.new, edit.offset);
+  const vacated = assembly.unwind?.vacated ?? [];
+  for (const { start, end } of vacated) patched.fill(0, start, end);
   // Undone in this order: where the two kinds of edits meet, both give back the same old bytes.
   const edits = [...headers, ...contentEdits];
 
@@ -92,7 +100,11 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   };
 
   const inPlaceEnd = endOfLoaded(image, code);
-  put(patched.subarray(0, inPlaceEnd), 0);
+  for (const { start, end } of betweenHoles(patched, inPlaceEnd, vacated)) {
+    at = start;
+    put(patched.subarray(start, end), start);
+  }
+  at = inPlaceEnd;
   if (code?.place.kind === "new segment") {
     at = code.place.p_offset;
     put(segment ?? new Uint8Array(0));
@@ -125,7 +137,9 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
   const trailing = patched.subarray(items.trailingStart);
   const undone = [...edits, ...assembly.before];
-  const recipe = recipeFor(image, pieces, trailing.length, undone, renumbered, invert(numbers, sections.length));
+  const corrected = assembly.unwind?.copies ?? [];
+  const oldNumbers = invert(numbers, sections.length);
+  const recipe = recipeFor(image, pieces, corrected, trailing.length, undone, renumbered, oldNumbers);
   const carry = encodeCarry({ memo: assembly.memo, originalHash: assembly.originalHash, recipe });
   const carryAt = at;
   put(carry);
@@ -151,19 +165,27 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
 const isNewCode = (s: OutputSection): boolean => s.name === CODE_SECTION && s.origin === undefined;
 const isNewCarry = (s: OutputSection): boolean => s.name === CARRY_SECTION && s.origin === undefined;
 
-function outputSections(image: ElfImage, { code, tails, addedSections }: Assembly): OutputSection[] {
+function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
+  const { code, unwind, addedSections } = assembly;
   const added: OutputSection[] = [carrySection, ...(addedSections ?? [])];
+  if (unwind?.exceptions !== undefined) added.push(unwind.exceptions.section);
   if (code !== undefined) {
     const { place, newCode } = code;
     const offset =
       place.kind === "rest of page" ? place.offset : fileOffset(newCode.start - place.p_vaddr + place.p_offset);
     added.push(codeSection(newCode.start, offset, newCode.bytes.length));
   }
-  const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
+  const moved: MovedSection[] = code?.place.kind === "new segment" ? [...code.place.growth.moved] : [];
+  moved.push(...(unwind?.moved ?? []));
   // A revert section that is there already belongs to a file that was changed since: it is of no use any more.
   return orderSections(image, moved, added)
     .filter((s) => s.name !== CARRY_SECTION || isNewCarry(s))
-    .map((s) => ({ ...s, sh_size: s.sh_size + ((s.origin && tails?.get(s.origin)?.length) ?? 0) }));
+    .map((s) => ({ ...s, sh_size: sizeNow(s, assembly) }));
+}
+
+function sizeNow({ origin, sh_size }: OutputSection, { tails, unwind }: Assembly): number {
+  if (origin === undefined) return sh_size;
+  return unwind?.content.get(origin)?.length ?? sh_size + (tails?.get(origin)?.length ?? 0);
 }
 
 const carrySection: OutputSection = {
@@ -181,13 +203,14 @@ const carrySection: OutputSection = {
 };
 
 /** Edits to the ELF header, the program headers, and what points to moved sections. */
-function headerEdits(image: ElfImage, code: Assembly["code"], contentOf: (section: Section) => Uint8Array): Edit[] {
+function headerEdits(image: ElfImage, assembly: Assembly, contentOf: (section: Section) => Uint8Array): Edit[] {
+  const { code } = assembly;
   // e_phoff to e_shstrndx as one edit; the fields about section headers are filled in when these are placed.
   const fields = Buffer.from(image.bytes.subarray(32, elf.EHDR_SIZE));
   const edits: Edit[] = [editAt(image, 32, fields)];
   if (code === undefined) return edits;
   const { place, newCode } = code;
-  const headers = newProgramHeaders(image, place, newCode.bytes.length);
+  const headers = programHeaders(image, assembly);
   fields.writeUInt16LE(headers.length, 56 - 32);
   if (place.kind === "new segment") fields.set(word(place.growth.e_phoff, 8), 0);
   else edits.push(editAt(image, place.offset, newCode.bytes));
@@ -199,20 +222,54 @@ function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
   return code?.place.kind === "rest of page" ? Math.max(end, code.place.offset + code.newCode.bytes.length) : end;
 }
 
-/** What a new segment holds: the sections that moved into it, or the table, and the new code. */
+/** The program headers of the output. */
+function programHeaders(image: ElfImage, { code, unwind }: Assembly): readonly ProgramHeader[] {
+  const { place, newCode } = code!;
+  const end = unwind?.end ?? newCode.start + newCode.bytes.length;
+  return newProgramHeaders(image, place, end - place.start, unwind?.programHeader && [unwind.programHeader.now]);
+}
+
+/** What a new segment holds: the sections that moved into it, or the table, the new code, and its unwind information. */
 function segmentContent(
   image: ElfImage,
-  { place, newCode }: NonNullable<Assembly["code"]>,
+  assembly: Assembly,
   contentOf: (section: Section) => Uint8Array,
 ): Uint8Array | undefined {
+  const { place, newCode } = assembly.code!;
+  const { unwind } = assembly;
   if (place.kind !== "new segment") return undefined;
-  const content = new Uint8Array(newCode.start - place.p_vaddr + newCode.bytes.length);
-  if (place.growth.kind === "at end")
-    content.set(encodeProgramHeaders(newProgramHeaders(image, place, newCode.bytes.length)));
+  const content = new Uint8Array((unwind?.end ?? newCode.start + newCode.bytes.length) - place.p_vaddr);
+  if (place.growth.kind === "at end") content.set(encodeProgramHeaders(programHeaders(image, assembly)));
   for (const { section, sh_addr } of place.growth.moved)
     if (sh_addr >= place.p_vaddr) content.set(contentOf(section), sh_addr - place.p_vaddr);
   content.set(newCode.bytes, newCode.start - place.p_vaddr);
+  for (const { section, sh_addr } of unwind?.moved ?? [])
+    content.set(unwind!.content.get(section)!, sh_addr - place.p_vaddr);
+  if (unwind?.exceptions !== undefined)
+    content.set(unwind.exceptions.bytes, unwind.exceptions.section.sh_addr - place.p_vaddr);
   return content;
+}
+
+/** The loaded part without the pages that became nothing but zeros. */
+function betweenHoles(
+  bytes: Uint8Array,
+  end: number,
+  vacated: UnwindLayout["vacated"],
+): { readonly start: number; readonly end: number }[] {
+  const parts: { start: number; end: number }[] = [];
+  const zeros = Buffer.alloc(PAGE_SIZE);
+  let from = 0;
+  for (const v of [...vacated].sort((a, b) => a.start - b.start))
+    for (
+      let page = Math.floor(v.start / PAGE_SIZE) * PAGE_SIZE;
+      page + PAGE_SIZE <= end && page < v.end;
+      page += PAGE_SIZE
+    ) {
+      if (page < from || !zeros.equals(bytes.subarray(page, page + PAGE_SIZE))) continue;
+      if (page > from) parts.push({ start: from, end: page });
+      from = page + PAGE_SIZE;
+    }
+  return [...parts, { start: from, end }];
 }
 
 const symbolTables = (image: ElfImage): Section[] =>
@@ -273,6 +330,7 @@ function invert(numbers: Uint16Array, count: number): Uint16Array {
 function recipeFor(
   image: ElfImage,
   pieces: readonly Piece[],
+  corrected: readonly CorrectedCopy[],
   trailing: number,
   edits: readonly Edit[],
   renumbered: readonly Section[],
@@ -284,7 +342,7 @@ function recipeFor(
   const literals: { to: number; bytes: Uint8Array }[] = [];
   const end = image.bytes.length - trailing;
   let at = 0;
-  for (const { to, size } of [...copies, { from: 0, to: end, size: 0 }].sort((a, b) => a.to - b.to)) {
+  for (const { to, size } of [...copies, ...corrected, { to: end, size: 0 }].sort((a, b) => a.to - b.to)) {
     if (to > at) literals.push({ to: at, bytes: image.bytes.subarray(at, to) });
     at = Math.max(at, to + size);
   }
@@ -293,6 +351,7 @@ function recipeFor(
     trailing,
     copies,
     literals,
+    corrected,
     edits: edits.map(({ offset, old }) => ({ to: offset, bytes: old })),
     renumbered: renumbered.map((s) => ({ to: s.sh_offset, size: s.sh_size })),
     numbers,

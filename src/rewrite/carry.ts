@@ -10,8 +10,9 @@
  *     recipe      how to make the original from this file, as varints
  *
  * The recipe is short since nearly all of the original is still there: `copies` say which stretch of the output is which
- * stretch of the original, `literals` are stretches that are nowhere in the output, `edits` are old bytes to put back, and
- * `renumbered` symbol tables get their old section numbers.
+ * stretch of the original, `literals` are stretches that are nowhere in the output, `corrected` are tables that moved and whose
+ * pointers changed with their place, `edits` are old bytes to put back, and `renumbered` symbol tables get their old section
+ * numbers.
  */
 import { createHash } from "node:crypto";
 import { hex } from "../address.js";
@@ -19,9 +20,16 @@ import { type ElfImage, sectionBytes, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { SparseContent } from "./contract.js";
 import { CARRY_SECTION, renumberSymbols } from "./sections.js";
+import {
+  type CorrectedCopy,
+  type CorrectedWords,
+  correctWords,
+  numbersToPlaces,
+  placesToNumbers,
+} from "./unwind/corrected.js";
 
 const MAGIC = "USDTNOP5";
-const VERSION = 2;
+const VERSION = 3;
 const HASH_SIZE = 32;
 const CHECK_SIZE = 8;
 const PLACE_SIZE = 6;
@@ -40,6 +48,8 @@ export interface Recipe {
   readonly copies: readonly { readonly from: number; readonly to: number; readonly size: number }[];
   /** Bytes of the original, at `to`. */
   readonly literals: readonly { readonly to: number; readonly bytes: Uint8Array }[];
+  /** Stretches of the output whose words are others in the original. They come after all that is copied. */
+  readonly corrected: readonly CorrectedCopy[];
   /** Old bytes to put back, at `to` in the original. */
   readonly edits: readonly { readonly to: number; readonly bytes: Uint8Array }[];
   /** Symbol tables of the original whose symbols get back their section numbers: from the output's to the input's. */
@@ -79,6 +89,14 @@ export function encodeCarry({ memo, originalHash, recipe }: CarryContent): Buffe
     for (const { to, bytes } of list) {
       numbers(to, bytes.length);
       pieces.push(bytes);
+    }
+  }
+  numbers(recipe.corrected.length);
+  for (const { from, to, size, words } of recipe.corrected) {
+    numbers(from, to, size, words.length);
+    for (const w of words) {
+      numbers(w.size, w.add < 0 ? 1 : 0, Math.abs(w.add));
+      pieces.push(varints(placesToNumbers(w.places)));
     }
   }
   numbers(recipe.renumbered.length);
@@ -159,12 +177,24 @@ export function readCarry(image: ElfImage): Carry | undefined {
   const copies = list(() => ({ from: number(), to: number(), size: number() }));
   const literals = list(stretch);
   const edits = list(stretch);
+  const correctedWords = (size: number): CorrectedWords => {
+    const wordSize = number();
+    const sign = number();
+    const add = number();
+    const places = numbersToPlaces(list(number), size);
+    if (places === undefined || (wordSize !== 4 && wordSize !== 8)) throw damaged();
+    return { size: wordSize, add: sign === 1 ? -add : add, places };
+  };
+  const corrected = list((): CorrectedCopy => {
+    const [from, to, size] = [number(), number(), number()];
+    return { from, to, size, words: list(() => correctedWords(size)) };
+  });
   const renumbered = list(() => ({ to: number(), size: number() }));
   const numbers = Uint16Array.from(list(number));
   return {
     memo: bytes.toString("utf8", MEMO_AT + 4, memoEnd),
     originalHash: bytes.subarray(ORIGINAL_HASH_AT, ORIGINAL_HASH_AT + HASH_SIZE),
-    recipe: { originalSize, trailing, copies, literals, edits, renumbered, numbers },
+    recipe: { originalSize, trailing, copies, literals, corrected, edits, renumbered, numbers },
     inPlace:
       bytes.readUIntLE(PLACE_AT, PLACE_SIZE) === section.sh_offset &&
       bytes.readUIntLE(PLACE_AT + PLACE_SIZE, PLACE_SIZE) === image.bytes.length,
@@ -226,7 +256,7 @@ const misled = (): InputError => new InputError(`damaged ${CARRY_SECTION}: it do
  * @throws InputError where the recipe asks for what is not there
  */
 export function restore(image: ElfImage, { recipe, originalHash }: Carry): Restored {
-  const { originalSize, trailing, copies, literals, edits, renumbered, numbers } = recipe;
+  const { originalSize, trailing, copies, literals, corrected, edits, renumbered, numbers } = recipe;
   if (originalSize > image.bytes.length + literals.reduce((sum, l) => sum + l.bytes.length, 0)) throw misled();
   const original = Buffer.alloc(originalSize);
   const fits = (to: number, size: number): boolean => to + size <= originalSize;
@@ -238,6 +268,11 @@ export function restore(image: ElfImage, { recipe, originalHash }: Carry): Resto
   }
   if (![...literals, ...edits].every((l) => fits(l.to, l.bytes.length))) throw misled();
   for (const { to, bytes } of literals) original.set(bytes, to);
+  for (const { from, to, size, words } of corrected) {
+    if (!fits(to, size) || from + size > image.bytes.length) throw misled();
+    image.bytes.copy(original, to, from, from + size);
+    if (!correctWords(original.subarray(to, to + size), words)) throw misled();
+  }
   for (const { to, size } of renumbered) {
     if (!fits(to, size)) throw misled();
     renumberSymbols(original.subarray(to, to + size), numbers);

@@ -7,13 +7,25 @@ import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { type Edit, editAt, word } from "./edits.js";
 import type { Place } from "./place.js";
 
-/** All program headers once new code of `size` bytes is in its place. */
-export function newProgramHeaders(image: ElfImage, place: Place, size: number): readonly ProgramHeader[] {
+/**
+ * All program headers once new code is in its place.
+ * @param size of the code, and what stands behind it
+ * @param replaced headers that say something else than the input's, of which there is one of each type
+ */
+export function newProgramHeaders(
+  image: ElfImage,
+  place: Place,
+  size: number,
+  replaced: readonly ProgramHeader[] = [],
+): readonly ProgramHeader[] {
   if (place.kind === "rest of page") {
     const length = place.start + size - place.segment.p_vaddr;
     return image.programHeaders.map((p) => (p === place.segment ? { ...p, p_filesz: length, p_memsz: length } : p));
   }
-  const { programHeaders } = place.growth;
+  const programHeaders = place.growth.programHeaders.map((p) => {
+    const now = replaced.find((r) => r.p_type === p.p_type);
+    return now === undefined ? p : { ...now, index: p.index };
+  });
   const length = place.start + size - place.p_vaddr;
   const added: ProgramHeader = {
     index: -1,

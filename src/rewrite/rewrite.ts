@@ -26,7 +26,7 @@ import {
 import { hazardsOf } from "./hazards.js";
 import { type ChildHandlerChanges, type ChildHandlerPlan, childHandlerChanges } from "./imports/child-handler.js";
 import { chooseLayout } from "./layout-choice.js";
-import { type Located, locate, locateGuarded } from "./locate.js";
+import { type Located, locate, locateGuarded, type Places } from "./locate.js";
 import { decodeMemo, encodeMemo, type Memo, sameOptions } from "./memo.js";
 import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
@@ -36,6 +36,8 @@ import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
+import type { UnwindLayout } from "./unwind/layout.js";
+import { placesToUnwind, unwindable, unwindFor } from "./unwind/plan.js";
 
 /**
  * Rewrites a program or library.
@@ -77,7 +79,9 @@ function rewriteUnguarded(input: Input, reason: string | null): RewriteResult {
   const fork = wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
-  const located = locate(planFor(subject, notes, false), () => placesFor(image, options.tableAtEnd));
+  const located = locate(planFor(subject, notes, false), () =>
+    placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject),
+  );
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, forkGuard, uncovered: [], changes: undefined });
 }
@@ -90,7 +94,7 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   const subject = survey(input, layout);
   const plan = planFor(subject, notes, true);
   if (plan.proposals.length === 0) return "no probe becomes a nop5";
-  const places = guardedPlaces(guard, options.tableAtEnd);
+  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.handler.image, subject);
   const located = locateGuarded(plan, places, (place, newCode, placed) =>
     withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
   );
@@ -111,6 +115,13 @@ interface Forks {
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
   readonly changes: ({ readonly plan: ChildHandlerPlan } & ChildHandlerChanges) | undefined;
+}
+
+function placesWithUnwind({ places, obstacle }: Places, image: ElfImage, { facts }: Survey): Places {
+  return {
+    places: facts === undefined ? places : placesToUnwind(places, unwindable(image, facts.functions.ehFrame)),
+    obstacle,
+  };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
@@ -146,15 +157,20 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
 
   const noteChanges = changeNotes(image, notes, placed);
+  const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
+  const tables = subject.facts && unwindable(image, subject.facts.functions.ehFrame);
+  const laid = unwindFor(tables, code, changedCode);
+  const unwind = typeof laid === "object" ? laid : undefined;
   const content = assemble(image, {
     edits: [
-      ...codeEdits(image, subject.facts, proposals, code?.newCode),
+      ...changedCode,
       ...noteChanges.edits,
-      ...movedSymbols(image, located),
+      ...movedSymbols(image, located, unwind),
       ...(forks.changes?.edits ?? []),
     ],
     replaced: noteChanges.replaced,
     code,
+    ...(unwind && { unwind }),
     ...(forks.changes && { tails: forks.changes.tails, addedSections: forks.changes.addedSections }),
     probeName: (site) => {
       const { provider, name } = notes.find((n) => n.location === site)!;
@@ -263,8 +279,10 @@ function codeEdits(
   return edits;
 }
 
-const movedSymbols = (image: ElfImage, { code, proposals }: Located): Edit[] =>
-  symbolEdits(image, code?.place.kind === "new segment" ? code.place.growth.moved : [], growthsOf(proposals));
+function movedSymbols(image: ElfImage, { code, proposals }: Located, unwind: UnwindLayout | undefined): Edit[] {
+  const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
+  return symbolEdits(image, [...moved, ...(unwind?.moved ?? [])], growthsOf(proposals));
+}
 
 /** With --new-build-id. */
 function newBuildId(image: ElfImage): Edit[] {

@@ -1,0 +1,50 @@
+/**
+ * Unwind information as part of a rewrite: whether a file's new code gets any, and where it must stand then.
+ *
+ * It needs a new segment, since the tables grow by as much as they are long. So new code goes there as well, and not into the
+ * rest of a page, wherever the input has such tables and they can move.
+ */
+import { type Vaddr, vaddr } from "../../address.js";
+import type { EhFrame } from "../../elf/eh-frame.js";
+import type { ElfImage } from "../../elf/image.js";
+import type { Edit } from "../edits.js";
+import type { NewCode } from "../new-code.js";
+import type { Place } from "../place.js";
+import { layUnwind, type UnwindLayout, unlessDamaged } from "./layout.js";
+import { readUnwindTables, type UnwindTables } from "./tables.js";
+
+/** The input's tables, or why they cannot move; undefined where it has none, and so nothing is missing. */
+export type Unwindable = UnwindTables | string | undefined;
+
+const known = new WeakMap<EhFrame, Unwindable>();
+
+/** What is known of the input's tables; read once. */
+export function unwindable(image: ElfImage, frames: EhFrame): Unwindable {
+  if (!known.has(frames)) known.set(frames, readUnwindTables(image, frames));
+  return known.get(frames);
+}
+
+/** The same places, those first in which unwind information can stand beside the code. */
+export function placesToUnwind(places: readonly Place[], tables: Unwindable): readonly Place[] {
+  if (typeof tables !== "object") return places;
+  const isSegment = (p: Place): boolean => p.kind === "new segment";
+  return [...places.filter(isSegment), ...places.filter((p) => !isSegment(p))];
+}
+
+/**
+ * Unwind information for new code in its place, or why there is none; undefined where the input has none.
+ * @param edits what changes in the input
+ */
+export function unwindFor(
+  tables: Unwindable,
+  code: { readonly place: Place; readonly newCode: NewCode } | undefined,
+  edits: readonly Edit[],
+): UnwindLayout | string | undefined {
+  if (code === undefined) return undefined;
+  if (tables === undefined || typeof tables === "string") return tables;
+  const { place, newCode } = code;
+  if (place.kind !== "new segment") return "there is no new segment for unwind information";
+  const after: Vaddr = vaddr(newCode.start + newCode.bytes.length);
+  const unwound = { pieces: newCode.chunks.map((chunk) => chunk.origins), own: newCode.named };
+  return unlessDamaged(() => layUnwind(tables, unwound, after, place.p_vaddr - place.p_offset, edits));
+}
