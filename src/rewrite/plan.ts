@@ -11,6 +11,7 @@ import type { Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./prop
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { displaceCall } from "./tactics/displace-call.js";
+import { evict } from "./tactics/evict.js";
 import { hop, hopRetarget } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
 import { retarget, retargetShort } from "./tactics/retarget.js";
@@ -61,41 +62,55 @@ export function planSites(
   const candidates = new Map(wanted.map((w) => [w.location, w]));
   const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
-  for (const { location: site } of [...wanted].sort((a, b) => a.location - b.location)) {
-    if (done.has(site)) continue;
+  const changes = (bytes: Stretch): boolean =>
+    claimed.some((c) => touch(c, bytes)) || proposals.some((p) => touch(p.window, bytes));
+  const contextOf = (site: Vaddr): SiteContext | string => {
     const around = siteCode(facts, site);
-    const context: SiteContext | string =
-      typeof around === "string"
-        ? around
-        : {
-            site,
-            ...around,
-            facts,
-            probe: (address) => candidates.get(address),
-            isSite: (address) => sites.has(address),
-            isFree: (start, end) =>
-              !claimed.some((c) => touch(c, { start, end })) && !proposals.some((p) => touch(p.window, { start, end })),
-            isMoved: (address) => [...proposals, ...helpers].some((p) => movesInstruction(p, address)),
-            unwindable,
-          };
-    if (typeof context === "string") {
-      skipped.set(site, context);
-      candidates.delete(site);
-      continue;
-    }
-    const previous = proposals.at(-1);
-    const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, proposals, claimed);
-    const choice = choose(tactics, context, previous, obstacle);
+    if (typeof around === "string") return around;
+    return {
+      site,
+      ...around,
+      facts,
+      probe: (address) => candidates.get(address),
+      isSite: (address) => sites.has(address),
+      isFree: (start, end) => !changes({ start, end }),
+      isMoved: (address) => [...proposals, ...helpers].some((p) => movesInstruction(p, address)),
+      unwindable,
+      evicts: false,
+    };
+  };
+  const accept = (proposal: Proposal): void => {
+    proposals.push(proposal);
+    claimed.push(...outsideOf(proposal));
+    helpers.push(...proposal.helpers);
+    for (const probe of probesOf(proposal)) done.add(probe);
+  };
+  const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, proposals, claimed);
+  const inOrder = [...wanted].sort((a, b) => a.location - b.location);
+  for (const { location: site } of inOrder) {
+    if (done.has(site)) continue;
+    const context = contextOf(site);
+    const choice = typeof context === "string" ? context : choose(tactics, context, proposals.at(-1), obstacle);
     if (typeof choice === "string") {
       skipped.set(site, choice);
       candidates.delete(site);
       continue;
     }
     if (choice.merged) proposals.pop();
-    proposals.push(choice.proposal);
-    claimed.push(...outsideOf(choice.proposal));
-    helpers.push(...choice.proposal.helpers);
-    for (const probe of probesOf(choice.proposal)) done.add(probe);
+    accept(choice.proposal);
+  }
+  // Other code makes room only where no probe can have it.
+  for (const one of inOrder) {
+    const site = one.location;
+    const context = done.has(site) ? "" : contextOf(site);
+    if (typeof context === "string") continue;
+    candidates.set(site, one);
+    const proposal = evict(context);
+    const isChosen = typeof proposal !== "string" && !changes(proposal.window) && obstacle(proposal) === undefined;
+    if (isChosen) {
+      skipped.delete(site);
+      accept(proposal);
+    } else candidates.delete(site);
   }
   const all = [...proposals, ...helpers].sort((a, b) => a.window.start - b.window.start);
   assertDisjoint(all);

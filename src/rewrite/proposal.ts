@@ -19,7 +19,8 @@ export type TacticName =
   | "hop"
   | "retarget-short"
   | "hop-retarget"
-  | "displace-call";
+  | "displace-call"
+  | "evict";
 
 /** A piece of new code: a probe, or an instruction of the window that moves. */
 export type Fragment =
@@ -136,6 +137,8 @@ export interface SiteContext {
   isMoved(address: Vaddr): boolean;
   /** Return addresses in new code can be unwound: calls may move. */
   readonly unwindable: boolean;
+  /** Other code may move so that its bytes give room. */
+  readonly evicts: boolean;
 }
 
 /** A tactic: a pure function from a site and facts to a proposal, or to the reason why it cannot. */

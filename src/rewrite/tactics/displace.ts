@@ -55,6 +55,8 @@ export interface DetourOptions {
   readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | string) | undefined;
   /** Calls move, where the context allows it. */
   readonly calls?: boolean;
+  /** How many bytes the window has at least: as many as the jump, where nothing else is said. */
+  readonly size?: number;
 }
 
 /**
@@ -66,11 +68,10 @@ export function detour(
   first: number,
   last: number,
   tactic: TacticName,
-  { via = "jump", lead, calls = false }: DetourOptions = {},
+  { via = "jump", lead, calls = false, size = via === "jump" ? JUMP_SIZE : SHORT_JUMP_SIZE }: DetourOptions = {},
 ): Proposal | string {
   const { code } = context;
   const start = addressOf(code, first);
-  const size = via === "jump" ? JUMP_SIZE : SHORT_JUMP_SIZE;
   const moved = movedCode(context, first, (next, end) => next <= last || end - start < size, calls);
   if (typeof moved === "string") return moved;
   let { end } = moved;

@@ -53,7 +53,12 @@ function withPadding(context: SiteContext, proposal: Proposal | string): Proposa
   ];
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
-  const hop = wayThroughPadding(context, vaddr(window.start + SHORT_JUMP_SIZE), isFree);
-  if (hop === undefined) return "no padding with room for a jump is in the reach of a short one";
-  return { ...proposal, change: { ...change, via: { hop } } };
+  const room = wayThroughPadding(context, vaddr(window.start + SHORT_JUMP_SIZE), isFree);
+  if (room === undefined) return "no padding with room for a jump is in the reach of a short one";
+  return {
+    ...proposal,
+    change: { ...change, via: { hop: room.through } },
+    displaced: [...proposal.displaced, ...room.helpers.flatMap((h) => h.displaced)],
+    helpers: [...helpers, ...room.helpers],
+  };
 }

@@ -9,13 +9,16 @@
  *     e9 ......    jmp X
  *     66 2e 0f ..  padding        5 bytes hold the near jump
  *
+ * Where there is none, other code may make room.
+ *
  * Padding stands behind an instruction that never goes on, and nothing enters it. It is looked for in the probe's own
  * part of the function, where jump tables have been searched for, and between functions, where no jump table leads.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, type DecodedCode, Flow } from "../../x86/decode.js";
-import type { SiteContext, Stretch } from "../proposal.js";
+import type { Proposal, SiteContext, Stretch } from "../proposal.js";
+import { detour } from "./displace.js";
 import { paddingRoom, windowObstacle } from "./safety.js";
 
 /** Each short jump on the way costs the program a jump: more than two are not worth it. */
@@ -31,13 +34,62 @@ const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
  * and those before it for short ones; or undefined.
  * @param from where the branch ends, from where its distance counts
  */
-export function wayThroughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): readonly Stretch[] | undefined {
+export function wayThroughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): Room | undefined {
+  const through = throughPadding(context, from, isFree);
+  if (through !== undefined) return { through, helpers: [] };
+  return context.evicts ? evictedRoom(context, from, isFree) : undefined;
+}
+
+/** Stretches that jumps go through, and the detours that made room for them. */
+export interface Room {
+  readonly through: readonly Stretch[];
+  readonly helpers: readonly Proposal[];
+}
+
+function throughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): readonly Stretch[] | undefined {
   let ways: (readonly Stretch[])[] = [[]];
   for (let jumps = 1; jumps <= MOST_SHORT_JUMPS; jumps++) {
     for (const way of ways)
       for (const stretch of inReach(context, endOf(way, from), JUMP_SIZE, isFree))
         if (!way.some((s) => touch(s, stretch))) return [...way, stretch];
     ways = ways.flatMap((way) => inReach(context, endOf(way, from), SHORT_JUMP_SIZE, isFree).map((s) => [...way, s]));
+  }
+  return undefined;
+}
+
+/**
+ * Room that other code makes: a detour without a probe moves instructions nearby, and of the bytes that its own jump
+ * leaves, five hold the near jump.
+ *
+ *     before   48 63 d1             movsxd rdx, ecx
+ *              48 8d 05 ......      lea rax, [rip+Y]
+ *     after    e9 ......            jmp new
+ *              e9 ......            jmp X               a short jump leads here
+ */
+function evictedRoom(context: SiteContext, from: Vaddr, isFree: IsFree): Room | undefined {
+  const { facts, site } = context;
+  const { functions } = facts;
+  const [low, high] = [from + SHORT_JUMP_LOW - JUMP_SIZE, from + SHORT_JUMP_HIGH - JUMP_SIZE];
+  for (let i = Math.max(0, functions.lastAtOrBelow(low)); i < functions.count; i++) {
+    const { start } = functions.range(i);
+    if (start > high) return undefined;
+    const around = facts.siteCode(start);
+    if (typeof around === "string") continue;
+    const { code } = around;
+    for (let index = 0; index < code.count && addressOf(code, index) <= high; index++) {
+      if (addressOf(code, index) < low) continue;
+      const helper = detour({ ...context, ...around, site: addressOf(code, index), index }, index, index, "evict", {
+        size: 2 * JUMP_SIZE,
+      });
+      if (typeof helper === "string" || helper.change.kind !== "detour") continue;
+      const { window, change } = helper;
+      if (change.body.some((f) => f.kind === "probe") || !isFree(window.start, window.end)) continue;
+      const border = vaddr(window.start + JUMP_SIZE);
+      return {
+        through: [{ start: border, end: window.end }],
+        helpers: [{ ...helper, site, window: { start: window.start, end: border } }],
+      };
+    }
   }
   return undefined;
 }

@@ -17,7 +17,7 @@
  *         new    0f 84 ......         je new X
  *                e9 ......            jmp Y
  *
- * loop and jrcxz have no near form, so they are left alone.
+ * loop and jrcxz have no near form, so they do not move.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { type Branch, describeEntry, type Entry } from "../../facts/entries.js";
@@ -59,12 +59,10 @@ export function leadBranches(
       }
       const found = wayFor(context, branch, entering, helpers, isFree);
       if (found === undefined) return `${entryObstacle(entry)}, and ${wayObstacle(branch)}`;
-      const { way, helper } = found;
+      const { way } = found;
       retargets.push({ ...known, way });
-      taken.push(...stretchesOf(branch, way));
-      if (helper === undefined) continue;
-      helpers.push(helper);
-      taken.push(helper.window);
+      taken.push(...stretchesOf(branch, way), ...found.helpers.map((h) => h.window));
+      helpers.push(...found.helpers);
     }
   }
   return { retargets, helpers };
@@ -98,7 +96,7 @@ const wayObstacle = ({ wide }: Branch): string =>
 
 interface Way {
   readonly way: RetargetWay;
-  readonly helper: Proposal | undefined;
+  readonly helpers: readonly Proposal[];
 }
 
 /** The bytes of a branch, or undefined where it is in no known function. */
@@ -122,18 +120,18 @@ function wayFor(
   helpers: readonly Proposal[],
   isFree: IsFree,
 ): Way | undefined {
-  if (helpers.some((h) => movesInstruction(h, branch.at))) return { way: "moves", helper: undefined };
+  if (helpers.some((h) => movesInstruction(h, branch.at))) return { way: "moves", helpers: [] };
   if (!isFree(branch.at, branch.end) || frozenObstacle(context.facts, branch.at, branch.end)) return undefined;
-  if (branch.wide) return { way: "near", helper: undefined };
+  if (branch.wide) return { way: "near", helpers: [] };
   const bytes = branchBytes(context, branch);
-  if (entering !== "any branch" || bytes === undefined || !isPlainBranch(bytes)) return undefined;
+  if (entering !== "any branch" || bytes === undefined) return undefined;
   const over = bytes[0] === SHORT_JMP ? roomToWiden(context, branch, isFree) : undefined;
-  if (over !== undefined) return { way: { kind: "widened", over }, helper: undefined };
-  const through = wayThroughPadding(context, branch.end, isFree);
-  if (through?.length === 1) return { way: { kind: "relay", through }, helper: undefined };
-  const helper = helperFor(context, branch, isFree);
-  if (helper !== undefined) return { way: "moves", helper };
-  return through && { way: { kind: "relay", through }, helper: undefined };
+  if (over !== undefined) return { way: { kind: "widened", over }, helpers: [] };
+  const room = wayThroughPadding(context, branch.end, isFree);
+  const isCheap = room?.through.length === 1 && room.helpers.length === 0;
+  const helper = isCheap || !isPlainBranch(bytes) ? undefined : helperFor(context, branch, isFree);
+  if (helper !== undefined) return { way: "moves", helpers: [helper] };
+  return room && { way: { kind: "relay", through: room.through }, helpers: room.helpers };
 }
 
 /** Whether a proposal moves the instruction at an address to new code. */
