@@ -56,6 +56,8 @@ export interface Staging {
   /** What to do at each `wait` of the program; the number is that of the process that waits. */
   readonly steps?: readonly ((pid: number) => unknown)[];
   readonly arguments?: readonly string[];
+  /** A command that runs the program, such as strace with its options. */
+  readonly wrapper?: readonly string[];
 }
 
 export interface Played {
@@ -81,7 +83,11 @@ export async function play(path: string, scene: string, staging: Staging = {}): 
   for (const file of staging.traced ?? []) points.push(...(await places(file)).map((place) => place.point));
   const probes = points.length === 0 ? undefined : attach(points);
   try {
-    const output = await run(await reaper, [path, scene, ...(staging.arguments ?? [])], staging);
+    const output = await run(
+      await reaper,
+      [...(staging.wrapper ?? []), path, scene, ...(staging.arguments ?? [])],
+      staging,
+    );
     const line = LINE.exec(output);
     if (line === null) throw new Error(`${path} ${scene}: ${output}`);
     const [passes, libraryPasses, begun, ended, wrong] = line.slice(1, 6).map(Number) as [
