@@ -66,7 +66,7 @@ export function systemCalls(image: ElfImage): SystemCalls {
   const calls: SystemCall[] = [];
   for (const { at, code } of found) {
     if (isSignalReturn(facts, code, at)) continue;
-    const obstacle = obstacleIn(facts, code);
+    const obstacle = obstacleIn(facts, code, at);
     if (obstacle !== undefined) {
       unclear.push(`the system call at ${hex(at)}: ${obstacle}`);
       continue;
@@ -161,30 +161,37 @@ function placesIn(found: readonly { readonly at: Vaddr; readonly code: DecodedCo
 
 const LARGEST_PIECE = 1 << 16;
 
-/** Why nothing can be said of a piece: something arrives between its instructions, or a jump in it is not understood. */
-function obstacleIn(facts: ProgramFacts, code: DecodedCode): string | undefined {
-  if (facts.functions.containing(code.start) !== undefined) {
-    const around = facts.siteCode(code.start);
-    if (typeof around === "string") return around;
-    if (around.range.end === code.end) return undefined;
-  }
-  if (!facts.covers(code.start, code.end)) return "it is in no known function";
-  const stray = facts.entries.within(code.start, code.end).find(({ address }) => indexOf(code, address) < 0);
-  return stray && `it is in no known function, and ${describeEntry(stray)}, between the instructions there`;
+/**
+ * Why nothing can be said of the piece around a call: a jump in it is not understood, or something arrives between its
+ * instructions. In a function that counts close to the call alone, and only if it is certain: among constants and bytes of
+ * other code some look like addresses.
+ */
+function obstacleIn(facts: ProgramFacts, code: DecodedCode, at: Vaddr): string | undefined {
+  const { functions, entries } = facts;
+  const around = functions.containing(code.start) === undefined ? undefined : facts.siteCode(code.start);
+  if (typeof around === "string") return around;
+  if (!facts.covers(code.start, code.end)) return "there is too much code around it, or no known function";
+  const isFunction = around?.range.end === code.end;
+  const [start, end] = isFunction
+    ? [Math.max(code.start, at - CLOSE_BEFORE), Math.min(code.end, at + CLOSE_BEHIND)]
+    : [code.start, code.end];
+  const stray = entries
+    .within(start, end)
+    .find(({ address, isCertain }) => (isCertain || !isFunction) && indexOf(code, address) < 0);
+  return stray && `${describeEntry(stray)}, between the instructions there`;
 }
+
+const CLOSE_BEFORE = 64;
+const CLOSE_BEHIND = 16;
 
 /**
  * `mov $15, %rax; syscall`, byte for byte: what signal handlers return to, by which unwinders know their frames. The unwind
  * information of the C library begins one byte before it, so that the function there decodes as something else.
  */
-function isSignalReturn({ entries, ...facts }: ProgramFacts, code: DecodedCode, at: Vaddr): boolean {
+function isSignalReturn({ entries }: ProgramFacts, code: DecodedCode, at: Vaddr): boolean {
   const start = at - SIGNAL_RETURN.length;
   const bytes = code.bytes.subarray(Math.max(0, start - code.start), at - code.start);
-  return (
-    SIGNAL_RETURN.equals(bytes) &&
-    facts.covers(vaddr(start), vaddr(at + 2)) &&
-    entries.within(start + 1, at + 2).length === 0
-  );
+  return SIGNAL_RETURN.equals(bytes) && entries.within(start + 1, at + 2).every((entry) => !entry.isCertain);
 }
 
 const SIGNAL_RETURN = Buffer.from([0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0]);

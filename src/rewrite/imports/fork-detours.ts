@@ -98,7 +98,11 @@ function detourFrom(
     if (i === index) continue;
     const at = addressOf(code, i);
     const bytes = instructionBytes(code, i);
-    if (!isMovable(bytes, at, code.flow[i]!)) return `${disassemble(bytes, at)} at ${hex(at)} would have to move`;
+    const target = code.targets[i]!;
+    const isBranch = (code.flow[i]! & Flow.Conditional) !== 0;
+    const stays = isBranch && !isFree({ start: vaddr(target), end: vaddr(target + 1) });
+    if (stays || !isMovable(facts, bytes, at, code.flow[i]!))
+      return `${disassemble(bytes, at)} at ${hex(at)} would have to move`;
     (i < index ? before : after).push({ at, bytes });
   }
   const window = { start, end };
@@ -109,9 +113,15 @@ function detourFrom(
   return { call: call.at, window, question: questionFor(call), before, after, displaced };
 }
 
-/** What does not branch (a tactic may lead a branch elsewhere), nor may raise a signal, nor counts on where it stands. */
-function isMovable(bytes: Uint8Array, at: Vaddr, flow: number): boolean {
-  return (flow & ~(Flow.Nop | Flow.Lea)) === 0 && !traitsOf(bytes, at).mayTrap;
+/**
+ * What does not end the block, nor raises a signal where somebody could catch it as an exception. (A branch to where a
+ * tactic might lead it elsewhere is no business of ours.)
+ */
+function isMovable(facts: ProgramFacts, bytes: Uint8Array, at: Vaddr, flow: number): boolean {
+  if ((flow & ~(Flow.Nop | Flow.Lea | Flow.Conditional)) !== 0) return false;
+  const range = facts.functions.containing(at);
+  const hasHandlers = range !== undefined && facts.functions.fde(range)?.lsda !== undefined;
+  return !hasHandlers || !traitsOf(bytes, at).mayTrap;
 }
 
 function windowObstacle(facts: ProgramFacts, { start, end }: Stretch, behind: Vaddr): string | undefined {
