@@ -74,6 +74,19 @@ export interface Proof {
   readonly walkedNew: readonly Stretch[];
   /** Addresses of the original at which the rewritten side runs something. */
   readonly ranInPlace: readonly Stretch[];
+  /** For each instruction of new code that was walked, where the original is then. */
+  readonly frames: readonly FrameOrigin[];
+}
+
+/** An instruction of new code, and where the original is when it runs: its frame is the one of that place. */
+export interface FrameOrigin {
+  readonly rewritten: Vaddr;
+  /** One of these: the original passes nops and jumps in between. */
+  readonly originals: readonly Vaddr[];
+  /** By how much rsp is lower on the rewritten side. */
+  readonly shift: number;
+  /** Bytes of a call that both make: it is asked about by its last byte; else 1. */
+  readonly lengths: { readonly original: number; readonly rewritten: number };
 }
 
 /** Why a pair cannot be. */
@@ -101,6 +114,7 @@ export class Walk {
   private readonly replaced: { start: number; end: number }[] = [];
   private readonly walkedNew: { start: number; end: number }[] = [];
   private readonly ranInPlace: { start: number; end: number }[] = [];
+  private readonly frames: FrameOrigin[] = [];
   private readonly seen = new Set<string>();
   private readonly pairs: Pair[] = [];
 
@@ -123,13 +137,14 @@ export class Walk {
   }
 
   proof(): Proof {
-    const { passings, mismatches, replaced, walkedNew, ranInPlace } = this;
+    const { passings, mismatches, replaced, walkedNew, ranInPlace, frames } = this;
     return {
       passings,
       mismatches,
       replaced: replaced.map(stretch),
       walkedNew: walkedNew.map(stretch),
       ranInPlace: ranInPlace.map(stretch),
+      frames,
     };
   }
 
@@ -194,6 +209,7 @@ export class Walk {
     this.passedQuietly(step, true);
     this.replace(o, 1);
     this.ran(r, form.size, true);
+    this.frame(r, [o], here.shift);
     this.pairs.push({ ...here, o: o + 1, r: r + form.size, past: false });
     return undefined;
   }
@@ -204,6 +220,7 @@ export class Walk {
     if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(address)}`);
     this.passedQuietly(step, true);
     this.ran(address, length, true);
+    this.frame(address, [here.o, here.from!.o], here.shift);
     // The first half stands in front of what the original has come to; the second behind what it has left.
     if (half === "lower") this.pairs.push({ ...here, r: here.r + length, shift: here.shift + GUARD });
     else this.pairs.push({ ...here, o: here.from!.o, r: here.r + length, shift: here.shift - GUARD });
@@ -259,6 +276,8 @@ export class Walk {
     this.passedQuietly(step, touched);
     if (touched && subject.isChanged(a)) this.replace(a.address, a.length);
     this.ran(b.address, b.length, touched);
+    if (flow & Flow.Call) this.frame(b.address, [a.address], here.shift, { original: a.length, rewritten: b.length });
+    else this.frame(b.address, [a.address], here.shift);
     if (flow & BRANCHES && !Number.isNaN(a.target))
       this.pairs.push({ ...here, o: a.target, r: b.target, past: false, jumped: subject.isNew(b.address) });
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
@@ -268,11 +287,24 @@ export class Walk {
   }
 
   /** Takes down what both sides passed in silence. */
-  private passedQuietly({ original, rewritten }: Step, touched: boolean): void {
+  private passedQuietly({ here, original, rewritten }: Step, touched: boolean): void {
     if (touched)
       for (const passed of [...original.nops, ...original.jumps])
         if (this.subject.isChanged(passed)) this.replace(passed.address, passed.length);
-    for (const { address, length } of [...rewritten.nops, ...rewritten.jumps]) this.ran(address, length, touched);
+    for (const { address, length } of [...rewritten.nops, ...rewritten.jumps]) {
+      this.ran(address, length, touched);
+      this.frame(address, [here.from!.o, ...original.passed], here.shift);
+    }
+  }
+
+  private frame(
+    rewritten: number,
+    originals: readonly number[],
+    shift: number,
+    lengths: FrameOrigin["lengths"] = { original: 1, rewritten: 1 },
+  ): void {
+    if (this.subject.isNew(rewritten))
+      this.frames.push({ rewritten: vaddr(rewritten), originals: originals.map(vaddr), shift, lengths });
   }
 
   private replace(start: number, length: number): void {

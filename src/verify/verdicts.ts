@@ -15,7 +15,7 @@ import { explainedCode } from "./explained.js";
 import { compareArguments, compareNotes, type NotePair, type NoteProblem } from "./note-pairs.js";
 import { describeRun } from "./run-both.js";
 import type { StateRun } from "./run-states.js";
-import type { Mismatch, Passing } from "./same-code.js";
+import type { FrameOrigin, Mismatch, Passing } from "./same-code.js";
 
 export interface CodeReport {
   /** One for each note of the original, in their order. */
@@ -24,6 +24,8 @@ export interface CodeReport {
   readonly explained: readonly Stretch[];
   /** Code that changed, or is new, and that no site accounts for. */
   readonly unexplained: readonly Stretch[];
+  /** For each instruction of new code that a proof came by, where the original is then. */
+  readonly origins: readonly FrameOrigin[];
 }
 
 interface SiteProblem extends NoteProblem {
@@ -70,7 +72,8 @@ export function judge(evidence: Evidence): CodeReport {
   const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, evidence));
   const explained = explainedCode(evidence, blamed);
   const { changed, added } = evidence.code;
-  return { sites, explained, unexplained: without(united([...changed, ...added]), explained) };
+  const origins = found.flatMap(({ proof }) => proof?.frames ?? []);
+  return { sites, explained, unexplained: without(united([...changed, ...added]), explained), origins };
 }
 
 /** From how many states both sides passed a note's probe, and could be held against each other. */

@@ -1,16 +1,23 @@
 /**
  * `.eh_frame`: a function may end later than before, since its last block moved up into the padding behind it. Then the
- * length in its FDE says so, and nothing else of the section is another.
+ * length in its FDE says so. And new code has records of its own, behind the others; for their sake the section and
+ * `.eh_frame_hdr` have moved. Nothing else of them is another (unwind-records.ts, new-frames.ts).
+ *
+ * Where they stood there are zeros now, or, where something else may lead there, what was there.
  */
 import { hex, vaddr } from "../../address.js";
 import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
-import { type ElfImage, sectionBytes } from "../../elf/image.js";
+import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import { leadsInto } from "../../rewrite/unwind/references.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { paddingLength } from "../../x86/nops.js";
+import type { FrameOrigin } from "../same-code.js";
 import { atAddress, atOffset, type FileStretch, type Finding, finding, type Ruling } from "./findings.js";
-import { outside, type Run } from "./runs.js";
-import type { SectionPairs } from "./sections.js";
+import { judgeNewFrames } from "./new-frames.js";
+import { differingRuns, firstNonZero, outside, type Run } from "./runs.js";
+import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
+import { compareRecords, judgeHeader } from "./unwind-records.js";
 
 const LONGEST_INSTRUCTION = 15;
 
@@ -27,13 +34,18 @@ export interface FrameRuling extends Ruling {
 
 /**
  * @param explained the stretches of the original's addresses that sites explain, ascending and disjoint
+ * @param origins for each instruction of new code, where the original is then
+ * @param asLaidOut whether the file has the layout that rewrite gave it
  */
 export function judgeFrames(
   original: ElfImage,
   rewritten: ElfImage,
-  { pairs }: SectionPairs,
+  sections: SectionPairs,
   explained: readonly Run[],
+  origins: readonly FrameOrigin[],
+  asLaidOut: boolean,
 ): FrameRuling {
+  const { pairs } = sections;
   const own = pairs.filter(({ original: o }) => o.name === ".eh_frame");
   const same = ({ original: o, rewritten: r }: (typeof own)[number]): boolean =>
     Buffer.compare(sectionBytes(original, o), sectionBytes(rewritten, r)) === 0;
@@ -52,7 +64,7 @@ export function judgeFrames(
     return { findings: [finding("loaded", error.where ?? ".eh_frame", error.what)], judged, growths };
   }
   // Where this does not fit, bytes differ that nobody judges.
-  if (now.count !== before.count) return { findings, judged, growths };
+  if (now.count < before.count) return { findings, judged, growths };
   for (let i = 0; i < before.count; i++) {
     const [start, oldEnd, newEnd] = [before.starts[i]!, before.ends[i]!, now.ends[i]!];
     if (now.starts[i] !== start || newEnd === oldEnd) continue;
@@ -66,7 +78,49 @@ export function judgeFrames(
     if (problem === undefined) growths.push({ start, oldEnd, newEnd });
     else findings.push(finding("loaded", atOffset(offset), `the function part at ${hex(start)} ${problem}`));
   }
+  const frames = own.find(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr);
+  if (frames === undefined) {
+    if (now.count > before.count) findings.push(finding("loaded", ".eh_frame", "there are new unwind records"));
+    return { findings, judged, growths };
+  }
+  const header = pairs.find((p) => p !== frames && isUnwindTable(original, p.original));
+  try {
+    findings.push(
+      ...compareRecords(original, rewritten, frames, judged),
+      ...(header === undefined ? [] : judgeHeader(original, rewritten, header, frames, before, now)),
+      ...judgeNewFrames(original, rewritten, before, now, sections.code, origins),
+    );
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    findings.push(finding("loaded", error.where ?? ".eh_frame", error.what));
+  }
+  const moved: readonly SectionPair[] = header === undefined ? [frames] : [frames, header];
+  const isReferenced = moved.some(({ original: o }) => leadsInto(original, o));
+  for (const { original: o } of moved) {
+    if (asLaidOut) findings.push(...judgeLeft(original, rewritten, o, judged, isReferenced));
+  }
+  judged.push(...moved.map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size })));
   return { findings, judged, growths };
+}
+
+/** What stands where a table stood: zeros, unless something may lead there; then what stood there. */
+function judgeLeft(
+  original: ElfImage,
+  rewritten: ElfImage,
+  { sh_offset, sh_size, name }: Section,
+  judged: readonly FileStretch[],
+  isReferenced: boolean,
+): Finding[] {
+  const [before, now] = [original, rewritten].map((i) => i.bytes.subarray(sh_offset, sh_offset + sh_size)) as [
+    Buffer,
+    Buffer,
+  ];
+  if (!isReferenced && firstNonZero(now) < 0) return [];
+  const findings: Finding[] = [];
+  for (const run of differingRuns(before, now))
+    for (const { start } of outside(judged, sh_offset + run.start, sh_offset + run.end))
+      findings.push(finding("loaded", atOffset(start), `where ${name} stood there is neither what it was nor nothing`));
+  return findings.slice(0, 1);
 }
 
 /** Why a function cannot end at `newEnd`, or undefined. */

@@ -74,7 +74,7 @@ export function judgeAdded(
   original: ElfImage,
   rewritten: ElfImage,
   segments: SegmentPairs,
-  { pairs, code }: SectionPairs,
+  { pairs, code, exceptions }: SectionPairs,
 ): Finding[] {
   const added: { start: number; end: number }[] = segments.added
     .filter((p) => p.p_type === elf.PT_LOAD)
@@ -85,7 +85,8 @@ export function judgeAdded(
   const explained: Run[] = pairs
     .filter(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr && r.sh_type !== elf.SHT_NOBITS)
     .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
-  if (code !== undefined) explained.push({ start: code.sh_offset, end: code.sh_offset + code.sh_size });
+  for (const s of [code, exceptions])
+    if (s !== undefined) explained.push({ start: s.sh_offset, end: s.sh_offset + s.sh_size });
   if (original.header.e_phoff !== rewritten.header.e_phoff) explained.push(tableStretch(rewritten));
   const findings: Finding[] = [];
   const known = union(explained);

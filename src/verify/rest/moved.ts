@@ -11,7 +11,7 @@ import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
 import { atAddress, type FileStretch, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
-import type { SectionPair, SectionPairs } from "./sections.js";
+import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 
 /** Dynamic tags that hold the address of a section. */
 export const sectionTags: ReadonlyMap<number, string> = new Map([
@@ -54,7 +54,7 @@ export function judgeMoved(
     const say = (what: string): void => {
       findings.push(finding("loaded", atAddress(r.sh_addr), `${o.name} ${what}`));
     };
-    if (!mayMove(o, tags) && (asLaidOut || o.sh_type !== elf.SHT_DYNAMIC))
+    if (!mayMove(original, o, tags) && (asLaidOut || o.sh_type !== elf.SHT_DYNAMIC))
       say(`is not where it was (${atAddress(o.sh_addr)}), and nothing says that it may move`);
     if (o.sh_type === elf.SHT_NOBITS) continue;
     if (r.sh_addralign > 1 && r.sh_addr % r.sh_addralign !== 0) say("moved to an address that does not suit it");
@@ -75,7 +75,8 @@ export function judgeMoved(
   return { findings: [...findings, ...vacated.findings], judged: vacated.judged };
 }
 
-function mayMove(section: Section, tags: readonly DynamicTag[]): boolean {
+function mayMove(image: ElfImage, section: Section, tags: readonly DynamicTag[]): boolean {
+  if (isUnwindTable(image, section)) return true;
   if (section.name === ".interp" || section.sh_type === elf.SHT_NOTE) return true;
   return (
     tags.filter((t) => t.d_val === section.sh_addr).every((t) => sectionTags.has(t.d_tag)) &&
@@ -95,7 +96,7 @@ function judgeVacated(
   const table = tableStretch(rewritten);
   const grew = table.start === oldTable.start && table.end > oldTable.end;
   const vacated: FileStretch[] = moved
-    .filter(({ original: o }) => o.sh_type !== elf.SHT_NOBITS)
+    .filter(({ original: o }) => o.sh_type !== elf.SHT_NOBITS && !isUnwindTable(original, o))
     .map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size }));
   const growth: FileStretch[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
   const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));

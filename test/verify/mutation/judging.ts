@@ -55,11 +55,11 @@ function shares(image: ElfImage, original: ElfImage): Pick<Finding, "byProof" | 
   const evidence = gatherEvidence(image, original);
   const withoutRuns = judge({ ...evidence, found: evidence.found.map((f) => ({ ...f, runs: [] })) });
   const runs = evidence.found.flatMap((f) => f.runs.flatMap((r) => r.runs));
-  const { explained } = judge(evidence);
+  const { explained, origins } = judge(evidence);
   return {
     byProof: withoutRuns.sites.some((s) => s.verdict === "different"),
     byRuns: runs.some((r) => r.both.difference !== undefined),
-    byRest: compareRest(image, original, explained, true).findings.length > 0,
+    byRest: compareRest(image, original, explained, origins, undefined, true).findings.length > 0,
   };
 }
 

@@ -1,0 +1,188 @@
+/**
+ * Stacks in new code are the stacks that they were: at every instruction of it the frame is found where it is found at the
+ * place where the original is then, with rsp lower by as much as the proof says; registers are saved in the same places; an
+ * exception there has the same handlers.
+ *
+ * Which places these are is told by the walk of both files beside each other (same-code.ts), not by whoever wrote the rows.
+ * Where no walk comes by, in code that belongs to no probe, the rows must fit what its own instructions do to rsp.
+ */
+import { hex, vaddr } from "../../address.js";
+import { DWARF_RSP } from "../../elf/cfa-rows.js";
+import { loweredExpression } from "../../elf/dwarf-expressions.js";
+import type { EhFrame } from "../../elf/eh-frame.js";
+import { type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
+import {
+  type FrameState,
+  type FrameTable,
+  type RegisterRule,
+  readFrameTable,
+  stateAt,
+  stateKey,
+} from "../../elf/frame-states.js";
+import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
+import { personalityName } from "../../elf/personalities.js";
+import { personalityObstacle } from "../../rewrite/unwind/exceptions.js";
+import type { FrameOrigin } from "../same-code.js";
+import { atAddress, type Finding, finding } from "./findings.js";
+import { stackDepths } from "./stack-depths.js";
+
+/** One side's unwind information, read as far as it is asked for. */
+class Side {
+  readonly #tables = new Map<number, FrameTable>();
+  readonly #exceptions = new Map<number, ExceptionTable | undefined>();
+
+  constructor(
+    readonly image: ElfImage,
+    readonly frames: EhFrame,
+  ) {}
+
+  table(index: number): FrameTable {
+    const known = this.#tables.get(index) ?? readFrameTable(this.frames.program(index));
+    this.#tables.set(index, known);
+    return known;
+  }
+
+  exceptions(index: number): ExceptionTable | undefined {
+    if (!this.#exceptions.has(index)) {
+      const { lsda, start } = this.frames.fde(index);
+      this.#exceptions.set(index, lsda === undefined ? undefined : readExceptionTable(this.image, start, lsda));
+    }
+    return this.#exceptions.get(index);
+  }
+}
+
+/** @throws InputError where a table is damaged */
+export function judgeNewFrames(
+  original: ElfImage,
+  rewritten: ElfImage,
+  before: EhFrame,
+  now: EhFrame,
+  code: Section | undefined,
+  origins: readonly FrameOrigin[],
+): Finding[] {
+  const findings: Finding[] = [];
+  const say = (at: number, what: string): void => {
+    findings.push(finding("loaded", atAddress(at), what));
+  };
+  const [old, own] = [new Side(original, before), new Side(rewritten, now)];
+  const walked = new Set<number>();
+  for (const origin of origins) {
+    const problem = frameProblem(old, own, origin) ?? exceptionProblem(old, own, origin);
+    if (problem !== undefined) say(origin.rewritten, problem);
+    walked.add(now.indexAt(origin.rewritten));
+  }
+  for (let i = 0; i < now.count; i++) {
+    const [start, end] = [now.starts[i]!, now.ends[i]!];
+    if (before.indexAt(start) >= 0 && original.sections.some((s) => isCode(s) && inside(s, start, end))) continue;
+    if (code === undefined || !inside(code, start, end)) {
+      if (!isKnown(before, start, end)) say(start, "an unwind record is about code that is not there");
+    } else if (!walked.has(i)) {
+      const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, end - code.sh_addr);
+      const problem = ownProblem(own, i, bytes);
+      if (problem !== undefined) say(start, problem);
+    }
+  }
+  return findings.slice(0, MOST);
+}
+
+const MOST = 30;
+
+const inside = ({ sh_addr, sh_size }: Section, start: number, end: number): boolean =>
+  start >= sh_addr && end <= sh_addr + sh_size;
+
+function isKnown({ starts, ends, count }: EhFrame, start: number, end: number): boolean {
+  for (let i = 0; i < count; i++) if (starts[i] === start && ends[i] === end) return true;
+  return false;
+}
+
+/** Why the frame at an instruction of new code is not the one that it was, or undefined. */
+function frameProblem(old: Side, own: Side, { rewritten, originals, shift }: FrameOrigin): string | undefined {
+  const wanted = originals.map((at) => ({ at, index: old.frames.indexAt(at) }));
+  const index = own.frames.indexAt(rewritten);
+  const known = wanted.filter((w) => w.index >= 0);
+  if (known.length === 0)
+    return index < 0 ? undefined : `is in an unwind record, and ${hex(originals[0]!)} was in none`;
+  const states = known.map((w) => lowered(stateAt(old.table(w.index), w.at), shift));
+  // Where no row can say it none has to.
+  if (index < 0)
+    return states.includes(undefined)
+      ? undefined
+      : `new code at ${hex(rewritten)} cannot be unwound: no record is about it`;
+  const is = stateKey(stateAt(own.table(index), rewritten));
+  const possible = states.map((state) => state && stateKey(state));
+  if (possible.includes(is)) return undefined;
+  return `the unwind rule there is ${is}; at ${hex(known[0]!.at)} it was ${possible[0] ?? "none that holds elsewhere"}`;
+}
+
+/** The same frame where rsp is lower; undefined where that cannot be said. */
+function lowered(state: FrameState, by: number): FrameState | undefined {
+  const { cfa } = state;
+  if (cfa === undefined) return undefined;
+  const rules = new Map<number, RegisterRule>();
+  for (const [register, rule] of state.rules) {
+    if ("expression" in rule) {
+      const expression = loweredExpression(rule.expression, by);
+      if (expression === undefined) return undefined;
+      rules.set(register, { ...rule, expression });
+    } else if (rule.kind === "register" && rule.register === DWARF_RSP && by !== 0) return undefined;
+    else rules.set(register, rule);
+  }
+  if (cfa.kind === "register")
+    return { ...state, rules, cfa: { ...cfa, offset: cfa.offset + (cfa.register === DWARF_RSP ? by : 0) } };
+  const expression = loweredExpression(cfa.expression, by);
+  return expression && { ...state, rules, cfa: { ...cfa, expression } };
+}
+
+/** What an unwinder finds for an address in an exception table, as text. */
+function handlers(side: Side, index: number, address: number): string {
+  const table = side.exceptions(index);
+  if (table === undefined) return "no table";
+  const record = table.callSites.find((s) => address >= s.start && address < s.end);
+  if (record === undefined) return "no record";
+  if (record.landingPad === undefined) return "passes through";
+  const type = (filter: number): string => {
+    const at = table.type(filter);
+    return `${filter}=${at === undefined ? "any" : hex(at)}`;
+  };
+  const filter = (f: number): string =>
+    f > 0 ? type(f) : f === 0 ? "cleanup" : `${f}=(${table.specification(f).map(type).join(" ")})`;
+  return `lands at ${hex(record.landingPad)} with ${record.filters?.map(filter).join(", ") ?? "cleanup alone"}`;
+}
+
+function exceptionProblem(old: Side, own: Side, { rewritten, originals, lengths }: FrameOrigin): string | undefined {
+  const [was, is] = [old.frames.indexAt(originals[0]!), own.frames.indexAt(rewritten)];
+  if (was < 0 || is < 0) return undefined;
+  const [cieBefore, cieNow] = [old.frames.record(was).cie, own.frames.record(is).cie];
+  const isSignal = (letters: string): boolean => letters.includes("S");
+  if (isSignal(cieBefore.augmentation) !== isSignal(cieNow.augmentation))
+    return "is in a record of another kind of frame";
+  if (cieBefore.returnColumn !== cieNow.returnColumn) return "has its return address in another column";
+  const isUnknown = personalityObstacle(old.image, cieBefore) !== undefined;
+  // Without a personality routine exceptions pass through: so be it where nobody could write its tables.
+  if (isUnknown && own.frames.fde(is).lsda === undefined && lengths.original === 1) return undefined;
+  const routine = (side: Side, cie: typeof cieBefore): string =>
+    `${personalityName(side.image, cie) ?? ""}@${cie.personality?.value ?? "none"}`;
+  if (routine(old, cieBefore) !== routine(own, cieNow)) return "has another personality routine";
+  const at = rewritten + lengths.rewritten - 1;
+  const found = originals.map((o) => handlers(old, old.frames.indexAt(o), o + lengths.original - 1));
+  const now = handlers(own, is, at);
+  return found.includes(now) ? undefined : `an exception there ${now}; at ${hex(originals[0]!)} it ${found[0]}`;
+}
+
+/** Why the rows of code of its own do not fit it, or undefined. */
+function ownProblem(own: Side, index: number, bytes: Uint8Array): string | undefined {
+  const start = vaddr(own.frames.starts[index]!);
+  const depths = stackDepths(bytes, start);
+  if (typeof depths === "string") return `the unwind rules from ${hex(start)} on cannot be judged: ${depths}`;
+  const table = own.table(index);
+  for (const [at, depth] of depths) {
+    const wanted: FrameState = {
+      cfa: { kind: "register", register: DWARF_RSP, offset: depth },
+      rules: new Map([[16, { kind: "offset", offset: -8 }]]),
+      argsSize: 0,
+    };
+    const is = stateKey(stateAt(table, at));
+    if (is !== stateKey(wanted)) return `the unwind rule at ${hex(at)} is ${is}, not ${stateKey(wanted)}`;
+  }
+  return own.frames.fde(index).lsda === undefined ? undefined : "code of its own has an exception table";
+}
