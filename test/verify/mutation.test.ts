@@ -25,6 +25,7 @@ import { examine, type Finding } from "./mutation/judging.js";
 import { probeFaults } from "./mutation/probe-faults.js";
 import { type FixedLayout, Subject } from "./mutation/spots.js";
 import { tableOf } from "./mutation/table.js";
+import { wayFaults } from "./mutation/way-faults.js";
 import { tacticsLibrary } from "./planting.js";
 
 const LONG = process.env.LONG === "1";
@@ -45,7 +46,12 @@ async function mutants(): Promise<string> {
 const faultsIn = (name: string, path: string, among: readonly FixedLayout[]): Fault[] =>
   among
     .map((layout) => Subject.of(name, path, layout))
-    .flatMap((subject) => [...codeFaults(subject), ...probeFaults(subject), ...fileFaults(subject, SEED)]);
+    .flatMap((subject) => [
+      ...codeFaults(subject),
+      ...wayFaults(subject),
+      ...probeFaults(subject),
+      ...fileFaults(subject, SEED),
+    ]);
 
 const describeFault = ({ subject, kind, what, tactic }: Fault): string =>
   `${subject.name} (${subject.layout}), ${kind} at ${tactic}: ${what}`;

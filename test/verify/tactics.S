@@ -159,6 +159,166 @@ endfunction hop
 .balign 32, 0x90
 .skip 32, 0x90
 
+/* A short jump leads behind the probe, with padding behind itself. */
+function widened
+  push %rbx
+  .cfi_def_cfa_offset 16
+  call external
+  test %eax, %eax
+  je 2f
+  call external
+  STAP_PROBE1(tactics, widened, 8@%rbx)
+1:
+  add $8, %rbx
+  call external
+  pop %rbx
+  .cfi_remember_state
+  .cfi_def_cfa_offset 8
+  ret
+  .cfi_restore_state
+2:
+  mov %rsi, %rbx
+  jmp 1b
+endfunction widened
+.skip 16, 0x90
+
+/* A short conditional branch leads behind the probe, and goes through padding. */
+function relay
+  push %rbx
+  .cfi_def_cfa_offset 16
+  call external
+  test %eax, %eax
+  js 2f
+  call external
+  STAP_PROBE(tactics, relay)
+1:
+  add $16, %rbx
+  call external
+  pop %rbx
+  .cfi_remember_state
+  .cfi_def_cfa_offset 8
+  ret
+  .cfi_restore_state
+  nopl 0x100(%rax)
+2:
+  test %rsi, %rsi
+  jne 1b
+  call external
+  ud2
+endfunction relay
+
+/* The same without padding: the branch itself moves, and what stands behind it. */
+function moved
+  push %rbx
+  .cfi_def_cfa_offset 16
+  .rept 66
+  add %eax, %eax
+  .endr
+  call external
+  test %eax, %eax
+  js 2f
+  call external
+  STAP_PROBE(tactics, moved)
+1:
+  add $24, %rbx
+  call external
+  jmp 3f
+2:
+  test %rsi, %rsi
+  je 1b
+  lea 3(%rsi), %rbx
+3:
+  .rept 66
+  add %eax, %eax
+  .endr
+  pop %rbx
+  .cfi_def_cfa_offset 8
+  ret
+endfunction moved
+
+/* Two bytes of room, and padding that is out of a short jump's reach but for another one on the way. */
+function hop_twice
+  push %rbx
+  .cfi_def_cfa_offset 16
+  jmp 4f
+  nopl 0x100(%rax)
+4:
+  .rept 50
+  add %eax, %eax
+  .endr
+  test %edi, %edi
+  je 5f
+  jmp 2f
+  nop
+  nop
+5:
+  .rept 30
+  add %ecx, %ecx
+  .endr
+  call external
+1:
+  STAP_PROBE(tactics, hop_twice)
+  jmp 3f
+2:
+  mov %rdi, %rbx
+  jmp 1b
+3:
+  .rept 66
+  add %edx, %eax
+  .endr
+  pop %rbx
+  .cfi_def_cfa_offset 8
+  ret
+endfunction hop_twice
+
+/* Three bytes of room in front of a call, into which a near branch leads, and padding. */
+function hop_retarget
+  push %rbx
+  .cfi_def_cfa_offset 16
+  test %edi, %edi
+  .byte 0x0f, 0x88
+  .long 1f - . - 4
+  test %esi, %esi
+  jne 3f
+2:
+  call external
+3:
+  STAP_PROBE1(tactics, hop_retarget, 8@%rdi)
+1:
+  mov %rdi, %rbx
+  call external
+  pop %rbx
+  .cfi_def_cfa_offset 8
+  ret
+endfunction hop_retarget
+.skip 16, 0x90
+
+/* Two bytes of room, and no padding. */
+function evict
+  push %rbx
+  .cfi_def_cfa_offset 16
+  test %edi, %edi
+  .rept 27
+  add %ecx, %eax
+  lea 1(%rax), %ecx
+  .endr
+  jne 2f
+  call external
+1:
+  STAP_PROBE(tactics, evict)
+  jmp 3f
+2:
+  mov %rdi, %rbx
+  jmp 1b
+3:
+  .rept 66
+  add %edx, %eax
+  .endr
+  pop %rbx
+  .cfi_def_cfa_offset 8
+  ret
+endfunction evict
+
 /* A leaf function that keeps a value below rsp. */
 function guarded
   push %rbp

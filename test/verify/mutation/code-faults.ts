@@ -23,7 +23,12 @@ const JUMP_SIZE = 5;
 const hex = (value: number): string => `0x${value.toString(16)}`;
 
 export function codeFaults(subject: Subject): Fault[] {
-  return [...subject.spots.flatMap((spot) => new CodeFaults(subject, spot).all()), ...retargetFaults(subject)];
+  const helpers = subject.helpers.flatMap((spot) => new CodeFaults(subject, spot).all());
+  return [
+    ...subject.spots.flatMap((spot) => new CodeFaults(subject, spot).all()),
+    ...helpers,
+    ...retargetFaults(subject),
+  ];
 }
 
 /** Branches outside of windows that were led to new code. */
@@ -53,7 +58,7 @@ function retargetFaults(subject: Subject): Fault[] {
   return faults;
 }
 
-class CodeFaults {
+export class CodeFaults {
   private readonly faults: Fault[] = [];
 
   constructor(

@@ -47,6 +47,8 @@ export class Subject {
   /** The bytes of code that changed, in addresses, ascending. */
   readonly changed: readonly Range[];
   readonly spots: readonly Spot[];
+  /** The jumps and calls that lead to new code. */
+  readonly entries: readonly Piece[];
   /** New code, [start, end). */
   readonly added: readonly Range[];
 
@@ -61,6 +63,7 @@ export class Subject {
     this.changed = changedCode(rewritten.original, this.image);
     const section = sectionNamed(this.image, ".text.nop5");
     this.added = section === undefined ? [] : [{ start: section.sh_addr, end: section.sh_addr + section.sh_size }];
+    this.entries = this.changed.flatMap((c) => this.entriesIn(c));
     this.spots = this.findSpots();
   }
 
@@ -92,8 +95,8 @@ export class Subject {
 
   private findSpots(): Spot[] {
     const { sites } = this.rewritten.report;
-    const entries = this.changed.flatMap((c) => this.entriesIn(c));
-    const starts = [...new Set(entries.map((e) => e.facts.target!))].sort((a, b) => a - b);
+    const { entries } = this;
+    const starts = this.startsOf(entries);
     const used = new Set<UsdtNote>();
     return sites.flatMap((site): Spot[] => {
       const found = this.notes.find(
@@ -125,12 +128,43 @@ export class Subject {
     const start = starts.findLast((s) => s <= to);
     const entry = entries.find((e) => e.facts.target === start);
     if (start === undefined || entry === undefined) return undefined;
-    const limit = starts.find((s) => s > to) ?? this.added.at(-1)!.end;
+    return { ...common, entry, ...this.newCodeAt(start, starts) };
+  }
+
+  /** The piece of new code that begins at an address. */
+  private newCodeAt(start: number, starts: readonly number[]): Pick<Spot, "pieces" | "end" | "free"> {
+    const limit = starts.find((s) => s > start) ?? this.added.at(-1)!.end;
     const all = decodePieces(this.bytes(start, limit), start);
     const fill = all.findIndex((p) => p.facts.isInt3);
     const pieces = fill < 0 ? all : all.slice(0, fill);
     const end = pieces.at(-1)!.address + pieces.at(-1)!.bytes.length;
-    return { ...common, entry, pieces, end, free: limit - end };
+    return { pieces, end, free: limit - end };
+  }
+
+  /** Pieces of new code without a probe, as if they were the probe's that is nearest: branches and code that made room moved there. */
+  get helpers(): Spot[] {
+    const starts = this.startsOf(this.entries);
+    return starts.flatMap((start): Spot[] => {
+      if (this.spots.some((s) => s.entry?.facts.target === start)) return [];
+      const entry = this.entries.find((e) => e.facts.target === start)!;
+      const distance = (s: Spot): number => Math.abs(s.site.location - entry.address);
+      const owner = [...this.spots].sort((a, b) => distance(a) - distance(b))[0];
+      const window = this.changed.find((c) => entry.address < c.end && entry.address + JUMP_SIZE > c.start);
+      if (owner === undefined || window === undefined) return [];
+      return [{ ...owner, window, entry, ...this.newCodeAt(start, starts) }];
+    });
+  }
+
+  /** Where pieces of new code begin: what leads there from elsewhere may lead to their middle as well. */
+  private startsOf(entries: readonly Piece[]): number[] {
+    const before = new Set(
+      this.added.flatMap(({ start, end }) => {
+        const pieces = decodePieces(this.bytes(start, end), start);
+        return pieces.flatMap((p) => (p.facts.ends || p.facts.isInt3 ? [p.address + p.bytes.length] : []));
+      }),
+    );
+    const targets = new Set(entries.map((e) => e.facts.target!));
+    return [...targets].filter((t) => before.has(t) || this.added.some((a) => a.start === t)).sort((a, b) => a - b);
   }
 
   /** The changed bytes at a probe's old place, or nearby where its first nop stays. */
@@ -153,6 +187,8 @@ export class Subject {
     return found;
   }
 }
+
+const JUMP_SIZE = 5;
 
 /** lea -0x80(%rsp),%rsp */
 const LOWER_SIZE = 5;
