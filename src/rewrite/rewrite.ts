@@ -79,9 +79,9 @@ function rewriteUnguarded(input: Input, reason: string | null): RewriteResult {
   const fork = wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
-  const located = locate(planFor(subject, notes, false), () =>
-    placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject),
-  );
+  const plan = planFor(subject, notes, false);
+  const origins = plan.proposals.map((p) => p.window.start);
+  const located = locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, forkGuard, uncovered: [], changes: undefined });
 }
@@ -117,11 +117,10 @@ interface Forks {
   readonly changes: ({ readonly plan: ChildHandlerPlan } & ChildHandlerChanges) | undefined;
 }
 
-function placesWithUnwind({ places, obstacle }: Places, image: ElfImage, { facts }: Survey): Places {
-  return {
-    places: facts === undefined ? places : placesToUnwind(places, unwindable(image, facts.functions.ehFrame)),
-    obstacle,
-  };
+/** @param origins where new code comes from; undefined where a guard is part of it */
+function placesWithUnwind(places: Places, image: ElfImage, { facts }: Survey, origins?: readonly Vaddr[]): Places {
+  if (facts === undefined) return places;
+  return { ...places, places: placesToUnwind(places.places, unwindable(image, facts.functions.ehFrame), origins) };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {

@@ -24,9 +24,17 @@ export function unwindable(image: ElfImage, frames: EhFrame): Unwindable {
   return known.get(frames);
 }
 
-/** The same places, those first in which unwind information can stand beside the code. */
-export function placesToUnwind(places: readonly Place[], tables: Unwindable): readonly Place[] {
+/**
+ * The same places, those first in which unwind information can stand beside the code, where there is any to write.
+ * @param origins where new code comes from; undefined where some of it comes from nowhere
+ */
+export function placesToUnwind(
+  places: readonly Place[],
+  tables: Unwindable,
+  origins: readonly Vaddr[] | undefined,
+): readonly Place[] {
   if (typeof tables !== "object") return places;
+  if (origins?.every((origin) => tables.frames.indexAt(origin) < 0)) return places;
   const isSegment = (p: Place): boolean => p.kind === "new segment";
   return [...places.filter(isSegment), ...places.filter((p) => !isSegment(p))];
 }
