@@ -12,6 +12,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { cannotCompile } from "../live/kernel.js";
 import { build, scratch } from "../live/rewriting.js";
 import { corpus, corpusPath, FETCH_TIMEOUT, libraryPath } from "../packages/corpus.js";
+import { crowd } from "./crowd.js";
 import { program, rewritten } from "./family.js";
 import { type Cost, compareForks, type Form } from "./fork-clock.js";
 
@@ -22,21 +23,6 @@ const ATTEMPTS = 5;
 
 /** Sites in code as long as that of real programs: this much of something else in front of each, in bytes. */
 const APART = 24 * 1024;
-
-const source = (sites: number, apart: number): string => {
-  const numbers = Array.from({ length: sites }, (_, i) => i);
-  return `#include <unistd.h>
-#include <sys/sdt.h>
-static volatile long sum;
-${numbers
-  .map(
-    (i) => `__asm__(".text\\n.fill ${apart}, 1, 0xcc\\n");
-__attribute__((noinline)) static void f${i}(long i) { sum += i; STAP_PROBE1(crowd, p${i}, i); sum ^= i; }`,
-  )
-  .join("\n")}
-int main(void) { fork(); ${numbers.map((i) => `f${i}(${i});`).join(" ")} return 0; }
-`;
-};
 
 describe.skipIf(cannotCompile("the cost of forks"))("the cost of forks, untraced", () => {
   let clock: string;
@@ -71,7 +57,7 @@ describe.skipIf(cannotCompile("the cost of forks"))("the cost of forks, untraced
   ])("%i sites: at most %i percent more", async (sites, limit) => {
     for (const apart of [0, APART]) {
       const file = scratch("crowd.c");
-      writeFileSync(file, source(sites, apart));
+      writeFileSync(file, crowd(sites, apart));
       const compiled = await build("gcc", file, "-O2");
       const { path, forkGuard } = await rewritten(compiled);
       expect(forkGuard).toMatchObject({ installed: true, sites });

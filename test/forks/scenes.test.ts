@@ -2,9 +2,14 @@
  * Ways to fork, traced from before the program starts: with the fork guard no child dies, and every pass is counted, as in
  * the program as compiled. Without it children die in each of these ways: so each of these tests can fail.
  */
+import { writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import { cannotOptimize } from "../live/kernel.js";
-import { build } from "../live/rewriting.js";
+import { places } from "../live/places.js";
+import { build, scratch } from "../live/rewriting.js";
+import { attach } from "../packages/uprobes.js";
+import { run } from "../run.js";
+import { crowd } from "./crowd.js";
 import { type Forms, flawless, forms, type Played, play, program, rewritten } from "./family.js";
 
 const SITES = 5;
@@ -119,6 +124,51 @@ describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", 
     const { killed } = await play(family.compiled, "open", { traced: [library], environment });
     // This is what happens, not what should: at exit as at dlclose, __cxa_finalize takes the handler out.
     expect(killed).toEqual([SIGSEGV]);
+  });
+
+  it("behind handlers that were registered before it, a library's comes too late for what they call", async () => {
+    const of = (library: string) =>
+      play(family.compiled, "early-handler", { traced: [library], environment: { MEMBER: library } });
+    expect(await of(member.compiled)).toMatchObject({ begun: 2, ended: 2, libraryPasses: 9, killed: [] });
+    // This is what happens, not what should. The C library calls child handlers in the order in which they were registered.
+    for (const library of [member.guarded, member.bare])
+      expect(await of(library)).toMatchObject({ begun: 1, ended: 1, libraryPasses: 3, killed: [SIGSEGV] });
+  });
+
+  it("in another namespace (dlmopen) a library has another C library, whose forks alone it sees", async () => {
+    const of = (library: string) =>
+      play(family.compiled, "namespace", { traced: [library], environment: { MEMBER: library } });
+    expect(await of(member.compiled)).toMatchObject({ begun: 3, ended: 3, libraryPasses: 9, killed: [] });
+    // This is what happens, not what should: a child of the program dies, one of the library does not.
+    expect(await of(member.guarded)).toMatchObject({ begun: 3, ended: 2, libraryPasses: 6, killed: [SIGSEGV] });
+    expect(await of(member.bare)).toMatchObject({ begun: 3, ended: 1, libraryPasses: 3, killed: [SIGSEGV, SIGSEGV] });
+  });
+
+  it.each([
+    [1, "less than a page of code: the sites' mapping has two pages all the same"],
+    [531, "several pages of sites"],
+  ])("%i sites, %s", async (sites) => {
+    const file = scratch("crowd.c");
+    writeFileSync(file, crowd(sites));
+    const compiled = await build("gcc", file, "-O2");
+    const of = async (path: string, step = 0n) => {
+      const probes = attach((await places(path, step)).map((place) => place.point));
+      try {
+        const { status } = await run(path, []);
+        return { status, hits: [...new Set(probes.hits())] };
+      } finally {
+        probes.detach();
+      }
+    };
+    const alive = { status: 0, hits: [6] };
+    const dead = { status: SIGSEGV, hits: [3] };
+    expect(await of((await rewritten(compiled)).path)).toEqual(alive);
+    expect(await of((await rewritten(compiled, "--layout", "nop5", "--no-fork-guard")).path)).toEqual(dead);
+    if (sites > 1) return;
+    // Tracers that know the kernel attach to the second of the two.
+    const layout = ["--layout", "nop,nop5"];
+    expect(await of((await rewritten(compiled, ...layout)).path, 1n)).toEqual(alive);
+    expect(await of((await rewritten(compiled, ...layout, "--no-fork-guard")).path, 1n)).toEqual(dead);
   });
 
   it.each([

@@ -12,9 +12,10 @@ import { Tracer } from "../guard/tracer.js";
 import { bpftraceMissing } from "../live/bpftrace.js";
 import { cannotOptimize } from "../live/kernel.js";
 import { places } from "../live/places.js";
+import { build } from "../live/rewriting.js";
 import { skipBecause } from "../packages/skips.js";
 import { type AttachedProbes, attach } from "../packages/uprobes.js";
-import { type Forms, flawless, forms, type Played, play } from "./family.js";
+import { type Forms, flawless, forms, type Played, play, program } from "./family.js";
 
 const LONG = process.env.LONG !== undefined;
 const SITES = 5;
@@ -168,6 +169,42 @@ describe.skipIf(cannotOptimize("tracers of programs that fork"))("tracers of pro
     expect(guarded.begun).toBe(3);
     expect((await of(family.bare)).killed).toEqual([SIGSEGV]);
     expect(await diesOfInt3(() => of(family.bare, int3))).toBe(true);
+  });
+
+  it("a tracer of the parent alone comes and goes all along", { timeout: 300_000 }, async () => {
+    const toggle = await build("gcc", program("toggle.c"), "-O2");
+    const of = async (path: string, forks: number, environment: Environment = {}): Promise<Played> => {
+      const points = (await places(path)).map((place) => place.point.offset);
+      const event = new Tracer(path, points);
+      let tracer: ReturnType<typeof spawn> | undefined;
+      let times = "";
+      const end = async (): Promise<void> => {
+        if (tracer === undefined) return;
+        const ended = once(tracer, "close");
+        tracer.stdin!.end();
+        expect(await ended).toEqual([0, null]);
+        tracer = undefined;
+      };
+      const begin = (pid: number): void => {
+        tracer = spawn(toggle, [`${pid}`, `${event.id}`], { stdio: ["pipe", "pipe", "inherit"] });
+        tracer.stdout!.on("data", (chunk: Buffer) => (times += chunk.toString("latin1")));
+      };
+      try {
+        const played = await play(path, "many-of-one", { steps: [begin, end], arguments: [`${forks}`], environment });
+        const signals = [...new Set(played.killed)].join(", ");
+        console.log(`${forks} forks, ${played.killed.length} killed (${signals}), came and went ${times.trim()} times`);
+        return played;
+      } finally {
+        await end();
+        event.remove();
+      }
+    };
+    const forks = LONG ? 20_000 : 2_000;
+    const played = await of(family.guarded, forks);
+    expect(played).toEqual(flawless(played, 0));
+    expect(played.begun).toBe(forks + 1);
+    expect((await of(family.bare, 300)).killed.length).toBeGreaterThan(0);
+    expect(await diesOfInt3(() => of(family.bare, 300, int3))).toBe(true);
   });
 
   describe("two tracers come and go all along", () => {

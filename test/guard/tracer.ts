@@ -31,6 +31,11 @@ export class Tracer {
     return `${this.#name}/${this.#name}`;
   }
 
+  /** By which perf_event_open knows it. */
+  get id(): number {
+    return Number(readFileSync(`${this.#trace}/events/${this.event}/id`, "latin1"));
+  }
+
   on(): void {
     writeFileSync(`${this.#trace}/events/${this.event}/enable`, "1");
   }

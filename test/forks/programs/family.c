@@ -294,6 +294,24 @@ static void scene_close(void) {
     child_passes();
   }
 }
+/* In a namespace of its own, with a C library of its own, which knows nothing of forks by the program's. */
+static void scene_namespace(void) {
+  library = dlmopen(LM_ID_NEWLM, getenv("MEMBER"), RTLD_NOW);
+  if (library == NULL) exit(98);
+  call("member_pass");
+  child_passes_both();
+  call("member_fork");
+}
+/* A child handler that is registered before the library is there, and calls it. */
+static void call_library(void) {
+  if (library != NULL) call("member_pass");
+}
+static void scene_early_handler(void) {
+  pthread_atfork(NULL, NULL, call_library);
+  open_library();
+  call("member_pass");
+  child_passes_both();
+}
 /* The library does all by itself, in its constructor and its destructors: member.c. */
 static void scene_open(void) { open_library(); }
 
@@ -376,6 +394,13 @@ static void scene_many(void) {
   }
 }
 
+/* The tracer is told which process it is first. */
+static void scene_many_of_one(void) {
+  wait_for_test();
+  scene_many();
+  wait_for_test();
+}
+
 #ifdef UNCOVERED
 static int child_of_clone(void *unused) {
   count(&board()->begun);
@@ -431,6 +456,8 @@ static const struct scene {
     {"library", scene_library},
     {"library-forks", scene_library_forks},
     {"close", scene_close},
+    {"namespace", scene_namespace},
+    {"early-handler", scene_early_handler},
     {"open", scene_open},
     {"destructor", scene_destructor},
     {"nothing", scene_nothing},
@@ -441,6 +468,7 @@ static const struct scene {
     {"traced", scene_traced},
     {"untraced-child", scene_untraced_child},
     {"many", scene_many},
+    {"many-of-one", scene_many_of_one},
 #ifdef UNCOVERED
     {"uncovered", scene_uncovered},
 #endif
