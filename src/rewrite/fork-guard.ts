@@ -1,9 +1,9 @@
 /**
  * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
  *
- * On Linux 6.18 to 7.2 a forked child dies at a nop5 that its parent ran while traced. The guard is a child handler
- * (imports/child-handler.ts) whose code (guard/child-guard.ts) looks at every nop5 site of the file, those too that stood
- * there before.
+ * On Linux 6.18 to 7.2 a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
+ * (imports/fork-cover.ts: how it gets there) and looks at every nop5 site of the file, those too that stood there before
+ * (guard/child-guard.ts: what it does).
  *
  * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one behind the other,
  * wherever they can move there: the plan is told so, and leaves in place what can be nowhere else.
@@ -17,20 +17,13 @@ import type { CfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
-import { forksWithoutHandlers } from "../facts/uncovered-forks.js";
 import { childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
 import type { RewriteOptions } from "./contract.js";
-import {
-  type ChildHandlerPlan,
-  childHandlerCode,
-  childHandlerPlaces,
-  planChildHandler,
-} from "./imports/child-handler.js";
-import type { Stubs } from "./imports/stubs.js";
+import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
 import type { Places } from "./locate.js";
 import type { NamedCode, NewCode } from "./new-code.js";
 import type { Place } from "./place.js";
@@ -41,30 +34,36 @@ const needsGuard = ({ kernel, layout }: RewriteOptions): boolean =>
   kernel !== "7.3" && layout !== "nop,nop10" && !(kernel === "any" && layout === "auto");
 
 export interface ForkGuardPlan {
-  readonly handler: ChildHandlerPlan;
-  /** The ways to fork that run no child handler, in words for people. */
+  readonly cover: ForkCoverPlan;
+  /** The ways to fork that the guard does not see, in words for people. */
   readonly uncovered: readonly string[];
 }
 
-/**
- * The plan of a guard, or why there is none, in words for people; undefined where no kernel that the options name needs it.
- * @throws InputError where the file's dynamic tables are damaged
- */
-export function planForkGuard(image: ElfImage, options: RewriteOptions): ForkGuardPlan | string | undefined {
-  if (!needsGuard(options)) return undefined;
-  if (!options.forkGuard) return "--no-fork-guard leaves it out";
-  const handler = planChildHandler(image);
-  if (typeof handler === "string") return handler;
-  const uncovered = forksWithoutHandlers(image).filter((way) => way.memory !== "shares");
-  return { handler, uncovered: uncovered.map((way) => way.name) };
+/** No guard. */
+export interface NoForkGuard {
+  readonly cover: undefined;
+  /** Why, in words for people, or null where no kernel that the options name needs one. */
+  readonly reason: string | null;
+  /** It is known that the process never forks. */
+  readonly neverForks: boolean;
+}
+
+/** @throws InputError where the file's dynamic tables are damaged */
+export function planForkGuard(image: ElfImage, options: RewriteOptions): ForkGuardPlan | NoForkGuard {
+  const none = (reason: string | null, neverForks = false): NoForkGuard => ({ cover: undefined, reason, neverForks });
+  if (!needsGuard(options)) return none(null);
+  if (!options.forkGuard) return none("--no-fork-guard leaves it out");
+  const { plan, obstacle, uncovered } = forkCover(image);
+  if (obstacle !== undefined) return none(obstacle);
+  return plan === undefined ? none("the program never forks", true) : { cover: plan, uncovered };
 }
 
 export const uncoveredWords = (ways: readonly string[]): string =>
-  `it may fork in ways that run no child handler: ${ways.join(", ")}`;
+  `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
 /** The places for new code with a guard: those in segments of two pages or more first. */
-export function guardedPlaces({ handler }: ForkGuardPlan, tableAtEnd: boolean): Places {
-  const { places, obstacle } = childHandlerPlaces(handler, tableAtEnd);
+export function guardedPlaces({ cover }: ForkGuardPlan, tableAtEnd: boolean): Places {
+  const { places, obstacle } = coverPlaces(cover, tableAtEnd);
   const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }
@@ -76,7 +75,7 @@ export interface ForkGuard {
   readonly pages: number;
   /** Sites in a mapping of one page. */
   readonly uncounted: readonly Vaddr[];
-  readonly stubs: Stubs;
+  readonly code: CoverCode;
 }
 
 export interface GuardedCode {
@@ -110,21 +109,21 @@ export function nop5Before(
  * @param before nop5 sites that the input has
  */
 export function withForkGuard(
-  { handler }: ForkGuardPlan,
+  { cover }: ForkGuardPlan,
   place: Place,
   newCode: NewCode,
   placed: readonly PlacedProbe[],
   before: readonly Vaddr[],
 ): GuardedCode | string {
   const sites = [...placed.map(nop5Of), ...before].filter((site) => (site % PAGE_SIZE) + 5 <= PAGE_SIZE);
-  const mappings = mappingsOf(handler.image, place, sites);
+  const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
   let pages = 0;
   let unwind: CfaRows | undefined;
   let codeEnd: Vaddr | undefined;
-  let stubs: Stubs;
+  let code: CoverCode;
   try {
-    stubs = childHandlerCode(handler, start, (at) => {
+    code = coverCode(cover, start, (at) => {
       const guard = childGuard(at, mappings);
       pages = guard.pageCount;
       unwind = guard.unwind;
@@ -135,20 +134,20 @@ export function withForkGuard(
     if (error instanceof RangeError) return error.message;
     throw error;
   }
-  const end = start + stubs.bytes.length;
+  const end = start + code.bytes.length;
   // A segment of two pages: see above.
   const whole = place.kind === "new segment" ? Math.max(end, place.p_vaddr + PAGE_SIZE + 1) : end;
   if (whole - place.start > place.capacity) return "there is no room for the fork guard";
   const bytes = new Uint8Array(whole - newCode.start).fill(INT3);
   bytes.set(newCode.bytes);
-  bytes.set(stubs.bytes, start - newCode.start);
+  bytes.set(code.bytes, start - newCode.start);
   const named: NamedCode[] = [
-    { name: "usdt_nop5.fork_guard", start: stubs.child, end: codeEnd!, unwind: unwind! },
-    ...stubs.named,
+    { name: "usdt_nop5.fork_guard", start: code.child, end: codeEnd!, unwind: unwind! },
+    ...code.named,
   ];
   return {
     newCode: { ...newCode, bytes, named: [...newCode.named, ...named] },
-    guard: { sites: sites.length, pages, uncounted: uncounted(handler.image, place, sites), stubs },
+    guard: { sites: sites.length, pages, uncounted: uncounted(cover.image, place, sites), code },
   };
 }
 

@@ -26,6 +26,8 @@ export interface HazardContext {
   readonly already: readonly { readonly location: Vaddr; readonly redZone: RedZone }[];
   /** Why the process may fork, or undefined. */
   readonly wayToFork: string | undefined;
+  /** It is known that it never does. */
+  readonly neverForks: boolean;
   /** The fork guard, or undefined and perhaps a reason. */
   readonly guard: ForkGuard | undefined;
   readonly noGuard: string | undefined;
@@ -63,9 +65,9 @@ const way = (makesNop5: boolean, option: string): string =>
   makesNop5 ? option : "the probes were built so: no option changes them";
 
 function forkHazard(context: HazardContext): Hazard[] {
-  const { layout, placed, already, wayToFork, guard, noGuard, uncovered } = context;
+  const { layout, placed, already, wayToFork, neverForks, guard, noGuard, uncovered } = context;
   const makesNop5 = placed.size > 0 && usesNop5(layout);
-  if (!makesNop5 && already.length === 0) return [];
+  if (neverForks || (!makesNop5 && already.length === 0)) return [];
   const effect =
     "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
   const option = way(makesNop5, "--layout nop,nop10 is safe");

@@ -24,7 +24,8 @@ import {
   withForkGuard,
 } from "./fork-guard.js";
 import { hazardsOf } from "./hazards.js";
-import { type ChildHandlerChanges, type ChildHandlerPlan, childHandlerChanges } from "./imports/child-handler.js";
+import type { ChildHandlerChanges } from "./imports/child-handler.js";
+import { coverChanges } from "./imports/fork-cover.js";
 import { chooseLayout } from "./layout-choice.js";
 import { type Located, locate, locateGuarded, type Places } from "./locate.js";
 import { decodeMemo, encodeMemo, type Memo, sameOptions } from "./memo.js";
@@ -56,10 +57,11 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const before = options.newBuildId ? newBuildId(original) : [];
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
   const input: Input = { original, before, image, notes: readUsdtNotes(image), options, inputSize };
-  const guard = input.notes.length === 0 ? undefined : planForkGuard(image, options);
-  if (guard === undefined || typeof guard === "string") return rewriteUnguarded(input, guard ?? null);
+  if (input.notes.length === 0) return rewriteUnguarded(input, null, false);
+  const guard = planForkGuard(image, options);
+  if (guard.cover === undefined) return rewriteUnguarded(input, guard.reason, guard.neverForks);
   const guarded = rewriteGuarded(input, guard);
-  return typeof guarded === "string" ? rewriteUnguarded(input, guarded) : guarded;
+  return typeof guarded === "string" ? rewriteUnguarded(input, guarded, false) : guarded;
 }
 
 /** What one run works from. */
@@ -74,16 +76,16 @@ interface Input {
 }
 
 /** @param reason why there is no fork guard, or null where no kernel needs one */
-function rewriteUnguarded(input: Input, reason: string | null): RewriteResult {
+function rewriteUnguarded(input: Input, reason: string | null, neverForks: boolean): RewriteResult {
   const { image, options, notes } = input;
-  const fork = wayToFork(image);
+  const fork = neverForks ? undefined : wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
   const plan = planFor(subject, notes, false);
   const origins = plan.proposals.map((p) => p.window.start);
   const located = locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
-  return finish(input, subject, located, { wayToFork: fork, forkGuard, uncovered: [], changes: undefined });
+  return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
 }
 
 /** With the fork guard, or why it is of no use here. */
@@ -94,27 +96,29 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   const subject = survey(input, layout);
   const plan = planFor(subject, notes, true);
   if (plan.proposals.length === 0) return "no probe becomes a nop5";
-  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.handler.image, subject);
+  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.cover.image, subject);
   const located = locateGuarded(plan, places, (place, newCode, placed) =>
     withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
   );
   if (typeof located === "string") return located;
-  const { sites, pages, stubs } = located.guard!;
+  const { sites, pages, code } = located.guard!;
   return finish(input, subject, located, {
     wayToFork: wayToFork(image),
+    neverForks: false,
     forkGuard: { installed: true, reason: null, sites, pages },
     uncovered: guard.uncovered,
-    changes: { plan: guard.handler, ...childHandlerChanges(guard.handler, stubs) },
+    changes: { image: guard.cover.image, ...coverChanges(guard.cover, code) },
   });
 }
 
 /** What is known about forks by now. */
 interface Forks {
   readonly wayToFork: string | undefined;
+  readonly neverForks: boolean;
   readonly forkGuard: ForkGuardReport | null;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
-  readonly changes: ({ readonly plan: ChildHandlerPlan } & ChildHandlerChanges) | undefined;
+  readonly changes: ({ readonly image: ElfImage } & ChildHandlerChanges) | undefined;
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
@@ -128,7 +132,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const { proposals, code, placed } = located;
   const { layout } = subject;
   // Where a guard is, program headers are those that have room for its words.
-  const image = forks.changes?.plan.image ?? input.image;
+  const image = forks.changes?.image ?? input.image;
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
   const sites = notes.map((note) => reportSite(note, subject, chosen, located));
   const hazards = hazardsOf({
@@ -139,6 +143,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     placed,
     already: bareNop5Sites(image, notes, subject),
     wayToFork: forks.wayToFork,
+    neverForks: forks.neverForks,
     guard: located.guard,
     noGuard: forks.forkGuard?.reason ?? undefined,
     uncovered: forks.uncovered,
