@@ -23,8 +23,14 @@ export interface BothRun {
   readonly onlyTraced: boolean;
 }
 
-export function runBoth(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): BothRun {
-  const a = original.run(state, start);
+/** Where a run begins: behind a call that moved, each side where its own returns to. */
+export interface Start {
+  readonly original: Vaddr;
+  readonly rewritten: Vaddr;
+}
+
+export function runBoth(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Start): BothRun {
+  const a = original.run(state, start.original);
   const silent = (because: string, b: Run = a): BothRun => ({
     original: a,
     rewritten: b,
@@ -37,13 +43,14 @@ export function runBoth(original: SideRunner, rewritten: SideRunner, state: Mach
   // As far as it was followed there is no end to hold against another.
   if (a.end.kind === "given up") return silent(a.end.detail);
   const most = LONGER * MOST_INSIDE;
-  const b = rewritten.run(state, start, { most });
+  const b = rewritten.run(state, start.rewritten, { most });
   if (b.end.kind === "unimplemented") return silent(`not emulated: ${b.end.detail}`, b);
   const difference = differenceOf(a, b);
-  if (difference !== undefined && readsChangedFile(original, rewritten, state, start))
+  if (difference !== undefined && readsChangedFile(original, rewritten, state, start.original))
     return silent("it reads the bytes of the file that were changed", b);
   const onlyTraced =
-    difference !== undefined && differenceOf(a, rewritten.run(state, start, { most, untraced: true })) === undefined;
+    difference !== undefined &&
+    differenceOf(a, rewritten.run(state, start.rewritten, { most, untraced: true })) === undefined;
   return { original: a, rewritten: b, says: true, because: undefined, difference, onlyTraced };
 }
 
@@ -72,7 +79,7 @@ function differenceOf(a: Run, b: Run): string | undefined {
   // A fault in code that moved has another address, and within a call that is made early rsp is lower.
   const isMovedFault = a.end.kind === "fault" && a.ip !== b.ip;
   if (!isMovedFault && a.ip !== b.ip) return `it goes on at ${hex(b.ip)}, not at ${hex(a.ip)}`;
-  const writes = writesDiffer(a.writes, b.writes);
+  const writes = b.callsFromNew ? callsDiffer(a.writes, b.writes) : writesDiffer(a.writes, b.writes);
   if (writes !== undefined) return writes;
   for (let register = 0; register < 16; register++)
     if (!sameWords(a, b, 2 * register, 2) && !(isMovedFault && register === Gpr.RSP))
@@ -96,6 +103,14 @@ function writesDiffer(a: readonly Write[], b: readonly Write[]): string | undefi
   const count = Math.max(a.length, b.length);
   for (let i = 0; i < count; i++) if (!isSameWrite(a[i], b[i])) return `write ${i + 1} to memory is not the same`;
   return undefined;
+}
+
+/** Of a call that moved the return address is another one; it stands in the same place. */
+function callsDiffer(a: readonly Write[], b: readonly Write[]): string | undefined {
+  const [x, y] = [a.at(-1), b.at(-1)];
+  if (x?.address !== y?.address || x?.bytes.length !== y?.bytes.length)
+    return "the return address is not in the same place";
+  return writesDiffer(a.slice(0, -1), b.slice(0, -1));
 }
 
 const names = Object.entries(Gpr).map(([name, number]) => [number, name.toLowerCase()] as const);

@@ -63,6 +63,8 @@ export interface Run {
   readonly words: Int32Array;
   readonly rflags: number;
   readonly writes: readonly Write[];
+  /** The last write is the return address of a call in new code: it is another one than the original's. */
+  readonly callsFromNew: boolean;
   /** The notes whose probes were passed, in order. */
   readonly passed: readonly number[];
   /** Conditional branches in the window: link-time address, and whether it was taken. */
@@ -165,6 +167,7 @@ export class SideRunner {
       words: cpu.w.slice(0, STATE_WORDS),
       rflags: cpu.rflags,
       writes: log.inOrder(this.writes),
+      callsFromNew: log.callsFromNew,
     };
     this.cleanUp();
     return run;
@@ -269,6 +272,8 @@ export class SideRunner {
     const { cpu, map, bias } = this;
     const { mnemonic, operands } = instruction;
     const ip = cpu.ip - bias;
+    // One that is made early is in its place where the original calls, with the return address of there.
+    if (mnemonic === Mnemonic.Call && map.isNew(at)) log.callsFromNew = true;
     if (operands[0]?.kind !== "target")
       return mnemonic === Mnemonic.Ret || mnemonic === Mnemonic.Jmp || mnemonic === Mnemonic.Call;
     if (isInside && isConditional(instruction)) log.branches.push({ at, taken: ip !== at + instruction.length });
@@ -297,6 +302,7 @@ class RunLog {
   /** Which write is the return address of a call that is made before its time, and before which write it was due; or -1. */
   early = -1;
   late = -1;
+  callsFromNew = false;
   private counted = 0;
 
   constructor(private readonly most: number) {}

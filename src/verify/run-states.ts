@@ -12,7 +12,7 @@ import { RSP } from "../x86/effects.js";
 import { constantsOf } from "../x86/relocate.js";
 import type { CodeReader } from "./code-reader.js";
 import { BOUNDARIES, type MachineState, stateOf } from "./machine-states.js";
-import { type BothRun, runBoth } from "./run-both.js";
+import { type BothRun, runBoth, type Start } from "./run-both.js";
 import type { Run, SideRunner } from "./run-side.js";
 
 /** How many states of the stream each arrival is run from. */
@@ -40,11 +40,12 @@ export interface WindowRuns {
 }
 
 /** Runs both sides from an arrival on; stops at the first difference. */
-export function runStates(sides: Sides, start: Vaddr, addresses: readonly StackAddress[], states = STATES): WindowRuns {
+export function runStates(sides: Sides, from: Start, addresses: readonly StackAddress[], states = STATES): WindowRuns {
+  const start = from.original;
   const runs: StateRun[] = [];
   const coverage = new Coverage();
   const run = (state: MachineState): boolean => {
-    const both = runBoth(sides.original, sides.rewritten, state, start);
+    const both = runBoth(sides.original, sides.rewritten, state, from);
     runs.push({ state, both });
     coverage.add(state, both.original);
     return both.difference !== undefined && !both.onlyTraced;

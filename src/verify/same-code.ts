@@ -271,6 +271,8 @@ export class Walk {
       return different(`the instruction at ${hex(b.address)} depends on rsp, which is lower there`);
     if (flow & PINNED && a.address !== b.address)
       return different(`the instruction at ${hex(a.address)} must not run at another address, ${hex(b.address)}`);
+    const call = flow & Flow.Call && a.address !== b.address ? this.movedCall(a, b) : undefined;
+    if (call !== undefined) return different(call);
     const leadsToNew = !Number.isNaN(b.target) && subject.isNew(b.target);
     const touched = step.touched || a.address !== b.address || leadsToNew;
     this.passedQuietly(step, touched);
@@ -283,6 +285,23 @@ export class Walk {
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
       this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
+    return undefined;
+  }
+
+  /**
+   * What is wrong with a call that is made elsewhere. The same function is called with the same arguments, and returns to where
+   * the rewritten side goes on; it sees another return address. Whoever unwinds by it has frames in new code (rest/new-frames.ts);
+   * code of the same function, and what does not return to it, may do anything else with it.
+   */
+  private movedCall(a: Instruction, b: Instruction): string | undefined {
+    const { subject } = this;
+    if (!subject.isNew(b.address))
+      return `the call at ${hex(a.address)} must not run at another address, ${hex(b.address)}`;
+    if (subject.isInner(a, a.target))
+      return `the call at ${hex(a.address)} is made at ${hex(b.address)}, and what it calls may be after its return address`;
+    const behind = subject.original.code.at(a.address + a.length);
+    if (behind !== null && (behind.flow & Flow.Return) !== 0)
+      return `the call at ${hex(a.address)} is made at ${hex(b.address)}, and may not return to the ret behind it`;
     return undefined;
   }
 
@@ -343,8 +362,8 @@ export class Walk {
 /** What goes where rsp says, or lets others see it. */
 const LEAVES = Flow.Return | Flow.IndirectJump | Flow.Call | Flow.Trap | Flow.Transaction;
 
-/** What somebody else sees the address of: the called function, the kernel, the processor's own checks. */
-const PINNED = Flow.Call | Flow.Trap | Flow.Transaction | Flow.Landing;
+/** What somebody else sees the address of: the kernel, the processor's own checks. */
+const PINNED = Flow.Trap | Flow.Transaction | Flow.Landing;
 
 const BRANCHES = Flow.Conditional | Flow.Call | Flow.Transaction;
 

@@ -17,7 +17,7 @@ import { FunctionEnds } from "./function-ends.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
-import { type Proof, Walk } from "./same-code.js";
+import { type FrameOrigin, type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
@@ -152,5 +152,13 @@ function run(
   if (proof === undefined) return [];
   const states = proof.mismatches.length > 0 ? MANY_STATES : undefined;
   const certain = arrivals.filter((a) => !a.doubtful).map((a) => a.address);
-  return [...new Set([...certain, ...returns])].map((at) => runStates(sides, at, stackAddressesAt(facts, at), states));
+  return [...new Set([...certain, ...returns])].map((original) => {
+    const call = certain.includes(original) ? undefined : proof.frames.find((f) => returnOf(f) === original);
+    const rewritten = call === undefined ? original : vaddr(call.rewritten + call.lengths.rewritten);
+    return runStates(sides, { original, rewritten }, stackAddressesAt(facts, original), states);
+  });
 }
+
+/** Where a call returns to that both sides make, in the original. */
+const returnOf = ({ originals, lengths }: FrameOrigin): number | undefined =>
+  lengths.original > 1 ? originals[0]! + lengths.original : undefined;

@@ -46,6 +46,12 @@ export class Subject {
     return part === undefined || call.address + call.length < part.end;
   }
 
+  /** Whether an instruction's target lies in its own function, and is not where that begins. */
+  isInner({ address }: Pick<Instruction, "address">, target: number): boolean {
+    const part = this.layout.part(address);
+    return part !== undefined && target > part.start && target < part.end;
+  }
+
   isChanged({ address, length }: Pick<Instruction, "address" | "length">): boolean {
     return touches(this.changed, address, address + length);
   }
