@@ -45,6 +45,7 @@ export const verifyDocument = ({ input, report, live }: VerifyRun): object => ({
   })),
   findings: report.findings.map(({ where, what }) => ({ where, what })),
   uncompared: report.uncompared,
+  forkGuard: report.forkGuard,
   live,
 });
 

@@ -54,6 +54,11 @@ export interface VerifyReport {
   readonly findings: readonly FileFinding[];
   /** What could not be held against the original, since another tool changed the file after it was rewritten. */
   readonly uncompared: readonly string[];
+  /**
+   * The fork guard, or null where there is none. Equivalent: the program is the same with it, where nobody traces as well as
+   * in a child of a traced process, but for what a guard is to do. What is different is among the findings, too.
+   */
+  readonly forkGuard: { readonly verdict: Verdict; readonly reason: string | null } | null;
 }
 
 /*

@@ -15,6 +15,7 @@ import { type ElfImage, offsetOf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { derivedBuildId } from "../rewrite/derived-build-id.js";
 import type { FileFinding } from "./contract.js";
+import type { Guard } from "./guard/guard.js";
 import { judgeDynamic } from "./rest/dynamic.js";
 import type { FileStretch, Finding, Ruling } from "./rest/findings.js";
 import { judgeFrames } from "./rest/frames.js";
@@ -27,6 +28,7 @@ import { judgeSections, pairSections } from "./rest/sections.js";
 import { judgeSegments, pairSegments } from "./rest/segments.js";
 import { judgeNames, judgeSymbols } from "./rest/symbols.js";
 import { compareUnloaded, judgeUndescribed } from "./rest/unloaded.js";
+import type { FrameOrigin } from "./same-code.js";
 
 export interface RestReport {
   readonly findings: readonly FileFinding[];
@@ -37,12 +39,16 @@ export interface RestReport {
 /**
  * Compares everything but the code of the sites.
  * @param explained the code that sites account for, as link-time addresses: of what the original has, and of what is new
+ * @param origins for each instruction of new code, where the original is then
+ * @param guard what there is for a fork guard's sake, where there is one
  * @param asLaidOut whether the file has the layout that rewrite gave it
  */
 export function compareRest(
   rewritten: ElfImage,
   original: ElfImage,
   explained: readonly Run[],
+  origins: readonly FrameOrigin[],
+  guard: Guard | undefined,
   asLaidOut: boolean,
 ): RestReport {
   const code = union(explained);
@@ -50,12 +56,13 @@ export function compareRest(
   const segments = pairSegments(original, rewritten);
   const buildId = acceptedBuildId(original, rewritten);
 
-  const frames = judgeFrames(original, rewritten, sections, code);
-  const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code);
+  const frames = judgeFrames(original, rewritten, sections, code, origins, asLaidOut);
+  const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code, guard);
   const names = asLaidOut ? judgeNames(rewritten, sections, symbols.addedNames) : nothing;
   const notes = judgeNotes(original, rewritten, sections);
-  const dynamic = judgeDynamic(original, rewritten, sections, asLaidOut);
-  const contents = union([buildId, frames, symbols, names, notes, dynamic].flatMap(({ judged }) => judged));
+  const dynamic = judgeDynamic(original, rewritten, sections, guard, asLaidOut);
+  const guarded: Ruling = guard ?? nothing;
+  const contents = union([buildId, frames, symbols, names, notes, dynamic, guarded].flatMap(({ judged }) => judged));
   const moved = judgeMoved(original, rewritten, sections, contents, asLaidOut);
 
   const judged = union<FileStretch>([
@@ -69,11 +76,11 @@ export function compareRest(
   ]);
   const all: Finding[] = [
     ...judgeHeader(original, rewritten, sections),
-    ...judgeSegments(original, rewritten, segments, contents, asLaidOut),
-    ...judgeSections(original, rewritten, sections, asLaidOut),
-    ...[frames, symbols, names, notes, dynamic, moved].flatMap(({ findings }) => findings),
+    ...judgeSegments(original, rewritten, segments, contents, guard?.words, asLaidOut),
+    ...judgeSections(original, rewritten, sections, guard, asLaidOut),
+    ...[frames, symbols, names, notes, dynamic, guarded, moved].flatMap(({ findings }) => findings),
     ...compareLoaded(original, rewritten, segments, judged),
-    ...judgeFill(rewritten, sections, code),
+    ...judgeFill(rewritten, sections, union([...code, ...(guard?.code ?? [])])),
     ...(asLaidOut ? judgeAdded(original, rewritten, segments, sections) : []),
     ...compareUnloaded(original, rewritten, sections, judged, asLaidOut),
     ...judgeUndescribed(original, rewritten),

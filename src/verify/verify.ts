@@ -4,7 +4,9 @@
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
+import { addedCode } from "./changed-code.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
+import { examineGuard, type Guard } from "./guard/guard.js";
 import type { Original } from "./original.js";
 import { compareRest } from "./rest.js";
 import { examineCode } from "./sites.js";
@@ -15,17 +17,23 @@ import { examineCode } from "./sites.js";
  */
 export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Original): VerifyReport {
   if (image === undefined)
-    return { sites: unjudged(rewritten, "the original cannot be restored"), findings, uncompared: [] };
+    return {
+      sites: unjudged(rewritten, "the original cannot be restored"),
+      findings,
+      uncompared: [],
+      forkGuard: null,
+    };
   // Where the original can be read and the rewritten file cannot, that is a difference and no bad input.
   if (!hasReadableNotes(rewritten)) {
     const sites = unjudged(image, "the notes of the rewritten file cannot be read");
-    const rest = compareRest(rewritten, image, [], asLaidOut);
-    return { ...rest, sites, findings: [...findings, ...rest.findings] };
+    const rest = compareRest(rewritten, image, [], [], undefined, asLaidOut);
+    return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
-    const { sites, explained } = examineCode(rewritten, image);
-    const rest = compareRest(rewritten, image, explained, asLaidOut);
-    return { sites, findings: [...findings, ...rest.findings], uncompared: rest.uncompared };
+    const { sites, explained, origins } = examineCode(rewritten, image);
+    const guard = examineGuard(rewritten, image, addedCode(image, rewritten));
+    const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
+    return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {
     // What is known not to be the original may have damaged tables: that it is not the original is the answer.
     if (!(error instanceof InputError) || findings.length === 0) throw error;
@@ -33,8 +41,16 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
       sites: unjudged(rewritten, `the original cannot be restored: ${error.message}`),
       findings,
       uncompared: [],
+      forkGuard: null,
     };
   }
+}
+
+/** What is said of the guard alone; what is wrong with it is among the findings as well. */
+function guardVerdict(guard: Guard | undefined): VerifyReport["forkGuard"] {
+  if (guard === undefined) return null;
+  const [problem] = guard.findings;
+  return { verdict: problem === undefined ? "equivalent" : "different", reason: problem?.what ?? null };
 }
 
 function hasReadableNotes(image: ElfImage): boolean {

@@ -46,6 +46,7 @@ const report = (sites: readonly SiteVerdict[], rest: Partial<VerifyReport> = {})
   sites,
   findings: [],
   uncompared: [],
+  forkGuard: null,
   ...rest,
 });
 
@@ -107,6 +108,7 @@ describe("verify", () => {
       ],
       findings: [finding, finding],
       uncompared: [],
+      forkGuard: null,
       live: null,
     });
   });

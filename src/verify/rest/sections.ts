@@ -1,14 +1,17 @@
 /**
  * Which section of the rewritten file is which of the original, and what the section headers say.
  *
- * Sections keep their names and their order. New are one `.text.nop5` at most and `.usdt_nop5`. A section that is loaded
- * may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
+ * Sections keep their names and their order. New are one `.text.nop5` at most, its exception tables, with a fork guard
+ * `.bss.nop5`, and `.usdt_nop5`. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
  * change where a new one stands before them, so every number is translated before it is compared.
  */
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
+import { WORDS_SECTION } from "../../rewrite/imports/words.js";
 import { CARRY_SECTION, CODE_SECTION } from "../../rewrite/sections.js";
+import { EXCEPTIONS_SECTION } from "../../rewrite/unwind/layout.js";
+import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
 
 const NOTE_SECTION = ".note.stapsdt";
@@ -23,6 +26,10 @@ export interface SectionPairs {
   /** The section with new code, where there is one. */
   readonly code: Section | undefined;
   readonly carry: Section | undefined;
+  /** The section with exception tables of new code, where there is one. */
+  readonly exceptions: Section | undefined;
+  /** The section with a fork guard's words, where there is one. */
+  readonly words: Section | undefined;
   /** Sections of the original that the rewritten file lacks, and sections of the latter that are not explained. */
   readonly gone: readonly Section[];
   readonly strange: readonly Section[];
@@ -56,6 +63,8 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   }
   const carry = take(CARRY_SECTION, () => true);
   const code = take(CODE_SECTION, () => true);
+  const exceptions = take(EXCEPTIONS_SECTION, () => true);
+  const words = take(WORDS_SECTION, () => true);
   const numbers = new Map([...partners].map(([from, to]) => [from.index, to.index]));
   return {
     pairs: wanted.flatMap((s) => {
@@ -64,6 +73,8 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
     }),
     code,
     carry,
+    exceptions,
+    words,
     gone: wanted.filter((s) => !partners.has(s)),
     strange: [...free.values()].flat().sort((a, b) => a.index - b.index),
     numberOf: (index) => numbers.get(index),
@@ -72,12 +83,19 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
 
 /** Whether a table may have this size now: notes say more or less, symbols and names of new code are added. */
 function mayHaveSize(original: ElfImage, s: Section, size: number): boolean {
+  if (isUnwindTable(original, s)) return size > s.sh_size;
   if (s.sh_flags & elf.SHF_ALLOC) return false;
   if (s.sh_type === elf.SHT_NOTE) return s.name === NOTE_SECTION;
   return (
     size > s.sh_size && (s.sh_type === elf.SHT_SYMTAB || (s.sh_type === elf.SHT_STRTAB && isNameTable(original, s)))
   );
 }
+
+/** Whether a section is `.eh_frame`, or the table that PT_GNU_EH_FRAME leads to: new code has entries in them. */
+export const isUnwindTable = (image: ElfImage, s: Section): boolean =>
+  (s.sh_flags & elf.SHF_ALLOC) !== 0 &&
+  (s.name === ".eh_frame" ||
+    image.programHeaders.some((p) => p.p_type === elf.PT_GNU_EH_FRAME && p.p_vaddr === s.sh_addr && s.sh_size > 0));
 
 /** Whether a table holds the names of symbols that are not loaded, or of sections. */
 export const isNameTable = (image: ElfImage, s: Section): boolean =>
@@ -93,6 +111,7 @@ export function judgeSections(
   original: ElfImage,
   rewritten: ElfImage,
   pairs: SectionPairs,
+  guard: Guard | undefined,
   asLaidOut: boolean,
 ): Finding[] {
   const findings: Finding[] = [];
@@ -114,7 +133,7 @@ export function judgeSections(
     if (asLaidOut && r.sh_name !== o.sh_name) say(r, changed("sh_name", r.sh_name, o.sh_name));
     const same: readonly (keyof Section)[] = ["sh_type", "sh_flags", "sh_addralign", "sh_entsize"];
     for (const field of same) if (o[field] !== r[field]) say(r, changed(field, r[field], o[field]));
-    if (r.sh_size !== o.sh_size && !mayHaveSize(original, o, r.sh_size))
+    if (r.sh_size !== o.sh_size && r.sh_size !== guard?.sizes.get(o.index) && !mayHaveSize(original, o, r.sh_size))
       say(r, changed("sh_size", r.sh_size, o.sh_size));
     if (!isLoaded(o) && r.sh_addr !== o.sh_addr) say(r, changed("sh_addr", r.sh_addr, o.sh_addr));
     if (o.sh_type === elf.SHT_NULL && r.sh_offset !== o.sh_offset)
@@ -128,7 +147,24 @@ export function judgeSections(
     if (isLoaded(o) && offset !== undefined && offset !== r.sh_offset && agreed(original, o))
       say(r, `${changed("sh_offset", r.sh_offset, offset)}, where its segment has it`);
   }
-  const { code, carry } = pairs;
+  const { code, carry, words, exceptions } = pairs;
+  if (exceptions !== undefined) {
+    const { sh_type, sh_flags, sh_link, sh_info, sh_entsize, sh_addralign } = exceptions;
+    if (
+      sh_type !== elf.SHT_PROGBITS ||
+      sh_flags !== elf.SHF_ALLOC ||
+      sh_link + sh_info + sh_entsize !== 0 ||
+      sh_addralign !== 4
+    )
+      say(exceptions, "has an unexpected header");
+    if (offsetInSegment(rewritten, exceptions) !== exceptions.sh_offset)
+      say(exceptions, "does not stand where its segment has it");
+  }
+  if (words !== undefined) {
+    if (guard?.words === undefined) say(words, "is not in the original");
+    else if (!holdsWords(rewritten, words, guard.words)) say(words, "has an unexpected header");
+  } else if (guard?.words !== undefined)
+    findings.push(finding("described", "section headers", `${WORDS_SECTION} is missing`));
   if (code !== undefined) {
     if (code.sh_type !== elf.SHT_PROGBITS || code.sh_flags !== (elf.SHF_ALLOC | elf.SHF_EXECINSTR))
       say(code, "is not plain code");
@@ -143,6 +179,21 @@ export function judgeSections(
       say(carry, "has an unexpected header");
   }
   return findings;
+}
+
+/** Zeros that can be written, at the end of the segment that grew by them. */
+function holdsWords(image: ElfImage, s: Section, words: { readonly start: number; readonly end: number }): boolean {
+  const segment = segmentAt(image, s.sh_addr);
+  return (
+    s.sh_type === elf.SHT_NOBITS &&
+    s.sh_flags === (elf.SHF_ALLOC | elf.SHF_WRITE) &&
+    s.sh_addr === words.start &&
+    s.sh_size === words.end - words.start &&
+    segment !== undefined &&
+    s.sh_offset === segment.p_offset + segment.p_filesz &&
+    [s.sh_link, s.sh_info, s.sh_entsize].every((value) => value === 0) &&
+    s.sh_addralign === 8
+  );
 }
 
 const changed = (field: string, now: string | number, before: string | number): string =>

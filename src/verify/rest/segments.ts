@@ -1,16 +1,16 @@
 /**
  * The program headers: what the kernel and the dynamic loader make of the file.
  *
- * Every segment of the original is there, at its address, with its place in the file, its size and its permissions. Two
- * things may be more: a segment of code may end later, in the rest of its last page, and there may be a new segment, which
- * is never writable. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
+ * Every segment of the original is there, at its address, with its place in the file, its size and its permissions. Three
+ * things may be more: a segment of code may end later, in the rest of its last page; there may be a new segment, which
+ * is never writable; and a fork guard has words in memory behind all variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
  * place with the same content. The table itself must be found where kernels and loaders look for it.
  */
 import { alignUp, hex, PAGE_SIZE } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ElfImage, ProgramHeader } from "../../elf/image.js";
 import { atAddress, atOffset, type FileStretch, type Finding, finding } from "./findings.js";
-import { differingRuns, outside } from "./runs.js";
+import { differingRuns, outside, type Run } from "./runs.js";
 
 export interface SegmentPairs {
   readonly pairs: readonly { readonly original: ProgramHeader; readonly rewritten: ProgramHeader }[];
@@ -65,12 +65,14 @@ export function pairSegments(original: ElfImage, rewritten: ElfImage): SegmentPa
 /**
  * Judges the program headers.
  * @param judged stretches of the original's file whose content others judge, wherever it is now
+ * @param words the fork guard's words: link-time addresses
  */
 export function judgeSegments(
   original: ElfImage,
   rewritten: ElfImage,
   segments: SegmentPairs,
   judged: readonly FileStretch[],
+  words: Run | undefined,
   asLaidOut: boolean,
 ): Finding[] {
   const findings: Finding[] = [];
@@ -87,7 +89,7 @@ export function judgeSegments(
     if (r.p_align !== o.p_align) say(r, `p_align is ${hex(r.p_align)}, not ${hex(o.p_align)}`);
     if (r.p_type === elf.PT_PHDR) continue;
     if (r.p_paddr - r.p_vaddr !== o.p_paddr - o.p_vaddr) say(r, `p_paddr is ${hex(r.p_paddr)}`);
-    for (const problem of placeProblems(original, rewritten, o, r, judged, asLaidOut)) say(r, problem);
+    for (const problem of placeProblems(original, rewritten, o, r, judged, words, asLaidOut)) say(r, problem);
   }
   for (const p of segments.added) {
     if (p.p_type !== elf.PT_LOAD) say(p, "is not in the original");
@@ -106,12 +108,21 @@ function* placeProblems(
   o: ProgramHeader,
   r: ProgramHeader,
   judged: readonly FileStretch[],
+  words: Run | undefined,
   asLaidOut: boolean,
 ): Generator<string> {
   // Another tool may have moved the dynamic section: its tags are compared one by one then.
   if (o.p_type === elf.PT_DYNAMIC && !asLaidOut && r.p_vaddr !== o.p_vaddr) return;
+  if (o.p_type === elf.PT_GNU_EH_FRAME && r.p_vaddr !== o.p_vaddr) {
+    const table = rewritten.sections.find(
+      (s) => s.sh_addr === r.p_vaddr && s.sh_offset === r.p_offset && s.sh_size > 0,
+    );
+    if (table === undefined || table.sh_size !== r.p_filesz || table.sh_size !== r.p_memsz)
+      yield "does not tell where a section is";
+    return;
+  }
   const sameSize = r.p_filesz === o.p_filesz && r.p_memsz === o.p_memsz;
-  if (!sameSize && !(o.p_type === elf.PT_LOAD && growsInPage(o, r)))
+  if (!sameSize && !(o.p_type === elf.PT_LOAD && (growsInPage(o, r) || holdsWords(o, r, words))))
     yield `has ${hex(r.p_filesz)} bytes in the file and ${hex(r.p_memsz)} in memory, not ${hex(o.p_filesz)} and ${hex(o.p_memsz)}`;
   if (!tells.has(o.p_type)) {
     if (r.p_vaddr !== o.p_vaddr) yield `was at ${hex(o.p_vaddr)}`;
@@ -149,6 +160,14 @@ const growsInPage = (o: ProgramHeader, r: ProgramHeader): boolean =>
   r.p_filesz > o.p_filesz &&
   r.p_vaddr + r.p_filesz <= alignUp(o.p_vaddr + o.p_filesz, PAGE_SIZE);
 
+/** Words behind the variables of a segment, in memory alone. */
+const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: Run | undefined): boolean =>
+  words !== undefined &&
+  (r.p_flags & elf.PF_W) !== 0 &&
+  r.p_filesz === o.p_filesz &&
+  words.start === alignUp(o.p_vaddr + o.p_memsz, WORD) &&
+  words.end === r.p_vaddr + r.p_memsz;
+
 function* newSegmentProblems(p: ProgramHeader, asLaidOut: boolean): Generator<string> {
   if (p.p_flags & elf.PF_W && (asLaidOut || p.p_flags & elf.PF_X)) yield "is new, and writable";
   if (asLaidOut && (p.p_flags | elf.PF_X) !== (elf.PF_R | elf.PF_X))
@@ -158,6 +177,7 @@ function* newSegmentProblems(p: ProgramHeader, asLaidOut: boolean): Generator<st
   if (asLaidOut ? p.p_align !== PAGE_SIZE : p.p_align < PAGE_SIZE) yield `is new, and p_align is ${hex(p.p_align)}`;
 }
 
+const WORD = 8;
 const pageStart = (address: number): number => Math.floor(address / PAGE_SIZE) * PAGE_SIZE;
 
 /** The loader wants PT_LOADs in ascending order; pages of a new one belong to no other. */

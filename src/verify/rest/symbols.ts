@@ -14,10 +14,11 @@ import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js
 import { InputError } from "../../errors.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
 import { decode, lengthOf } from "../../x86/decode.js";
+import type { Guard, NamedPiece } from "../guard/guard.js";
 import { atOffset, type FileStretch, type Finding, finding, type Part, type Ruling } from "./findings.js";
 import { type Growth, paddingProblem } from "./frames.js";
 import { movedPairs } from "./moved.js";
-import type { Run } from "./runs.js";
+import { outside, type Run } from "./runs.js";
 import type { SectionPair, SectionPairs } from "./sections.js";
 
 export interface SymbolRuling extends Ruling {
@@ -33,6 +34,7 @@ export function judgeSymbols(
   pairs: SectionPairs,
   growths: readonly Growth[],
   explained: readonly Run[],
+  guard: Guard | undefined,
 ): SymbolRuling {
   const findings: Finding[] = [];
   const judged: FileStretch[] = [];
@@ -45,17 +47,20 @@ export function judgeSymbols(
     const say = (offset: number, what: string): void => {
       findings.push(finding(part, atOffset(offset), `${o.name}: ${what}`));
     };
-    const added = (r.sh_size - o.sh_size) / elf.SYM_SIZE;
+    // Imports that a fork guard has appended are judged with all else that the loader reads.
+    const imports = part === "loaded" && r.sh_size === guard?.sizes.get(o.index) ? r.sh_size - o.sh_size : 0;
+    const added = (r.sh_size - o.sh_size - imports) / elf.SYM_SIZE;
     if (added < 0 || !Number.isInteger(added) || (added > 0 && (o.sh_type !== elf.SHT_SYMTAB || part === "loaded"))) {
       say(r.sh_offset, `has ${hex(r.sh_size)} bytes, not ${hex(o.sh_size)}`);
       continue;
     }
     // Local symbols come first; sh_info says how many there are.
     const border = added === 0 ? o.sh_size / elf.SYM_SIZE : Math.min(o.sh_info, o.sh_size / elf.SYM_SIZE);
-    judgeOld(original, rewritten, pair, pairs, added, border, growths, explained, say);
-    judgeAdded(original, rewritten, r, pairs.code, added, border, explained, addedNames, say);
+    const spared = part === "loaded" ? guard?.spared : undefined;
+    judgeOld(original, rewritten, pair, pairs, added, border, growths, explained, spared, say);
+    judgeAdded(original, rewritten, r, pairs.code, added, border, explained, guard, addedNames, say);
   }
-  for (const section of [pairs.code, pairs.carry]) if (section !== undefined) addedNames.add(section.name);
+  for (const section of [pairs.code, pairs.carry, pairs.words]) if (section !== undefined) addedNames.add(section.name);
   return { findings, judged, addedNames };
 }
 
@@ -70,6 +75,7 @@ function judgeOld(
   border: number,
   growths: readonly Growth[],
   explained: readonly Run[],
+  spared: ReadonlySet<number> | undefined,
   say: Say,
 ): void {
   const { view } = original;
@@ -81,6 +87,7 @@ function judgeOld(
   for (let index = 0; index < o.sh_size / elf.SYM_SIZE; index++) {
     const a = o.sh_offset + index * elf.SYM_SIZE;
     const b = r.sh_offset + (index < border ? index : index + added) * elf.SYM_SIZE;
+    if (spared?.has(index)) continue;
     if (
       view.getUint32(a, true) !== now.getUint32(b, true) ||
       view.getUint16(a + 4, true) !== now.getUint16(b + 4, true)
@@ -135,6 +142,7 @@ function judgeAdded(
   added: number,
   border: number,
   explained: readonly Run[],
+  guard: Guard | undefined,
   addedNames: Set<string>,
   say: Say,
 ): void {
@@ -146,36 +154,46 @@ function judgeAdded(
   const { view, bytes } = rewritten;
   const strings = rewritten.sections[table.sh_link];
   const allowed = possibleNames(original, explained);
+  const open = new Set<NamedPiece>(guard?.named);
   let end: number = code.sh_addr;
+  let last: { readonly at: number; readonly name: string } | undefined;
+  // Between chunks, and behind the last one, there is int3 and nothing else, a fork guard apart.
+  const isFill = (from: number, to: number): boolean =>
+    from <= to &&
+    outside(guard?.code ?? [], from, to).every((run) =>
+      sectionBytes(rewritten, code)
+        .subarray(run.start - code.sh_addr, run.end - code.sh_addr)
+        .every((byte) => byte === 0xcc),
+    );
   for (let i = 0; i < added; i++) {
     const at = table.sh_offset + (border + i) * elf.SYM_SIZE;
     const st_name = strings === undefined ? -1 : view.getUint32(at, true);
     const nul = strings === undefined ? -1 : bytes.indexOf(0, strings.sh_offset + st_name);
     const name = nul < 0 ? "" : bytes.toString("utf8", strings!.sh_offset + st_name, nul);
-    if (!allowed.has(name)) say(at, `a new symbol is called "${name}", which is no function with a probe`);
+    const piece = [...open].find((p) => p.name === name);
+    if (piece === undefined && !allowed.has(name))
+      say(at, `a new symbol is called "${name}", which is no function with a probe`);
     else addedNames.add(name);
     if (view.getUint16(at + 4, true) !== ((elf.STB_LOCAL << 4) | elf.STT_FUNC))
       say(at + 4, `the new symbol ${name} is no local function`);
     if (view.getUint16(at + 6, true) !== code.index) say(at + 6, `the new symbol ${name} is not in ${code.name}`);
     const start = read64(view, at + 8);
     const size = read64(view, at + 16);
-    // Between chunks, and behind the last one, there is int3 and nothing else.
-    const isFill = (from: number, to: number): boolean =>
-      from <= to &&
-      sectionBytes(rewritten, code)
-        .subarray(from - code.sh_addr, to - code.sh_addr)
-        .every((byte) => byte === 0xcc);
+    if (piece !== undefined) {
+      open.delete(piece);
+      if (start !== piece.start || start + size !== piece.end)
+        say(at + 8, `the new symbol ${name} does not cover what stands there`);
+      continue;
+    }
     const inCode = start >= end && size > 0 && start + size <= code.sh_addr + code.sh_size;
-    const isLast = i === added - 1;
-    if (
-      !inCode ||
-      endsInFill(rewritten, code, start, size) ||
-      !isFill(end, start) ||
-      (isLast && !isFill(start + size, code.sh_addr + code.sh_size))
-    )
+    if (!inCode || endsInFill(rewritten, code, start, size) || !isFill(end, start))
       say(at + 8, `the new symbol ${name} does not cover what stands there`);
     end = start + size;
+    last = { at, name };
   }
+  if (last !== undefined && !isFill(end, code.sh_addr + code.sh_size))
+    say(last.at + 8, `the new symbol ${last.name} does not cover what stands there`);
+  for (const { name } of open) say(table.sh_offset, `there is no symbol ${name}`);
 }
 
 /** Whether the last instruction of a piece of new code is an int3. */

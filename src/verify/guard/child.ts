@@ -1,0 +1,224 @@
+/**
+ * The child handler, run in the emulator as the C library calls it in a forked child.
+ *
+ *     nobody traces     from many states: it comes back with everything as it was, has asked the kernel for nothing, and has
+ *                       looked at all five bytes of every nop5 of the file
+ *     somebody traces   each site by itself, in each way in which a child may find it, so that none can be missing in its
+ *                       tables; then many at once, with every answer that the kernel may give (kernel.ts)
+ *
+ * What it reads is the sites and its own tables; what it writes is its own stack.
+ */
+import { hex, PAGE_SIZE } from "../../address.js";
+import { Rflags, STATE_WORDS } from "../../emulate/state.js";
+import { NOP5 } from "../../x86/bytes.js";
+import { Random, stateOf } from "../machine-states.js";
+import { ChildKernel, type Guarded, isSound, type Scene } from "./kernel.js";
+import type { Machine } from "./machine.js";
+import { beginsAsTarget } from "./stubs.js";
+
+const UNTRACED_STATES = 24;
+const RANDOM_SCENES = 24;
+/** Instructions that a site may cost, and that everything else may. */
+const EACH = 400;
+const REST = 4000;
+const MOST_CALLS = 64;
+/** Marks of bytes: of a site; looked at. */
+const [SITE, READ] = [1, 2];
+
+/** Bytes 1 to 4 of a nop5 with a breakpoint that nobody has hit. */
+const BREAKPOINT = Uint8Array.of(0xcc, 0x1f, 0x44, 0x00, 0x00);
+
+/** How a child may find a site that is not sound: a call; another tracer's int3, or the nop, in front of its distance. */
+const broken: readonly Uint8Array[] = [
+  Uint8Array.of(0xe8, 0x12, 0x34, 0x56, 0x78),
+  Uint8Array.of(0xcc, 0xfb, 0x5f, 0x00, 0x00),
+  Uint8Array.of(0x0f, 0xfb, 0x5f, 0x00, 0x00),
+  // A distance that is what a nop5 has there, and such as differ from that in one byte.
+  Uint8Array.of(0xe8, 0x1f, 0x44, 0x00, 0x00),
+  Uint8Array.of(0x0f, 0x1e, 0x44, 0x00, 0x00),
+  Uint8Array.of(0xcc, 0x1f, 0x45, 0x00, 0x00),
+  Uint8Array.of(0x0f, 0x1f, 0x44, 0x01, 0x00),
+  Uint8Array.of(0xcc, 0x1f, 0x44, 0x00, 0xff),
+  Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x80),
+];
+
+/** Untraced, on ordinary pages, with a kernel that refuses nothing. */
+const plain: Scene = {
+  bytes: () => NOP5,
+  isTraced: () => true,
+  page: () => "file",
+  heals: false,
+  isApart: () => false,
+  open: 3,
+  write: () => NOP5.length,
+};
+
+/** What is wrong with the child handler, or undefined. */
+export function judgeChild(machine: Machine, start: number, guarded: Guarded): string | undefined {
+  if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
+  const child = new ChildRuns(machine, start, guarded);
+  return child.untraced() ?? child.each() ?? child.many();
+}
+
+class ChildRuns {
+  /** By page what a run may read there: the bytes of sites, and which of them have been read. */
+  private readonly siteBytes = new Map<number, Uint8Array>();
+  private lastPage = -1;
+  private lastBytes: Uint8Array | undefined;
+  private turn = 0;
+
+  constructor(
+    private readonly machine: Machine,
+    private readonly start: number,
+    private readonly guarded: Guarded,
+  ) {
+    for (const { address } of guarded.pages) this.siteBytes.set(address, new Uint8Array(PAGE_SIZE));
+    for (const { address, page } of guarded.sites) {
+      const { address: start } = guarded.pages[page]!;
+      this.siteBytes.get(start)!.fill(SITE, address - start, address - start + NOP5.length);
+    }
+  }
+
+  private readonly mayRead = (address: number, size: number): boolean => {
+    const offset = address % PAGE_SIZE;
+    if (address - offset !== this.lastPage) {
+      this.lastPage = address - offset;
+      this.lastBytes = this.siteBytes.get(this.lastPage);
+    }
+    const bytes = this.lastBytes;
+    if (bytes === undefined || offset + size > PAGE_SIZE) return false;
+    for (let i = offset; i < offset + size; i++) if (bytes[i] === 0) return false;
+    for (let i = offset; i < offset + size; i++) bytes[i] = READ;
+    return true;
+  };
+
+  /** One call of the handler. @returns what is wrong, or undefined */
+  private run(scene: Scene, kernel: ChildKernel): string | undefined {
+    const { machine } = this;
+    const { cpu } = machine;
+    const turn = this.turn++;
+    const { words } = stateOf(9001 + turn, []);
+    cpu.w.set(words);
+    if (turn % 5 === 1) cpu.rflags |= Rflags.DF;
+    const before = cpu.w.slice(0, STATE_WORDS);
+    const flags = cpu.rflags;
+    machine.call(this.start, before, 8 * (turn % 4), this.mayRead);
+    const limit = REST + EACH * this.guarded.sites.length;
+    for (let calls = 0; ; calls++) {
+      const end = machine.run(limit);
+      if (machine.problems.length > 0) return machine.problems[0];
+      if (end.kind === "left") break;
+      if (end.kind !== "syscall") return `it ends with "${end.kind}${end.detail && `: ${end.detail}`}"`;
+      if (calls === MOST_CALLS + 8 * this.guarded.sites.length) return "it makes system calls without end";
+      kernel.call();
+    }
+    if (!machine.hasReturned) return `it goes on at ${hex(machine.ip)}, not back to its caller`;
+    if (!machine.callersStackIsWhole) return "it changes the stack of its caller";
+    if (cpu.rflags !== flags) return "the flags are not what they were";
+    // All but rsp, rip and flags.
+    for (let i = 0; i < STATE_WORDS; i++)
+      if ((i < 8 || i > 9) && (i < 32 || i > 41) && cpu.w[i] !== before[i]) return "a register is not what it was";
+    return kernel.outcome() ?? (scene === plain && this.turn === 1 ? this.unread() : undefined);
+  }
+
+  /** A byte of a site that was not looked at. */
+  private unread(): string | undefined {
+    for (const { address } of this.guarded.sites) {
+      const offset = address % PAGE_SIZE;
+      const bytes = this.siteBytes.get(address - offset)!;
+      if (bytes.subarray(offset, offset + NOP5.length).some((byte) => byte !== READ))
+        return `it does not look at the site at ${hex(address)}`;
+    }
+    return undefined;
+  }
+
+  private scene(scene: Scene): string | undefined {
+    const kernel = new ChildKernel(this.machine, this.guarded, scene);
+    const problem = this.run(scene, kernel);
+    kernel.cleanUp();
+    return problem;
+  }
+
+  untraced(): string | undefined {
+    for (let turn = 0; turn < UNTRACED_STATES; turn++) {
+      const problem = this.scene(
+        turn === 0 ? plain : { ...plain, bytes: (i) => (turn % 3 === 1 || (i + turn) % 7 === 0 ? BREAKPOINT : NOP5) },
+      );
+      if (problem !== undefined) return `untraced: ${problem}`;
+    }
+    return undefined;
+  }
+
+  /** Each site by itself; where there are few of them, in every way. */
+  each(): string | undefined {
+    const { sites } = this.guarded;
+    const ways = sites.length > 64 ? 1 : broken.length;
+    for (const site of sites.keys())
+      for (let way = 0; way < ways; way++) {
+        const bytes = broken[(site + way) % broken.length]!;
+        const problem = this.scene({
+          ...plain,
+          bytes: (i) => (i === site ? bytes : NOP5),
+          isTraced: (i) => i === site,
+        });
+        if (problem !== undefined) return `traced at ${hex(sites[site]!.address)} (${text(bytes)}): ${problem}`;
+      }
+    return undefined;
+  }
+
+  many(): string | undefined {
+    for (const [name, scene] of this.scenes()) {
+      const problem = this.scene(scene);
+      if (problem !== undefined) return `${name}: ${problem}`;
+    }
+    return undefined;
+  }
+
+  private *scenes(): Generator<readonly [name: string, scene: Scene]> {
+    const calls = { ...plain, bytes: () => broken[0]! };
+    const all = (page: ReturnType<Scene["page"]>) => ({ ...calls, page: () => page });
+    yield ["all sites traced", calls];
+    yield ["all sites were traced", { ...calls, isTraced: () => false }];
+    yield ["locked pages", all("locked")];
+    yield ["sealed pages", all("sealed")];
+    yield ["anonymous memory", { ...all("anonymous"), open: 0 }];
+    yield ["sealed pages, /proc/self/mem refused", { ...all("sealed"), open: -13 }];
+    yield ["anonymous memory, a write refused", { ...all("anonymous"), write: (i) => (i === 0 ? -5 : 5) }];
+    yield [
+      "sealed pages, a write too short",
+      { ...all("sealed"), write: (i) => (i === this.guarded.sites.length - 1 ? 3 : 5) },
+    ];
+    yield ["pages that are mappings of their own", { ...calls, isApart: () => true }];
+    yield ["sites that are sound again", { ...calls, heals: true }];
+    const kinds = ["file", "file", "file", "locked", "sealed", "anonymous"] as const;
+    for (let turn = 0; turn < RANDOM_SCENES; turn++) {
+      const random = new Random(31 + turn);
+      const few = 1 << random.below(4);
+      const of = <T>(count: number, one: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => one(i));
+      const bytes = of(this.guarded.sites.length, () =>
+        random.below(few) > 0 ? (random.below(3) > 0 ? NOP5 : BREAKPOINT) : broken[random.below(broken.length)]!,
+      );
+      // Whole pages without a trace.
+      for (const page of this.guarded.pages)
+        if (random.below(3) === 0) for (const site of page.sites) if (!isSound(bytes[site]!)) bytes[site] = NOP5;
+      const traced = of(bytes.length, () => random.below(3) > 0);
+      const page = of(this.guarded.pages.length, () => kinds[random.below(turn % 2 ? kinds.length : 3)]!);
+      const apart = of(page.length, () => random.below(3) === 0);
+      const written = of(bytes.length, () => (random.below(16) === 0 && turn % 4 === 3 ? -1 : NOP5.length));
+      yield [
+        `scene ${turn}`,
+        {
+          bytes: (i) => bytes[i]!,
+          isTraced: (i) => traced[i]!,
+          page: (i) => page[i]!,
+          heals: false,
+          isApart: (i) => apart[i]!,
+          open: turn % 8 === 7 ? -2 : turn % 3,
+          write: (i) => written[i]!,
+        },
+      ];
+    }
+  }
+}
+
+const text = (bytes: Uint8Array): string => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");

@@ -1,0 +1,384 @@
+/**
+ * The fork guard of a rewritten file: whether there is one, and whether it does what it should and nothing else.
+ *
+ * It is found where the loader finds it: a function that the loader calls at the start stands in new code. From there all else
+ * follows, from top to bottom of `examineGuard`:
+ *
+ *     loader        what the dynamic loader makes of both files is the same, but for a guard's imports and words (loader-rules.ts)
+ *     stubs         what it calls registers a child handler, takes it out at the end, and goes on to what it called before
+ *     child         the handler: nothing where nobody traces, and what it may do where somebody does (child.ts)
+ *     new code      all of it that is the guard's has run, or has been read, in one of the runs
+ *
+ * Nothing is taken from what rewriting says of itself: its memo only has to agree.
+ */
+import { alignUp, hex, PAGE_SIZE, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation, startsProcesses } from "../../elf/dynamic.js";
+import { type ElfImage, offsetOf, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import { InputError } from "../../errors.js";
+import { readCarry } from "../../rewrite/carry.js";
+import { decodeMemo } from "../../rewrite/memo.js";
+import { readUsdtNotes } from "../../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../../usdt/sites.js";
+import { type Stretch, touches } from "../changed-code.js";
+import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
+import { type Run, union } from "../rest/runs.js";
+import { judgeChild } from "./child.js";
+import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
+import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
+import { compareLoaderTables, type LoaderChanges, type Word } from "./loader-rules.js";
+import { Machine } from "./machine.js";
+import { fillWords, type Hook, judgeFini, judgeInit } from "./stubs.js";
+
+const WORD = 8;
+
+/** A piece of the guard that a symbol may name. */
+export interface NamedPiece {
+  readonly name: string;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** What a guard explains of the rest of the file. */
+export interface Guard {
+  readonly findings: readonly Finding[];
+  /** New code that is the guard's: link-time addresses, ascending and disjoint. */
+  readonly code: readonly Run[];
+  readonly named: readonly NamedPiece[];
+  /** The words behind the variables, [start, end), where it has some. */
+  readonly words: Run | undefined;
+  /** Values of dynamic tags that are others now, and tags in the place of unused ones, in their order. */
+  readonly tagValues: ReadonlyMap<number, number>;
+  readonly addedTags: readonly (readonly [tag: number, value: number])[];
+  /** Dynamic symbols that are other imports now. */
+  readonly spared: ReadonlySet<number>;
+  /** How large sections of the original are now, by their number. */
+  readonly sizes: ReadonlyMap<number, number>;
+  /** What has been judged here, in offsets of the original's file. */
+  readonly judged: readonly FileStretch[];
+}
+
+/**
+ * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
+ * @param added new code
+ */
+export function examineGuard(rewritten: ElfImage, original: ElfImage, added: readonly Stretch[]): Guard | undefined {
+  const said = memoSays(rewritten);
+  const isNew = (address: number): boolean => touches(added, address, address + 1);
+  let views: readonly [LoaderView, LoaderView];
+  try {
+    views = [readLoaderView(original), readLoaderView(rewritten)];
+  } catch (error) {
+    // Damaged tables are bytes that differ, and others say so.
+    if (!(error instanceof InputError)) throw error;
+    return said ? nothingBut(finding("loaded", error.where ?? "the dynamic section", error.what)) : undefined;
+  }
+  const isThere = callers.some((c) => {
+    const now = views[1].called.get(c);
+    return now !== undefined && isNew(now) && views[0].called.get(c) !== now;
+  });
+  if (!isThere && !said) return undefined;
+  if (!isThere)
+    return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
+  const guard = new Examination(rewritten, original, views[1], views[0], isNew).run();
+  if (said !== false) return guard;
+  const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
+  return { ...guard, findings: [...guard.findings, untold] };
+}
+
+/** Whether rewriting has noted a guard; undefined where its memo cannot be read. */
+function memoSays(rewritten: ElfImage): boolean | undefined {
+  const carry = readCarry(rewritten);
+  const memo = carry === undefined ? undefined : decodeMemo(carry.memo);
+  return memo === undefined ? undefined : memo.forkGuard?.installed === true;
+}
+
+const nothingBut = (problem: Finding): Guard => ({
+  findings: [problem],
+  code: [],
+  named: [],
+  words: undefined,
+  tagValues: new Map(),
+  addedTags: [],
+  spared: new Set(),
+  sizes: new Map(),
+  judged: [],
+});
+
+class Examination {
+  private readonly findings: Finding[] = [];
+
+  constructor(
+    private readonly rewritten: ElfImage,
+    private readonly original: ElfImage,
+    private readonly now: LoaderView,
+    private readonly before: LoaderView,
+    private readonly isNew: (address: number) => boolean,
+  ) {}
+
+  run(): Guard {
+    const hooks = this.hooks();
+    const words = this.words();
+    const heads = this.heads(hooks);
+    const changes = compareLoaderTables(
+      this.before,
+      this.now,
+      addressesIn(words),
+      new Map(heads.map((h) => [h.at, h.holds])),
+    );
+    this.findings.push(...changes.findings);
+    this.allFilled(words, changes.words);
+    const tags = this.tags(hooks, changes.words);
+    const code = this.code(hooks, changes);
+    return {
+      ...code,
+      words,
+      ...tags,
+      spared: changes.spared,
+      sizes: this.sizes(),
+      judged: [...changes.judged, ...heads.flatMap((h) => h.judged)],
+      findings: this.findings,
+    };
+  }
+
+  private say(where: string, what: string): void {
+    this.findings.push(finding("loaded", where, `fork guard: ${what}`));
+  }
+
+  /** The functions in new code that the loader calls, and what it called there before. */
+  private hooks(): ReadonlyMap<Caller, Hook> {
+    const hooks = new Map<Caller, Hook>();
+    for (const caller of callers) {
+      const [next, start] = [this.before.called.get(caller), this.now.called.get(caller)];
+      if (start === next) continue;
+      // What is no new code is a difference, told by whoever compares tags, relocations, words.
+      if (start !== undefined && this.isNew(start)) hooks.set(caller, { start, next });
+    }
+    const starts = [...hooks.keys()].filter((c) => !isEnd(c));
+    const ends = [...hooks.keys()].filter(isEnd);
+    if (starts.length > 1 || ends.length > 1) this.say("the dynamic section", "it is called more than once");
+    const isProgram = startsProcesses(this.original);
+    const has = (caller: Caller): boolean => this.before.called.has(caller);
+    // Before any code of the file's own; start files of old glibc call _init by its name.
+    if (starts[0] === "DT_INIT_ARRAY" && has("DT_INIT") && !isProgram)
+      this.say("the dynamic section", "code of the file runs before it");
+    if (starts[0] === "DT_PREINIT_ARRAY" && !isProgram)
+      this.say("the dynamic section", "the loader does not call a library's preinit array");
+    if (ends[0] === "DT_FINI_ARRAY" && has("DT_FINI"))
+      this.say("the dynamic section", "code of the file runs behind its end");
+    if (ends.length === 0 && !isProgram)
+      this.say("the dynamic section", "its handler stays where the file is unloaded");
+    return hooks;
+  }
+
+  /** The arrays whose first function is another: where they begin, what is there now, and whether that is in the file itself. */
+  private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: FileStretch[] }[] {
+    return [...hooks].flatMap(([caller, { start, next }]) => {
+      if (next === undefined || caller === "DT_INIT" || caller === "DT_FINI") return [];
+      const at = this.before.tags.find((t) => t.d_tag === elf[caller])!.d_val;
+      const stored = offsetOf(this.original, vaddr(at));
+      let spelled = false;
+      for (const name of ["relocations", "pltRelocations"] as const) {
+        const bytes = this.before.tables.get(name)?.bytes;
+        for (let i = 0; bytes !== undefined && i + elf.RELA_SIZE <= bytes.length; i += elf.RELA_SIZE)
+          spelled ||= bytes.readUInt32LE(i) + bytes.readUInt32LE(i + 4) * 2 ** 32 === at;
+      }
+      return [
+        { at, holds: start, judged: spelled || stored === undefined ? [] : [{ start: stored, end: stored + WORD }] },
+      ];
+    });
+  }
+
+  /** What the highest writable segment has behind its variables, as words. */
+  private words(): Run | undefined {
+    const segment = highestWritable(this.original);
+    const grown = segment && highestWritable(this.rewritten);
+    if (segment === undefined || grown?.p_vaddr !== segment.p_vaddr) return undefined;
+    const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
+    const end = grown.p_vaddr + grown.p_memsz;
+    if (end <= segment.p_vaddr + segment.p_memsz) return undefined;
+    if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
+    // Whoever is mapped to the same page later on lies over them.
+    const shares = (p: ProgramHeader): boolean =>
+      p.p_type === elf.PT_LOAD &&
+      p.p_vaddr !== grown.p_vaddr &&
+      pageOf(p.p_vaddr) < alignUp(end, PAGE_SIZE) &&
+      alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageOf(start);
+    if (this.rewritten.programHeaders.some(shares))
+      this.say(atAddress(start), "its words share a page with another segment");
+    return { start, end };
+  }
+
+  /** Every word is filled by one relocation. */
+  private allFilled(words: Run | undefined, filled: readonly Word[]): void {
+    for (const at of addressesIn(words))
+      if (!filled.some((w) => w.at === at)) this.say(atAddress(at), "a word that no relocation fills");
+  }
+
+  /** The dynamic tags as they have to be. */
+  private tags(hooks: ReadonlyMap<Caller, Hook>, words: readonly Word[]): Pick<Guard, "tagValues" | "addedTags"> {
+    const tagValues = new Map<number, number>();
+    const addedTags: (readonly [number, number])[] = [];
+    const tagOf = (view: LoaderView, tag: number): number | undefined => view.tags.find((t) => t.d_tag === tag)?.d_val;
+    for (const [caller, { start, next }] of hooks) {
+      const tag = elf[caller];
+      if (caller === "DT_INIT" || caller === "DT_FINI") {
+        if (tagOf(this.before, tag) !== undefined) tagValues.set(tag, start);
+        else addedTags.push([tag, start]);
+        continue;
+      }
+      if (next !== undefined) continue;
+      const array = tagOf(this.now, tag) ?? 0;
+      const inWord = words.some((w) => w.at === array && w.holds === start);
+      const stored = offsetOf(this.rewritten, vaddr(array));
+      const isConstant =
+        this.original.header.e_type === elf.ET_EXEC &&
+        stored !== undefined &&
+        this.isNew(array) &&
+        this.rewritten.bytes.readBigUInt64LE(stored) === BigInt(start);
+      if (!inWord && !isConstant) this.say(atAddress(array), "an array of functions that nothing fills");
+      if (isConstant) this.constant = { start: array, end: array + WORD };
+      const size = caller === "DT_PREINIT_ARRAY" ? elf.DT_PREINIT_ARRAYSZ : undefined;
+      if (size === undefined) this.say(atAddress(array), "a new array of functions");
+      else addedTags.push([tag, array], [size, WORD]);
+    }
+    const grown = [
+      ["strings", elf.DT_STRSZ],
+      ["relocations", elf.DT_RELASZ],
+      ["pltRelocations", elf.DT_PLTRELSZ],
+    ] as const;
+    for (const [name, tag] of grown) {
+      const size = this.now.tables.get(name)?.bytes.length;
+      if (size !== undefined && size !== this.before.tables.get(name)?.bytes.length) tagValues.set(tag, size);
+    }
+    return { tagValues, addedTags: inOrderOf(this.now, addedTags) };
+  }
+
+  /** A word in new code that holds the address of the initialiser. */
+  private constant: Run | undefined;
+
+  /** What the loader calls, and what the C library calls in a child: whether it is right, and where it is. */
+  private code(hooks: ReadonlyMap<Caller, Hook>, changes: LoaderChanges): Pick<Guard, "code" | "named"> {
+    const init = [...hooks].find(([caller]) => !isEnd(caller));
+    const fini = [...hooks].find(([caller]) => isEnd(caller));
+    if (init === undefined) {
+      this.say("the dynamic section", "nothing registers a child handler");
+      return { code: [], named: [] };
+    }
+    const machine = new Machine(this.rewritten, this.isNew);
+    const filled = fillWords(machine, this.now, changes.words);
+    const named: { name: string; start: number }[] = [];
+    const registered = judgeInit(machine, init[1], filled);
+    const initName = { name: "usdt_nop5.init", start: init[1].start };
+    if (typeof registered === "string") this.say(atAddress(init[1].start), `at the start, ${registered}`);
+    else {
+      const { child, handle } = registered;
+      if (!this.isNew(handle)) this.say(atAddress(init[1].start), `its handle ${hex(handle)} may be that of another`);
+      named.push({ name: "usdt_nop5.fork_guard", start: child });
+      const finiProblem = fini && judgeFini(machine, fini[1], filled, registered);
+      if (finiProblem !== undefined) this.say(atAddress(fini![1].start), `at the end, ${finiProblem}`);
+      const guarded = guardedSites(this.rewritten);
+      if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
+      const problem = this.isNew(child) ? judgeChild(machine, child, guarded) : "it is no new code";
+      if (problem !== undefined) this.say(atAddress(child), `in a child, ${problem}`);
+    }
+    named.push(initName);
+    if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
+    const ran = union(machine.executed);
+    // Pieces may stand one right behind the other.
+    const endOf = (start: number): number =>
+      Math.min(
+        ran.find((r) => start >= r.start && start < r.end)?.end ?? start,
+        ...named.map((n) => n.start).filter((s) => s > start),
+      );
+    return {
+      code: union([...ran, ...machine.read, ...(this.constant === undefined ? [] : [this.constant])]),
+      named: named.map(({ name, start }) => ({ name, start, end: endOf(start) })),
+    };
+  }
+
+  /** How large the loader's tables are now, by the numbers of their sections in the original. */
+  private sizes(): ReadonlyMap<number, number> {
+    const sizes = new Map<number, number>();
+    for (const [name, { address, bytes }] of this.before.tables) {
+      const now = this.now.tables.get(name);
+      const section = this.original.sections.find(
+        (s) => s.sh_addr === address && s.sh_size === bytes.length && (s.sh_flags & elf.SHF_ALLOC) !== 0,
+      );
+      if (section !== undefined && now !== undefined && now.bytes.length > bytes.length)
+        sizes.set(section.index, now.bytes.length);
+    }
+    return sizes;
+  }
+}
+
+const isEnd = (caller: Caller): boolean => caller === "DT_FINI" || caller === "DT_FINI_ARRAY";
+
+const pageOf = (address: number): number => address - (address % PAGE_SIZE);
+
+const addressesIn = (words: Run | undefined): ReadonlySet<number> =>
+  new Set(
+    words === undefined
+      ? []
+      : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => words.start + WORD * i),
+  );
+
+function highestWritable({ programHeaders }: ElfImage): ProgramHeader | undefined {
+  let highest: ProgramHeader | undefined;
+  for (const p of programHeaders)
+    if (p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0 && p.p_vaddr >= (highest?.p_vaddr ?? 0)) highest = p;
+  return highest;
+}
+
+/** Pairs in the order in which a file has their tags. */
+function inOrderOf({ tags }: LoaderView, pairs: readonly (readonly [number, number])[]): (readonly [number, number])[] {
+  const place = (tag: number): number => tags.findIndex((t) => t.d_tag === tag);
+  return [...pairs].sort(([a], [b]) => place(a) - place(b));
+}
+
+/** Every nop5 that the kernel may turn into a call: that of each probe, where it lies in one page. */
+function guardedSites(image: ElfImage): Guarded {
+  const found = new Set<number>();
+  for (const { location } of readUsdtNotes(image)) {
+    const code = codeFrom(image, location);
+    const instruction = code === null ? null : probeInstruction(code);
+    if (instruction === "nop5") found.add(location);
+    if (instruction === "nop,nop5") found.add(location + 1);
+  }
+  const pages: { address: number; sites: number[] }[] = [];
+  const sites: GuardedSite[] = [];
+  for (const address of [...found].sort((a, b) => a - b)) {
+    if ((address % PAGE_SIZE) + 5 > PAGE_SIZE) continue;
+    if (pages.at(-1)?.address !== pageOf(address)) pages.push({ address: pageOf(address), sites: [] });
+    pages.at(-1)!.sites.push(sites.length);
+    sites.push({ address, page: pages.length - 1 });
+  }
+  const relocated = relocatedPages(image);
+  return {
+    sites,
+    pages: pages.map((page): GuardedPage => {
+      const segment = segmentAt(image, vaddr(sites[page.sites[0]!]!.address))!;
+      const isMapped = (p: ProgramHeader): boolean =>
+        p.p_type === elf.PT_LOAD &&
+        pageOf(p.p_vaddr) <= page.address &&
+        alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > page.address;
+      return {
+        ...page,
+        mapping: segment.index,
+        isPrivate:
+          relocated.has(page.address) || image.programHeaders.some((p) => isMapped(p) && (p.p_flags & elf.PF_W) !== 0),
+        canSplit: alignUp(segment.p_vaddr + segment.p_memsz, PAGE_SIZE) - pageOf(segment.p_vaddr) > PAGE_SIZE,
+      };
+    }),
+  };
+}
+
+/** Pages that the loader writes to. */
+function relocatedPages(image: ElfImage): ReadonlySet<number> {
+  const pages = new Set<number>();
+  forEachRelocation(image, (place) => {
+    pages.add(pageOf(place));
+    pages.add(pageOf(place + WORD - 1));
+  });
+  return pages;
+}
