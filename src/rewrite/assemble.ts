@@ -168,6 +168,7 @@ const isNewCarry = (s: OutputSection): boolean => s.name === CARRY_SECTION && s.
 function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
   const { code, unwind, addedSections } = assembly;
   const added: OutputSection[] = [carrySection, ...(addedSections ?? [])];
+  added.push(...(unwind?.kept ?? []));
   if (unwind?.exceptions !== undefined) added.push(unwind.exceptions.section);
   if (code !== undefined) {
     const { place, newCode } = code;

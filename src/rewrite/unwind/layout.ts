@@ -32,6 +32,9 @@ import type { UnwindTables } from "./tables.js";
 /** The name of the section with the language-specific data of new code. */
 export const EXCEPTIONS_SECTION = ".gcc_except_table.nop5";
 
+/** What is behind the name of a table that stays where it was beside its copy. */
+export const KEPT_SUFFIX = ".old";
+
 /** New code that wants to be unwound. */
 export interface UnwoundCode {
   /** Pieces that come from functions of the input: their stretches, each piece without gaps. */
@@ -47,6 +50,8 @@ export interface UnwindLayout {
   readonly moved: readonly MovedSection[];
   /** The whole content of the moved sections. */
   readonly content: ReadonlyMap<Section, Uint8Array>;
+  /** What the old tables are called where their bytes stay as well: bytes in no section would not survive strip. */
+  readonly kept: readonly OutputSection[];
   /** The section with language-specific data, where there is any. */
   readonly exceptions: { readonly section: OutputSection; readonly bytes: Uint8Array } | undefined;
   /** PT_GNU_EH_FRAME of the input, and what it is now. */
@@ -58,6 +63,8 @@ export interface UnwindLayout {
   /** New code without an FDE, and why. */
   readonly without: readonly { readonly start: Vaddr; readonly reason: string }[];
 }
+
+const isCall = ({ lastByte }: OriginStretch): boolean => lastByte > 0;
 
 /** A new FDE, but for its place. */
 interface NewFde {
@@ -98,6 +105,8 @@ class Draft {
   readonly #cies: Uint8Array[] = [];
   readonly #without: { start: Vaddr; reason: string }[] = [];
   readonly #frameTables = new Map<number, FrameTable>();
+  /** Why there can be no layout. */
+  #obstacle: string | undefined;
 
   constructor(tables: UnwindTables, exceptionsAt: Vaddr) {
     this.#tables = tables;
@@ -113,7 +122,10 @@ class Draft {
       if (i < stretches.length && frames.indexAt(stretches[i]!.origin) === index) continue;
       const run = stretches.slice(from, i);
       const problem = index < 0 ? "its origin has no unwind information" : this.#addRun(index, run);
-      if (problem !== undefined) this.#without.push({ start: run[0]!.start, reason: problem });
+      if (problem !== undefined) {
+        this.#without.push({ start: run[0]!.start, reason: problem });
+        if (run.some(isCall)) this.#obstacle ??= `a call moved to ${hex(run[0]!.start)}, and ${problem}`;
+      }
       from = i;
     }
   }
@@ -140,6 +152,7 @@ class Draft {
     const at = vaddr(this.#exceptionsAt + this.#exceptions.length);
     const bytes = obstacle ?? encodeExceptionTable(image, fde.start, fde.lsda, run, at);
     if (typeof bytes === "string") {
+      if (run.some(isCall)) return bytes;
       // Frames can be found without it, and exceptions pass through: no call and nothing that a handler is for is here.
       this.#fdes.push({ ...common, cie: this.#plainCie(cie), lsda: undefined });
       return undefined;
@@ -193,6 +206,7 @@ class Draft {
 
   finish(after: Vaddr, shift: number, edits: readonly Edit[]): UnwindLayout | string {
     const { section, header } = this.#tables;
+    if (this.#obstacle !== undefined) return this.#obstacle;
     const fdes = this.#fdes.sort((a, b) => a.start - b.start);
     if (fdes.length === 0) return this.#without[0]?.reason ?? "no new code has a frame";
     const exceptions = Uint8Array.from(this.#exceptions);
@@ -207,14 +221,18 @@ class Draft {
     const content = new Map<Section, Uint8Array>([[section, records.bytes]]);
     const copies: CorrectedCopy[] = [];
     const vacated: { start: FileOffset; end: FileOffset }[] = [];
-    const leave = ({ sh_offset, sh_size }: Section): void => {
-      vacated.push({ start: sh_offset, end: fileOffset(sh_offset + sh_size) });
+    const kept: OutputSection[] = [];
+    const leave = (own: Section, copy: CorrectedCopy | undefined): void => {
+      const { sh_offset, sh_size } = own;
+      if (copy === undefined)
+        kept.push({ ...own, name: `${own.name}${KEPT_SUFFIX}`, sh_link: 0, sh_info: 0, origin: undefined });
+      else {
+        copies.push(copy);
+        vacated.push({ start: sh_offset, end: fileOffset(sh_offset + sh_size) });
+      }
     };
     const stays = this.#tables.isReferenced;
-    if (!stays) {
-      copies.push(records.copy(at(ehFrameAt)));
-      leave(section);
-    }
+    leave(section, stays ? undefined : records.copy(at(ehFrameAt)));
     let programHeader: UnwindLayout["programHeader"];
     if (header !== undefined) {
       const bytes = this.#encodeHeader(hdrAt, ehFrameAt, fdes, records.addresses);
@@ -224,16 +242,15 @@ class Draft {
       const before = header.programHeader;
       const now = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
       programHeader = { before, now: { ...before, ...now, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } };
-      if (header.isComplete && !stays) {
-        copies.push(this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, fdes.length));
-        leave(header.section);
-      }
+      const copy = this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, fdes.length);
+      leave(header.section, header.isComplete && !stays ? copy : undefined);
     }
     return {
       start: after,
       end: vaddr(ehFrameAt + records.bytes.length),
       moved,
       content,
+      kept,
       exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
       programHeader,
       copies,

@@ -24,6 +24,10 @@ export function unwindable(image: ElfImage, frames: EhFrame): Unwindable {
   return known.get(frames);
 }
 
+/** Whether unwinders of the process itself find their way from return addresses in new code: then calls may move there. */
+export const unwindsCalls = (tables: Unwindable): tables is UnwindTables =>
+  typeof tables === "object" && tables.unseen === undefined;
+
 /**
  * The same places, those first in which unwind information can stand beside the code, where there is any to write.
  * @param origins where new code comes from; undefined where some of it comes from nowhere

@@ -44,6 +44,8 @@ export interface UnwindTables {
   readonly isTerminated: boolean;
   /** The table that PT_GNU_EH_FRAME leads to, where there is one. */
   readonly header: HeaderTable | undefined;
+  /** Why unwinders that run in the process may not find records of new code, or undefined where they do. */
+  readonly unseen: string | undefined;
   /** Whether something else may lead to where the tables stand: then their bytes have to stay there as well. */
   readonly isReferenced: boolean;
 }
@@ -81,12 +83,22 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
       dataBase,
       isTerminated: endsWithZero(image, section),
       header,
+      unseen: unseenBecause(image, header),
       isReferenced: parts.some((s) => leadsInto(image, s)),
     };
   } catch (error) {
     if (error instanceof InputError) return error.message;
     throw error;
   }
+}
+
+/**
+ * Static programs register their own table when they start. Where glibc has _dl_find_object (2.35), libgcc asks it for
+ * everything else, and in a static program it answered for no address (seen in 2.36).
+ */
+function unseenBecause({ programHeaders }: ElfImage, header: HeaderTable | undefined): string | undefined {
+  if (header === undefined) return "no program header leads to the table";
+  return programHeaders.some((p) => p.p_type === elf.PT_DYNAMIC) ? undefined : "it is static";
 }
 
 function placeProblem(image: ElfImage, section: Section): string | undefined {
