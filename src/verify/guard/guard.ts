@@ -29,6 +29,7 @@ import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.
 import { compareLoaderTables, type LoaderChanges, type Word } from "./loader-rules.js";
 import { Machine } from "./machine.js";
 import { fillWords, type Hook, judgeFini, judgeInit } from "./stubs.js";
+import { unvisitedCode } from "./unvisited.js";
 
 const WORD = 8;
 
@@ -284,7 +285,8 @@ class Examination {
     }
     named.push(initName);
     if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
-    const ran = union(machine.executed);
+    const visited = union(machine.executed);
+    const ran = union([...visited, ...unvisitedCode(machine, visited)]);
     // Pieces may stand one right behind the other.
     const endOf = (start: number): number =>
       Math.min(

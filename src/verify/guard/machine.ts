@@ -10,6 +10,7 @@ import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Cpu, Event } from "../../emulate/cpu.js";
 import { Fault, Unimplemented } from "../../emulate/fault.js";
+import type { Instruction } from "../../emulate/instruction.js";
 import { load } from "../../emulate/load.js";
 import { Memory, Perm } from "../../emulate/memory.js";
 import { Regions } from "../../emulate/regions.js";
@@ -236,6 +237,11 @@ export class Machine {
       const start = joinAddress(block.lo, block.hi) - this.bias;
       return { start, end: start + block.instructions.reduce((sum, i) => sum + i.length, 0) };
     });
+  }
+
+  /** The branches at which blocks that ran ended. */
+  get branches(): Instruction[] {
+    return [...this.ran].map((block) => block.instructions.at(-1)!);
   }
 
   /** What was read in new code, as link-time addresses. */
