@@ -50,7 +50,7 @@ export function planSites(
   wanted: readonly WantedSite[],
   sites: ReadonlySet<Vaddr>,
   inNewCode: boolean,
-  unwindable = false,
+  unwindable: boolean,
 ): Plan {
   const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];

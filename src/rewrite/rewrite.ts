@@ -38,7 +38,7 @@ import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
 import type { UnwindLayout } from "./unwind/layout.js";
-import { placesToUnwind, unwindable, unwindFor } from "./unwind/plan.js";
+import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/plan.js";
 
 /**
  * Rewrites a program or library.
@@ -81,9 +81,10 @@ function rewriteUnguarded(input: Input, reason: string | null, neverForks: boole
   const fork = neverForks ? undefined : wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
-  const plan = planFor(subject, notes, false);
-  const origins = plan.proposals.map((p) => p.window.start);
-  const located = locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
+  const located = locatePlan(subject, notes, false, (plan) => {
+    const origins = plan.proposals.map((p) => p.window.start);
+    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
+  });
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
 }
@@ -94,12 +95,13 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   if (options.layout === "auto" && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
   const layout = chooseLayout(options.layout, options.kernel, true);
   const subject = survey(input, layout);
-  const plan = planFor(subject, notes, true);
-  if (plan.proposals.length === 0) return "no probe becomes a nop5";
   const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.cover.image, subject);
-  const located = locateGuarded(plan, places, (place, newCode, placed) =>
-    withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
-  );
+  const located = locatePlan(subject, notes, true, (plan) => {
+    if (plan.proposals.length === 0) return "no probe becomes a nop5";
+    return locateGuarded(plan, places, (place, newCode, placed) =>
+      withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
+    );
+  });
   if (typeof located === "string") return located;
   const { sites, pages, code } = located.guard!;
   return finish(input, subject, located, {
@@ -252,9 +254,31 @@ function bareNop5Sites(
   }));
 }
 
-function planFor({ facts, wanted, skipped }: Survey, notes: readonly UsdtNote[], inNewCode: boolean): Plan {
+/** A plan in its place. Calls move only where it turns out that their return addresses there can be unwound. */
+function locatePlan<T extends Located | string>(
+  subject: Survey,
+  notes: readonly UsdtNote[],
+  inNewCode: boolean,
+  locateIt: (plan: Plan) => T,
+): T {
+  const { facts } = subject;
+  const tables = facts && unwindable(facts.image, facts.functions.ehFrame);
+  const isUnwindable = unwindsCalls(tables);
+  const located = locateIt(planFor(subject, notes, inNewCode, isUnwindable));
+  if (!isUnwindable || typeof located === "string") return located;
+  const movesCalls = located.proposals.some((p) => p.tactic === "displace-call");
+  if (!movesCalls || typeof unwindFor(tables, located.code, []) === "object") return located;
+  return locateIt(planFor(subject, notes, inNewCode, false));
+}
+
+function planFor(
+  { facts, wanted, skipped }: Survey,
+  notes: readonly UsdtNote[],
+  inNewCode: boolean,
+  unwindable: boolean,
+): Plan {
   if (facts === undefined || wanted.length === 0) return { proposals: [], skipped };
-  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode);
+  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode, unwindable);
   return { proposals: plan.proposals, skipped: new Map([...skipped, ...plan.skipped]) };
 }
 
@@ -285,7 +309,9 @@ function codeEdits(
 
 function movedSymbols(image: ElfImage, { code, proposals }: Located, unwind: UnwindLayout | undefined): Edit[] {
   const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
-  return symbolEdits(image, [...moved, ...(unwind?.moved ?? [])], growthsOf(proposals));
+  // What has new records in front has not moved itself.
+  const tables = (unwind?.moved ?? []).filter(({ section }) => section !== unwind?.front?.section);
+  return symbolEdits(image, [...moved, ...tables], growthsOf(proposals));
 }
 
 /** With --new-build-id. */

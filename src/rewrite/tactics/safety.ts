@@ -2,16 +2,18 @@
  * The questions that every tactic asks before it proposes: may these bytes get new content, and may this instruction run
  * elsewhere? Each answer is undefined for yes, or the reason for no.
  */
-import { hex, PAGE_SIZE, type Vaddr } from "../../address.js";
+import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
 import { DWARF_RBP, rowAt } from "../../elf/cfa-rows.js";
 import type { Fde } from "../../elf/eh-frame.js";
 import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
+import type { CodeRange } from "../../facts/functions.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import type { ProbeForm } from "../../usdt/forms.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
+import { encodeExceptionTable, personalityObstacle } from "../unwind/exceptions.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
 export function windowObstacle({ facts }: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
@@ -99,8 +101,27 @@ function callObstacle({ code, facts, range }: SiteContext, index: number): strin
     return "it calls into its own function, which may be after its return address";
   // __morestack of split stacks goes on behind the ret that follows its call.
   if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
-  if (facts.functions.fde(range) === undefined) return "its function has no unwind information";
-  return undefined;
+  return exceptionObstacle(facts, range, code, index);
+}
+
+/** Why an exception that comes out of a call could not be handled as it was if the call stood elsewhere. */
+function exceptionObstacle(
+  { functions, image }: ProgramFacts,
+  range: CodeRange,
+  code: DecodedCode,
+  index: number,
+): string | undefined {
+  const fde = functions.fde(range);
+  if (fde === undefined) return "its function has no unwind information";
+  if (fde.lsda === undefined) return undefined;
+  const obstacle = personalityObstacle(image, functions.ehFrame.record(functions.ehFrame.indexAt(fde.start)).cie);
+  if (obstacle !== undefined) return obstacle;
+  // As a trial, anywhere: what is asked is whether there can be a table.
+  const origin = addressOf(code, index);
+  const length = lengthOf(code, index);
+  const stretch = { start: code.end, end: vaddr(code.end + length), origin, lower: 0, lastByte: length - 1 };
+  const table = encodeExceptionTable(image, fde.start, fde.lsda, [stretch], code.end);
+  return typeof table === "string" ? table : undefined;
 }
 
 const knownTraits = new WeakMap<DecodedCode, Map<number, InstructionTraits>>();
