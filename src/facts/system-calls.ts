@@ -62,26 +62,41 @@ export function systemCalls(image: ElfImage): SystemCalls {
     else if (kind !== undefined) unclear.push(`${kind} at ${hex(at)}`);
   }
   if (found.length === 0) return { calls: [], unclear, facts: undefined };
-  const facts = gatherFacts(image, placesIn(found));
+  const facts = gatherFacts(
+    image,
+    found.flatMap(({ at, code }) => (pieces.isFunction(code) ? [at] : [at, ...placesIn(code)])),
+  );
   const calls: SystemCall[] = [];
   for (const { at, code } of found) {
     if (isSignalReturn(facts, code, at)) continue;
     const obstacle = obstacleIn(facts, code, at);
-    if (obstacle !== undefined) {
-      unclear.push(`the system call at ${hex(at)}: ${obstacle}`);
-      continue;
-    }
-    const index = indexAt(code, at);
-    calls.push({
-      at,
-      code,
-      index,
-      numbers: valuesBefore(facts, code, index, RAX),
-      firstArguments: valuesBefore(facts, code, index, RDI),
-    });
+    if (obstacle === undefined) calls.push(callAt(facts, code, at));
+    else unclear.push(`the system call at ${hex(at)}: ${obstacle}`);
   }
-  return { calls, unclear, facts };
+  return { calls: withDistantNumbers(image, calls), unclear, facts };
 }
+
+function callAt(facts: ProgramFacts, code: DecodedCode, at: Vaddr): SystemCall {
+  const index = indexAt(code, at);
+  const numbers = valuesBefore(facts, code, index, RAX);
+  return { at, code, index, numbers, firstArguments: valuesBefore(facts, code, index, RDI) };
+}
+
+/**
+ * Numbers that are given far away from the call, at the start of a function: what is known of its surroundings alone does not
+ * tell. So everything is gathered about those functions as a whole, unless they are too many or the program is huge: the
+ * tables of all of its functions would have to be kept in memory.
+ */
+function withDistantNumbers(image: ElfImage, calls: readonly SystemCall[]): readonly SystemCall[] {
+  const places = new Set(calls.filter((call) => call.numbers === undefined).flatMap(({ code }) => placesIn(code)));
+  const size = image.sections.filter(isCode).reduce((sum, s) => sum + s.sh_size, 0);
+  if (places.size === 0 || places.size > MOST_PLACES || size > MOST_CODE) return calls;
+  const facts = gatherFacts(image, [...places]);
+  return calls.map((call) => (call.numbers === undefined ? callAt(facts, call.code, call.at) : call));
+}
+
+const MOST_PLACES = 1000;
+const MOST_CODE = 1 << 24;
 
 /** Whether a call may make a process with a copy of the memory. The bit of the x32 ABI makes no difference. */
 export function mayCopyMemory({ numbers, firstArguments }: Pick<SystemCall, "numbers" | "firstArguments">): boolean {
@@ -115,6 +130,11 @@ class Pieces {
     this.#functions = FunctionIndex.of(image);
   }
 
+  isFunction(code: DecodedCode): boolean {
+    const range = this.#functions.containing(code.start);
+    return range !== undefined && range.end === code.end;
+  }
+
   /** The piece that contains an address; undefined in no section of code. */
   around(at: Vaddr): DecodedCode | undefined {
     const functions = this.#functions;
@@ -123,11 +143,12 @@ class Pieces {
     const gap = functions.gapCode(at);
     const before = gap && functions.containing(gap.start - 1);
     if (gap === undefined || before === undefined || before.end !== gap.start) return gap;
+    if (gap.end - before.start > LARGEST_PIECE) return gap;
     const first = functions.code(before);
     if (first.unclean !== undefined || gap.unclean !== undefined) return gap;
     let joined = this.#joined.get(gap.start);
     if (joined === undefined) {
-      joined = decode(Uint8Array.from([...first.bytes, ...gap.bytes]), first.start);
+      joined = decode(Uint8Array.from(Buffer.concat([first.bytes, gap.bytes])), first.start);
       this.#joined.set(gap.start, joined);
     }
     return joined;
@@ -148,18 +169,15 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
   return first === 0x0f ? "sysenter" : "int 0x80";
 }
 
-/** Addresses whose neighbourhoods cover each piece, as far as it is of a size to be looked through. */
-function placesIn(found: readonly { readonly at: Vaddr; readonly code: DecodedCode }[]): Vaddr[] {
-  const places = new Set<Vaddr>();
-  for (const { at, code } of found) {
-    places.add(at);
-    if (code.end - code.start > LARGEST_PIECE) continue;
-    for (let place: number = code.start; place < code.end; place += REACH_BEHIND) places.add(vaddr(place));
-  }
-  return [...places];
+/** Addresses whose neighbourhoods cover a piece; none where it is too large to be looked through. */
+function placesIn({ start, end }: DecodedCode): Vaddr[] {
+  const places: Vaddr[] = [];
+  if (end - start > LARGEST_PIECE) return places;
+  for (let place: number = start; place < end; place += REACH_BEHIND) places.push(vaddr(place));
+  return places;
 }
 
-const LARGEST_PIECE = 1 << 16;
+const LARGEST_PIECE = 1 << 15;
 
 /**
  * Why nothing can be said of the piece around a call: a jump in it is not understood, or something arrives between its
@@ -170,14 +188,15 @@ function obstacleIn(facts: ProgramFacts, code: DecodedCode, at: Vaddr): string |
   const { functions, entries } = facts;
   const around = functions.containing(code.start) === undefined ? undefined : facts.siteCode(code.start);
   if (typeof around === "string") return around;
-  if (!facts.covers(code.start, code.end)) return "there is too much code around it, or no known function";
   const isFunction = around?.range.end === code.end;
-  const [start, end] = isFunction
-    ? [Math.max(code.start, at - CLOSE_BEFORE), Math.min(code.end, at + CLOSE_BEHIND)]
-    : [code.start, code.end];
-  const stray = entries
-    .within(start, end)
-    .find(({ address, isCertain }) => (isCertain || !isFunction) && indexOf(code, address) < 0);
+  const start = isFunction ? Math.max(code.start, at - CLOSE_BEFORE) : code.start;
+  const end = isFunction ? Math.min(code.end, at + CLOSE_BEHIND) : code.end;
+  if (!facts.covers(vaddr(start), vaddr(end))) return "there is too much code around it that is in no known function";
+  const isClose = (address: Vaddr): boolean => address >= at - CLOSE_BEFORE && address < at + CLOSE_BEHIND;
+  const stray = entries.within(start, end).find(({ address, isCertain }) => {
+    if (indexOf(code, address) >= 0) return false;
+    return functions.containing(address) === undefined || (isCertain && isClose(address));
+  });
   return stray && `${describeEntry(stray)}, between the instructions there`;
 }
 

@@ -71,13 +71,14 @@ export function planForkDetour(
   call: SystemCall,
   isFree: (bytes: Stretch) => boolean,
 ): ForkDetour | string {
-  let reason = "";
+  const reasons = new Set<string>();
   for (let first = call.index; first >= Math.max(0, call.index - MOST_BEFORE); first--) {
     const detour = detourFrom(facts, call, first, isFree);
     if (typeof detour !== "string") return detour;
-    reason ||= detour;
+    reasons.add(detour);
   }
-  return `the system call at ${hex(call.at)} cannot be led elsewhere: ${reason}`;
+  const [first, second] = reasons;
+  return `the system call at ${hex(call.at)} cannot be led elsewhere: ${first}${second === undefined ? "" : `; ${second}`}`;
 }
 
 function detourFrom(
