@@ -4,6 +4,9 @@
  *
  *   family SCENE [NUMBER]            below reaper.c, which has the board
  *
+ * SEMAPHORES: sites are passed only where their semaphores have been raised
+ * ALREADY: one of them is a five-byte nop from the start
+ *
  * MEMBER     the library to open, where a scene has one: member.c
  * INT3       link-time addresses of nop5 sites: a child handler writes int3 over those that show a call
  */
@@ -24,33 +27,56 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifdef SEMAPHORES
+#define _SDT_HAS_SEMAPHORES 1
+#endif
 #include <sys/sdt.h>
 #include "board.h"
 
 extern char **environ;
 static volatile long sum;
 
+#ifdef SEMAPHORES
+#define SEMAPHORE(name) unsigned short family_##name##_semaphore __attribute__((section(".probes")))
+SEMAPHORE(first);
+SEMAPHORE(enter);
+SEMAPHORE(leave);
+SEMAPHORE(loop);
+SEMAPHORE(leaf);
+#define WANTED(name) __builtin_expect(*(volatile unsigned short *)&family_##name##_semaphore, 0)
+#else
+#define WANTED(name) 1
+#endif
+
 /* Sites of several kinds, in pages of their own. The last is in a leaf function that keeps what it computes below rsp. */
 #define PAGE_OF_ITS_OWN __attribute__((noinline, aligned(4096)))
+#ifdef ALREADY
+#undef _SDT_NOP
+#define _SDT_NOP .nops 5
+#endif
 static PAGE_OF_ITS_OWN void first(long i) {
   sum += i;
-  STAP_PROBE1(family, first, i);
+  if (WANTED(first)) STAP_PROBE1(family, first, i);
 }
+#ifdef ALREADY
+#undef _SDT_NOP
+#define _SDT_NOP nop
+#endif
 static PAGE_OF_ITS_OWN void two(long i) {
-  STAP_PROBE2(family, enter, i, sum);
+  if (WANTED(enter)) STAP_PROBE2(family, enter, i, sum);
   sum = sum * 3 + i;
-  STAP_PROBE2(family, leave, i, sum);
+  if (WANTED(leave)) STAP_PROBE2(family, leave, i, sum);
 }
 static PAGE_OF_ITS_OWN void loop(long i) {
   for (long k = 0; k < 1; k++) {
     sum ^= i + k;
-    STAP_PROBE(family, loop);
+    if (WANTED(loop)) STAP_PROBE(family, loop);
   }
 }
 static PAGE_OF_ITS_OWN long leaf(long i) {
   volatile long below[4];
   for (int k = 0; k < 4; k++) below[k] = i * (k + 1);
-  STAP_PROBE1(family, leaf, i);
+  if (WANTED(leaf)) STAP_PROBE1(family, leaf, i);
   return below[0] + below[1] + below[2] + below[3];
 }
 
@@ -401,7 +427,8 @@ static void scene_many_of_one(void) {
   wait_for_test();
 }
 
-#ifdef UNCOVERED
+#ifdef WAY
+/* Forks that run no child handlers, and children that share the memory. */
 static int child_of_clone(void *unused) {
   count(&board()->begun);
   pass_often();
@@ -412,16 +439,47 @@ static void child_without_handlers(pid_t child) {
   if (child == 0) child_of_clone(NULL);
   await(child);
 }
-static void scene_uncovered(void) {
+static int sharing_child(void *unused) {
+  count(&board()->begun);
+  pass_often();
+  count(&board()->ended);
+  return 0;
+}
+__attribute__((noinline)) static long system_call(long number, long a, long b, long c, long d, long e) {
+  long result;
+  register long r10 __asm__("r10") = d, r8 __asm__("r8") = e;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+__attribute__((noinline)) static long system_call_fork(void) {
+  long result;
+  __asm__ volatile("movl $57, %%eax\n syscall\n" : "=a"(result) : : "rcx", "r11", "memory");
+  return result;
+}
+static void scene_way(void) {
   static char stack[65536] __attribute__((aligned(16)));
   pass_often();
-#if UNCOVERED == 1
+#if WAY == 1
   child_without_handlers(_Fork());
-#elif UNCOVERED == 2
+#elif WAY == 2
   await(clone(child_of_clone, stack + sizeof stack, SIGCHLD, NULL));
-#else
+#elif WAY == 3
   child_without_handlers(syscall(SYS_fork));
+#elif WAY == 4
+  child_without_handlers(syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL));
+#elif WAY == 5
+  struct { unsigned long flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls; } arguments = {
+      .exit_signal = SIGCHLD};
+  child_without_handlers(syscall(SYS_clone3, &arguments, sizeof arguments));
+#elif WAY == 6
+  child_without_handlers(system_call_fork());
+#elif WAY == 7
+  child_without_handlers(system_call(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+#elif WAY == 8
+  await(clone(sharing_child, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL));
 #endif
+  pass_often();
 }
 #endif
 
@@ -469,8 +527,8 @@ static const struct scene {
     {"untraced-child", scene_untraced_child},
     {"many", scene_many},
     {"many-of-one", scene_many_of_one},
-#ifdef UNCOVERED
-    {"uncovered", scene_uncovered},
+#ifdef WAY
+    {"way", scene_way},
 #endif
 };
 
