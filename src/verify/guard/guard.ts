@@ -27,7 +27,7 @@ import { judgeChild } from "./child.js";
 import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
 import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word } from "./loader-rules.js";
-import { Machine } from "./machine.js";
+import { Machine, unlessAbsent } from "./machine.js";
 import { fillWords, type Hook, judgeFini, judgeInit } from "./stubs.js";
 import { unvisitedCode } from "./unvisited.js";
 
@@ -267,23 +267,23 @@ class Examination {
       return { code: [], named: [] };
     }
     const machine = new Machine(this.rewritten, this.isNew);
-    const filled = fillWords(machine, this.now, changes.words);
+    const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: { name: string; start: number }[] = [];
-    const registered = judgeInit(machine, init[1], filled);
-    const initName = { name: "usdt_nop5.init", start: init[1].start };
-    if (typeof registered === "string") this.say(atAddress(init[1].start), `at the start, ${registered}`);
+    const registered = typeof filled === "string" ? filled : unlessAbsent(() => judgeInit(machine, init[1], filled));
+    if (typeof registered === "string" || typeof filled === "string")
+      this.say(atAddress(init[1].start), `at the start, ${registered}`);
     else {
       const { child, handle } = registered;
       if (!this.isNew(handle)) this.say(atAddress(init[1].start), `its handle ${hex(handle)} may be that of another`);
       named.push({ name: "usdt_nop5.fork_guard", start: child });
-      const finiProblem = fini && judgeFini(machine, fini[1], filled, registered);
+      const finiProblem = fini && unlessAbsent(() => judgeFini(machine, fini[1], filled, registered));
       if (finiProblem !== undefined) this.say(atAddress(fini![1].start), `at the end, ${finiProblem}`);
       const guarded = guardedSites(this.rewritten);
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
-      const problem = this.isNew(child) ? judgeChild(machine, child, guarded) : "it is no new code";
+      const problem = this.isNew(child) ? unlessAbsent(() => judgeChild(machine, child, guarded)) : "it is no new code";
       if (problem !== undefined) this.say(atAddress(child), `in a child, ${problem}`);
     }
-    named.push(initName);
+    named.push({ name: "usdt_nop5.init", start: init[1].start });
     if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
     const visited = union(machine.executed);
     const ran = union([...visited, ...unvisitedCode(machine, visited)]);

@@ -274,6 +274,19 @@ export class Machine {
   }
 }
 
+/**
+ * What `judge` says; or that somebody is given an address where nothing is: the kernel to read from, a function to return to,
+ * the loader to write to.
+ */
+export function unlessAbsent<T>(judge: () => T): T | string {
+  try {
+    return judge();
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    return `nothing is at ${hex(error.address ?? 0)}, where something is to be read or written`;
+  }
+}
+
 const MOST_PROBLEMS = 4;
 /** Bytes below rsp that a function may use, as far as it matters here. */
 const LOST = 256;
