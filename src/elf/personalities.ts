@@ -14,7 +14,7 @@ import { dynsym, forEachSymbol, type SymbolTable, symbolName, symtab } from "./s
 export function personalityName(image: ElfImage, { personality }: Cie): string | null | undefined {
   if (personality === undefined || personality.value === undefined) return null;
   const { encoding, value } = personality;
-  if ((encoding & DW_EH_PE_indirect) === 0) return nameAt(image, value);
+  if ((encoding & DW_EH_PE_indirect) === 0) return nameAt(image, value) ?? stubAt(image, value);
   return importedAt(image, value) ?? nameAt(image, slotContent(image, value));
 }
 
@@ -27,6 +27,17 @@ function slotContent(image: ElfImage, slot: number): number {
   if (found !== undefined) return found;
   const offset = offsetOf(image, slot as Vaddr);
   return offset === undefined || offset + 8 > image.bytes.length ? Number.NaN : read64(image.view, offset);
+}
+
+/** The name of the function that a stub of the procedure linkage table leads to: `endbr64; bnd jmp *slot(%rip)`, or a part of it. */
+function stubAt(image: ElfImage, address: number): string | undefined {
+  const offset = offsetOf(image, address as Vaddr);
+  if (offset === undefined || offset + 16 > image.bytes.length) return undefined;
+  let at: number = offset;
+  if (image.bytes.readUInt32LE(at) === 0xfa1e0ff3) at += 4;
+  if (image.bytes[at] === 0xf2) at++;
+  if (image.bytes.readUInt16LE(at) !== 0x25ff) return undefined;
+  return importedAt(image, address + at - offset + 6 + image.bytes.readInt32LE(at + 2));
 }
 
 /** The name of the dynamic symbol that a relocation puts into a slot. */

@@ -1,0 +1,45 @@
+/**
+ * At every instruction of new code a stack walk finds the same frames and the same saved registers as before: the CPU goes
+ * through it step by step, and libgcc looks after each (programs/steps.c).
+ */
+import { describe, expect, it } from "vitest";
+import { canCompile } from "../rewrite/compile.js";
+import { build, canRun, steadily } from "./pairs.js";
+
+const compilers: readonly (readonly [string, ...string[]])[] = [
+  ["gcc", "-O2"],
+  ["gcc", "-O0"],
+  ["gcc", "-O1", "-fno-omit-frame-pointer"],
+  ["gcc", "-Os", "-fomit-frame-pointer"],
+  ["gcc", "-O2", "-no-pie", "-fno-PIC"],
+  ["gcc", "-O2", "-fuse-ld=gold"],
+  ["gcc", "-O2", "-fuse-ld=lld"],
+  ["clang", "-O2"],
+  ["clang", "-O0", "-fomit-frame-pointer"],
+];
+
+const usable = await Promise.all(
+  compilers.map(async ([compiler, ...flags]) => {
+    const linker = flags.find((f) => f.startsWith("-fuse-ld="))?.slice(9);
+    return canRun(compiler, "setarch", ...(linker === undefined ? [] : [`ld.${linker}`]));
+  }),
+);
+
+/** A walk that found nothing is an empty line. */
+const steps = (text: string): readonly string[] => text.trimEnd().split("\n");
+
+describe.skipIf(!canCompile)("stacks in new code, step by step", () => {
+  compilers.forEach(([compiler, ...flags], i) => {
+    for (const options of [[], ["--no-fork-guard"]])
+      it.skipIf(!usable[i])(`${compiler} ${flags.join(" ")} ${options.join(" ")}`, async () => {
+        const { before, after, report } = await build("steps.c", compiler, ["-rdynamic", ...flags], options);
+        expect(report.sites.some((s) => s.tactic !== "in-place")).toBe(true);
+        const [was, is] = [await steadily(before), await steadily(after)];
+        expect(is.status).toBe(0);
+        expect(steps(was.stdout).length).toBeGreaterThan(40);
+        expect(steps(is.stdout)).toEqual(steps(was.stdout));
+        // Guards and jumps are instructions that were not there: the walk came by them.
+        expect(Number(is.stderr)).toBeGreaterThan(Number(was.stderr));
+      });
+  });
+});
