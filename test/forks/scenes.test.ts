@@ -67,7 +67,7 @@ describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", 
     // Sites behind semaphores, which the kernel raises; and one that was a nop5 before, in a page of its own.
     ["-DSEMAPHORES", "-DALREADY"],
   ];
-  if (process.env.LONG !== undefined)
+  if (process.env.LONG === "1")
     builds.push(["-fuse-ld=gold", "-pie"], ["-O0", "-pie"], ["-s", "-Wl,-z,now,-z,norelro"], ["-fuse-ld=mold", "-pie"]);
   it.each(builds)("a program made with %s %s", async (...flags) => {
     const { guarded, bare } = await forms("family.c", ...flags);

@@ -17,7 +17,7 @@ import { skipBecause } from "../packages/skips.js";
 import { type AttachedProbes, attach } from "../packages/uprobes.js";
 import { type Forms, flawless, forms, type Played, play, program } from "./family.js";
 
-const LONG = process.env.LONG !== undefined;
+const LONG = process.env.LONG === "1";
 const SITES = 5;
 const SIGSEGV = 11;
 const INT3 = 0xcc;
