@@ -74,7 +74,11 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const sections = outputSections(image, assembly);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
-  const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
+  const contentEdits = [
+    ...assembly.edits,
+    ...(assembly.unwind?.edits ?? []),
+    ...(code ? tagEdits(image, code.place) : []),
+  ];
   const patched = applyEdits(image.bytes, contentEdits);
   const renumbered = isIdentity(numbers) ? [] : symbolTables(image);
   for (const { sh_offset, sh_size } of renumbered)
@@ -87,10 +91,13 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const segment = code && segmentContent(image, assembly, contentOf);
   const headers = headerEdits(image, assembly, contentOf);
   for (const edit of headers) patched.set(edit.new, edit.offset);
-  const vacated = assembly.unwind?.vacated ?? [];
-  for (const { start, end } of vacated) patched.fill(0, start, end);
-  // Undone in this order: where the two kinds of edits meet, both give back the same old bytes.
-  const edits = [...headers, ...contentEdits];
+  const away = movedAway(code);
+  const vacated = [...away.map(stretchOf), ...(assembly.unwind?.vacated ?? [])];
+  for (const { start, end } of assembly.unwind?.vacated ?? []) patched.fill(0, start, end);
+  if (assembly.unwind?.front !== undefined) patched.set(assembly.unwind.front.bytes, assembly.unwind.front.offset);
+  // Undone in this order: where the two kinds of edits meet, both give back the same old bytes. What moved away is there to be
+  // copied back, which costs less than to keep its old bytes.
+  const edits = [...headers.flatMap((edit) => outsideOf(edit, away.map(stretchOf))), ...contentEdits];
 
   const pieces: Piece[] = [];
   let at = 0;
@@ -137,7 +144,13 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
   const trailing = patched.subarray(items.trailingStart);
   const undone = [...edits, ...assembly.before];
-  const corrected = assembly.unwind?.copies ?? [];
+  const back = away.map(({ section, sh_offset }) => ({
+    from: sh_offset,
+    to: section.sh_offset,
+    size: section.sh_size,
+    words: [],
+  }));
+  const corrected = [...back, ...(assembly.unwind?.copies ?? [])];
   const oldNumbers = invert(numbers, sections.length);
   const recipe = recipeFor(image, pieces, corrected, trailing.length, undone, renumbered, oldNumbers);
   const carry = encodeCarry({ memo: assembly.memo, originalHash: assembly.originalHash, recipe });
@@ -245,10 +258,49 @@ function segmentContent(
     if (sh_addr >= place.p_vaddr) content.set(contentOf(section), sh_addr - place.p_vaddr);
   content.set(newCode.bytes, newCode.start - place.p_vaddr);
   for (const { section, sh_addr } of unwind?.moved ?? [])
-    content.set(unwind!.content.get(section)!, sh_addr - place.p_vaddr);
+    if (sh_addr >= place.p_vaddr) content.set(unwind!.content.get(section)!, sh_addr - place.p_vaddr);
   if (unwind?.exceptions !== undefined)
     content.set(unwind.exceptions.bytes, unwind.exceptions.section.sh_addr - place.p_vaddr);
   return content;
+}
+
+/** The sections that made room for a longer program header table, and stand in the new segment. */
+function movedAway(code: Assembly["code"]): MovedSection[] {
+  if (code?.place.kind !== "new segment") return [];
+  const { growth, p_vaddr } = code.place;
+  const { cleared } = growth;
+  if (cleared === undefined) return [];
+  return growth.moved.filter(
+    ({ section: s, sh_addr }) =>
+      sh_addr >= p_vaddr && s.sh_offset >= cleared.start && s.sh_offset + s.sh_size <= cleared.end,
+  );
+}
+
+const stretchOf = ({ section: { sh_offset, sh_size } }: MovedSection): UnwindLayout["vacated"][number] => ({
+  start: sh_offset,
+  end: fileOffset(sh_offset + sh_size),
+});
+
+/** The parts of an edit that lie in none of the stretches. */
+function outsideOf({ offset, old, new: bytes }: Edit, stretches: UnwindLayout["vacated"]): Edit[] {
+  const parts: Edit[] = [];
+  let from: number = offset;
+  const cut = (end: number): void => {
+    if (end > from)
+      parts.push({
+        offset: fileOffset(from),
+        old: old.subarray(from - offset, end - offset),
+        new: bytes.subarray(from - offset, end - offset),
+      });
+  };
+  const end = offset + old.length;
+  for (const s of [...stretches].sort((a, b) => a.start - b.start)) {
+    if (s.start >= end || s.end <= from) continue;
+    cut(s.start);
+    from = s.end;
+  }
+  cut(end);
+  return parts;
 }
 
 /** The loaded part without the pages that became nothing but zeros. */

@@ -1,5 +1,14 @@
 /**
- * Unwind information for new code, with the input's own tables, laid out behind the code.
+ * Unwind information for new code. The input's `.eh_frame` becomes longer, and `.eh_frame_hdr` as well, so that each reader
+ * finds everything where it looks: by program header or by section header.
+ *
+ * In front, where linkers put `.eh_frame_hdr` right before `.eh_frame`: the header moves behind the new code, and the new
+ * records take the end of its place. Old records stay where they are.
+ *
+ *     before   | .eh_frame_hdr                | .eh_frame: old records |
+ *     after    | nothing | .eh_frame: new records and old ones         |    new code | .gcc_except_table.nop5 | .eh_frame_hdr
+ *
+ * Behind, where that is no way (another order, no room, something may lead to the header's place): both tables move.
  *
  *     new code | .gcc_except_table.nop5 | .eh_frame_hdr | .eh_frame: the old records, the new ones, a zero length
  *
@@ -12,18 +21,18 @@
 import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../../address.js";
 import type { CfaRows } from "../../elf/cfa-rows.js";
 import * as elf from "../../elf/constants.js";
-import { DW_EH_PE_omit } from "../../elf/eh-cursor.js";
+import { DW_EH_PE_application, DW_EH_PE_indirect, DW_EH_PE_omit, DW_EH_PE_pcrel } from "../../elf/eh-cursor.js";
 import { encodeEhFrameHdr, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../../elf/eh-frame-hdr.js";
-import { encodeNumber, encodePointer } from "../../elf/eh-pointers.js";
+import { encodeNumber, encodePointer, pointerSize } from "../../elf/eh-pointers.js";
 import type { Cie } from "../../elf/eh-records.js";
 import { type FrameState, type FrameTable, readFrameTable, stateAt } from "../../elf/frame-states.js";
 import type { ProgramHeader, Section } from "../../elf/image.js";
 import { encodeUleb } from "../../elf/leb128.js";
 import { InputError } from "../../errors.js";
-import type { Edit } from "../edits.js";
+import { type Edit, editAt } from "../edits.js";
 import type { OutputSection } from "../sections.js";
 import type { MovedSection } from "../table-growth.js";
-import type { CorrectedCopy, CorrectedWords } from "./corrected.js";
+import { type CorrectedCopy, type CorrectedWords, correctWords } from "./corrected.js";
 import { encodeExceptionTable, personalityObstacle } from "./exceptions.js";
 import { encodeFrameProgram, loweredState, type ProgramRow } from "./frame-program.js";
 import type { OriginStretch } from "./origins.js";
@@ -48,6 +57,10 @@ export interface UnwindLayout {
   readonly start: Vaddr;
   readonly end: Vaddr;
   readonly moved: readonly MovedSection[];
+  /** New records in front of the old ones, which stay where they are: then .eh_frame begins here. */
+  readonly front: { readonly section: Section; readonly offset: FileOffset; readonly bytes: Uint8Array } | undefined;
+  /** Bytes between two tables that are part of one now. */
+  readonly edits: readonly Edit[];
   /** The whole content of the moved sections. */
   readonly content: ReadonlyMap<Section, Uint8Array>;
   /** What the old tables are called where their bytes stay as well: bytes in no section would not survive strip. */
@@ -205,10 +218,120 @@ class Draft {
   }
 
   finish(after: Vaddr, shift: number, edits: readonly Edit[]): UnwindLayout | string {
-    const { section, header } = this.#tables;
     if (this.#obstacle !== undefined) return this.#obstacle;
     const fdes = this.#fdes.sort((a, b) => a.start - b.start);
     if (fdes.length === 0) return this.#without[0]?.reason ?? "no new code has a frame";
+    const inFront = this.#finishInFront(fdes, after, shift, edits);
+    return inFront ?? this.#finishBehind(fdes, after, shift, edits);
+  }
+
+  /** Undefined where there is no room in front of the old records. */
+  #finishInFront(
+    fdes: readonly NewFde[],
+    after: Vaddr,
+    shift: number,
+    edits: readonly Edit[],
+  ): UnwindLayout | undefined {
+    const { image, section, header, headerIsReferenced } = this.#tables;
+    if (header === undefined || headerIsReferenced || !header.isComplete) return undefined;
+    const own = header.section;
+    const gap = section.sh_addr - (own.sh_addr + own.sh_size);
+    if (gap < 0 || gap > 64 || section.sh_offset - own.sh_offset !== section.sh_addr - own.sh_addr) return undefined;
+    const gapAt = fileOffset(own.sh_offset + own.sh_size);
+    if (image.bytes.subarray(gapAt, section.sh_offset).some((byte) => byte !== 0)) return undefined;
+    if (section.sh_addr % this.#alignment !== 0) return undefined;
+    // How long they are does not depend on where they stand: no linker writes pointers in LEB128.
+    const size = this.#frontRecords(section.sh_addr, fdes)?.bytes.length;
+    if (size === undefined || size > section.sh_addr - own.sh_addr) return undefined;
+    const ehFrameAt = vaddr(section.sh_addr - size);
+    const records = this.#frontRecords(ehFrameAt, fdes);
+    if (records === undefined || records.bytes.length !== size) return undefined;
+    const ehFrameOffset = fileOffset(section.sh_offset - size);
+
+    const exceptions = Uint8Array.from(this.#exceptions);
+    const hdrAt = vaddr(alignUp(this.#exceptionsAt + exceptions.length, 4));
+    const at = (address: Vaddr): FileOffset => fileOffset(address - shift);
+    const bytes = this.#encodeHeader(hdrAt, ehFrameAt, 0, fdes, records.addresses);
+    if (bytes === undefined) return undefined;
+    const old = Buffer.from(image.bytes.subarray(section.sh_offset, section.sh_offset + section.sh_size));
+    for (const { offset, new: change } of edits)
+      if (offset >= section.sh_offset && offset + change.length <= section.sh_offset + section.sh_size)
+        old.set(change, offset - section.sh_offset);
+    const before = header.programHeader;
+    const place = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
+    return {
+      start: after,
+      end: vaddr(hdrAt + bytes.length),
+      moved: [
+        { section, sh_addr: ehFrameAt, sh_offset: ehFrameOffset },
+        { section: own, sh_addr: hdrAt, sh_offset: at(hdrAt) },
+      ],
+      front: { section, offset: ehFrameOffset, bytes: records.bytes },
+      edits: gap === 0 ? [] : [editAt(image, gapAt, records.bytes.subarray(size - gap))],
+      content: new Map<Section, Uint8Array>([
+        [section, Buffer.concat([records.bytes, old])],
+        [own, bytes],
+      ]),
+      kept: [],
+      exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
+      programHeader: { before, now: { ...before, ...place, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } },
+      copies: [this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, 0, fdes.length)],
+      vacated: [{ start: own.sh_offset, end: ehFrameOffset }],
+      without: this.#without,
+    };
+  }
+
+  get #alignment(): number {
+    return Math.max(this.#tables.section.sh_addralign, 8);
+  }
+
+  /**
+   * The new records from `from` on. They have CIEs of their own: a record cannot name one that comes behind it. The last one
+   * is as much longer as alignment asks for.
+   */
+  #frontRecords(from: Vaddr, fdes: readonly NewFde[]): { bytes: Buffer; addresses: readonly number[] } | undefined {
+    const { dataBase } = this.#tables;
+    const run = new RecordRun(from);
+    const cies = this.#cies.map((content) => run.append(Uint8Array.from([0, 0, 0, 0, ...content])));
+    const copied = new Map<Cie, number>();
+    const addresses: number[] = [];
+    for (const fde of fdes) {
+      let cieAt = typeof fde.cie === "number" ? cies[fde.cie] : copied.get(fde.cie);
+      if (cieAt === undefined && typeof fde.cie !== "number") {
+        const copy = this.#copyOf(fde.cie, run.next);
+        if (copy === undefined) return undefined;
+        cieAt = run.append(copy);
+        copied.set(fde.cie, cieAt);
+      }
+      const body = encodeFde(fde, run.next, cieAt!, dataBase);
+      if (body === undefined) return undefined;
+      addresses.push(run.append(body));
+    }
+    run.padLast(this.#alignment);
+    return { bytes: Buffer.concat(run.pieces), addresses };
+  }
+
+  /** A CIE of the input behind its length, for a record at `to`. */
+  #copyOf(cie: Cie, to: Vaddr): Uint8Array | undefined {
+    const { image, section } = this.#tables;
+    const { at, end, personality } = cie;
+    if (image.view.getUint32(at, true) === 0xffffffff) return undefined;
+    const bytes = Buffer.from(image.bytes.subarray(at + 4, end));
+    if (personality === undefined || (personality.encoding & DW_EH_PE_application) !== DW_EH_PE_pcrel) return bytes;
+    const place = personality.at - at - 4;
+    const by = to - (section.sh_addr + at - section.sh_offset);
+    const size = pointerSize(personality.encoding & ~DW_EH_PE_indirect);
+    if (size !== 4 && size !== 8) return undefined;
+    const words = [{ size, add: -by, places: [place] }] as const;
+    if (size === 4) {
+      const moved = bytes.readInt32LE(place) - by;
+      if (moved !== (moved | 0) || moved === 0) return undefined;
+    }
+    return correctWords(bytes, words) ? bytes : undefined;
+  }
+
+  #finishBehind(fdes: readonly NewFde[], after: Vaddr, shift: number, edits: readonly Edit[]): UnwindLayout | string {
+    const { section, header } = this.#tables;
     const exceptions = Uint8Array.from(this.#exceptions);
     const hdrAt = vaddr(alignUp(this.#exceptionsAt + exceptions.length, 4));
     const hdrSize = header === undefined ? 0 : this.#headerSize(fdes.length);
@@ -235,20 +358,22 @@ class Draft {
     leave(section, stays ? undefined : records.copy(at(ehFrameAt)));
     let programHeader: UnwindLayout["programHeader"];
     if (header !== undefined) {
-      const bytes = this.#encodeHeader(hdrAt, ehFrameAt, fdes, records.addresses);
+      const bytes = this.#encodeHeader(hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes, records.addresses);
       if (bytes === undefined) return "its unwind tables are out of reach";
       moved.unshift({ section: header.section, sh_addr: hdrAt, sh_offset: at(hdrAt) });
       content.set(header.section, bytes);
       const before = header.programHeader;
       const now = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
       programHeader = { before, now: { ...before, ...now, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } };
-      const copy = this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, fdes.length);
+      const copy = this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes.length);
       leave(header.section, header.isComplete && !stays ? copy : undefined);
     }
     return {
       start: after,
       end: vaddr(ehFrameAt + records.bytes.length),
       moved,
+      front: undefined,
+      edits: [],
       content,
       kept,
       exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
@@ -275,27 +400,18 @@ class Draft {
     }
     for (const at of relative.eight) old.writeBigUInt64LE(BigInt.asUintN(64, old.readBigUInt64LE(at) - BigInt(by)), at);
 
-    const pieces: Uint8Array[] = [old];
-    let size = kept;
-    const append = (body: Uint8Array): number => {
-      const length = alignUp(4 + body.length, 4) - 4;
-      const record = new Uint8Array(4 + alignUp(length, 4));
-      new DataView(record.buffer).setUint32(0, record.length - 4, true);
-      record.set(body, 4);
-      pieces.push(record);
-      size += record.length;
-      return to + size - record.length;
-    };
+    const run = new RecordRun(vaddr(to + kept));
     // An odd end, which no linker leaves, would put the new ones at odd places.
-    if (size % 4 !== 0) return "its unwind tables end at an odd place";
-    const cies = this.#cies.map((content) => append(Uint8Array.from([0, 0, 0, 0, ...content])));
+    if (kept % 4 !== 0) return "its unwind tables end at an odd place";
+    const cies = this.#cies.map((content) => run.append(Uint8Array.from([0, 0, 0, 0, ...content])));
     const addresses: number[] = [];
     for (const fde of fdes) {
       const cieAt = typeof fde.cie === "number" ? cies[fde.cie]! : fde.cie.at - section.sh_offset + to;
-      const body = encodeFde(fde, vaddr(to + size), cieAt, dataBase);
+      const body = encodeFde(fde, run.next, cieAt, dataBase);
       if (body === undefined) return "its unwind tables have encodings in which new code is out of reach";
-      addresses.push(append(body));
+      addresses.push(run.append(body));
     }
+    const pieces = [old, ...run.pieces];
     if (isTerminated) pieces.push(new Uint8Array(4));
     const words: CorrectedWords[] = [
       { size: 4, add: by, places: relative.four },
@@ -319,18 +435,20 @@ class Draft {
   #encodeHeader(
     hdrAt: Vaddr,
     ehFrameAt: Vaddr,
+    /** By how much the old records have moved. */
+    byFrames: number,
     fdes: readonly NewFde[],
     addresses: readonly number[],
   ): Buffer | undefined {
     const { header, frames, section } = this.#tables;
-    const moved = (fde: number): number => fde - section.sh_addr + ehFrameAt;
+    const moved = (fde: number): number => fde + byFrames;
     const { starts, fdes: old } = header!.content;
     const entries: [number, number][] = [];
     if (header!.isComplete) for (let i = 0; i < starts.length; i++) entries.push([starts[i]!, moved(old[i]!)]);
     else
       for (let i = 0; i < frames.count; i++)
         if (i === 0 || frames.starts[i] !== frames.starts[i - 1])
-          entries.push([frames.starts[i]!, frames.record(i).at - section.sh_offset + ehFrameAt]);
+          entries.push([frames.starts[i]!, moved(frames.record(i).at - section.sh_offset + section.sh_addr)]);
     fdes.forEach((fde, i) => {
       entries.push([fde.start, addresses[i]!]);
     });
@@ -345,12 +463,11 @@ class Draft {
   }
 
   /** How the old header comes out of the new one, whose entries for new code are its last. */
-  #headerCopy(from: FileOffset, hdrAt: Vaddr, ehFrameAt: Vaddr, added: number): CorrectedCopy {
-    const { header, section } = this.#tables;
+  #headerCopy(from: FileOffset, hdrAt: Vaddr, ehFrameAt: Vaddr, byFrames: number, added: number): CorrectedCopy {
+    const { header } = this.#tables;
     const own = header!.section;
     const { ehFrame, starts } = header!.content;
     const by = hdrAt - own.sh_addr;
-    const byFrames = ehFrameAt - section.sh_addr;
     const places = (first: number): number[] => Array.from(starts, (_, i) => first + i * HDR_ENTRY_SIZE);
     const words: CorrectedWords[] = [
       { size: 4, add: (ehFrame ?? own.sh_addr + 4) - ehFrameAt + by, places: [4] },
@@ -359,6 +476,43 @@ class Draft {
       { size: 4, add: by - byFrames, places: places(HDR_TABLE_AT + 4) },
     ];
     return { from, to: own.sh_offset, size: own.sh_size, words };
+  }
+}
+
+/** Records, one behind the other. */
+class RecordRun {
+  readonly pieces: Uint8Array[] = [];
+  #next: number;
+
+  constructor(start: Vaddr) {
+    this.#next = start;
+  }
+
+  get next(): Vaddr {
+    return vaddr(this.#next);
+  }
+
+  /** @param body what comes behind the length. Returns the record's address. */
+  append(body: Uint8Array): number {
+    const record = new Uint8Array(4 + alignUp(body.length, 4));
+    new DataView(record.buffer).setUint32(0, record.length - 4, true);
+    record.set(body, 4);
+    const at = this.#next;
+    this.pieces.push(record);
+    this.#next += record.length;
+    return at;
+  }
+
+  /** Makes the last record longer, so that the run's length is a multiple of `unit`. Zeros are DW_CFA_nop. */
+  padLast(unit: number): void {
+    const size = this.pieces.reduce((sum, { length }) => sum + length, 0);
+    const last = this.pieces.pop();
+    if (last === undefined) return;
+    const longer = new Uint8Array(last.length + alignUp(size, unit) - size);
+    longer.set(last);
+    new DataView(longer.buffer).setUint32(0, longer.length - 4, true);
+    this.pieces.push(longer);
+    this.#next += longer.length - last.length;
   }
 }
 

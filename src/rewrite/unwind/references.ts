@@ -15,15 +15,19 @@ import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
 
 export function leadsInto(image: ElfImage, section: Section): boolean {
   const table = dynsym(image);
+  // What is registered is the table of records, and never the one that PT_GNU_EH_FRAME leads to.
+  const isRegistered = section.name === ".eh_frame";
   // Static programs register their tables, and without dynamic symbols nobody knows.
-  if (table === null) return true;
+  if (table === null && isRegistered) return true;
   const low: number = section.sh_addr;
-  const high = low + section.sh_size;
+  // Records are led to in the middle of a section too, since linkers put many inputs together; a header has one beginning.
+  const high = isRegistered ? low + section.sh_size : low + 1;
   let found = false;
-  forEachSymbol(table, (value, _size, _info, shndx, index) => {
-    if (shndx !== elf.SHN_UNDEF) found ||= value >= low && value < high;
-    else found ||= /^__(de)?register_frame/.test(symbolName(table, index));
-  });
+  if (table !== null)
+    forEachSymbol(table, (value, _size, _info, shndx, index) => {
+      if (shndx !== elf.SHN_UNDEF) found ||= value >= low && value < high;
+      else found ||= isRegistered && /^__(de)?register_frame/.test(symbolName(table, index));
+    });
   forEachRelocation(image, (_place, value) => {
     found ||= value >= low && value < high;
   });

@@ -46,8 +46,9 @@ export interface UnwindTables {
   readonly header: HeaderTable | undefined;
   /** Why unwinders that run in the process may not find records of new code, or undefined where they do. */
   readonly unseen: string | undefined;
-  /** Whether something else may lead to where the tables stand: then their bytes have to stay there as well. */
+  /** Whether something else may lead to where a table stands: then its bytes have to stay there as well. */
   readonly isReferenced: boolean;
+  readonly headerIsReferenced: boolean;
 }
 
 export interface HeaderTable {
@@ -73,6 +74,7 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
     const relative = relativeWords(image, section, dataBase);
     if (typeof relative === "string") return relative;
     const parts = header === undefined ? [section] : [section, header.section];
+    const headerIsReferenced = header !== undefined && leadsInto(image, header.section);
     const written = relocated(image, parts);
     if (written !== undefined) return written;
     return {
@@ -84,7 +86,8 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
       isTerminated: endsWithZero(image, section),
       header,
       unseen: unseenBecause(image, header),
-      isReferenced: parts.some((s) => leadsInto(image, s)),
+      isReferenced: headerIsReferenced || leadsInto(image, section),
+      headerIsReferenced,
     };
   } catch (error) {
     if (error instanceof InputError) return error.message;

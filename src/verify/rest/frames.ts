@@ -1,7 +1,8 @@
 /**
  * `.eh_frame`: a function may end later than before, since its last block moved up into the padding behind it. Then the
- * length in its FDE says so. And new code has records of its own, behind the others; for their sake the section and
- * `.eh_frame_hdr` have moved. Nothing else of them is another (unwind-records.ts, new-frames.ts).
+ * length in its FDE says so. And new code has records of its own: behind the others, and then the section and
+ * `.eh_frame_hdr` have moved; or in front of the others, which stay, where the header stood. Nothing else of them is another
+ * (unwind-records.ts, new-frames.ts).
  *
  * Where they stood there are zeros now, or, where something else may lead there, what was there.
  */
@@ -17,7 +18,7 @@ import { atAddress, atOffset, type FileStretch, type Finding, finding, type Ruli
 import { judgeNewFrames } from "./new-frames.js";
 import { differingRuns, firstNonZero, outside, type Run } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
-import { compareRecords, judgeHeader } from "./unwind-records.js";
+import { compareRecords, isInFront, judgeHeader } from "./unwind-records.js";
 
 const LONGEST_INSTRUCTION = 15;
 
@@ -95,6 +96,16 @@ export function judgeFrames(
     findings.push(finding("loaded", error.where ?? ".eh_frame", error.what));
   }
   const moved: readonly SectionPair[] = header === undefined ? [frames] : [frames, header];
+  if (isInFront(frames)) {
+    // The new records are judged above; what is left of the header's place is nothing.
+    const { original: o, rewritten: r } = frames;
+    const from = header?.original.sh_offset ?? r.sh_offset;
+    const left = { ...o, name: ".eh_frame_hdr", sh_offset: from, sh_size: Math.max(0, r.sh_offset - from) };
+    if (asLaidOut && header !== undefined)
+      findings.push(...judgeLeft(original, rewritten, left, judged, leadsInto(original, header.original)));
+    judged.push({ start: Math.min(from, r.sh_offset), end: o.sh_offset + o.sh_size });
+    return { findings, judged, growths };
+  }
   const isReferenced = moved.some(({ original: o }) => leadsInto(original, o));
   for (const { original: o } of moved) {
     if (asLaidOut) findings.push(...judgeLeft(original, rewritten, o, judged, isReferenced));
@@ -107,7 +118,7 @@ export function judgeFrames(
 function judgeLeft(
   original: ElfImage,
   rewritten: ElfImage,
-  { sh_offset, sh_size, name }: Section,
+  { sh_offset, sh_size, name }: Pick<Section, "sh_offset" | "sh_size" | "name">,
   judged: readonly FileStretch[],
   isReferenced: boolean,
 ): Finding[] {

@@ -20,6 +20,7 @@ import { type Growth, paddingProblem } from "./frames.js";
 import { movedPairs } from "./moved.js";
 import { outside, type Run } from "./runs.js";
 import type { SectionPair, SectionPairs } from "./sections.js";
+import { isInFront } from "./unwind-records.js";
 
 export interface SymbolRuling extends Ruling {
   /** Names that string tables may have in addition. */
@@ -60,7 +61,8 @@ export function judgeSymbols(
     judgeOld(original, rewritten, pair, pairs, added, border, growths, explained, spared, say);
     judgeAdded(original, rewritten, r, pairs.code, added, border, explained, guard, addedNames, say);
   }
-  for (const section of [pairs.code, pairs.carry, pairs.words]) if (section !== undefined) addedNames.add(section.name);
+  for (const section of [pairs.code, pairs.carry, pairs.words, pairs.exceptions, ...pairs.kept])
+    if (section !== undefined) addedNames.add(section.name);
   return { findings, judged, addedNames };
 }
 
@@ -81,7 +83,9 @@ function judgeOld(
   const { view } = original;
   const now = rewritten.view;
   const shifts = new Map(
-    movedPairs(pairs).map(({ original: from, rewritten: to }) => [from.index, to.sh_addr - from.sh_addr]),
+    movedPairs(pairs)
+      .filter((pair) => !isInFront(pair))
+      .map(({ original: from, rewritten: to }) => [from.index, to.sh_addr - from.sh_addr]),
   );
   const byEnd = new Map(growths.map((g) => [g.oldEnd, g]));
   for (let index = 0; index < o.sh_size / elf.SYM_SIZE; index++) {

@@ -4,7 +4,7 @@
  *
  * And `.eh_frame_hdr`: the table is in ascending order, has every FDE, and each entry leads to its own.
  */
-import { hex } from "../../address.js";
+import { fileOffset, hex, vaddr } from "../../address.js";
 import {
   DW_EH_PE_application,
   DW_EH_PE_indirect,
@@ -59,6 +59,10 @@ function relativePointers(image: ElfImage, section: Section): Pointer[] {
   return pointers;
 }
 
+/** Whether the section ends where it did and begins earlier: the old records have not moved. */
+export const isInFront = ({ original: o, rewritten: r }: SectionPair): boolean =>
+  r.sh_addr < o.sh_addr && r.sh_addr + r.sh_size === o.sh_addr + o.sh_size;
+
 /**
  * Compares the records that the original has.
  * @param judged stretches of the original's file whose content others judge: the ends of functions
@@ -66,9 +70,18 @@ function relativePointers(image: ElfImage, section: Section): Pointer[] {
 export function compareRecords(
   original: ElfImage,
   rewritten: ElfImage,
-  { original: o, rewritten: r }: SectionPair,
+  pair: SectionPair,
   judged: readonly FileStretch[],
 ): Finding[] {
+  const { original: o } = pair;
+  // Those that stay stand in the same section as if nothing stood in front of them.
+  const inFront = isInFront(pair) ? o.sh_addr - pair.rewritten.sh_addr : 0;
+  const r: Section = {
+    ...pair.rewritten,
+    sh_addr: vaddr(pair.rewritten.sh_addr + inFront),
+    sh_offset: fileOffset(pair.rewritten.sh_offset + inFront),
+    sh_size: pair.rewritten.sh_size - inFront,
+  };
   const findings: Finding[] = [];
   const say = (at: number, what: string): void => {
     findings.push(finding("loaded", atAddress(r.sh_addr + at), what));
@@ -134,7 +147,7 @@ export function judgeHeader(
   for (let i = 0; i < now.count; i++) own.set(`${now.starts[i]},${addressOf(rewritten, i)}`, false);
   // What the original's table names beside FDEs that have a length it may name still.
   const old = readEhFrameHdr(original, o);
-  const by = frames.rewritten.sh_addr - frames.original.sh_addr;
+  const by = isInFront(frames) ? 0 : frames.rewritten.sh_addr - frames.original.sh_addr;
   const known = new Set(Array.from(old.starts, (start, i) => `${start},${old.fdes[i]! + by}`));
   for (let i = 0; i < table.starts.length; i++) {
     const key = `${table.starts[i]},${table.fdes[i]}`;
