@@ -21,6 +21,8 @@ export interface Entry {
   readonly reason: string;
   /** The branches that lead there, where nothing else does; else undefined. */
   readonly branches: readonly Branch[] | undefined;
+  /** Where branches lead there, and something else does or may: what that is. */
+  readonly besides: string | undefined;
   /** Something leads there; else it only could not be ruled out. */
   readonly isCertain: boolean;
 }
@@ -36,8 +38,16 @@ interface Found {
   reason: string;
   from: Vaddr | undefined;
   branches: Branch[] | undefined;
+  besides: Reason | undefined;
   isCertain: boolean;
 }
+
+interface Reason {
+  readonly reason: string;
+  readonly from: Vaddr | undefined;
+}
+
+const inWords = ({ reason, from }: Reason): string => (from === undefined ? reason : reason.replace("@", hex(from)));
 
 /** Collects entries in any order and then answers questions about ranges. */
 export class Entries {
@@ -56,21 +66,21 @@ export class Entries {
   add(address: Vaddr, reason: string, from?: Vaddr, branch?: Branch): void {
     const known = this.found.get(address);
     if (known === undefined) {
-      this.found.set(address, { reason, from, branches: branch && [branch], isCertain: true });
+      this.found.set(address, { reason, from, branches: branch && [branch], besides: undefined, isCertain: true });
       if (!this.listed.has(address)) this.sorted = undefined;
       return;
     }
     if (!known.isCertain) Object.assign(known, { reason, from, isCertain: true });
-    if (branch === undefined) known.branches = undefined;
+    if (branch === undefined) notOnlyBranches(known, { reason, from });
     else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
   }
 
   /** As `add`, for what could not be ruled out: bytes that look as if they led there. */
   suspect(address: Vaddr, reason: string, from?: Vaddr): void {
     const known = this.found.get(address);
-    if (known !== undefined) known.branches = undefined;
+    if (known !== undefined) notOnlyBranches(known, { reason, from });
     else {
-      this.found.set(address, { reason, from, branches: undefined, isCertain: false });
+      this.found.set(address, { reason, from, branches: undefined, besides: undefined, isCertain: false });
       if (!this.listed.has(address)) this.sorted = undefined;
     }
   }
@@ -103,9 +113,8 @@ export class Entries {
     return this.addressesWithin(start, end).flatMap((address) => {
       const found = this.found.get(address);
       if (found === undefined) return [];
-      const { from, branches, isCertain } = found;
-      const reason = from === undefined ? found.reason : found.reason.replace("@", hex(from));
-      return [{ address, reason, branches, isCertain }];
+      const { branches, besides, isCertain } = found;
+      return [{ address, reason: inWords(found), branches, besides: besides && inWords(besides), isCertain }];
     });
   }
 
@@ -137,6 +146,11 @@ export class Entries {
   frozenWithin(start: number, end: number): FrozenRange | undefined {
     return this.frozenRanges.find((f) => f.start < end && f.end > start);
   }
+}
+
+function notOnlyBranches(found: Found, reason: Reason): void {
+  if (found.branches !== undefined) found.besides = reason;
+  found.branches = undefined;
 }
 
 /** How an entry reads in a reason for skipping a site. */

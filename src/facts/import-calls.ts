@@ -44,7 +44,10 @@ export function importCalls(
     if (typeof calls === "string") result.set(name, calls);
     else found.set(name, calls);
   }
-  const places = new Set([...found.values()].flat().flatMap(({ code }) => placesIn(code)));
+  const size = image.sections.filter(isCode).reduce((sum, s) => sum + s.sh_size, 0);
+  const places = new Set(
+    [...found.values()].flat().flatMap(({ at, code }) => (size > MOST_CODE ? [at] : placesIn(code))),
+  );
   if (places.size === 0) {
     for (const name of found.keys()) result.set(name, []);
     return result;
@@ -66,6 +69,8 @@ export function importCalls(
 }
 
 const LARGEST_FUNCTION = 1 << 16;
+/** In a program with more code than this, numbers are looked for close to the calls alone: see system-calls.ts. */
+const MOST_CODE = 1 << 24;
 
 /** Addresses whose neighbourhoods cover a function. */
 function placesIn({ start, end }: DecodedCode): Vaddr[] {
@@ -145,7 +150,8 @@ function callsThrough(
     calls.push({ at: addressOf(code, index), code });
   }
   const pointer = pointerTo(image, stubs);
-  return pointer === undefined ? calls : `a pointer to it may stand at ${hex(pointer)}`;
+  if (pointer !== undefined) return `a pointer to it may stand at ${hex(pointer)}`;
+  return calls.length === 0 ? "no call of it is seen" : calls;
 }
 
 const isLinkage = (functions: FunctionIndex, at: Vaddr): boolean =>
@@ -156,10 +162,15 @@ const isIndirect = (code: DecodedCode, index: number): boolean =>
   (code.flow[index]! & Flow.IndirectJump) !== 0 ||
   ((code.flow[index]! & Flow.Call) !== 0 && Number.isNaN(code.targets[index]!));
 
-/** Where the stub that ends with this jump may be entered: an endbr64 may stand in front of it. */
+/**
+ * Where the stub that ends with this jump may be entered: at any instruction from the end of what stands before it. (An
+ * endbr64 may come first; mold's stubs load a number into r11.)
+ */
 function stubEntries(code: DecodedCode, index: number): Vaddr[] {
-  const hasLanding = index > 0 && (code.flow[index - 1]! & Flow.Landing) !== 0;
-  return [...(hasLanding ? [addressOf(code, index - 1)] : []), addressOf(code, index)];
+  const entries = [addressOf(code, index)];
+  const ends = Flow.Jump | Flow.IndirectJump | Flow.Return;
+  for (let i = index - 1; i >= 0 && (code.flow[i]! & ends) === 0; i--) entries.push(addressOf(code, i));
+  return entries;
 }
 
 /** The instruction whose 32 bits at `at` are an operand; undefined where they are no operand of anything. */

@@ -7,7 +7,7 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
-import { type DecodedCode, decode, Flow, indexAt, indexOf, lengthOf } from "../x86/decode.js";
+import { addressOf, type DecodedCode, decode, Flow, indexAt, indexOf, lengthOf } from "../x86/decode.js";
 import { describeEntry } from "./entries.js";
 import { FunctionIndex } from "./functions.js";
 import { REACH_BEHIND } from "./neighbourhoods.js";
@@ -157,7 +157,8 @@ class Pieces {
 
 /** What stands at an address that has the bytes for it; undefined where they are part of something else. */
 function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
-  if (code.unclean !== undefined) return "what may be a system call, in code that cannot be decoded,";
+  if (code.unclean !== undefined && !skipsLocksOnly(code))
+    return "what may be a system call, in code that cannot be decoded,";
   const index = indexAt(code, at);
   const offset = code.offsets[index]!;
   // Behind prefixes, the instruction's last two bytes say what it is.
@@ -168,6 +169,23 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
     return offset === at - code.start ? "syscall" : "a system call behind prefixes";
   return first === 0x0f ? "sysenter" : "int 0x80";
 }
+
+/**
+ * Whether all that is wrong with a function is branches over `lock` prefixes, as the C library has them for processes with one
+ * thread: behind the prefix stands the same instruction.
+ */
+function skipsLocksOnly(code: DecodedCode): boolean {
+  if (code.unclean?.startsWith("a branch into the middle") !== true) return false;
+  for (let i = 0; i < code.count; i++) {
+    const target = code.targets[i]!;
+    if (!(target > code.start && target < code.end) || indexOf(code, target) >= 0) continue;
+    const around = addressOf(code, indexAt(code, target));
+    if (target !== around + 1 || code.bytes[around - code.start] !== LOCK) return false;
+  }
+  return code.offsets[code.count] === code.bytes.length;
+}
+
+const LOCK = 0xf0;
 
 /** Addresses whose neighbourhoods cover a piece; none where it is too large to be looked through. */
 function placesIn({ start, end }: DecodedCode): Vaddr[] {

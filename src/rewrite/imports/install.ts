@@ -54,8 +54,9 @@ export function installForkCover(
   image: ElfImage,
   plan: ForkCoverPlan,
   child: (at: Vaddr) => Uint8Array,
+  tableAtEnd = false,
 ): Covered | string {
-  return install(image, coverPlaces(plan, false), (place) => {
+  return install(image, coverPlaces(plan, tableAtEnd), (place) => {
     const code = coverCode(plan, place.start, child);
     return { code, image: plan.image, changes: () => coverChanges(plan, code) };
   });
