@@ -63,7 +63,7 @@ export function compareRest(
   const dynamic = judgeDynamic(original, rewritten, sections, guard, asLaidOut);
   const guarded: Ruling = guard ?? nothing;
   const contents = union([buildId, frames, symbols, names, notes, dynamic, guarded].flatMap(({ judged }) => judged));
-  const moved = judgeMoved(original, rewritten, sections, contents, asLaidOut);
+  const moved = judgeMoved(original, rewritten, sections, contents, guard?.sizes ?? new Map(), asLaidOut);
 
   const judged = union<FileStretch>([
     ...contents,

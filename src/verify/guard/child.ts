@@ -22,6 +22,8 @@ const RANDOM_SCENES = 24;
 const EACH = 400;
 const REST = 4000;
 const MOST_CALLS = 64;
+/** So many are looked at in every way. */
+const FEW_SITES = 64;
 /** Marks of bytes: of a site; looked at. */
 const [SITE, READ] = [1, 2];
 
@@ -152,7 +154,7 @@ class ChildRuns {
   /** Each site by itself; where there are few of them, in every way. */
   each(): string | undefined {
     const { sites } = this.guarded;
-    const ways = sites.length > 64 ? 1 : broken.length;
+    const ways = sites.length > FEW_SITES ? 1 : broken.length;
     for (const site of sites.keys())
       for (let way = 0; way < ways; way++) {
         const bytes = broken[(site + way) % broken.length]!;
@@ -190,6 +192,7 @@ class ChildRuns {
     ];
     yield ["pages that are mappings of their own", { ...calls, isApart: () => true }];
     yield ["sites that are sound again", { ...calls, heals: true }];
+    yield* this.sparse();
     const kinds = ["file", "file", "file", "locked", "sealed", "anonymous"] as const;
     for (let turn = 0; turn < RANDOM_SCENES; turn++) {
       const random = new Random(31 + turn);
@@ -218,6 +221,37 @@ class ChildRuns {
         },
       ];
     }
+  }
+
+  /**
+   * One site in each page is not sound, another one has a breakpoint that no tracer wants any more: so it shows what is done for
+   * the sake of a single site, and what is not done for that of others.
+   */
+  private *sparse(): Generator<readonly [name: string, scene: Scene]> {
+    const { pages, sites } = this.guarded;
+    const ways = sites.length > FEW_SITES ? [0, 3, 5] : [...broken.keys()];
+    for (const kind of ["file", "locked", "sealed", "anonymous"] as const)
+      for (const way of ways)
+        for (const another of [false, true]) {
+          const bytes = new Map<number, Uint8Array>();
+          const wanted = new Set<number>();
+          pages.forEach(({ sites: own }, i) => {
+            if (another && own.length > 1) bytes.set(own[(way + i + 1) % own.length]!, BREAKPOINT);
+            bytes.set(own[(way + i) % own.length]!, broken[way]!);
+            wanted.add(own[(way + i) % own.length]!);
+          });
+          const scene: Scene = {
+            ...plain,
+            bytes: (i) => bytes.get(i) ?? NOP5,
+            isTraced: (i) => wanted.has(i),
+            page: () => kind,
+            open: way,
+          };
+          const name = `one site a page (${text(broken[way]!)}), ${kind}`;
+          yield [name, scene];
+          if (kind === "sealed")
+            yield [`${name}, a write refused`, { ...scene, write: (i) => (wanted.has(i) ? -5 : 5) }];
+        }
   }
 }
 

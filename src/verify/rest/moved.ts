@@ -39,12 +39,14 @@ export const tableStretch = ({ header }: ElfImage): FileStretch => ({
 /**
  * Judges the sections that moved, and the place where they and the table stood.
  * @param judged stretches of the original's file whose content others judge, wherever it is now
+ * @param grown numbers of sections that moved since a fork guard has made them longer
  */
 export function judgeMoved(
   original: ElfImage,
   rewritten: ElfImage,
   pairs: SectionPairs,
   judged: readonly FileStretch[],
+  grown: ReadonlyMap<number, number>,
   asLaidOut: boolean,
 ): Ruling {
   const findings: Finding[] = [];
@@ -71,7 +73,7 @@ export function judgeMoved(
         say(`moved, and its content is another: ${shown(now.subarray(a, b))}, not ${shown(before.subarray(a, b))}`);
       }
   }
-  const vacated = judgeVacated(original, rewritten, moved, asLaidOut);
+  const vacated = judgeVacated(original, rewritten, moved, grown, asLaidOut);
   return { findings: [...findings, ...vacated.findings], judged: vacated.judged };
 }
 
@@ -84,11 +86,33 @@ function mayMove(image: ElfImage, section: Section, tags: readonly DynamicTag[])
   );
 }
 
+/**
+ * The first byte of [start, end) that nobody may have left behind, in file offsets; or -1. It is zero, so that nobody takes it for
+ * what it was. Where a table stood that is longer now it may be what it was, or what the table is now.
+ */
+function firstLeft(
+  original: ElfImage,
+  rewritten: ElfImage,
+  grown: readonly SectionPair[],
+  start: number,
+  end: number,
+): number {
+  for (let at = start; at < end; at++) {
+    const byte = rewritten.bytes[at];
+    if (byte === 0) continue;
+    const pair = grown.find(({ original: o }) => at >= o.sh_offset && at < o.sh_offset + o.sh_size);
+    const now = pair && rewritten.bytes[pair.rewritten.sh_offset + at - pair.original.sh_offset];
+    if (pair === undefined || (byte !== original.bytes[at] && byte !== now)) return at;
+  }
+  return -1;
+}
+
 /** The bytes where moved sections stood, and those that the longer table and the sections that slid up stand on now. */
 function judgeVacated(
   original: ElfImage,
   rewritten: ElfImage,
   moved: readonly SectionPair[],
+  grown: ReadonlyMap<number, number>,
   asLaidOut: boolean,
 ): Ruling {
   const findings: Finding[] = [];
@@ -129,19 +153,15 @@ function judgeVacated(
           ),
         );
     }
-  // What was left behind is zero, so that nobody takes it for what it was.
   const taken = union(occupied);
+  const longer = moved.filter(({ original: o }) => grown.has(o.index));
   if (asLaidOut)
     for (const place of free)
       for (const { start, end } of outside(taken, place.start, place.end)) {
-        const at = firstNonZero(rewritten.bytes.subarray(start, end));
+        const at = firstLeft(original, rewritten, longer, start, end);
         if (at >= 0)
           findings.push(
-            finding(
-              "loaded",
-              `offset 0x${(start + at).toString(16)}`,
-              "a byte that is not zero where a section was moved away",
-            ),
+            finding("loaded", `offset 0x${at.toString(16)}`, "a byte that is not zero where a section was moved away"),
           );
       }
   const judged: Run[] = [...vacated, ...occupied, ...(table.start === oldTable.start ? [oldTable] : [])];
