@@ -57,11 +57,14 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const before = options.newBuildId ? newBuildId(original) : [];
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
   const input: Input = { original, before, image, notes: readUsdtNotes(image), options, inputSize };
-  if (input.notes.length === 0) return rewriteUnguarded(input, null, false);
+  if (input.notes.length === 0) return rewriteUnguarded(input, null, undefined);
   const guard = planForkGuard(image, options);
-  if (guard.cover === undefined) return rewriteUnguarded(input, guard.reason, guard.neverForks);
+  if (guard.cover === undefined)
+    return rewriteUnguarded(input, guard.reason, guard.neverForks ? undefined : wayToFork(image), guard.neverForks);
   const guarded = rewriteGuarded(input, guard);
-  return typeof guarded === "string" ? rewriteUnguarded(input, guarded, false) : guarded;
+  if (typeof guarded !== "string") return guarded;
+  const ways = guard.uncovered.length > 0 ? uncoveredWords(guard.uncovered) : wayToFork(image);
+  return rewriteUnguarded(input, guarded, ways);
 }
 
 /** What one run works from. */
@@ -75,10 +78,17 @@ interface Input {
   readonly inputSize: number;
 }
 
-/** @param reason why there is no fork guard, or null where no kernel needs one */
-function rewriteUnguarded(input: Input, reason: string | null, neverForks: boolean): RewriteResult {
+/**
+ * @param reason why there is no fork guard, or null where no kernel needs one
+ * @param fork why the process may fork, or undefined
+ */
+function rewriteUnguarded(
+  input: Input,
+  reason: string | null,
+  fork: string | undefined,
+  neverForks = false,
+): RewriteResult {
   const { image, options, notes } = input;
-  const fork = neverForks ? undefined : wayToFork(image);
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
   const located = locatePlan(subject, notes, false, (plan) => {

@@ -114,8 +114,12 @@ const changes: readonly (readonly [what: string, change: Change, says: RegExp])[
     /PT_NOTE .*: has 0x[0-9a-f]+ bytes/,
   ],
   ["an unwind rule", inside(".eh_frame", 20), /differs? in \.eh_frame/],
-  ["the address of an FDE", inside(".eh_frame", 0x20), /differs? in \.eh_frame/],
-  ["the index of the unwind table", inside(".eh_frame_hdr", 12), /differs? in \.eh_frame_hdr/],
+  ["the address of an FDE", inside(".eh_frame", 0x20), /differs? in \.eh_frame|an unwind record leads to/],
+  [
+    "the index of the unwind table",
+    inside(".eh_frame_hdr", 12),
+    /differs? in \.eh_frame_hdr|\.eh_frame_hdr leads from/,
+  ],
   [
     "the build-id",
     inside(".note.gnu.build-id", 20),
