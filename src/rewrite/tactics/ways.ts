@@ -46,7 +46,9 @@ export function leadBranches(
   const taken: Stretch[] = [window];
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !taken.some((t) => t.start < end && start < t.end);
-  for (const entry of context.facts.entries.within(window.start + 1, window.end)) {
+  const entries = context.facts.entries.within(window.start + 1, window.end);
+  const all = entries.flatMap((entry) => entry.branches ?? []);
+  for (const entry of entries) {
     const inside = fragments.some((f) => (f.kind === "probe" ? f.site : f.at) === entry.address);
     if (!inside || entry.branches === undefined) return entryObstacle(entry);
     for (const branch of entry.branches) {
@@ -57,7 +59,7 @@ export function leadBranches(
         retargets.push({ ...known, way: "moves" });
         continue;
       }
-      const found = wayFor(context, branch, entering, helpers, isFree);
+      const found = wayFor(context, branch, all, entering, helpers, isFree);
       if (found === undefined) return `${entryObstacle(entry)}, and ${wayObstacle(branch)}`;
       const { way } = found;
       retargets.push({ ...known, way });
@@ -87,7 +89,8 @@ export function stretchesOf({ at, end }: Branch, way: Retarget["way"]): readonly
   return way.kind === "widened" ? [way.over] : [own, ...way.through];
 }
 
-const entryObstacle = (entry: Entry): string => `${describeEntry(entry)}, inside the bytes that are needed`;
+const entryObstacle = (entry: Entry): string =>
+  `${describeEntry({ ...entry, reason: entry.besides ?? entry.reason })}, inside the bytes that are needed`;
 
 const wayObstacle = ({ wide }: Branch): string =>
   wide
@@ -109,13 +112,15 @@ function branchBytes({ facts: { functions } }: SiteContext, { at }: Branch): Uin
 
 /**
  * The cheapest way for a branch that stays where it is, or that a detour of its own moves.
- * @param entering which branches may be led elsewhere at all
+ * @param all the branches that lead into the window
+ * @param entering which of them may be led elsewhere
  * @param helpers detours for the same window's sake, made already
  * @param isFree which bytes are still to be had
  */
 function wayFor(
   context: SiteContext,
   branch: Branch,
+  all: readonly Branch[],
   entering: Entering,
   helpers: readonly Proposal[],
   isFree: IsFree,
@@ -129,7 +134,7 @@ function wayFor(
   if (over !== undefined) return { way: { kind: "widened", over }, helpers: [] };
   const room = wayThroughPadding(context, branch.end, isFree);
   const isCheap = room?.through.length === 1 && room.helpers.length === 0;
-  const helper = isCheap || !isPlainBranch(bytes) ? undefined : helperFor(context, branch, isFree);
+  const helper = isCheap || !isPlainBranch(bytes) ? undefined : helperFor(context, branch, all, isFree);
   if (helper !== undefined) return { way: "moves", helpers: [helper] };
   return room && { way: { kind: "relay", through: room.through }, helpers: room.helpers };
 }
@@ -150,18 +155,29 @@ function roomToWiden(context: SiteContext, { at, end }: Branch, isFree: IsFree):
   return windowObstacle(around, over.start, over.end) === undefined ? over : undefined;
 }
 
-/** A detour without a probe around a branch. */
-function helperFor(context: SiteContext, branch: Branch, isFree: IsFree): Proposal | undefined {
+/** How long windows around branches are tried: others that need a way as well may stand close by. */
+const HELPER_SIZES = Array.from({ length: 12 }, (_, more) => JUMP_SIZE + more);
+
+/** A detour without a probe around a branch, and around as many of the others as possible. */
+function helperFor(
+  context: SiteContext,
+  branch: Branch,
+  others: readonly Branch[],
+  isFree: IsFree,
+): Proposal | undefined {
   const around = contextAt(context, branch.at);
   if (around === undefined) return undefined;
-  for (const first of [around.index, ...starts(around)]) {
-    const helper = detour(around, first, around.index, "displace");
-    if (typeof helper === "string" || helper.change.kind !== "detour") continue;
-    const { start, end } = helper.window;
-    const hasProbe = helper.change.body.some((f) => f.kind === "probe");
-    if (!hasProbe && isFree(start, end)) return { ...helper, site: context.site };
-  }
-  return undefined;
+  let best: { helper: Proposal; count: number } | undefined;
+  for (const first of [around.index, ...starts(around)])
+    for (const size of HELPER_SIZES) {
+      const helper = detour(around, first, around.index, "displace", { size });
+      if (typeof helper === "string" || helper.change.kind !== "detour") continue;
+      const { start, end } = helper.window;
+      if (helper.change.body.some((f) => f.kind === "probe") || !isFree(start, end)) continue;
+      const count = others.filter((o) => movesInstruction(helper, o.at)).length;
+      if (best === undefined || count > best.count) best = { helper: { ...helper, site: context.site }, count };
+    }
+  return best?.helper;
 }
 
 /** The context of a branch in the same part of the function: elsewhere jump tables have not been looked for. */
