@@ -13,6 +13,7 @@ import { must, run } from "../run.js";
 import { crowd } from "./crowd.js";
 import { type Forms, flawless, forms, type Played, play, program, rewritten } from "./family.js";
 
+const LONG = process.env.LONG === "1";
 const SITES = 5;
 const LIBRARY_SITES = 2;
 const SIGSEGV = 11;
@@ -67,7 +68,7 @@ describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", 
     // Sites behind semaphores, which the kernel raises; and one that was a nop5 before, in a page of its own.
     ["-DSEMAPHORES", "-DALREADY"],
   ];
-  if (process.env.LONG === "1")
+  if (LONG)
     builds.push(["-fuse-ld=gold", "-pie"], ["-O0", "-pie"], ["-s", "-Wl,-z,now,-z,norelro"], ["-fuse-ld=mold", "-pie"]);
   it.each(builds)("a program made with %s %s", async (...flags) => {
     const { guarded, bare } = await forms("family.c", ...flags);
@@ -187,15 +188,19 @@ describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", 
     expect(await of((await rewritten(compiled, ...layout, "--no-fork-guard")).path, 1n)).toEqual(dead);
   });
 
-  it.each([
+  const ways: [name: string, way: number][] = [
     ["_Fork", 1],
     ["clone(2)", 2],
-    ["syscall(SYS_fork)", 3],
-    ["syscall(SYS_clone)", 4],
-    ["syscall(SYS_clone3)", 5],
-    ["the system call fork", 6],
     ["a system call whose number is computed", 7],
-  ])("auto loses no child of %s, which runs no handlers", async (name, way) => {
+  ];
+  if (LONG)
+    ways.push(
+      ["syscall(SYS_fork)", 3],
+      ["syscall(SYS_clone)", 4],
+      ["syscall(SYS_clone3)", 5],
+      ["the system call fork", 6],
+    );
+  it.each(ways)("auto loses no child of %s, which runs no handlers", async (name, way) => {
     const compiled = await build("gcc", program("family.c"), "-O2", "-pthread", `-DWAY=${way}`);
     const { path, layout, forkGuard, hazards } = await rewritten(compiled);
     const played = await traced(path, "way");
