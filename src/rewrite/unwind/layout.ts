@@ -41,7 +41,7 @@ import type { UnwindTables } from "./tables.js";
 /** The name of the section with the language-specific data of new code. */
 export const EXCEPTIONS_SECTION = ".gcc_except_table.nop5";
 
-/** What is behind the name of a table that stays where it was beside its copy. */
+/** What is behind the name of the section where a table stood. */
 export const KEPT_SUFFIX = ".old";
 
 /** New code that wants to be unwound. */
@@ -63,7 +63,10 @@ export interface UnwindLayout {
   readonly edits: readonly Edit[];
   /** The whole content of the moved sections. */
   readonly content: ReadonlyMap<Section, Uint8Array>;
-  /** What the old tables are called where their bytes stay as well: bytes in no section would not survive strip. */
+  /**
+   * Sections where the old tables stood. strip keeps no bytes that are in none, which some programs need; and it ends a segment
+   * where its last section ends.
+   */
   readonly kept: readonly OutputSection[];
   /** The section with language-specific data, where there is any. */
   readonly exceptions: { readonly section: OutputSection; readonly bytes: Uint8Array } | undefined;
@@ -346,15 +349,12 @@ class Draft {
     const vacated: { start: FileOffset; end: FileOffset }[] = [];
     const kept: OutputSection[] = [];
     const leave = (own: Section, copy: CorrectedCopy | undefined): void => {
-      const { sh_offset, sh_size } = own;
-      if (copy === undefined)
-        kept.push({ ...own, name: `${own.name}${KEPT_SUFFIX}`, sh_link: 0, sh_info: 0, origin: undefined });
-      else {
-        copies.push(copy);
-        vacated.push({ start: sh_offset, end: fileOffset(sh_offset + sh_size) });
-      }
+      kept.push({ ...own, name: `${own.name}${KEPT_SUFFIX}`, sh_link: 0, sh_info: 0, origin: undefined });
+      if (copy === undefined) return;
+      copies.push(copy);
+      vacated.push({ start: own.sh_offset, end: fileOffset(own.sh_offset + own.sh_size) });
     };
-    const stays = this.#tables.isReferenced;
+    const stays = this.#tables.isReferenced();
     leave(section, stays ? undefined : records.copy(at(ehFrameAt)));
     let programHeader: UnwindLayout["programHeader"];
     if (header !== undefined) {
@@ -386,7 +386,10 @@ class Draft {
 
   /** The old records with their pointers corrected, the new ones, and the zero length that was there. */
   #encodeRecords(to: Vaddr, fdes: readonly NewFde[], edits: readonly Edit[]) {
-    const { image, section, relative, isTerminated, dataBase } = this.#tables;
+    const { image, section, dataBase } = this.#tables;
+    const relative = this.#tables.relative();
+    if (typeof relative === "string") return relative;
+    const isTerminated = this.#tables.isTerminated();
     const kept = section.sh_size - (isTerminated ? 4 : 0);
     const by = to - section.sh_addr;
     const old = Buffer.from(image.bytes.subarray(section.sh_offset, section.sh_offset + kept));
