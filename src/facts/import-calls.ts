@@ -8,7 +8,7 @@
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import { readDynamicTags } from "../elf/dynamic.js";
+import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, isCode, offsetOf, read64, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
@@ -214,12 +214,13 @@ function references(image: ElfImage, targets: ReadonlySet<number>): { at: Vaddr;
 function pointerTo(image: ElfImage, targets: readonly Vaddr[]): Vaddr | undefined {
   if (targets.length === 0) return undefined;
   const wanted = new Set<number>(targets);
-  for (const { start, size } of relocationTables(image))
-    for (let at = start; at + elf.RELA_SIZE <= start + size; at += elf.RELA_SIZE)
-      if (image.view.getUint32(at + 12, true) === 0 && wanted.has(read64(image.view, at + 16)))
-        return vaddr(read64(image.view, at));
+  let found: Vaddr | undefined;
+  forEachRelocation(image, (place, value) => {
+    if (wanted.has(value)) found ??= place;
+  });
+  if (found !== undefined || image.header.e_type !== elf.ET_EXEC) return found;
   for (const section of image.sections) {
-    if (!(section.sh_flags & elf.SHF_ALLOC) || isCode(section) || section.sh_type === elf.SHT_NOBITS) continue;
+    if (!(section.sh_flags & elf.SHF_ALLOC) || isCode(section)) continue;
     const bytes = sectionBytes(image, section);
     for (const target of targets) {
       const word = Buffer.alloc(8);

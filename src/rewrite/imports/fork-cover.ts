@@ -190,39 +190,41 @@ export interface CoverCode {
  * @throws RangeError where something cannot be reached from there
  */
 export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): CoverCode {
-  let windows: CoverCode["windows"] = [];
+  let made = encodeDetours([], start, start);
   const detours = (at: Vaddr, guard: Vaddr): Uint8Array => {
-    const made = encodeDetours(plan.detours, at, guard);
-    windows = made.windows;
+    made = encodeDetours(plan.detours, at, guard);
     return made.bytes;
   };
   if (plan.handler !== undefined) {
     const stubs = childHandlerCode(plan.handler, start, child, detours);
-    return { bytes: stubs.bytes, child: stubs.child, named: stubs.named, stubs, windows };
+    const { bytes, child: handler, named } = stubs;
+    return { bytes, child: handler, named: [...named, ...made.named], stubs, windows: made.windows };
   }
   const at = vaddr(alignUp(start + detours(start, start).length, 16));
   const handler = child(at);
   const bytes = new Uint8Array(at - start + handler.length).fill(INT3);
   bytes.set(detours(start, at));
   bytes.set(handler, at - start);
-  return { bytes, child: at, named: [], stubs: undefined, windows };
+  return { bytes, child: at, named: made.named, stubs: undefined, windows: made.windows };
 }
 
 function encodeDetours(
   detours: readonly ForkDetour[],
   start: Vaddr,
   guard: Vaddr,
-): { bytes: Uint8Array; windows: CoverCode["windows"] } {
+): { bytes: Uint8Array; windows: CoverCode["windows"]; named: readonly NamedCode[] } {
   const pieces: number[] = [];
+  const named: NamedCode[] = [];
   const windows: { at: Vaddr; bytes: Uint8Array }[] = [];
   for (const detour of detours) {
     const made = encodeForkDetour(detour, vaddr(start + pieces.length), guard);
     if (typeof made === "string") throw new RangeError(made);
     windows.push(made.change);
+    named.push(...made.named);
     pieces.push(...made.bytes);
     while (pieces.length % 16 !== 0) pieces.push(INT3);
   }
-  return { bytes: Uint8Array.from(pieces), windows };
+  return { bytes: Uint8Array.from(pieces), windows, named };
 }
 
 /** What changes in the input, and what is added to it. */

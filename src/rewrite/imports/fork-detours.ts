@@ -29,12 +29,14 @@
  * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
+import { type CfaRows, DWARF_RSP, rowAt } from "../../elf/cfa-rows.js";
 import { describeEntry } from "../../facts/entries.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../facts/system-calls.js";
 import { INT3, JUMP_SIZE, jump } from "../../x86/bytes.js";
 import { addressOf, Flow } from "../../x86/decode.js";
 import { disassemble, relocate, traitsOf } from "../../x86/relocate.js";
+import type { NamedCode } from "../new-code.js";
 import type { Stretch } from "../proposal.js";
 import { frozenObstacle, instructionBytes, reachObstacle } from "../tactics/safety.js";
 
@@ -60,6 +62,8 @@ export interface ForkDetour {
   readonly after: readonly Moved[];
   /** Disassembly of the instructions that run at another address. */
   readonly displaced: readonly string[];
+  /** Whether the return address stands at rsp, and is all that an unwinder looks for. */
+  readonly isLeaf: boolean;
 }
 
 /**
@@ -111,8 +115,29 @@ function detourFrom(
   if (obstacle !== undefined) return obstacle;
   if (!isFree(window)) return "bytes that are needed are needed for a probe";
   const displaced = [...before, ...after].map(({ at, bytes }) => disassemble(bytes, at));
-  return { call: call.at, window, question: questionFor(call), before, after, displaced };
+  return {
+    call: call.at,
+    window,
+    question: questionFor(call),
+    before,
+    after,
+    displaced,
+    isLeaf: isLeafAt(facts, window),
+  };
 }
+
+function isLeafAt({ functions }: ProgramFacts, { start, end }: Stretch): boolean {
+  const range = functions.containing(start);
+  const rows = range && functions.cfaRows(range);
+  if (rows === undefined) return false;
+  return [start, end].every((at) => {
+    const row = rowAt(rows, at);
+    return row >= 0 && rows.registers[row] === DWARF_RSP && rows.offsets[row] === RETURN_ADDRESS;
+  });
+}
+
+const RETURN_ADDRESS = 8;
+const RED_ZONE = 128;
 
 /**
  * What does not end the block, nor raises a signal where somebody could catch it as an exception. (A branch to where a
@@ -145,6 +170,8 @@ function questionFor({ numbers, firstArguments }: SystemCall): Question {
 
 export interface PlacedForkDetour {
   readonly bytes: Uint8Array;
+  /** The new code as a function of its own, where unwinding from it is that simple. */
+  readonly named: readonly NamedCode[];
   readonly change: { readonly at: Vaddr; readonly bytes: Uint8Array };
 }
 
@@ -165,13 +192,22 @@ export function encodeForkDetour(detour: ForkDetour, start: Vaddr, guard: Vaddr)
   for (const moved of detour.after)
     if (!code.moved(moved)) return `the instruction at ${hex(moved.at)} cannot reach its operand from new code`;
   code.raw([0xe9]).distance(detour.window.end);
-  code.label("child").raw([0x48, 0x8d, 0x64, 0x24, 0x80]); // lea rsp, [rsp-128]
+  code.label("child").raw([0x48, 0x8d, 0x64, 0x24, -RED_ZONE & 0xff]); // lea rsp, [rsp-128]
+  const lower = code.here;
   code.raw([0xe8]).distance(guard);
-  code.raw([0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0]).jumpShort("back"); // lea rsp, [rsp+128]
+  code.raw([0x48, 0x8d, 0xa4, 0x24]).word(RED_ZONE); // lea rsp, [rsp+128]
+  const higher = code.here;
+  code.jumpShort("back");
   const { window } = detour;
   const bytes = new Uint8Array(window.end - window.start).fill(INT3);
   bytes.set(jump(window.start, start));
-  return { bytes: code.finish(), change: { at: window.start, bytes } };
+  const unwind: CfaRows = {
+    starts: [start, lower, higher],
+    registers: [DWARF_RSP, DWARF_RSP, DWARF_RSP],
+    offsets: [RETURN_ADDRESS, RETURN_ADDRESS + RED_ZONE, RETURN_ADDRESS],
+  };
+  const named = { name: `usdt_nop5.fork_${detour.call.toString(16)}`, start, end: code.here, unwind };
+  return { bytes: code.finish(), named: detour.isLeaf ? [named] : [], change: { at: window.start, bytes } };
 }
 
 const SYSCALL = [0x0f, 0x05];
@@ -205,6 +241,10 @@ class ShortCode {
 
   constructor(readonly start: Vaddr) {}
 
+  get here(): Vaddr {
+    return vaddr(this.start + this.#bytes.length);
+  }
+
   raw(bytes: Iterable<number>): this {
     this.#bytes.push(...bytes);
     return this;
@@ -224,13 +264,13 @@ class ShortCode {
 
   /** The 32 bits at the end of an instruction that leads or points to an address. */
   distance(target: Vaddr): this {
-    const distance = target - (this.start + this.#bytes.length + 4);
+    const distance = target - (this.here + 4);
     if (distance !== (distance | 0)) throw new RangeError(`${hex(target)} is out of reach from new code`);
     return this.word(distance);
   }
 
   moved({ at, bytes }: Moved): boolean {
-    const there = relocate(bytes, at, vaddr(this.start + this.#bytes.length));
+    const there = relocate(bytes, at, this.here);
     if (there === undefined) return false;
     this.raw(there);
     return true;
