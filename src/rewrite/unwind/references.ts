@@ -54,16 +54,15 @@ function codeLeadsTo(image: ElfImage, section: Section, low: number, high: numbe
   const { buffer, byteOffset, length } = sectionBytes(image, section);
   const bytes = new Uint8Array(buffer, byteOffset, length);
   const view = new DataView(buffer, byteOffset, length);
-  for (let at = 1; at + 6 <= length; at++) {
+  const leads = (target: number): boolean => target >= low && target < high;
+  for (let at = bytes.indexOf(LEA); at >= 0 && at + 6 <= length; at = bytes.indexOf(LEA, at + 1)) {
+    if (at === 0 || (bytes[at - 1]! & 0xfb) !== REX_W || (bytes[at + 1]! & 0xc7) !== 0x05) continue;
+    if (leads(section.sh_addr + at + 6 + view.getInt32(at + 2, true))) return true;
+  }
+  if (!isFixed) return false;
+  for (let at = 0; at + 5 <= length; at++) {
     const byte = bytes[at]!;
-    if (byte === LEA) {
-      if ((bytes[at - 1]! & 0xfb) !== REX_W || (bytes[at + 1]! & 0xc7) !== 0x05) continue;
-      const target = section.sh_addr + at + 6 + view.getInt32(at + 2, true);
-      if (target >= low && target < high) return true;
-    } else if (isFixed && byte >= 0xb8 && byte <= 0xbf) {
-      const target = view.getUint32(at + 1, true);
-      if (target >= low && target < high) return true;
-    }
+    if (byte >= 0xb8 && byte <= 0xbf && leads(view.getUint32(at + 1, true))) return true;
   }
   return false;
 }

@@ -37,17 +37,18 @@ export interface UnwindTables {
   readonly image: ElfImage;
   readonly frames: EhFrame;
   readonly section: Section;
-  readonly relative: RelativeWords;
+  /** What has to be corrected where the records move, or why they cannot. */
+  relative(): RelativeWords | string;
   /** What DW_EH_PE_datarel in it is relative to; that does not move. */
   readonly dataBase: number | undefined;
   /** Whether a zero length stands at its end. */
-  readonly isTerminated: boolean;
+  isTerminated(): boolean;
   /** The table that PT_GNU_EH_FRAME leads to, where there is one. */
   readonly header: HeaderTable | undefined;
   /** Why unwinders that run in the process may not find records of new code, or undefined where they do. */
   readonly unseen: string | undefined;
   /** Whether something else may lead to where a table stands: then its bytes have to stay there as well. */
-  readonly isReferenced: boolean;
+  isReferenced(): boolean;
   readonly headerIsReferenced: boolean;
 }
 
@@ -71,8 +72,6 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
     const header = readHeader(image, frames);
     if (typeof header === "string") return header;
     const dataBase = ehDataBase(image);
-    const relative = relativeWords(image, section, dataBase);
-    if (typeof relative === "string") return relative;
     const parts = header === undefined ? [section] : [section, header.section];
     const headerIsReferenced = header !== undefined && leadsInto(image, header.section);
     const written = relocated(image, parts);
@@ -81,18 +80,27 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
       image,
       frames,
       section,
-      relative,
+      // Asked for only where the records move.
+      relative: once(() => relativeWords(image, section, dataBase)),
       dataBase,
-      isTerminated: endsWithZero(image, section),
+      isTerminated: once(() => endsWithZero(image, section)),
       header,
       unseen: unseenBecause(image, header),
-      isReferenced: headerIsReferenced || leadsInto(image, section),
+      isReferenced: once(() => headerIsReferenced || leadsInto(image, section)),
       headerIsReferenced,
     };
   } catch (error) {
     if (error instanceof InputError) return error.message;
     throw error;
   }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
 }
 
 /**
