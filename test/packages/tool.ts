@@ -32,8 +32,9 @@ export async function usdtNop5(...args: readonly string[]): Promise<RunResult> {
 export async function rewrite(
   input: string,
   output: string,
+  ...options: readonly string[]
 ): Promise<{ report: RewriteDocument; milliseconds: number }> {
-  const r = await usdtNop5("rewrite", input, "-o", output, "--layout", "nop5", "--json");
+  const r = await usdtNop5("rewrite", input, "-o", output, "--layout", "nop5", "--json", ...options);
   if (r.status !== 0) throw new Error(`rewrite ${input}: exit ${r.status}\n${r.stderr}`);
   return { report: JSON.parse(r.stdout) as RewriteDocument, milliseconds: r.milliseconds };
 }
