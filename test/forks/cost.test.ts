@@ -75,8 +75,7 @@ describe.skipIf(cannotCompile("the cost of forks"))("the cost of forks, untraced
 
   it("a program that opens libjvm.so: at most 40 percent more", { timeout: FETCH_TIMEOUT }, async () => {
     const compiled = corpusPath(corpus.libjvm);
-    // What it does with syscall(2) is not for this test to judge.
-    const { path, forkGuard } = await rewritten(compiled, "--layout", "nop5");
+    const { path, forkGuard } = await rewritten(compiled);
     expect(forkGuard?.installed).toBe(true);
     const opens = (library: string): Form => ({ path: "/bin/true", environment: { FORK_CLOCK_OPENS: library } });
     await expectCheap("libjvm.so", opens(compiled), opens(path), 531, 40);

@@ -54,6 +54,12 @@ describe.skipIf(cannotOptimize("ways to fork, traced"))("ways to fork, traced", 
     expect(new Set(killed)).toEqual(new Set([SIGSEGV]));
   });
 
+  it("a hundred generations", async () => {
+    const played = await play(family.guarded, "generations", { traced: [family.guarded], arguments: ["100"] });
+    expect(played).toEqual(flawless(played, SITES));
+    expect(played.begun).toBe(101);
+  });
+
   it("children that share the memory until they call exec are as they were", async () => {
     const guarded = await traced(family.guarded, "spawn");
     expect(guarded).toEqual(flawless(guarded, SITES));

@@ -124,11 +124,26 @@ static void scene_fork(void) {
   child_passes();
 }
 
+static int number;
+
+static int mappings(void) {
+  FILE *maps = fopen("/proc/self/maps", "r");
+  char line[512];
+  int lines = 0;
+  while (fgets(line, sizeof line, maps)) lines++;
+  fclose(maps);
+  return lines;
+}
+/* None has more mappings than its ancestors. */
 static void scene_generations(void) {
-  int generation = 0;
+  int generation = 0, last = number ? number : 4, of_first = 0;
   for (;;) {
     pass_often();
-    if (generation == 4) end();
+    if (generation == 1) of_first = mappings();
+    if (generation == last) {
+      if (mappings() > of_first) count(&board()->wrong);
+      end();
+    }
     pid_t child = have_child();
     if (child == 0) {
       generation++;
@@ -155,7 +170,6 @@ static void scene_daemon(void) {
   await(child);
 }
 
-static int number;
 static volatile int forked;
 static void *passes_until_forked(void *unused) {
   while (!forked) {
