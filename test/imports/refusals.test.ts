@@ -1,13 +1,11 @@
-/** Files that cannot have a child handler: why is said, and nothing is thrown but for damage. The ways to fork that none sees. */
+/** Files that cannot have a child handler: why is said, and nothing is thrown but for damage. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
 import { InputError } from "../../src/errors.js";
-import { forksWithoutHandlers } from "../../src/facts/uncovered-forks.js";
 import { planChildHandler } from "../../src/rewrite/imports/child-handler.js";
 import { installChildHandler } from "../../src/rewrite/imports/install.js";
-import { corpus, corpusPath } from "../packages/corpus.js";
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
 
@@ -89,35 +87,3 @@ function sourceFile(text: string): string {
   writeFileSync(file, text);
   return file;
 }
-
-describe.skipIf(!canCompile)("ways to fork that no child handler sees", () => {
-  const ways = async (body: string): Promise<string[]> => {
-    const text = `#define _GNU_SOURCE\n#include <sched.h>\n#include <stdlib.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n${body}`;
-    return forksWithoutHandlers(parseElf(readFileSync(await compile(text)))).map((w) => `${w.name}: ${w.memory}`);
-  };
-
-  it.each([
-    ['int main(void) { return fork() == 0 ? 0 : system("true") + daemon(0, 0); }', []],
-    ["int main(void) { return _Fork(); }", ["_Fork: copies"]],
-    ["int main(void) { if (vfork() == 0) _exit(0); return 0; }", ["vfork: shares"]],
-    ["int f(void *p) { return 0; }\nint main(void) { return clone(f, malloc(99) , 0, 0); }", ["clone: may copy"]],
-    ["int main(void) { return syscall(SYS_fork); }", ["syscall: may copy"]],
-    [
-      'int main(void) { long r; __asm__ volatile("syscall" : "=a"(r) : "a"(57) : "rcx", "r11", "memory"); return r; }',
-      ["system call fork: copies"],
-    ],
-    [
-      'int main(void) { long r; __asm__ volatile("syscall" : "=a"(r) : "a"(39) : "rcx", "r11", "memory"); return r; }',
-      [],
-    ],
-  ])("%s", async (body, expected) => {
-    expect(await ways(body)).toEqual(expected);
-  });
-
-  it("are told of the packages", () => {
-    const told = (file: { path: string; packageName: string; sites: number }): string[] =>
-      forksWithoutHandlers(parseElf(readFileSync(corpusPath(file)))).map((w) => w.name);
-    expect(told(corpus.postgres)).toEqual([]);
-    expect(told(corpus.python).sort()).toEqual(["syscall", "vfork"]);
-  });
-});

@@ -12,7 +12,7 @@
  *
  * What it does not reach: handlers that were registered before a library was loaded, and that call it; a fork behind the
  * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
- * fork that run no handlers (facts/uncovered-forks.ts).
+ * fork that run no handlers (fork-cover.ts says what is done about them).
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
