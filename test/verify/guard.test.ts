@@ -1,0 +1,395 @@
+/**
+ * The fork guard under verification: files that have one are found to be as they should, however they were built; and whatever
+ * is changed in what a guard adds is found.
+ *
+ * LONG=1 builds in all ways, and flips bits of every byte of new code.
+ */
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, it } from "vitest";
+import { readDynamicTags } from "../../src/elf/dynamic.js";
+import { type ElfImage, offsetOf, parseElf, type Section, sectionNamed } from "../../src/elf/image.js";
+import { decodeInstructions } from "../../src/emulate/instruction.js";
+import { InputError } from "../../src/errors.js";
+import { build } from "../fixtures/build.js";
+import { compilers, linkers } from "../fixtures/combinations.js";
+import { corpus, corpusPath } from "../packages/corpus.js";
+import { canCompile } from "../rewrite/compile.js";
+import { changed, complaints, held, type RewrittenFile, rewritten } from "./held.js";
+
+const LONG = process.env.LONG === "1";
+const source = fileURLToPath(new URL("./guard/guarded.c", import.meta.url));
+
+async function guarded(output: string, compiler: string, ...flags: readonly string[]): Promise<RewrittenFile> {
+  const built = await build({ output, compiler, sources: [source], flags: ["-O2", "-falign-functions=1", ...flags] });
+  if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+  const made = rewritten(built.path, { forkGuard: true });
+  expect(made.report.forkGuard).toMatchObject({ installed: true });
+  return made;
+}
+
+const right = { verdict: "equivalent", reason: null };
+
+function expectRight({ bytes, original }: RewrittenFile): void {
+  for (const report of [held(bytes), held(bytes, original)]) {
+    expect(complaints(report)).toEqual([]);
+    expect(report.forkGuard).toEqual(right);
+  }
+}
+
+const links = {
+  pie: ["-pie", "-fPIE"],
+  "no-pie": ["-no-pie"],
+  shared: ["-shared", "-fPIC", "-DLIBRARY"],
+  "pie, bound early, stripped": ["-pie", "-fPIE", "-Wl,-z,now", "-s"],
+} as const;
+const ways = compilers.flatMap((compiler, c) =>
+  linkers.flatMap((linker, l) =>
+    (["gnu", "both", "sysv"] as const).flatMap((hash, h) =>
+      Object.keys(links)
+        .filter((_, k) => LONG || (c + l + h + k) % 5 === 0)
+        .map((link) => ({ compiler, linker, hash, link: link as keyof typeof links })),
+    ),
+  ),
+);
+
+describe.skipIf(!canCompile)("a guarded file is as it should be", () => {
+  it.each(ways)("$compiler $linker $hash $link", async ({ compiler, linker, hash, link }) => {
+    expectRight(
+      await guarded("guarded", compiler, `-fuse-ld=${linker}`, `-Wl,--hash-style=${hash}`, "-w", ...links[link]),
+    );
+  });
+});
+
+describe("a guarded Debian package is as it should be", () => {
+  it.each(Object.keys(corpus) as (keyof typeof corpus)[])("%s", { timeout: 240_000 }, (name) => {
+    for (const layout of ["nop5", "auto"] as const) {
+      const { bytes, report } = rewritten(corpusPath(corpus[name]), { layout, forkGuard: true });
+      const answer = held(bytes);
+      expect(complaints(answer)).toEqual([]);
+      expect(answer.forkGuard).toEqual(report.forkGuard?.installed ? right : null);
+      if (layout === "nop5") expect(answer.forkGuard).toEqual(right);
+    }
+  });
+});
+
+type Change = (bytes: Buffer, image: ElfImage) => void;
+
+const section = (image: ElfImage, name: string): Section => {
+  const found = sectionNamed(image, name);
+  if (found === undefined) throw new Error(`no ${name}`);
+  return found;
+};
+/** The file offset of a named piece of new code. */
+function piece(image: ElfImage, name: string): { offset: number; size: number } {
+  const [table, strings] = [section(image, ".symtab"), section(image, ".strtab")];
+  for (let at = table.sh_offset + 24; at < table.sh_offset + table.sh_size; at += 24) {
+    const start = strings.sh_offset + image.bytes.readUInt32LE(at);
+    if (image.bytes.toString("latin1", start, image.bytes.indexOf(0, start)) !== name) continue;
+    const value = Number(image.bytes.readBigUInt64LE(at + 8));
+    return { offset: offsetOf(image, value as never)!, size: Number(image.bytes.readBigUInt64LE(at + 16)) };
+  }
+  throw new Error(`no symbol ${name}`);
+}
+/** Puts bytes where others stand in the guard's pieces: those, and as many. */
+const inPiece =
+  (name: string, from: string, to: string, which = 0): Change =>
+  (bytes, image) => {
+    const { offset, size } = piece(image, name);
+    let at = bytes.indexOf(from, offset, "hex");
+    for (let i = 0; i < which; i++) at = bytes.indexOf(from, at + 1, "hex");
+    if (at < offset || at >= offset + size) throw new Error(`${name} has no ${from}`);
+    bytes.set(Buffer.from(to, "hex"), at);
+  };
+/** The value of a dynamic tag. */
+const tag =
+  (number: number, change: (value: bigint) => bigint): Change =>
+  (bytes, image) => {
+    const { valueOffset } = readDynamicTags(image).find((t) => t.d_tag === number)!;
+    bytes.writeBigUInt64LE(change(bytes.readBigUInt64LE(valueOffset)), valueOffset);
+  };
+/** Where the branches lead that the set of harmless ones names, by their place in the guard. */
+const namesOf = (at: number): string => (at > 1000 ? "apart" : at > 440 && at < 460 ? "through mem" : "elsewhere");
+/** The guard's tables stand behind its code: the first site's entry, the first page's. */
+const tables = (image: ElfImage): number => {
+  const { offset, size } = piece(image, "usdt_nop5.fork_guard");
+  return Math.ceil((offset + size) / 8) * 8;
+};
+/** The relocation of a word in .bss.nop5. */
+const relocation =
+  (change: (bytes: Buffer, at: number) => void): Change =>
+  (bytes, image) => {
+    const words = section(image, ".bss.nop5").sh_addr;
+    const { sh_offset, sh_size } = section(image, ".rela.dyn");
+    for (let at: number = sh_offset; at < sh_offset + sh_size; at += 24)
+      if (Number(bytes.readBigUInt64LE(at)) === words) return change(bytes, at);
+    throw new Error("no relocation of the words");
+  };
+const [DT_INIT, DT_FINI, DT_RELACOUNT] = [12, 13, 0x6ffffff9];
+
+/** What is changed, how, and what is said of it. */
+const changes: readonly (readonly [what: string, change: Change, says: RegExp])[] = [
+  [
+    "the handler is not registered",
+    (b, i) => {
+      const { offset } = piece(i, "usdt_nop5.init");
+      b.fill(0x90, b.indexOf("ff15", offset, "hex"), b.indexOf("ff15", offset, "hex") + 6);
+    },
+    /it does not register a child handler once: it calls nothing/,
+  ],
+  [
+    "a prepare handler is registered as well",
+    inPiece("usdt_nop5.init", "31ff", "89c7"),
+    /registers more than|at the start/,
+  ],
+  [
+    "the handle is another",
+    inPiece("usdt_nop5.fini", "488d3d", "488d35"),
+    /takes out the handlers of another|at the end/,
+  ],
+  ["an argument of the initialiser is lost", inPiece("usdt_nop5.init", "5a5e5f", "5e5a5f"), /rdx is not|rsi is not/],
+  ["the initialiser goes on elsewhere", inPiece("usdt_nop5.init", "5a5e5fe9", "5a5e5feb"), /at the start, /],
+  ["the stack is not aligned", inPiece("usdt_nop5.fini", "4883ec08", "4883ec10"), /no multiple of 16|at the end/],
+  ["no endbr64", inPiece("usdt_nop5.fork_guard", "f30f1efa", "f30f1efb"), /does not begin with endbr64/],
+  ["a call is not seen", inPiece("usdt_nop5.fork_guard", "81ffe8000000", "81ffe9000000"), /does not look at the site/],
+  [
+    "another distance is not seen",
+    inPiece("usdt_nop5.fork_guard", "81ff1f440000", "81ff1f440001"),
+    /in a child, untraced: (a system call, and no site was patched|it )/,
+  ],
+  ["flags are lost", inPiece("usdt_nop5.fork_guard", "9dc3", "58c3"), /the flags are not what they were/],
+  [
+    "signals stay blocked",
+    inPiece("usdt_nop5.fork_guard", "48c7c702000000", "48c7c700000000"),
+    /does not restore the signals/,
+  ],
+  ["MADV_DONTNEED is MADV_REMOVE", inPiece("usdt_nop5.fork_guard", "48c7c204000000", "48c7c209000000"), /madvise\(/],
+  ["two pages are dropped", inPiece("usdt_nop5.fork_guard", "48c7c600100000", "48c7c600200000"), /madvise\(/],
+  ["mprotect for madvise", inPiece("usdt_nop5.fork_guard", "c7c01c000000", "c7c00a000000"), /system call 10/],
+  [
+    "a site is missing in its table",
+    (b, i) => b.writeUInt32LE(0, tables(i) + 4),
+    /does not look at the site|in a child/,
+  ],
+  [
+    "a site is another in its table",
+    (b, i) => b.writeUInt32LE(b.readUInt32LE(tables(i) + 8) + 1, tables(i) + 8),
+    /it reads/,
+  ],
+  ["DT_INIT leads around the guard", tag(DT_INIT, (v) => v + 4n), /at the start|does not begin with endbr64/],
+  ["DT_FINI leads nowhere", tag(DT_FINI, () => 0n), /DT_FINI is 0x0|handler stays/],
+  ["DT_RELACOUNT counts the new relocation", tag(DT_RELACOUNT, (v) => v + 1n), /dynamic tag 0x6ffffff9|DT_RELACOUNT/],
+  [
+    "the new relocation writes to the last variable",
+    relocation((b, at) => b.writeBigUInt64LE(b.readBigUInt64LE(at) - 8n, at)),
+    /which is no new word/,
+  ],
+  [
+    "the new relocation is of another symbol",
+    relocation((b, at) => b.writeUInt32LE(1, at + 12)),
+    /a new relocation of type 6 for/,
+  ],
+  [
+    "the new relocation has an addend",
+    relocation((b, at) => b.writeUInt32LE(1, at + 16)),
+    /a new relocation of type 6 for/,
+  ],
+  [
+    "another function is imported",
+    (b, i) => {
+      const { sh_offset } = section(i, ".dynstr");
+      const at = b.indexOf("__register_atfork\0", sh_offset);
+      b.write("__register_btfork", at);
+    },
+    /dynamic symbol \d+ is another|is another string/,
+  ],
+  [
+    "something behind the name of the import",
+    (b, i) => {
+      const at = b.indexOf("__register_atfork\0", section(i, ".dynstr").sh_offset);
+      b[at + 20] = 0x41;
+    },
+    /leaves something there/,
+  ],
+  [
+    "one more word behind the variables",
+    (b, i) => {
+      const p = i.programHeaders.findLast((h) => h.p_type === 1 && (h.p_flags & 2) !== 0)!;
+      b.writeBigUInt64LE(BigInt(p.p_memsz + 8), i.header.e_phoff + p.index * 56 + 40);
+    },
+    /a word that no relocation fills/,
+  ],
+  [
+    "the section of the words is writable code",
+    (b, i) => {
+      const at = i.header.e_shoff + section(i, ".bss.nop5").index * 64 + 8;
+      b.writeUInt32LE(b.readUInt32LE(at) | 4, at);
+    },
+    /\.bss\.nop5: has an unexpected header/,
+  ],
+  [
+    "the guard's symbol ends early",
+    (b, i) => {
+      const { sh_offset } = section(i, ".symtab");
+      const { size } = piece(i, "usdt_nop5.fork_guard");
+      for (let at: number = sh_offset; ; at += 24)
+        if (b.readUInt32LE(at + 16) === size) {
+          b.writeUInt32LE(size - 1, at + 16);
+          return;
+        }
+    },
+    /usdt_nop5\.fork_guard does not cover/,
+  ],
+  [
+    "int3 behind the guard",
+    (b, i) => b.writeUInt8(0x90, section(i, ".text.nop5").sh_offset + section(i, ".text.nop5").sh_size - 1),
+    /new code that no probe leads to/,
+  ],
+];
+
+describe.skipIf(!canCompile)("what is changed in a guard is found", () => {
+  let subject: RewrittenFile;
+  beforeAll(async () => {
+    subject = await guarded("guarded.so", "gcc", ...links.shared, "-DMANY");
+  });
+
+  it.each(changes)("%s", (_what, change, says) => {
+    const copy = changed(subject.bytes, change);
+    expect(copy.equals(subject.bytes)).toBe(false);
+    const lines = complaints(held(copy, subject.original));
+    expect(
+      lines.some((line) => says.test(line)),
+      lines.join("\n"),
+    ).toBe(true);
+    expect(complaints(held(copy)).length).toBeGreaterThan(0);
+  });
+
+  it("a memo that tells of no guard", () => {
+    const copy = changed(subject.bytes, (bytes, image) => {
+      const { sh_offset, sh_size } = section(image, ".usdt_nop5");
+      const carry = bytes.subarray(sh_offset, sh_offset + sh_size);
+      carry.write("null", carry.indexOf('{"installed":true') + '{"installed":'.length);
+      // The section's digest of itself, without its own place.
+      const place = "USDTNOP5".length + 4 + 32;
+      carry.fill(0, place, place + 8);
+      carry.set(createHash("sha256").update(carry).digest().subarray(0, 8), place);
+    });
+    expect(complaints(held(copy, subject.original))).toEqual(["the memo: it tells of no fork guard, and there is one"]);
+  });
+
+  it("a guard that is said to be there, and is not", async () => {
+    const built = await build({
+      output: "bare.so",
+      compiler: "gcc",
+      sources: [source],
+      flags: [...links.shared, "-O2"],
+    });
+    if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+    const bare = rewritten(built.path);
+    expect(held(bare.bytes).forkGuard).toBeNull();
+    const copy = changed(bare.bytes, (bytes, image) => {
+      const { sh_offset, sh_size } = section(image, ".usdt_nop5");
+      const carry = bytes.subarray(sh_offset, sh_offset + sh_size);
+      const at = carry.indexOf('{"installed":false,"reason":"');
+      carry.write('{"installed":true, "reason":"', at);
+      const place = "USDTNOP5".length + 4 + 32;
+      carry.fill(0, place, place + 8);
+      carry.set(createHash("sha256").update(carry).digest().subarray(0, 8), place);
+    });
+    expect(complaints(held(copy, bare.original))).toEqual([
+      "the memo: it tells of a fork guard, and the loader calls none",
+    ]);
+  });
+
+  /**
+   * What makes no difference where it is missing. rdi and rsi are kept by the kernel, and hold the same for the call before. No
+   * page of this file is private. And whether a mapping has been split is asked for nothing: a site that was mended shows no
+   * breakpoint before that.
+   */
+  const harmless = new Set([
+    "dropped: mov rdi,[rsp+0x20]",
+    "dropped: mov rsi,0x1000",
+    "dropped: and eax,1",
+    "dropped: jne near through mem",
+    "dropped: mov qword [rsp+0x18],0",
+    "dropped: mov qword [rsp+0x18],1",
+    "dropped: jne near apart",
+  ]);
+
+  it("an instruction that is dropped, a condition that is the opposite", { timeout: 900_000 }, () => {
+    const image = parseElf(subject.bytes);
+    const missed = new Map<string, number>();
+    let planted = 0;
+    for (const name of ["usdt_nop5.init", "usdt_nop5.fini", "usdt_nop5.fork_guard"]) {
+      const { offset, size } = piece(image, name);
+      for (let at = offset; at < offset + size; ) {
+        const [instruction] = decodeInstructions(subject.bytes.subarray(at, offset + size), at, 1);
+        const { length, text } = instruction!;
+        const [opcode, condition] = [subject.bytes[at], subject.bytes[at + 1]! & 0xf0];
+        const faults: [string, Uint8Array][] = [["dropped", Buffer.alloc(length, 0x90)]];
+        if (opcode === 0x0f && condition === 0x80)
+          faults.push(["opposite", Uint8Array.of(0x0f, subject.bytes[at + 1]! ^ 1)]);
+        for (const [kind, bytes] of faults) {
+          if (!LONG && planted++ % 23 !== 0) continue;
+          const copy = changed(subject.bytes, (b) => b.set(bytes, at));
+          if (held(copy, subject.original).forkGuard?.verdict === "different") continue;
+          const what = `${kind}: ${text.replace(/0x0{4}.*/, namesOf(at - offset))}`;
+          missed.set(what, (missed.get(what) ?? 0) + 1);
+        }
+        at += length;
+      }
+    }
+    expect([...missed.keys()].filter((what) => !harmless.has(what))).toEqual([]);
+  });
+
+  it("a bit anywhere in tables and new code", { timeout: 900_000 }, () => {
+    const { bytes, original } = subject;
+    const unnoticed: string[] = [];
+    const image = parseElf(bytes);
+    const where = [
+      ".dynsym",
+      ".dynstr",
+      ".gnu.version",
+      ".gnu.version_r",
+      ".rela.dyn",
+      ".dynamic",
+      ".symtab",
+      ".strtab",
+      ".shstrtab",
+    ];
+    let seed = 7;
+    const random = (below: number): number => {
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+      return Math.floor((seed / 2 ** 32) * below);
+    };
+    for (const name of where) {
+      const { sh_offset, sh_size } = section(image, name);
+      for (let turn = 0; turn < (LONG ? 200 : 2); turn++) {
+        const at = sh_offset + random(sh_size);
+        const copy = changed(bytes, (b) => b.writeUInt8(b[at]! ^ (1 << random(8)), at));
+        try {
+          if (complaints(held(copy, original)).length === 0) unnoticed.push(`${name} + ${at - sh_offset}`);
+        } catch (error) {
+          if (!(error instanceof InputError)) throw error;
+        }
+      }
+    }
+    expect(unnoticed).toEqual([]);
+  });
+});
+
+describe.skipIf(!canCompile)("a page that the loader writes to", () => {
+  it("is not to be dropped", async () => {
+    const made = await guarded("textrel.so", "gcc", ...links.shared, "-DTEXTREL", "-Wl,-z,notext", "-w");
+    expectRight(made);
+    // The flag of the page in the guard's table.
+    const image = parseElf(made.bytes);
+    const start = tables(image);
+    const entry = made.bytes.indexOf(Buffer.of(0x03, 0, 0, 0), start);
+    expect(entry).toBeGreaterThan(start);
+    const copy = changed(made.bytes, (bytes) => bytes.writeUInt8(0x02, entry));
+    expect(complaints(held(copy, made.original))).toContainEqual(
+      expect.stringMatching(/MADV_[A-Z]+ on a page that has other bytes than the file/),
+    );
+  });
+});
