@@ -303,14 +303,18 @@ function evict
   lea 1(%rax), %ecx
   .endr
   jne 2f
-  call external
+  lea 9(%rax), %eax
+  jmp 1f
+3:
+  .byte 0xe9
+  .long 4f - . - 4
 1:
   STAP_PROBE(tactics, evict)
-  jmp 3f
+  jmp 3b
 2:
   mov %rdi, %rbx
   jmp 1b
-3:
+4:
   .rept 66
   add %edx, %eax
   .endr
@@ -318,6 +322,33 @@ function evict
   .cfi_def_cfa_offset 8
   ret
 endfunction evict
+
+/* Three bytes of room behind a call, and no padding: the call moves. */
+function displace_call
+  push %rbx
+  .cfi_def_cfa_offset 16
+  mov %rdi, %rbx
+  .rept 27
+  add %ecx, %eax
+  lea 1(%rax), %ecx
+  .endr
+  test %edi, %edi
+  jne 2f
+  lea 7(%rax), %edi
+  call external
+  STAP_PROBE1(tactics, displace_call, 8@%rax)
+  jmp 3f
+2:
+  add $9, %rax
+3:
+  .rept 27
+  add %edx, %eax
+  lea 1(%rax), %edx
+  .endr
+  pop %rbx
+  .cfi_def_cfa_offset 8
+  ret
+endfunction displace_call
 
 /* A leaf function that keeps a value below rsp. */
 function guarded
