@@ -12,6 +12,7 @@ import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, isCode, offsetOf, read64, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
+import { constantsOf, namedAddress } from "../x86/relocate.js";
 import { FunctionIndex } from "./functions.js";
 import { REACH_BEHIND } from "./neighbourhoods.js";
 import { gatherFacts } from "./program.js";
@@ -129,8 +130,9 @@ function callsThrough(
 ): { at: Vaddr; code: DecodedCode }[] | string {
   const calls: { at: Vaddr; code: DecodedCode }[] = [];
   const stubs: Vaddr[] = [];
-  for (const { at, isAbsolute } of references(image, new Set(slots))) {
-    const where = instructionAround(functions, at);
+  const words = new Set<number>(slots);
+  for (const { at, isAbsolute } of references(image, words)) {
+    const where = instructionAround(functions, at, words);
     if (where === undefined) continue;
     if (typeof where === "string") return where;
     const { code, index } = where;
@@ -139,8 +141,9 @@ function callsThrough(
     else if (isThrough) calls.push({ at: addressOf(code, index), code });
     else return `the instruction at ${hex(addressOf(code, index))} reads its address`;
   }
-  for (const { at, isAbsolute } of references(image, new Set(stubs))) {
-    const where = instructionAround(functions, at);
+  const entries = new Set<number>(stubs);
+  for (const { at, isAbsolute } of references(image, entries)) {
+    const where = instructionAround(functions, at, entries);
     if (where === undefined) continue;
     if (typeof where === "string") return where;
     const { code, index } = where;
@@ -168,23 +171,30 @@ const isIndirect = (code: DecodedCode, index: number): boolean =>
  */
 function stubEntries(code: DecodedCode, index: number): Vaddr[] {
   const entries = [addressOf(code, index)];
-  const ends = Flow.Jump | Flow.IndirectJump | Flow.Return;
+  const ends = Flow.Jump | Flow.IndirectJump | Flow.Return | Flow.Trap;
   for (let i = index - 1; i >= 0 && (code.flow[i]! & ends) === 0; i--) entries.push(addressOf(code, i));
   return entries;
 }
 
-/** The instruction whose 32 bits at `at` are an operand; undefined where they are no operand of anything. */
+/** The instruction around `at`, if it leads to, uses or makes one of the addresses; else undefined. */
 function instructionAround(
   functions: FunctionIndex,
   at: Vaddr,
+  targets: ReadonlySet<number>,
 ): { code: DecodedCode; index: number } | string | undefined {
   const range = functions.containing(at);
   const code = range === undefined ? functions.gapCode(at) : functions.code(range);
   if (code === undefined) return undefined;
   if (code.unclean !== undefined) return `code that cannot be decoded, at ${hex(at)}, may use it`;
   const index = indexAt(code, at);
-  const end = addressOf(code, index) + lengthOf(code, index);
-  return at + 4 <= end && at > addressOf(code, index) ? { code, index } : undefined;
+  const start = addressOf(code, index);
+  const bytes = code.bytes.subarray(start - code.start, start - code.start + lengthOf(code, index));
+  const named = namedAddress(bytes, start);
+  const isMeant =
+    targets.has(code.targets[index]!) ||
+    (named !== undefined && targets.has(named)) ||
+    constantsOf(bytes, start).some(({ value }) => targets.has(value));
+  return isMeant ? { code, index } : undefined;
 }
 
 /** Every position in code whose 32 bits lead or point to one of the addresses. */
