@@ -11,7 +11,7 @@ export interface Pair {
   readonly report: RewriteDocument;
 }
 
-const program = (name: string): string => new URL(`programs/${name}`, import.meta.url).pathname;
+export const program = (name: string): string => new URL(`programs/${name}`, import.meta.url).pathname;
 
 export const canRun = async (...tools: readonly string[]): Promise<boolean> => {
   for (const tool of tools)
@@ -19,17 +19,19 @@ export const canRun = async (...tools: readonly string[]): Promise<boolean> => {
   return true;
 };
 
-/** Compiles a program of this folder and rewrites it; all of its sites must be rewritten. */
+/** Compiles a program of this folder, changes it by `patch`, and rewrites it; all of its sites must be rewritten. */
 export async function build(
   source: string,
   compiler: string,
   flags: readonly string[],
   options: readonly string[] = [],
+  patch: (file: string) => void | Promise<void> = () => {},
 ): Promise<Pair> {
   const folder = scratch("pair");
   mkdirSync(folder);
   const [before, after] = [join(folder, "before"), join(folder, "after_")];
   await must(compiler, [...flags, program(source), "-o", before, "-w"]);
+  await patch(before);
   const report = await rewrite(before, after, ...options);
   const left = report.sites.filter((s) => s.status !== "rewritten");
   if (left.length > 0) throw new Error(`left: ${left.map((s) => `${s.name}: ${s.reason}`).join("; ")}`);
