@@ -72,9 +72,11 @@ export function movable(context: SiteContext, index: number, calls = false): Ins
   const traits = traitsAt(code, index);
   const flow = code.flow[index]!;
   if (flow & Flow.Call) {
-    const obstacle =
-      calls && context.unwindable ? callObstacle(context, index) : "its return address could not be unwound";
-    return obstacle === undefined ? traits : `the call at ${hex(at)} would have to move: ${obstacle}`;
+    if (!context.unwindable)
+      return `the call at ${hex(at)} would have to move: its return address could not be unwound`;
+    const obstacle = calls ? callObstacle(context, index) : undefined;
+    if (obstacle !== undefined) return `the call at ${hex(at)} would have to move: ${obstacle}`;
+    return calls ? traits : `the call at ${hex(at)} would have to move`;
   }
   if (flow & Flow.Trap) return `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`;
   if (flow & Flow.Transaction) return `${traits.text} at ${hex(at)} would have to move`;
