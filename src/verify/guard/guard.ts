@@ -26,10 +26,11 @@ import { type Run, union } from "../rest/runs.js";
 import { judgeChild } from "./child.js";
 import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
 import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
-import { compareLoaderTables, type LoaderChanges, type Word } from "./loader-rules.js";
+import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
 import { Machine, unlessAbsent } from "./machine.js";
 import { fillWords, type Hook, judgeFini, judgeInit } from "./stubs.js";
 import { unvisitedCode } from "./unvisited.js";
+import { judgeWrapper, resolved } from "./wrappers.js";
 
 const WORD = 8;
 
@@ -268,7 +269,7 @@ class Examination {
     }
     const machine = new Machine(this.rewritten, this.isNew);
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
-    const named: { name: string; start: number }[] = [];
+    const named: Piece[] = [];
     const registered = typeof filled === "string" ? filled : unlessAbsent(() => judgeInit(machine, init[1], filled));
     if (typeof registered === "string" || typeof filled === "string")
       this.say(atAddress(init[1].start), `at the start, ${registered}`);
@@ -282,6 +283,7 @@ class Examination {
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
       const problem = this.isNew(child) ? unlessAbsent(() => judgeChild(machine, child, guarded)) : "it is no new code";
       if (problem !== undefined) this.say(atAddress(child), `in a child, ${problem}`);
+      named.push(...this.wrappers(machine, changes.wrapped, filled, child));
     }
     named.push({ name: "usdt_nop5.init", start: init[1].start });
     if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
@@ -295,8 +297,34 @@ class Examination {
       );
     return {
       code: union([...ran, ...machine.read, ...(this.constant === undefined ? [] : [this.constant])]),
-      named: named.map(({ name, start }) => ({ name, start, end: endOf(start) })),
+      named: named.map(({ name, start, last }) => ({ name, start, end: endOf(last ?? start) })),
     };
+  }
+
+  /** The code that stands for functions which the file imports, and what tells the loader where that is. */
+  private wrappers(
+    machine: Machine,
+    uses: readonly WrappedUse[],
+    filled: ReadonlySet<number>,
+    child: number,
+  ): readonly Piece[] {
+    const found = new Map<string, Piece>();
+    for (const { name, leadsTo, isResolver } of uses) {
+      const say = (what: string): void => this.say(atAddress(leadsTo), `what stands for ${name}: ${what}`);
+      const start = isResolver ? unlessAbsent(() => resolved(machine, leadsTo)) : leadsTo;
+      const known = found.get(name);
+      if (typeof start === "string" || !this.isNew(start) || !this.isNew(leadsTo))
+        say(typeof start === "string" ? start : "it is no new code");
+      else if (known !== undefined && known.start !== start) say("it is not one");
+      else if (known === undefined) {
+        const problem = unlessAbsent(() => judgeWrapper(machine, name, start, filled, child));
+        if (problem !== undefined) say(problem);
+        found.set(name, { name: `usdt_nop5.${name}`, start, last: isResolver ? leadsTo : undefined });
+      } else if (isResolver) found.set(name, { ...known, last: leadsTo });
+    }
+    return [...found.values()].map((piece) =>
+      piece.last === undefined ? { ...piece, last: idleResolver(machine, piece.start) } : piece,
+    );
   }
 
   /** How large the loader's tables are now, by the numbers of their sections in the original. */
@@ -312,6 +340,20 @@ class Examination {
     }
     return sizes;
   }
+}
+
+/** A piece that a symbol names: from `start` to the end of what stands at `last`. */
+interface Piece {
+  readonly name: string;
+  readonly start: number;
+  readonly last?: number | undefined;
+}
+
+/** The resolver behind a wrapper, where no relocation needs one: it would answer all the same. */
+function idleResolver(machine: Machine, start: number): number | undefined {
+  const end = union(machine.executed).find((run) => start >= run.start && start < run.end)?.end ?? start;
+  const at = alignUp(end, 16);
+  return unlessAbsent(() => resolved(machine, at)) === start ? at : undefined;
 }
 
 const isEnd = (caller: Caller): boolean => caller === "DT_FINI" || caller === "DT_FINI_ARRAY";

@@ -18,6 +18,8 @@ export const guardImports: ReadonlyMap<string, readonly string[]> = new Map([
   ["dlsym", ["GLIBC_2.34", "GLIBC_2.2.5"]],
   ["__cxa_finalize", ["GLIBC_2.2.5"]],
 ]);
+/** Functions that fork, or may fork, without running child handlers: a guard may stand between them and the file. */
+export const wrappable: ReadonlySet<string> = new Set(["_Fork", "syscall", "clone", "__clone"]);
 export const C_LIBRARY = "libc.so.6";
 
 /** What remains of a symbol's version without the bit that hides a definition. */

@@ -7,8 +7,8 @@
  *     versions      of the appended symbols, and an entry for the version of the C library that they want
  *     DT_HASH       every symbol is found by its name, in the order in which it was (DT_GNU_HASH knows defined ones only: its
  *                   bytes are compared with the rest of the file)
- *     relocations   those of new words, in the place of a spared symbol's or behind all others; and the addend that leads to
- *                   the first function of an array
+ *     relocations   those of new words, in the place of a spared symbol's or behind all others; the addend that leads to the
+ *                   first function of an array; and those of functions that are wrapped, which lead to new code, all of them
  *
  * All other bytes of these tables have to be what they were.
  */
@@ -18,8 +18,17 @@ import { offsetOf, sectionBytes } from "../../elf/image.js";
 import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE } from "../../elf/versions.js";
 import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
 import { differingRuns, outside, type Run, union } from "../rest/runs.js";
-import { C_LIBRARY, guardImports, spareSymbols, VERSION_MASK } from "./imports.js";
-import { countOf, type LoaderView, nameOf, relocationAt, stringAt, type Table, type TableName } from "./loader.js";
+import { C_LIBRARY, guardImports, spareSymbols, VERSION_MASK, wrappable } from "./imports.js";
+import {
+  countOf,
+  type LoaderView,
+  nameOf,
+  type RelocationEntry,
+  relocationAt,
+  stringAt,
+  type Table,
+  type TableName,
+} from "./loader.js";
 
 /** A new word that can be written, and what the loader fills it with. */
 export interface Word {
@@ -27,6 +36,14 @@ export interface Word {
   readonly at: number;
   /** The function whose address it holds, or a link-time address of the file. */
   readonly holds: string | number;
+}
+
+/** A use of a function that leads to new code now. */
+export interface WrappedUse {
+  readonly name: string;
+  /** New code that stands for the function, or that tells the loader where that is. */
+  readonly leadsTo: number;
+  readonly isResolver: boolean;
 }
 
 export interface LoaderChanges {
@@ -38,6 +55,7 @@ export interface LoaderChanges {
   /** Imports behind the symbols of the original. */
   readonly appended: number;
   readonly words: readonly Word[];
+  readonly wrapped: readonly WrappedUse[];
 }
 
 /**
@@ -59,6 +77,7 @@ class Comparison {
   private readonly spare: ReadonlySet<number>;
   private readonly spared = new Set<number>();
   private readonly words: Word[] = [];
+  private readonly wrapped: WrappedUse[] = [];
   /** What appended strings have to be, in order of their place: the parts of the table's tail that somebody names. */
   private readonly namedTail: Run[] = [];
   private readonly symbolsBefore: number;
@@ -85,6 +104,7 @@ class Comparison {
     this.hash();
     this.relocations("relocations");
     this.relocations("pltRelocations");
+    this.allWrapped();
     this.counts();
     return {
       findings: this.findings,
@@ -92,6 +112,7 @@ class Comparison {
       spared: this.spared,
       appended: this.symbolsNow - this.symbolsBefore,
       words: this.words,
+      wrapped: this.wrapped,
     };
   }
 
@@ -331,6 +352,7 @@ class Comparison {
       const isHead =
         a.type === elf.R_X86_64_RELATIVE && b.type === a.type && a.place === b.place && a.symbol === b.symbol;
       if (isHead && this.heads.get(b.place) === Number(b.addend)) continue;
+      if (this.wraps(a, b)) continue;
       if (!this.isSpare(a.type, a.symbol, a.addend, a.place))
         this.say(now.address + i * elf.RELA_SIZE, `the relocation of ${hex(a.place)} is another`);
       else this.word(now, i);
@@ -351,6 +373,38 @@ class Comparison {
     return stored === undefined || image.bytes.subarray(stored, stored + 8).every((byte) => byte === 0);
   }
 
+  /** Takes down a use of a function that leads to new code now. */
+  private wraps(a: RelocationEntry, b: RelocationEntry): boolean {
+    const name = nameOf(this.original, a.symbol) ?? "";
+    const uses = [elf.R_X86_64_GLOB_DAT, elf.R_X86_64_JUMP_SLOT, elf.R_X86_64_64];
+    const isResolver = b.type === elf.R_X86_64_IRELATIVE;
+    if (!wrappable.has(name) || !uses.includes(a.type) || a.addend !== 0n || !this.isImport(a.symbol)) return false;
+    if (b.place !== a.place || b.symbol !== 0 || (!isResolver && b.type !== elf.R_X86_64_RELATIVE)) return false;
+    this.wrapped.push({ name, leadsTo: Number(b.addend), isResolver });
+    return true;
+  }
+
+  private isImport(symbol: number): boolean {
+    const at = symbol * elf.SYM_SIZE;
+    const { bytes } = this.original.tables.get("symbols")!;
+    return bytes.readUInt16LE(at + 6) === elf.SHN_UNDEF && bytes.readBigUInt64LE(at + 8) === 0n;
+  }
+
+  /** No use of a wrapped function is left out, its own word apart. */
+  private allWrapped(): void {
+    const names = new Set(this.wrapped.map((w) => w.name));
+    for (const { holds } of this.words) if (typeof holds === "string" && wrappable.has(holds)) names.add(holds);
+    if (names.size === 0) return;
+    for (const table of ["relocations", "pltRelocations"] as const) {
+      const now = this.rewritten.tables.get(table);
+      for (let i = 0; i < countOf(now, elf.RELA_SIZE); i++) {
+        const name = nameOf(this.rewritten, now!.bytes.readUInt32LE(i * elf.RELA_SIZE + 12)) ?? "";
+        if (names.has(name) && !this.newWords.has(relocationAt(now!, i).place))
+          this.say(now!.address + i * elf.RELA_SIZE, `a use of ${name} goes around the guard`);
+      }
+    }
+  }
+
   /** A relocation that fills a new word. */
   private word(table: Table, index: number): void {
     const at = table.address + index * elf.RELA_SIZE;
@@ -359,7 +413,7 @@ class Comparison {
     if (!this.newWords.has(place) || this.words.some((w) => w.at === place))
       this.say(at, `a new relocation writes to ${hex(place)}, which is no new word, or has one`);
     else if (type === elf.R_X86_64_RELATIVE && symbol === 0) this.words.push({ at: place, holds: Number(addend) });
-    else if (type === elf.R_X86_64_GLOB_DAT && addend === 0n && guardImports.has(name))
+    else if (type === elf.R_X86_64_GLOB_DAT && addend === 0n && (guardImports.has(name) || wrappable.has(name)))
       this.words.push({ at: place, holds: name });
     else this.say(at, `a new relocation of type ${type} for "${name}"`);
   }

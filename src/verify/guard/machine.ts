@@ -61,6 +61,11 @@ const GARBAGE = new Uint8Array(STACK_SIZE).fill(0xa5);
 export const RETURN = 0x7f10_0000_0000;
 const ELSEWHERE = 0x7f20_0000_0000;
 
+/** Memory of the program, which hands on pointers to it. */
+export const DATA = 0x7ffc_3000_0000;
+const DATA_SIZE = PAGE_SIZE;
+const isData = (address: number, size: number): boolean => address >= DATA && address + size <= DATA + DATA_SIZE;
+
 export interface End {
   /** `left`: it went on somewhere that is no new code; see Machine.ip. */
   readonly kind: "left" | "syscall" | "breakpoint" | "fault" | "unimplemented" | "endless";
@@ -78,6 +83,8 @@ export class Machine {
   private readonly readParts = new Map<number, number>();
   private readonly elsewhere = new Map<string, number>();
   private mayRead: (address: number, size: number) => boolean = () => true;
+  /** A link-time address at which runs stop: the child handler, where others call it. */
+  stopAt = Number.NaN;
   private rsp = 0;
   private lowest = 0;
 
@@ -90,6 +97,7 @@ export class Machine {
     this.bias = biasOf(image);
     load(regions, image, this.bias);
     regions.map(runtimeAddress(STACK_TOP - STACK_SIZE), STACK_SIZE, Perm.RW);
+    regions.map(runtimeAddress(DATA), DATA_SIZE, Perm.RW);
     this.memory.onRead = (address, size) => this.noteRead(address, size);
   }
 
@@ -145,7 +153,7 @@ export class Machine {
     Error.stackTraceLimit = 0;
     try {
       for (let count = 0; count < limit; ) {
-        if (!this.isNew(this.ip)) return { kind: "left", detail: "" };
+        if (!this.isNew(this.ip) || this.ip === this.stopAt) return { kind: "left", detail: "" };
         const block = this.blocks.at(cpu.w[IP]!, cpu.w[IP + 1]!);
         this.ran.add(block);
         for (const step of block.steps) step(cpu);
@@ -164,6 +172,14 @@ export class Machine {
       Error.stackTraceLimit = stackTraceLimit;
     }
     return { kind: "endless", detail: "" };
+  }
+
+  /** Returns from the child handler, which keeps everything. */
+  returnFromHandler(): void {
+    const { cpu, memory } = this;
+    const rsp = Number(cpu.gpr(Gpr.RSP));
+    cpu.ip = Number(Buffer.from(memory.peek(runtimeAddress(rsp), 8)).readBigUInt64LE(0));
+    cpu.setGpr(Gpr.RSP, BigInt(rsp + 8));
   }
 
   /** Whether new code came back to its caller: the return address taken off the stack, and the caller's part as it was. */
@@ -254,6 +270,7 @@ export class Machine {
       if (address > this.rsp) this.wrong(`it reads its caller's stack at rsp + ${address - this.rsp}`);
       return;
     }
+    if (isData(address, size)) return;
     const at = address - this.bias;
     if (this.mayRead(at, size)) return;
     if (this.isNew(at) && this.isNew(at + size - 1)) {
@@ -264,6 +281,7 @@ export class Machine {
   }
 
   private noteWrite(address: number, size: number): void {
+    if (isData(address, size)) return;
     if (address + size > this.rsp || address < this.rsp - MOST_STACK)
       this.wrong(`it writes to ${hex(address)}, which is not below its stack pointer`);
     if (address < this.lowest) this.lowest = address;

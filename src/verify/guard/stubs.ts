@@ -13,7 +13,7 @@ import * as elf from "../../elf/constants.js";
 import { offsetOf } from "../../elf/image.js";
 import { Gpr, Rflags, STATE_WORDS } from "../../emulate/state.js";
 import { stateOf } from "../machine-states.js";
-import { guardImports } from "./imports.js";
+import { guardImports, wrappable } from "./imports.js";
 import { countOf, isBoundEarly, type LoaderView, nameOf, relocationAt } from "./loader.js";
 import type { Word } from "./loader-rules.js";
 import type { Machine } from "./machine.js";
@@ -60,13 +60,15 @@ export function fillWords(machine: Machine, view: LoaderView, words: readonly Wo
       if (type !== elf.R_X86_64_GLOB_DAT && !(type === elf.R_X86_64_JUMP_SLOT && isBoundEarly(view))) continue;
       const { place, symbol, addend } = relocationAt(table!, i);
       const function_ = nameOf(view, symbol);
-      if (addend === 0n && function_ !== undefined && guardImports.has(function_) && isUndefined(view, symbol))
+      if (addend === 0n && function_ !== undefined && isCalled(function_) && isUndefined(view, symbol))
         fill(place, machine.functionElsewhere(function_));
     }
   }
   for (const { at, holds } of words) if (typeof holds === "number") fill(at, holds + machine.bias);
   return filled;
 }
+
+const isCalled = (name: string): boolean => guardImports.has(name) || wrappable.has(name);
 
 function isUndefined({ tables }: LoaderView, symbol: number): boolean {
   return tables.get("symbols")!.bytes.readUInt16LE(symbol * elf.SYM_SIZE + 6) === elf.SHN_UNDEF;
