@@ -39,10 +39,15 @@ export interface ProgramRow {
   readonly state: FrameState;
 }
 
-/** The state of a place where rsp is `lower` bytes lower and nothing else differs; undefined where that is not certain. */
-export function loweredState(state: FrameState, lower: number): FrameState | undefined {
-  const { cfa } = state;
+/**
+ * The state of a place where rsp is `lower` bytes lower and nothing else differs; undefined where that is not certain.
+ * @param hasHandlers whether the function has landing pads: they get rsp as it is at the place that an exception comes from,
+ *     without the arguments that have been pushed there, and so without what it is lower here
+ */
+export function loweredState(origin: FrameState, lower: number, hasHandlers: boolean): FrameState | undefined {
+  const { cfa } = origin;
   if (cfa === undefined) return undefined;
+  const state: FrameState = { ...origin, argsSize: origin.argsSize + (hasHandlers ? lower : 0) };
   const rules = new Map<number, RegisterRule>();
   for (const [register, rule] of state.rules) {
     if (rule.kind === "register" && rule.register === DWARF_RSP && lower > 0) return undefined;

@@ -151,14 +151,14 @@ class Draft {
     const { cie } = frames.record(index);
     const table = this.#frameTable(index);
     const rows: ProgramRow[] = [];
+    const fde = frames.fde(index);
     for (const { start, origin, lower } of run) {
-      const state = loweredState(stateAt(table, origin), lower);
+      const state = loweredState(stateAt(table, origin), lower, fde.lsda !== undefined);
       if (state === undefined) return `the unwind rule of ${hex(origin)} does not hold elsewhere`;
       rows.push({ start, state });
     }
     const program = encodeFrameProgram(rows, table.initial, cie);
     if (program === undefined) return "its unwind rules cannot be encoded";
-    const fde = frames.fde(index);
     const common = { start: run[0]!.start, end: run.at(-1)!.end, program };
     if (fde.lsda === undefined) {
       this.#fdes.push({ ...common, cie, lsda: undefined });

@@ -102,7 +102,12 @@ function frameProblem(old: Side, own: Side, { rewritten, originals, shift }: Fra
   const known = wanted.filter((w) => w.index >= 0);
   if (known.length === 0)
     return index < 0 ? undefined : `is in an unwind record, and ${hex(originals[0]!)} was in none`;
-  const states = known.map((w) => lowered(stateAt(old.table(w.index), w.at), shift));
+  const states = known.map((w) => {
+    const state = lowered(stateAt(old.table(w.index), w.at), shift);
+    // A landing pad gets rsp as it is where the exception comes from, less what counts as pushed arguments.
+    const hasHandlers = old.exceptions(w.index) !== undefined;
+    return state && hasHandlers ? { ...state, argsSize: state.argsSize + shift } : state;
+  });
   // Where no row can say it none has to.
   if (index < 0)
     return states.includes(undefined)
