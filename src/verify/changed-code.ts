@@ -80,7 +80,7 @@ function compareSection(
 }
 
 /** Executable bytes at addresses where the original has no segment, or none of its file. Other sections are no code. */
-export function addedCode(original: ElfImage, rewritten: ElfImage): readonly Stretch[] {
+function addedCode(original: ElfImage, rewritten: ElfImage): readonly Stretch[] {
   const loads = (image: ElfImage) => image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
   const known = united(loads(original).map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz })));
   const isData = ({ sh_flags, sh_type }: Section): boolean =>

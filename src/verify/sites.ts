@@ -9,11 +9,12 @@ import type { ElfImage } from "../elf/image.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { type ChangedCode, compareCode, touches, united } from "./changed-code.js";
+import { type ChangedCode, compareCode, touches, united, without } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict } from "./contract.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
 import { FunctionEnds } from "./function-ends.js";
+import { findForkDetours } from "./guard/fork-detours.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
@@ -48,7 +49,11 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidenc
   };
   const before = { code: new CodeReader(original), notesAt: notesAt((p) => p.original.location) };
   const after = { code: new CodeReader(rewritten), notesAt: notesAt((p) => p.rewritten?.location) };
-  const code = withProbes(compareCode(original, rewritten), pairs, before.code, after.code);
+  const code = withoutForkDetours(
+    original,
+    rewritten,
+    withProbes(compareCode(original, rewritten), pairs, before.code, after.code),
+  );
   const readers = { original: before.code, rewritten: after.code };
   if (code.changed.length === 0) return { pairs, code, ...readers, found: [], facts: undefined, layout: undefined };
 
@@ -77,6 +82,13 @@ function withProbes(code: ChangedCode, pairs: readonly NotePair[], before: CodeR
     return isSame || bytes[0]!.length === 0 ? [] : [{ start: location, end: location + 1 }];
   });
   return probes.length === 0 ? code : { ...code, changed: united([...code.changed, ...probes]) };
+}
+
+/** System calls that lead through new code for a fork guard's sake are judged with it. */
+function withoutForkDetours(original: ElfImage, rewritten: ElfImage, code: ChangedCode): ChangedCode {
+  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
+  const windows = findForkDetours(original, rewritten, code.changed, isNew).map((detour) => detour.window);
+  return windows.length === 0 ? code : { ...code, changed: without(code.changed, windows) };
 }
 
 /** How far from an anchor the facts see what leads to a place; see facts/neighbourhoods.ts. */

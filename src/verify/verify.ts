@@ -4,7 +4,7 @@
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
-import { addedCode } from "./changed-code.js";
+import { compareCode } from "./changed-code.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
 import { examineGuard, type Guard } from "./guard/guard.js";
 import type { Original } from "./original.js";
@@ -31,7 +31,7 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   }
   try {
     const { sites, explained, origins } = examineCode(rewritten, image);
-    const guard = examineGuard(rewritten, image, addedCode(image, rewritten));
+    const guard = examineGuard(rewritten, image, compareCode(image, rewritten));
     const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {

@@ -20,10 +20,11 @@ import { readCarry } from "../../rewrite/carry.js";
 import { decodeMemo } from "../../rewrite/memo.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../../usdt/sites.js";
-import { type Stretch, touches } from "../changed-code.js";
+import { type ChangedCode, touches } from "../changed-code.js";
 import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
 import { type Run, union } from "../rest/runs.js";
 import { judgeChild } from "./child.js";
+import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
 import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
 import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
@@ -39,6 +40,8 @@ export interface NamedPiece {
   readonly name: string;
   readonly start: number;
   readonly end: number;
+  /** There may be no such symbol: a piece that goes by its function's name, or by none. */
+  readonly isOptional: boolean;
 }
 
 /** What a guard explains of the rest of the file. */
@@ -62,9 +65,13 @@ export interface Guard {
 
 /**
  * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
- * @param added new code
+ * @param code what changed, and new code
  */
-export function examineGuard(rewritten: ElfImage, original: ElfImage, added: readonly Stretch[]): Guard | undefined {
+export function examineGuard(
+  rewritten: ElfImage,
+  original: ElfImage,
+  { changed, added }: ChangedCode,
+): Guard | undefined {
   const said = memoSays(rewritten);
   const isNew = (address: number): boolean => touches(added, address, address + 1);
   let views: readonly [LoaderView, LoaderView];
@@ -79,10 +86,12 @@ export function examineGuard(rewritten: ElfImage, original: ElfImage, added: rea
     const now = views[1].called.get(c);
     return now !== undefined && isNew(now) && views[0].called.get(c) !== now;
   });
-  if (!isThere && !said) return undefined;
-  if (!isThere)
+  const detours = findForkDetours(original, rewritten, changed, isNew);
+  if (!isThere && detours.length === 0) {
+    if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
-  const guard = new Examination(rewritten, original, views[1], views[0], isNew).run();
+  }
+  const guard = new Examination(rewritten, original, views[1], views[0], isNew, detours).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
@@ -116,6 +125,7 @@ class Examination {
     private readonly now: LoaderView,
     private readonly before: LoaderView,
     private readonly isNew: (address: number) => boolean,
+    private readonly detours: readonly ForkDetour[],
   ) {}
 
   run(): Guard {
@@ -138,13 +148,21 @@ class Examination {
       ...tags,
       spared: changes.spared,
       sizes: this.sizes(),
-      judged: [...changes.judged, ...heads.flatMap((h) => h.judged)],
+      judged: [...changes.judged, ...heads.flatMap((h) => h.judged), ...this.windows()],
       findings: this.findings,
     };
   }
 
   private say(where: string, what: string): void {
     this.findings.push(finding("loaded", where, `fork guard: ${what}`));
+  }
+
+  /** What detours stand for, in offsets of the original's file. */
+  private windows(): FileStretch[] {
+    return this.detours.map(({ window: { start, end } }) => {
+      const offset = offsetOf(this.original, start)!;
+      return { start: offset, end: offset + end - start };
+    });
   }
 
   /** The functions in new code that the loader calls, and what it called there before. */
@@ -168,7 +186,7 @@ class Examination {
       this.say("the dynamic section", "the loader does not call a library's preinit array");
     if (ends[0] === "DT_FINI_ARRAY" && has("DT_FINI"))
       this.say("the dynamic section", "code of the file runs behind its end");
-    if (ends.length === 0 && !isProgram)
+    if (starts.length > 0 && ends.length === 0 && !isProgram)
       this.say("the dynamic section", "its handler stays where the file is unloaded");
     return hooks;
   }
@@ -263,30 +281,48 @@ class Examination {
   private code(hooks: ReadonlyMap<Caller, Hook>, changes: LoaderChanges): Pick<Guard, "code" | "named"> {
     const init = [...hooks].find(([caller]) => !isEnd(caller));
     const fini = [...hooks].find(([caller]) => isEnd(caller));
-    if (init === undefined) {
-      this.say("the dynamic section", "nothing registers a child handler");
-      return { code: [], named: [] };
-    }
     const machine = new Machine(this.rewritten, this.isNew);
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: Piece[] = [];
-    const registered = typeof filled === "string" ? filled : unlessAbsent(() => judgeInit(machine, init[1], filled));
-    if (typeof registered === "string" || typeof filled === "string")
-      this.say(atAddress(init[1].start), `at the start, ${registered}`);
-    else {
-      const { child, handle } = registered;
-      if (!this.isNew(handle)) this.say(atAddress(init[1].start), `its handle ${hex(handle)} may be that of another`);
+    let child: number | undefined;
+    if (init !== undefined) {
+      const registered = typeof filled === "string" ? filled : unlessAbsent(() => judgeInit(machine, init[1], filled));
+      if (typeof registered === "string" || typeof filled === "string")
+        this.say(atAddress(init[1].start), `at the start, ${registered}`);
+      else {
+        child = registered.child;
+        if (!this.isNew(registered.handle))
+          this.say(atAddress(init[1].start), `its handle ${hex(registered.handle)} may be that of another`);
+        const finiProblem = fini && unlessAbsent(() => judgeFini(machine, fini[1], filled, registered));
+        if (finiProblem !== undefined) this.say(atAddress(fini![1].start), `at the end, ${finiProblem}`);
+      }
+      named.push({ name: "usdt_nop5.init", start: init[1].start });
+    } else if (this.detours.length === 0 || changes.wrapped.length > 0)
+      this.say("the dynamic section", "nothing registers a child handler");
+    if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
+    const detours = this.detours.length === 0 ? undefined : new ForkDetours(this.original, machine);
+    if (init === undefined && detours !== undefined) {
+      // In a static program nobody else tells where the handler is.
+      unlessAbsent(() => detours.judge(this.detours[0]!, undefined));
+      child = calledHandler(machine, this.isNew);
+      if (child === undefined) this.say(atAddress(this.detours[0]!.target), "no handler is called");
+    }
+    if (child !== undefined) {
       named.push({ name: "usdt_nop5.fork_guard", start: child });
-      const finiProblem = fini && unlessAbsent(() => judgeFini(machine, fini[1], filled, registered));
-      if (finiProblem !== undefined) this.say(atAddress(fini![1].start), `at the end, ${finiProblem}`);
       const guarded = guardedSites(this.rewritten);
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
-      const problem = this.isNew(child) ? unlessAbsent(() => judgeChild(machine, child, guarded)) : "it is no new code";
+      const handler = child;
+      const problem = this.isNew(handler)
+        ? unlessAbsent(() => judgeChild(machine, handler, guarded))
+        : "it is no new code";
       if (problem !== undefined) this.say(atAddress(child), `in a child, ${problem}`);
-      named.push(...this.wrappers(machine, changes.wrapped, filled, child));
+      if (typeof filled !== "string") named.push(...this.wrappers(machine, changes.wrapped, filled, child));
+      for (const detour of this.detours) {
+        const wrong = unlessAbsent(() => detours!.judge(detour, handler));
+        if (wrong !== undefined) this.say(atAddress(detour.call), `the system call there: ${wrong}`);
+        named.push({ name: `usdt_nop5.fork_${detour.call.toString(16)}`, start: detour.target, isOptional: true });
+      }
     }
-    named.push({ name: "usdt_nop5.init", start: init[1].start });
-    if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
     const visited = union(machine.executed);
     const ran = union([...visited, ...unvisitedCode(machine, visited)]);
     // Pieces may stand one right behind the other.
@@ -297,7 +333,12 @@ class Examination {
       );
     return {
       code: union([...ran, ...machine.read, ...(this.constant === undefined ? [] : [this.constant])]),
-      named: named.map(({ name, start, last }) => ({ name, start, end: endOf(last ?? start) })),
+      named: named.map(({ name, start, last, isOptional = false }) => ({
+        name,
+        start,
+        end: endOf(last ?? start),
+        isOptional,
+      })),
     };
   }
 
@@ -347,6 +388,7 @@ interface Piece {
   readonly name: string;
   readonly start: number;
   readonly last?: number | undefined;
+  readonly isOptional?: boolean;
 }
 
 /** The resolver behind a wrapper, where no relocation needs one: it would answer all the same. */

@@ -85,6 +85,8 @@ export class Machine {
   private mayRead: (address: number, size: number) => boolean = () => true;
   /** A link-time address at which runs stop: the child handler, where others call it. */
   stopAt = Number.NaN;
+  /** A link-time address before which runs stop, in the midst of straight code. */
+  stopBefore = Number.NaN;
   private rsp = 0;
   private lowest = 0;
 
@@ -156,6 +158,12 @@ export class Machine {
         if (!this.isNew(this.ip) || this.ip === this.stopAt) return { kind: "left", detail: "" };
         const block = this.blocks.at(cpu.w[IP]!, cpu.w[IP + 1]!);
         this.ran.add(block);
+        const cut = Number.isNaN(this.stopBefore) ? -1 : this.indexIn(block);
+        if (cut > 0) {
+          for (const step of block.steps.slice(0, cut)) step(cpu);
+          cpu.ip = this.stopBefore + this.bias;
+          return { kind: "left", detail: "" };
+        }
         for (const step of block.steps) step(cpu);
         count += block.instructions.length;
         if (cpu.event === Event.None) continue;
@@ -172,6 +180,11 @@ export class Machine {
       Error.stackTraceLimit = stackTraceLimit;
     }
     return { kind: "endless", detail: "" };
+  }
+
+  /** Which instruction of a block stands at `stopBefore`, or -1. */
+  private indexIn({ instructions }: Block): number {
+    return instructions.findIndex(({ at }) => joinAddress(at.lo, at.hi) - this.bias === this.stopBefore);
   }
 
   /** Returns from the child handler, which keeps everything. */
