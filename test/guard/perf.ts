@@ -11,8 +11,8 @@ export const perfMissing = (): string | null =>
 const INT3 = 0xcc;
 
 export interface PerfOnProcess {
-  /** Attaches to the process; done when the breakpoint stands at the link-time address of its program, a PIE. */
-  start(pid: number, site: Vaddr): Promise<void>;
+  /** Attaches to the process; done when a breakpoint stands at each of the link-time addresses of its program, a PIE. */
+  start(pid: number, sites: readonly Vaddr[]): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -21,11 +21,11 @@ export function perfOnProcess(event: string, options: readonly string[]): PerfOn
   let perf: ChildProcess | undefined;
   let said = "";
   return {
-    start: async (pid, site) => {
+    start: async (pid, sites) => {
       perf = spawn("perf", ["stat", ...options, "-e", event, "-p", `${pid}`], { stdio: ["ignore", "ignore", "pipe"] });
       perf.stderr!.on("data", (chunk: Buffer) => (said += chunk.toString("latin1")));
-      const address = site + loadBias(pid);
-      for (let tries = 0; firstByte(pid, address) !== INT3; tries++) {
+      const bias = loadBias(pid);
+      for (let tries = 0; sites.some((site) => firstByte(pid, site + bias) !== INT3); tries++) {
         if (tries > 500 || perf.exitCode !== null) throw new Error(`perf does not attach:\n${said}`);
         await sleep(20);
       }

@@ -198,7 +198,7 @@ describe.skipIf(cannotOptimize("the fork guard under uprobes"))("the fork guard 
     const uprobes = trace(program);
     const of = async (mode: Mode, ...options: readonly string[]) => {
       const perf = perfOnProcess(uprobes.event.replace("/", ":"), options);
-      const attach = async (pid: number): Promise<void> => perf.start(pid, program.addresses[0]!);
+      const attach = async (pid: number): Promise<void> => perf.start(pid, program.addresses);
       try {
         return (await drive(program.path, mode, "whpfhph", [attach])).lines;
       } finally {
