@@ -12,7 +12,7 @@ import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { displaceCall } from "./tactics/displace-call.js";
 import { evict } from "./tactics/evict.js";
-import { hop, hopRetarget } from "./tactics/hop.js";
+import { hop, hopRetarget, NO_PADDING } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
 import { retarget, retargetShort } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
@@ -24,6 +24,8 @@ const last: readonly Tactic[] = [retargetShort, hopRetarget, displaceCall];
 const cheapest: readonly Tactic[] = [inPlace, shift, ...toNewCode, ...last];
 /** What leaves the probe where it is comes late: see fork-guard.ts. */
 const together: readonly Tactic[] = [...toNewCode, ...last, inPlace, shift];
+
+const NO_ROOM = `${NO_PADDING}, and no code there can make room`;
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
@@ -99,19 +101,17 @@ export function planSites(
     if (choice.merged) proposals.pop();
     accept(choice.proposal);
   }
-  // Other code makes room only where no probe can have it.
-  for (const one of inOrder) {
-    const site = one.location;
+  // Other code makes room only where no probe can have it. Neighbours that are left move together.
+  const left = inOrder.filter(({ location }) => !done.has(location));
+  for (const one of left) candidates.set(one.location, one);
+  for (const { location: site } of left) {
     const context = done.has(site) ? "" : contextOf(site);
     if (typeof context === "string") continue;
-    candidates.set(site, one);
     const proposal = evict(context);
-    const isChosen = typeof proposal !== "string" && !changes(proposal.window) && obstacle(proposal) === undefined;
-    if (isChosen) {
-      skipped.delete(site);
-      accept(proposal);
-    } else candidates.delete(site);
+    if (typeof proposal === "string") skipped.set(site, skipped.get(site)!.replace(NO_PADDING, NO_ROOM));
+    else if (!changes(proposal.window) && obstacle(proposal) === undefined) accept(proposal);
   }
+  for (const site of done) skipped.delete(site);
   const all = [...proposals, ...helpers].sort((a, b) => a.window.start - b.window.start);
   assertDisjoint(all);
   return { proposals: all, skipped };

@@ -3,7 +3,8 @@
  * symbols must have grown with it, or nobody can unwind from there, neither for an exception or a profiler nor for a
  * debugger, and the code belongs to nothing.
  *
- * A jump to new code needs none of that: it stands in padding of its own, and nothing happens there.
+ * A jump to new code needs none of that, nor does one to such a jump: it stands in padding of its own, and nothing happens
+ * there.
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -34,7 +35,7 @@ export class FunctionEnds {
         if (this.layout.part(end - 1) !== undefined) return false;
         const instruction = subject.rewritten.code.at(start);
         if (instruction === null || (instruction.flow & Flow.Nop) !== 0) return false;
-        return !(instruction.flow & Flow.Jump && subject.isNew(instruction.target)) && this.isUncovered(end - 1);
+        return !(instruction.flow & Flow.Jump && subject.leadsToNew(instruction)) && this.isUncovered(end - 1);
       })
       .map(({ start }) => start);
   }

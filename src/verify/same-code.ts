@@ -37,9 +37,6 @@ import type { Arrival } from "./windows.js";
 
 const RETURN_ADDRESS = 8;
 
-/** Through so many jumps in padding a branch may lead to new code. */
-const MOST_JUMPS = 3;
-
 /** No window needs nearly as many. */
 const MOST_PAIRS = 4000;
 
@@ -276,8 +273,7 @@ export class Walk {
       return different(`the instruction at ${hex(a.address)} must not run at another address, ${hex(b.address)}`);
     const call = flow & Flow.Call && a.address !== b.address ? this.movedCall(a, b) : undefined;
     if (call !== undefined) return different(call);
-    const leadsToNew = this.leadsToNew(b);
-    const touched = step.touched || a.address !== b.address || leadsToNew;
+    const touched = step.touched || a.address !== b.address || subject.leadsToNew(b);
     this.passedQuietly(step, touched);
     if (touched && subject.isChanged(a)) this.replace(a.address, a.length);
     this.ran(b.address, b.length, touched);
@@ -289,19 +285,6 @@ export class Walk {
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
       this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
     return undefined;
-  }
-
-  /** Whether a branch leads to new code: at once, or where it changed through jumps in padding. */
-  private leadsToNew(branch: Instruction): boolean {
-    const { subject } = this;
-    let at = branch.target;
-    if (Number.isNaN(at)) return false;
-    for (let jumps = 0; jumps < MOST_JUMPS && !subject.isNew(at); jumps++) {
-      const next = subject.isChanged(branch) ? subject.rewritten.code.at(at) : null;
-      if (next === null || (next.flow & Flow.Jump) === 0 || !subject.isChanged(next)) return false;
-      at = next.target;
-    }
-    return subject.isNew(at);
   }
 
   /**

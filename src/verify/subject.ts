@@ -3,6 +3,7 @@
  * that a rewritten probe has.
  */
 import { NOP5, NOP10 } from "../x86/bytes.js";
+import { Flow } from "../x86/decode.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
 import { sameBytes } from "./same-instruction.js";
@@ -13,6 +14,9 @@ export interface Side {
   /** The indices of the notes whose probe is at an address of this side; both sides count the notes of the original. */
   readonly notesAt: ReadonlyMap<number, readonly number[]>;
 }
+
+/** Through so many jumps in padding a branch may lead to new code. */
+const MOST_JUMPS = 3;
 
 export class Subject {
   /**
@@ -50,6 +54,18 @@ export class Subject {
   isInner({ address }: Pick<Instruction, "address">, target: number): boolean {
     const part = this.layout.part(address);
     return part !== undefined && target > part.start && target < part.end;
+  }
+
+  /** Whether a branch of the rewritten side leads to new code: at once, or where it changed through jumps in padding. */
+  leadsToNew(branch: Instruction): boolean {
+    let at = branch.target;
+    if (Number.isNaN(at)) return false;
+    for (let jumps = 0; jumps < MOST_JUMPS && !this.isNew(at); jumps++) {
+      const next = this.isChanged(branch) ? this.rewritten.code.at(at) : null;
+      if (next === null || (next.flow & Flow.Jump) === 0 || !this.isChanged(next)) return false;
+      at = next.target;
+    }
+    return this.isNew(at);
   }
 
   isChanged({ address, length }: Pick<Instruction, "address" | "length">): boolean {

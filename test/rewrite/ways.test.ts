@@ -205,6 +205,60 @@ const ways: Readonly<Record<string, Way>> = {
     tactic: "hop",
     hits: { site: 6 },
   },
+  "padding between functions that is two short jumps away": {
+    body: `${wall}
+  test $1, %bl
+  jne 2f
+  lea 9(%rax), %eax
+  jmp 1f
+3:
+  .byte 0xe9
+  .long 4f - . - 4
+1:
+  STAP_PROBE(ways, site)
+  jmp 3b
+2:
+  lea 7(%rax), %eax
+  jmp 1b
+4:
+  ${leave}
+  .cfi_endproc
+  .size f, . - f
+  ${padding(2)}
+  .type h, @function
+h: .cfi_startproc
+  ${filler(120)}
+  ret
+  .cfi_endproc
+  .size h, . - h
+  ${padding(8)}
+  .type k, @function
+k: .cfi_startproc
+  ret`,
+    tactic: "hop",
+    hits: { site: 6 },
+  },
+  "neighbours that code nearby makes room for": {
+    body: `${wall}
+  call 1f
+  .byte 0xe9
+  .long 4f - . - 4
+1:
+  STAP_PROBE(ways, first)
+  STAP_PROBE(ways, second)
+  ret
+2:
+  lea 7(%rax), %eax
+  ret
+4:
+  test $1, %bl
+  je 5f
+  call 2b
+5:
+  ${wall}${leave}`,
+    tactic: "evict",
+    hits: { first: 6, second: 6 },
+  },
   "code nearby that makes room": {
     body: `${wall}
   test $1, %bl

@@ -34,6 +34,13 @@ describe.skipIf(!canCompile)("a rewritten program", () => {
       ["call_through", "call-through"],
       ["retarget", "retarget"],
       ["hop", "hop"],
+      ["widened", "retarget-short"],
+      ["relay", "retarget-short"],
+      ["moved", "retarget-short"],
+      ["hop_twice", "hop"],
+      ["hop_retarget", "hop-retarget"],
+      ["evict", "evict"],
+      ["displace_call", "displace-call"],
       ["guarded", "displace"],
       ["edge", "in-place"],
     ]);

@@ -26,6 +26,8 @@ import { detour, starts } from "./displace.js";
 import { wayThroughPadding } from "./padding.js";
 import { type Entering, leadBranches, stretchesOf } from "./ways.js";
 
+export const NO_PADDING = "no padding with room for a jump is in the reach of a short one";
+
 const hopping =
   (tactic: "hop" | "hop-retarget", entering: Entering | undefined): Tactic =>
   (context: SiteContext): Proposal | string => {
@@ -54,7 +56,7 @@ function withPadding(context: SiteContext, proposal: Proposal | string): Proposa
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
   const room = wayThroughPadding(context, vaddr(window.start + SHORT_JUMP_SIZE), isFree);
-  if (room === undefined) return "no padding with room for a jump is in the reach of a short one";
+  if (room === undefined) return NO_PADDING;
   return {
     ...proposal,
     change: { ...change, via: { hop: room.through } },
