@@ -393,3 +393,55 @@ describe.skipIf(!canCompile)("a page that the loader writes to", () => {
     );
   });
 });
+
+const forks = fileURLToPath(new URL("./guard/forks.c", import.meta.url));
+
+async function forking(flags: readonly string[]): Promise<RewrittenFile> {
+  const built = await build({ output: "forks", compiler: "gcc", sources: [forks], flags: ["-O2", ...flags] });
+  if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+  const made = rewritten(built.path, { forkGuard: true });
+  expect(made.report.forkGuard).toMatchObject({ installed: true });
+  return made;
+}
+
+const all = ["-DUFORK", "-DSYSC", "-DCLONE"];
+
+describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
+  it.each([
+    ["imports", all],
+    ["imports, bound early, without a table of jumps", [...all, "-fno-plt", "-Wl,-z,now"]],
+    ["imports, bound lazily", [...all, "-no-pie", "-Wl,-z,lazy"]],
+    ["system calls of a static program", ["-static"]],
+    ["system calls of a static program that may stand anywhere", [...all, "-static-pie"]],
+  ])("%s", { timeout: 60_000 }, async (_what, flags) => {
+    expectRight(await forking(flags));
+  });
+
+  /** Each occurrence of some bytes in new code, with others in their place; how many there were. */
+  function planted({ bytes, original }: RewrittenFile, from: string, to: string): number {
+    const { sh_offset, sh_size } = section(parseElf(bytes), ".text.nop5");
+    let count = 0;
+    for (let at = bytes.indexOf(from, sh_offset, "hex"); at >= 0 && at < sh_offset + sh_size; ) {
+      const copy = changed(bytes, (b) => b.set(Buffer.from(to, "hex"), at));
+      expect(held(copy, original).forkGuard, `${from} at ${at - sh_offset}`).toMatchObject({ verdict: "different" });
+      count++;
+      at = bytes.indexOf(from, at + 1, "hex");
+    }
+    return count;
+  }
+
+  it("and do not lead there as they should", { timeout: 120_000 }, async () => {
+    const imports = await forking(all);
+    // test eax, eax; jne: the parent runs the handler, and the child does not.
+    expect(planted(imports, "85c00f85", "85c00f84")).toBeGreaterThan(0);
+    // cmp edi, SYS_clone
+    expect(planted(imports, "81ff38000000", "81ff39000000")).toBe(1);
+    // and eax, CLONE_VM
+    expect(planted(imports, "81e000010000", "81e000020000")).toBe(1);
+    const calls = await forking([...all, "-static-pie"]);
+    // mov rcx, rax: the child's answer; lea rsp, [rsp-128]: the red zone; lea ecx, [rax-57]
+    expect(planted(calls, "4889c1e3", "4889c9e3")).toBeGreaterThan(0);
+    expect(planted(calls, "488d642480e8", "488d642488e8")).toBeGreaterThan(0);
+    expect(planted(calls, "8d48c7e3", "8d48c5e3")).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,25 @@
+/* Ways to fork that run no child handler: each of them leads through new code. */
+#define _GNU_SOURCE
+#include <sys/sdt.h>
+#include <unistd.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+__attribute__((noinline)) long f(long x) { DTRACE_PROBE1(forks, f, x); return 3 * x + 1; }
+static char stack[65536];
+static int child(void *p) { return (int)(long)p; }
+int main(int argc, char **argv) {
+  long n = f(argc);
+  if (argc > 5) n += fork();
+#ifdef UFORK
+  extern int _Fork(void);
+  if (argc > 6) n += _Fork();
+#endif
+#ifdef SYSC
+  if (argc > 7) n += syscall(argc > 8 ? SYS_fork : SYS_clone, 17, 0, 0, 0, 0);
+#endif
+#ifdef CLONE
+  if (argc > 9) n += clone(child, stack + sizeof stack, 17, (void *)7);
+#endif
+  return (int)n & 0;
+}
