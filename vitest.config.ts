@@ -1,11 +1,43 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
+
+/**
+ * Tests that attach to the kernel or take times: what others do at the same time would be counted, or measured. They run one by
+ * one, behind all others.
+ */
+const alone = [
+  "test/forks/**/*.test.ts",
+  "test/guard/**/*.test.ts",
+  "test/live/**/*.test.ts",
+  "test/packages/**/*.test.ts",
+  "test/patching/conformance/*.test.ts",
+  "test/unwind/**/*.test.ts",
+  "test/imports/forks-traced.test.ts",
+  "test/traced.test.ts",
+];
 
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
     // Some tests run the program as its users do, which needs it built.
     globalSetup: ["test/build-first.ts", "test/nothing-left.ts"],
     testTimeout: 120_000,
     hookTimeout: 300_000,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "side by side",
+          include: ["test/**/*.test.ts"],
+          exclude: alone,
+          globalSetup: [],
+          maxWorkers: availableParallelism(),
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        extends: true,
+        test: { name: "one by one", include: alone, globalSetup: [], maxWorkers: 1, sequence: { groupOrder: 1 } },
+      },
+    ],
   },
 });
