@@ -101,7 +101,7 @@ export async function stacksAt(subject: Subject, task: string): Promise<readonly
   const wrong = answers.find((a) => a.unexpected !== undefined);
   if (wrong !== undefined) throw new Error(`gdb on ${file}: stopped at ${wrong.unexpected}\n${said(outcome)}`);
   return answers.map(({ place, stacks }) => ({
-    note: places.findIndex((p) => p === BigInt(place)),
+    note: places.indexOf(BigInt(place)),
     stacks: stacks.map((stack) =>
       stack.map(([name, where, address, cfa]) => ({ name, file: where, address: Number(address), cfa })),
     ),
@@ -110,13 +110,16 @@ export async function stacksAt(subject: Subject, task: string): Promise<readonly
 
 const said = ({ stdout, stderr, signal }: Outcome): string => `${signal ?? ""}\n${stdout.slice(-2000)}\n${stderr}`;
 
-/** What new code is called: the function that it belongs to, and this. */
-export const plainName = (name: string | null): string => (name ?? "?").replace(/\.nop5(?:\.\d+)?$/, "");
+/** New code is called like the function that it belongs to, with this behind; gdb says it in two ways. */
+const NEW = /\.nop5(?:\.\d+)?$| \[clone \.nop5(?:\.\d+)?\]$/;
+
+/** The function that code belongs to. gdb says main[cold] for what is called main.cold, but not main.cold.nop5. */
+export const plainName = (name: string | null): string => (name ?? "?").replace(NEW, "").replace("[cold]", ".cold");
 
 /** A stack as lines to compare. `names`: whether the file has a symbol table, so that new code has names. */
 export function comparable(stack: Stack, names: boolean): readonly string[] {
   return stack.map(({ name, file, address, cfa }, i) => {
-    const isNew = i === 0 || (name !== null && name !== plainName(name));
+    const isNew = i === 0 || (name !== null && NEW.test(name));
     if (isNew) return `${names ? plainName(name) : "here"} cfa ${cfa}`;
     return `${name ?? "?"} ${file} ${address.toString(16)} cfa ${cfa}`;
   });

@@ -14,10 +14,6 @@ path = os.path.realpath(task["file"])
 lowest = int(task["lowest"], 16)
 code = [int(a, 16) for a in task["code"]]
 
-for line in task["settings"]:
-    gdb.execute(line)
-
-
 def mappings():
     """Of the process, as [first, last, offset, path]."""
     found = []
@@ -73,7 +69,7 @@ class Stacks:
             frame = older
         outermost = next((f[3] for f in reversed(frames) if f[3] is not None), 0)
         return [
-            [n, os.path.basename(f), hex(o + lowest if f == path else o), None if c is None else outermost - c]
+            [n, "the file" if f == path else os.path.basename(f), hex(o + lowest if f == path else o), None if c is None else outermost - c]
             for n, f, o, c in frames
         ]
 
@@ -87,6 +83,9 @@ for name, value in task["environment"].items():
     gdb.execute(f"set environment {name} {value}")
 gdb.execute(f"starti {task['arguments']}", to_string=True)
 
+for line in task["settings"]:
+    gdb.execute(line, to_string=True)
+
 points = {}
 state = {"bias": None}
 
@@ -95,6 +94,8 @@ def arm():
     if state["bias"] is None:
         state["bias"] = bias()
         if state["bias"] is not None:
+            # What waits for the library.
+            gdb.execute("delete", to_string=True)
             for place in places:
                 # One that is deleted when it is hit.
                 points[place] = gdb.Breakpoint(f"*{place + state['bias']:#x}", internal=True)
@@ -108,29 +109,46 @@ if state["bias"] is None:
 
 stacks = Stacks()
 answers = []
+# Where the program stands already; None while it is to go on.
+place = None
 while gdb.selected_inferior().pid != 0 and len(answers) < len(places):
-    gdb.execute("continue", to_string=True)
-    if gdb.selected_inferior().pid == 0:
-        break
-    if state["bias"] is None:
-        arm()
-        continue
-    place = gdb.newest_frame().pc() - state["bias"]
-    if place not in points:
-        answers.append({"unexpected": hex(place), "thread": str(gdb.selected_thread())})
-        break
+    if place is None:
+        try:
+            gdb.execute("continue", to_string=True)
+        except gdb.error as error:
+            # A program with threads that ends.
+            if "No such process" not in str(error):
+                raise
+            break
+        if gdb.selected_inferior().pid == 0:
+            break
+        if state["bias"] is None:
+            arm()
+            continue
+        place = gdb.newest_frame().pc() - state["bias"]
+        if place not in points:
+            answers.append({"unexpected": hex(place), "thread": str(gdb.selected_thread())})
+            break
     points.pop(place).delete()
     answer = {"place": hex(place), "stacks": [stacks.stack()]}
+    answers.append(answer)
+    place = None
     for _ in range(task["steps"]):
         gdb.execute("stepi", to_string=True)
         if gdb.selected_inferior().pid == 0:
             break
         at = gdb.newest_frame().pc() - state["bias"]
-        if at in points or not code[0] <= at < code[1]:
+        if at in points:
+            # The next probe: to go on from here would pass its breakpoint.
+            place = at
+            break
+        if not code[0] <= at < code[1]:
             break
         answer["stacks"].append(stacks.stack())
-    answers.append(answer)
 
 print("stacks: " + json.dumps(answers), flush=True)
-if gdb.selected_inferior().pid != 0:
-    gdb.execute("kill", to_string=True)
+try:
+    if gdb.selected_inferior().pid != 0:
+        gdb.execute("kill", to_string=True)
+except gdb.error:
+    pass
