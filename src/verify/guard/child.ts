@@ -16,8 +16,8 @@ import { ChildKernel, type Guarded, isSound, type Scene } from "./kernel.js";
 import type { Machine } from "./machine.js";
 import { beginsAsTarget } from "./stubs.js";
 
-const UNTRACED_STATES = 24;
-const RANDOM_SCENES = 24;
+/** States of a child that nobody traces, and scenes of one that somebody does: half as many where there are many sites. */
+const TURNS = 24;
 /** Instructions that a site may cost, and that everything else may. */
 const EACH = 400;
 const REST = 4000;
@@ -81,6 +81,10 @@ class ChildRuns {
     }
   }
 
+  private get turns(): number {
+    return this.guarded.sites.length > FEW_SITES ? TURNS / 2 : TURNS;
+  }
+
   private readonly mayRead = (address: number, size: number): boolean => {
     const offset = address % PAGE_SIZE;
     if (address - offset !== this.lastPage) {
@@ -142,7 +146,7 @@ class ChildRuns {
   }
 
   untraced(): string | undefined {
-    for (let turn = 0; turn < UNTRACED_STATES; turn++) {
+    for (let turn = 0; turn < this.turns; turn++) {
       const problem = this.scene(
         turn === 0 ? plain : { ...plain, bytes: (i) => (turn % 3 === 1 || (i + turn) % 7 === 0 ? BREAKPOINT : NOP5) },
       );
@@ -194,7 +198,7 @@ class ChildRuns {
     yield ["sites that are sound again", { ...calls, heals: true }];
     yield* this.sparse();
     const kinds = ["file", "file", "file", "locked", "sealed", "anonymous"] as const;
-    for (let turn = 0; turn < RANDOM_SCENES; turn++) {
+    for (let turn = 0; turn < this.turns; turn++) {
       const random = new Random(31 + turn);
       const few = 1 << random.below(4);
       const of = <T>(count: number, one: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => one(i));
