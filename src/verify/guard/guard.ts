@@ -303,7 +303,7 @@ class Examination {
     const detours = this.detours.length === 0 ? undefined : new ForkDetours(this.original, machine);
     if (init === undefined && detours !== undefined) {
       // In a static program nobody else tells where the handler is.
-      unlessAbsent(() => detours.judge(this.detours[0]!, undefined));
+      for (const detour of this.detours) unlessAbsent(() => detours.judge(detour, undefined));
       child = calledHandler(machine, this.isNew);
       if (child === undefined) this.say(atAddress(this.detours[0]!.target), "no handler is called");
     }

@@ -201,44 +201,39 @@ class Comparison {
     const [before, now] = both;
     const filesBefore = readNeededVersions(before.bytes);
     const files = readNeededVersions(now.bytes);
-    const may: Run[] = [];
+    const places = new Set<number>();
+    const record = (table: Table, at: number): Buffer => table.bytes.subarray(at, at + VERNAUX_SIZE - 4);
     files.forEach((file, i) => {
       const name = stringAt(this.rewritten, file.vn_file) ?? "";
       const old = filesBefore[i];
-      if (name === C_LIBRARY)
-        for (const v of file.versions) {
-          const version = stringAt(this.rewritten, v.vna_name);
-          if (version !== undefined) wanted.set(v.vna_other & VERSION_MASK, version);
-        }
-      const isSame = (k: number): boolean => {
-        const [a, b] = [old?.versions[k], file.versions[k]];
-        return a !== undefined && b !== undefined && a.at === b.at;
-      };
-      const added = file.versions.slice(old?.versions.length ?? 0);
-      const last = old?.versions.at(-1)?.at;
-      if (old?.at !== file.at || !old.versions.every((_, k) => isSame(k)) || added.length > 1 || last === undefined) {
-        this.say(now.address + file.at, `the versions of ${name} that are needed are others`);
-        return;
-      }
-      for (const { at, vna_name, vna_other } of added) {
+      places.add(file.at);
+      const isSame = old !== undefined && old.vn_file === file.vn_file && now.bytes[file.at] === before.bytes[old.at];
+      if (!isSame) this.say(now.address + file.at, `other versions are needed: of ${name}`);
+      // In their order, with one in between.
+      let k = 0;
+      for (const { at, vna_name, vna_other } of file.versions) {
+        places.add(at);
         const version = stringAt(this.rewritten, vna_name) ?? "";
-        // A number of its own, the hash of its name, and the end of its chain.
+        if (name === C_LIBRARY) wanted.set(vna_other & VERSION_MASK, version);
+        const next = old?.versions[k];
+        if (next !== undefined && record(before, next.at).equals(record(now, at))) {
+          k++;
+          continue;
+        }
+        // A number of its own, and the hash of its name.
         const isWhole =
           now.bytes.readUInt32LE(at) === sysvHash(version) &&
           now.bytes.readUInt16LE(at + 4) === 0 &&
-          now.bytes.readUInt32LE(at + 12) === 0 &&
           this.isNewNumber(vna_other);
-        if (name !== C_LIBRARY || at !== before.bytes.length || !isWhole)
-          this.say(now.address + at, `the version ${version} of ${name} is new`);
+        if (name !== C_LIBRARY || !isWhole) this.say(now.address + at, `the version ${version} of ${name} is new`);
         this.nameInTail(vna_name);
-        may.push({ start: file.at + 2, end: file.at + 4 }, { start: last + 12, end: last + 16 });
       }
+      if (old !== undefined && k < old.versions.length) this.say(now.address + file.at, `versions of ${name} are gone`);
     });
-    if (files.length !== filesBefore.length) this.say(now.address, "versions of another file are needed");
-    this.sameHead(before, now, may, "needed versions");
-    const added =
-      files.reduce((n, f) => n + f.versions.length, 0) - filesBefore.reduce((n, f) => n + f.versions.length, 0);
-    if (now.bytes.length !== before.bytes.length + added * VERNAUX_SIZE)
+    const count = (all: typeof files): number => all.reduce((n, f) => n + 1 + f.versions.length, 0);
+    if (files.length !== filesBefore.length || count(files) > count(filesBefore) + 1)
+      this.say(now.address, "more versions are needed");
+    if (places.size !== count(files) || now.bytes.length !== count(files) * VERNAUX_SIZE)
       this.say(now.address, "the needed versions have bytes that nothing explains");
     return wanted;
   }

@@ -10,7 +10,7 @@ import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
 import { WORDS_SECTION } from "../../rewrite/imports/words.js";
 import { CARRY_SECTION, CODE_SECTION } from "../../rewrite/sections.js";
-import { EXCEPTIONS_SECTION } from "../../rewrite/unwind/layout.js";
+import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewrite/unwind/layout.js";
 import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
 
@@ -28,6 +28,8 @@ export interface SectionPairs {
   readonly carry: Section | undefined;
   /** The section with exception tables of new code, where there is one. */
   readonly exceptions: Section | undefined;
+  /** Where unwind tables stood whose bytes stay beside those that moved. */
+  readonly kept: readonly Section[];
   /** The section with a fork guard's words, where there is one. */
   readonly words: Section | undefined;
   /** Sections of the original that the rewritten file lacks, and sections of the latter that are not explained. */
@@ -64,6 +66,13 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   const carry = take(CARRY_SECTION, () => true);
   const code = take(CODE_SECTION, () => true);
   const exceptions = take(EXCEPTIONS_SECTION, () => true);
+  const kept: Section[] = [];
+  // The bytes of an unwind table that moved may stay, and are in a section still: frames.ts judges them.
+  for (const [o, r] of partners)
+    if (o.sh_addr !== r.sh_addr && isUnwindTable(original, o)) {
+      const found = take(`${o.name}${KEPT_SUFFIX}`, (s) => isKept(o, s));
+      if (found !== undefined) kept.push(found);
+    }
   const words = take(WORDS_SECTION, () => true);
   const numbers = new Map([...partners].map(([from, to]) => [from.index, to.index]));
   return {
@@ -74,6 +83,7 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
     code,
     carry,
     exceptions,
+    kept,
     words,
     gone: wanted.filter((s) => !partners.has(s)),
     strange: [...free.values()].flat().sort((a, b) => a.index - b.index),
@@ -96,6 +106,12 @@ export const isUnwindTable = (image: ElfImage, s: Section): boolean =>
   (s.sh_flags & elf.SHF_ALLOC) !== 0 &&
   (s.name === ".eh_frame" ||
     image.programHeaders.some((p) => p.p_type === elf.PT_GNU_EH_FRAME && p.p_vaddr === s.sh_addr && s.sh_size > 0));
+
+/** Whether a section is where another was, with its header. */
+function isKept(o: Section, r: Section): boolean {
+  const fields = ["sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_addralign", "sh_entsize"] as const;
+  return fields.every((field) => o[field] === r[field]) && r.sh_link === 0 && r.sh_info === 0;
+}
 
 /** Whether a table holds the names of symbols that are not loaded, or of sections. */
 export const isNameTable = (image: ElfImage, s: Section): boolean =>
