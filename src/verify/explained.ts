@@ -30,6 +30,8 @@ export function explainedCode(
       walked.push(...(proof?.walkedNew ?? []));
       continue;
     }
+    // A difference that no probe is near enough to answer for is nobody's.
+    if (proof.mismatches.length > 0) continue;
     if (accountsFor(proof)) replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);

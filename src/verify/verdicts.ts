@@ -88,9 +88,14 @@ function statesByNote({ runs }: ExaminedWindow): ReadonlyMap<number, number> {
 
 /** Which probes a mismatch is about: those that it names, else the one that is nearest among those of its window. */
 function blame(mismatch: Mismatch, examined: ExaminedWindow, evidence: Evidence): readonly number[] {
-  return mismatch.notes.length > 0
-    ? mismatch.notes
-    : nearest(mismatch.original, mismatch.rewritten, examined, evidence);
+  if (mismatch.notes.length > 0) return mismatch.notes;
+  // A call leads far away: then it is about the probe that the way came by last.
+  const places = mismatch.originalWay.map((at, i): [number, number] => [at, mismatch.rewrittenWay[i] ?? at]).reverse();
+  for (const [original, rewritten] of [[mismatch.original, mismatch.rewritten] as const, ...places]) {
+    const notes = nearest(original, rewritten, examined, evidence);
+    if (notes.length > 0) return notes;
+  }
+  return [];
 }
 
 function blameForRun({ both }: StateRun, examined: ExaminedWindow, evidence: Evidence): readonly number[] {
