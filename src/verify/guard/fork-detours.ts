@@ -153,7 +153,7 @@ export class ForkDetours {
       cpu.w.set(words);
       cpu.setGpr(Gpr.RAX, BigInt(number));
       cpu.setGpr(Gpr.RDI, BigInt(number === SYS_clone3 ? DATA + 64 : flags));
-      side.call(start, cpu.w.slice(0, STATE_WORDS), 512 + 8 * (this.turn % 2), () => false);
+      side.call(start, cpu.w.slice(0, STATE_WORDS), 512 + 8 * (this.turn % 2), () => true);
       const bytes = Buffer.alloc(88);
       bytes.writeBigUInt64LE(BigInt(flags));
       memory.poke(runtimeAddress(DATA + 64), bytes);
