@@ -2,21 +2,22 @@
  * All places where a file calls an imported function, and the numbers that it hands over there.
  *
  * An import is a word that the loader fills. Code gets at the function by a jump or call through that word, most of the time
- * by way of a stub of the linkage table; so the words are looked for at every position of the code, then the stubs that jump
- * through them, then the calls of the stubs. Whatever else names the word or the stub (a pointer in data, a `mov` or `lea`)
+ * by way of a stub of the linkage table; so the stubs that jump through the words are found first, and then whatever leads to
+ * either is looked for at every position of the code. Whatever else names the word or the stub (a pointer in data, a `mov` or `lea`)
  * may hand the function to anybody: then it is not known who calls it.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
-import { type ElfImage, isCode, offsetOf, read64, sectionBytes } from "../elf/image.js";
+import { type ElfImage, isCode, offsetOf, read64, type Section, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { constantsOf, namedAddress } from "../x86/relocate.js";
 import { FunctionIndex } from "./functions.js";
 import { REACH_BEHIND } from "./neighbourhoods.js";
-import { gatherFacts } from "./program.js";
+import type { ProgramFacts } from "./program.js";
 import { valuesBefore } from "./register-constants.js";
+import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
 /** Numbers of the registers that the first arguments of a function are passed in. */
 export const ARGUMENTS = [7, 6, 2] as const;
@@ -27,47 +28,58 @@ export interface ImportCall {
   readonly arguments: readonly (readonly number[] | undefined)[];
 }
 
+/** A call whose arguments nobody has looked at yet, and the instructions around it. */
+interface FoundCall {
+  readonly at: Vaddr;
+  readonly code: DecodedCode;
+}
+
+/** The calls of imported functions, by their names; or why they cannot be told. */
+export interface FoundCalls {
+  readonly byName: ReadonlyMap<string, readonly FoundCall[] | string>;
+  /** Places around which facts have to be gathered before it can be said what is handed over. */
+  readonly places: readonly Vaddr[];
+}
+
 /**
- * The calls of each of the imported functions with these names that the file has, or why they cannot be told.
+ * Finds the calls of each of the imported functions with these names that the file has.
  * @throws InputError where tables of the file are damaged
  */
-export function importCalls(
-  image: ElfImage,
-  names: readonly string[],
-): ReadonlyMap<string, readonly ImportCall[] | string> {
-  const result = new Map<string, readonly ImportCall[] | string>();
-  const slots = importSlots(image, names);
-  if (slots.size === 0) return result;
+export function findImportCalls(image: ElfImage, names: readonly string[]): FoundCalls {
+  const byName = new Map<string, readonly FoundCall[] | string>();
+  const slots = names.length === 0 ? new Map<string, Vaddr[] | string>() : importSlots(image, names);
+  if (slots.size === 0) return { byName, places: [] };
   const functions = FunctionIndex.of(image);
-  const found = new Map<string, { at: Vaddr; code: DecodedCode }[]>();
-  for (const [name, words] of slots) {
-    const calls = typeof words === "string" ? words : callsThrough(image, functions, words);
-    if (typeof calls === "string") result.set(name, calls);
-    else found.set(name, calls);
+  const ways = new Map<string, Ways>();
+  for (const [name, slot] of slots) {
+    if (typeof slot === "string") byName.set(name, slot);
+    else {
+      const words = new Set<number>(slot);
+      ways.set(name, { words, stubs: stubsOf(image, functions, words) });
+    }
   }
+  const targets = new Set([...ways.values()].flatMap(({ words, stubs }) => [...words, ...stubs]));
+  const hits = references(image, functions.codeSections, targets);
+  for (const [name, own] of ways) byName.set(name, callsBy(image, functions, own, hits));
+  const calls = [...byName.values()].filter((found) => typeof found !== "string").flat();
   const size = image.sections.filter(isCode).reduce((sum, s) => sum + s.sh_size, 0);
-  const places = new Set(
-    [...found.values()].flat().flatMap(({ at, code }) => (size > MOST_CODE ? [at] : placesIn(code))),
-  );
-  if (places.size === 0) {
-    for (const name of found.keys()) result.set(name, []);
-    return result;
-  }
-  const facts = gatherFacts(image, [...places]);
-  for (const [name, calls] of found)
-    result.set(
-      name,
-      calls.map(({ at, code }): ImportCall => {
-        const index = indexAt(code, at);
-        const isKnown = typeof facts.siteCode(at) !== "string";
-        return {
-          at,
-          arguments: ARGUMENTS.map((register) => (isKnown ? valuesBefore(facts, code, index, register) : undefined)),
-        };
-      }),
-    );
-  return result;
+  const places = new Set(calls.flatMap(({ at, code }) => (size > MOST_CODE ? [at] : placesIn(code))));
+  return { byName, places: [...places] };
 }
+
+/** What the calls hand over. @param facts gathered around all of their places, and maybe others; undefined for none */
+export function argumentsOf({ byName }: FoundCalls, facts: ProgramFacts | undefined): ReadonlyMap<string, ImportCalls> {
+  const calls = (found: readonly FoundCall[]): ImportCall[] =>
+    found.map(({ at, code }) => {
+      const index = indexAt(code, at);
+      const known = facts !== undefined && typeof facts.siteCode(at) !== "string" ? facts : undefined;
+      return { at, arguments: ARGUMENTS.map((register) => known && valuesBefore(known, code, index, register)) };
+    });
+  return new Map([...byName].map(([name, found]) => [name, typeof found === "string" ? found : calls(found)]));
+}
+
+/** The calls of one function, or why they cannot be told. */
+export type ImportCalls = readonly ImportCall[] | string;
 
 const LARGEST_FUNCTION = 1 << 16;
 /** In a program with more code than this, numbers are looked for close to the calls alone: see system-calls.ts. */
@@ -122,28 +134,48 @@ function relocationTables(image: ElfImage): { start: number; size: number }[] {
   return [...tables].map(([start, size]) => ({ start, size }));
 }
 
-/** The calls that lead through any of these words, or what else may use them. */
-function callsThrough(
+/** Words that the loader fills with a function's address, and the stubs that jump through them. */
+interface Ways {
+  readonly words: ReadonlySet<number>;
+  readonly stubs: ReadonlySet<number>;
+}
+
+/** The stubs of the linkage table that jump through any of these words. */
+function stubsOf(image: ElfImage, functions: FunctionIndex, words: ReadonlySet<number>): ReadonlySet<number> {
+  const stubs = new Set<number>();
+  for (const { at, isAbsolute } of references(image, functions.codeSections.filter(isLinkage), words)) {
+    const where = instructionAround(functions, at, words);
+    if (typeof where !== "object" || isAbsolute || !isIndirect(where.code, where.index)) continue;
+    for (const entry of stubEntries(where.code, where.index)) stubs.add(entry);
+  }
+  return stubs;
+}
+
+/**
+ * The calls by these ways, or what else may use them.
+ * @param hits what looks as if it led to them, and maybe to others
+ */
+function callsBy(
   image: ElfImage,
   functions: FunctionIndex,
-  slots: readonly Vaddr[],
-): { at: Vaddr; code: DecodedCode }[] | string {
-  const calls: { at: Vaddr; code: DecodedCode }[] = [];
-  const stubs: Vaddr[] = [];
-  const words = new Set<number>(slots);
-  for (const { at, isAbsolute } of references(image, words)) {
+  { words, stubs }: Ways,
+  hits: readonly Reference[],
+): FoundCall[] | string {
+  const calls: FoundCall[] = [];
+  for (const { at, target, isAbsolute } of hits) {
+    if (!words.has(target)) continue;
     const where = instructionAround(functions, at, words);
     if (where === undefined) continue;
     if (typeof where === "string") return where;
     const { code, index } = where;
-    const isThrough = isIndirect(code, index) && !isAbsolute;
-    if (isThrough && isLinkage(functions, addressOf(code, index))) stubs.push(...stubEntries(code, index));
-    else if (isThrough) calls.push({ at: addressOf(code, index), code });
-    else return `the instruction at ${hex(addressOf(code, index))} reads its address`;
+    if (!isIndirect(code, index) || isAbsolute)
+      return `the instruction at ${hex(addressOf(code, index))} reads its address`;
+    const section = functions.sectionAt(addressOf(code, index));
+    if (section === undefined || !isLinkage(section)) calls.push({ at: addressOf(code, index), code });
   }
-  const entries = new Set<number>(stubs);
-  for (const { at, isAbsolute } of references(image, entries)) {
-    const where = instructionAround(functions, at, entries);
+  for (const { at, target, isAbsolute } of hits) {
+    if (!stubs.has(target)) continue;
+    const where = instructionAround(functions, at, stubs);
     if (where === undefined) continue;
     if (typeof where === "string") return where;
     const { code, index } = where;
@@ -157,8 +189,7 @@ function callsThrough(
   return calls.length === 0 ? "no call of it is seen" : calls;
 }
 
-const isLinkage = (functions: FunctionIndex, at: Vaddr): boolean =>
-  functions.sectionAt(at)?.name.startsWith(".plt") === true;
+const isLinkage = ({ name }: Section): boolean => name.startsWith(".plt");
 
 /** A call or jump through memory. */
 const isIndirect = (code: DecodedCode, index: number): boolean =>
@@ -197,36 +228,40 @@ function instructionAround(
   return isMeant ? { code, index } : undefined;
 }
 
-/** Every position in code whose 32 bits lead or point to one of the addresses. */
-function references(image: ElfImage, targets: ReadonlySet<number>): { at: Vaddr; isAbsolute: boolean }[] {
-  const found: { at: Vaddr; isAbsolute: boolean }[] = [];
+/** A position in code whose 32 bits lead or point to an address. */
+interface Reference {
+  readonly at: Vaddr;
+  readonly target: number;
+  readonly isAbsolute: boolean;
+}
+
+/** Every such position for the addresses, in the order in which they stand. */
+function references(image: ElfImage, sections: readonly Section[], targets: ReadonlySet<number>): Reference[] {
+  const found: Reference[] = [];
   if (targets.size === 0) return found;
-  const fixed = image.header.e_type === elf.ET_EXEC;
-  const low = Math.min(...targets);
-  const high = Math.max(...targets);
-  for (const section of image.sections.filter(isCode)) {
+  const filter = new AddressFilter();
+  for (const target of targets) filter.add(target);
+  for (const section of sections) {
     const bytes = sectionBytes(image, section);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const base = section.sh_addr + 4;
-    for (let p = 0; p + 4 <= bytes.length; p++) {
-      const word = view.getInt32(p, true);
-      const target = base + p + word;
-      if (target >= low && target <= high && targets.has(target))
-        found.push({ at: vaddr(section.sh_addr + p), isAbsolute: false });
-      if (fixed && word >= low && word <= high && targets.has(word))
-        found.push({ at: vaddr(section.sh_addr + p), isAbsolute: true });
-    }
+    const { sh_addr } = section;
+    sweepDistances(bytes, sh_addr, filter, (p, v) => {
+      const target = sh_addr + p + 4 + v;
+      if (targets.has(target)) found.push({ at: vaddr(sh_addr + p), target, isAbsolute: false });
+    });
+    if (image.header.e_type !== elf.ET_EXEC) continue;
+    sweepAddresses(bytes, filter, (p, v) => {
+      if (targets.has(v)) found.push({ at: vaddr(sh_addr + p), target: v, isAbsolute: true });
+    });
   }
-  return found;
+  return found.sort((a, b) => a.at - b.at);
 }
 
 /** A word in loaded data that is one of the addresses: relocated, or as it stands where addresses are fixed. */
-function pointerTo(image: ElfImage, targets: readonly Vaddr[]): Vaddr | undefined {
-  if (targets.length === 0) return undefined;
-  const wanted = new Set<number>(targets);
+function pointerTo(image: ElfImage, targets: ReadonlySet<number>): Vaddr | undefined {
+  if (targets.size === 0) return undefined;
   let found: Vaddr | undefined;
   forEachRelocation(image, (place, value) => {
-    if (wanted.has(value)) found ??= place;
+    if (targets.has(value)) found ??= place;
   });
   if (found !== undefined || image.header.e_type !== elf.ET_EXEC) return found;
   for (const section of image.sections) {

@@ -13,6 +13,7 @@
 import { type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, type Section, sectionBytes } from "../elf/image.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
+import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
 export interface CodeHit {
   /** Where the word stands. */
@@ -45,6 +46,14 @@ export function scanCode(
   // A self-relative word leads 4 bytes less far: its block may be the one before.
   for (let i = 0; i + 1 < blocks.length; i++) if (near.blocks[i]!) blocks[i + 1]! |= 1;
 
+  const filter = new AddressFilter();
+  blocks.forEach((block, i) => {
+    // A block here may touch two that begin at multiples of 64.
+    if (block === 0) return;
+    filter.add(near.base + i * 64);
+    filter.add(near.base + i * 64 + 63);
+  });
+
   for (const section of sections) {
     const bytes = sectionBytes(image, section);
     const { sh_addr } = section;
@@ -63,7 +72,19 @@ export function scanCode(
         if (functionBlocks[(target - near.base) >>> 6]) links.push({ from: vaddr(at - 1), to: vaddr(target) });
       }
     };
-    sweep(bytes, sh_addr - near.base, near.base, near.span, blocks, fixed, visit);
+    const blockAt = (address: number): number => {
+      const at = address - near.base;
+      return at >= 0 && at < near.span ? blocks[at >>> 6]! : 0;
+    };
+    sweepDistances(bytes, sh_addr, filter, (p, v) => {
+      const block = blockAt(sh_addr + p + 4 + v);
+      if (block !== 0) visit(p, v, block);
+    });
+    if (!fixed) continue;
+    sweepAddresses(bytes, filter, (p, v) => {
+      const block = blockAt(v >>> 0);
+      if (block !== 0) visit(p, v, block);
+    });
   }
   return { hits, links };
 }
@@ -81,51 +102,6 @@ function mayEndInDistance(bytes: Uint8Array, p: number): boolean {
     ((last & 0xf0) === 0x80 && before === 0x0f) ||
     (last === 0xf8 && before === 0xc7)
   );
-}
-
-/**
- * The inner loop, apart from everything else so that the engine optimizes it alone. `blocks` has a byte for each 64 bytes of
- * [base, base + span); where the word at index p leads to a block that is not 0, `visit` is told.
- *
- * A table of all 64 KiB pages of 32-bit distances answers first. It nearly always says no, so that the processor guesses
- * right; asking whether the word leads to code at all is a guess that fails for every small number.
- */
-function sweep(
-  bytes: Uint8Array,
-  shift: number,
-  base: number,
-  span: number,
-  blocks: Uint8Array,
-  fixed: boolean,
-  visit: (p: number, v: number, block: number) => void,
-): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const last = bytes.length - 4;
-  const pages = pagesOf(blocks, 0);
-  const distance = (shift + 4) | 0;
-  for (let p = 0; p <= last; p++) {
-    const v = view.getInt32(p, true);
-    const at = (p + distance + v) >>> 0;
-    if (pages[at >>> 16] !== 0 && at < span && blocks[at >>> 6] !== 0) visit(p, v, blocks[at >>> 6]!);
-  }
-  if (!fixed) return;
-  const absolute = pagesOf(blocks, base);
-  for (let p = 0; p <= last; p++) {
-    const v = view.getUint32(p, true);
-    if (absolute[v >>> 16] !== 0 && v >= base && v - base < span && blocks[(v - base) >>> 6] !== 0)
-      visit(p, v | 0, blocks[(v - base) >>> 6]!);
-  }
-}
-
-/** Which 64 KiB pages hold a block that is not 0; the first block lies at `base`. */
-function pagesOf(blocks: Uint8Array, base: number): Uint8Array {
-  const pages = new Uint8Array(1 << 16);
-  blocks.forEach((block, i) => {
-    if (block === 0) return;
-    pages[((base + i * 64) >>> 16) & 0xffff] = 1;
-    pages[((base + i * 64 + 63) >>> 16) & 0xffff] = 1;
-  });
-  return pages;
 }
 
 /** Short branches in bytes that nobody can decode: every position at which one could stand, and where it would lead. */

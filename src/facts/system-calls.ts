@@ -40,18 +40,24 @@ export interface SystemCalls {
   readonly calls: readonly SystemCall[];
   /** What may be one and cannot be looked into, in words for people. */
   readonly unclear: readonly string[];
-  /** The facts around the calls; undefined where there is none. */
-  readonly facts: ProgramFacts | undefined;
 }
 
 const SYSCALL = Buffer.from([0x0f, 0x05]);
 const SYSENTER = Buffer.from([0x0f, 0x34]);
 const INT80 = Buffer.from([0xcd, 0x80]);
 
+/** System calls whose numbers nobody has looked at yet. */
+export interface FoundSystemCalls {
+  readonly found: readonly { readonly at: Vaddr; readonly code: DecodedCode }[];
+  readonly unclear: readonly string[];
+  /** Places around which facts have to be gathered before more can be said. */
+  readonly places: readonly Vaddr[];
+}
+
 /** @throws InputError where tables of the file are damaged */
-export function systemCalls(image: ElfImage): SystemCalls {
+export function findSystemCalls(image: ElfImage): FoundSystemCalls {
   const candidates = [...positions(image, SYSCALL), ...positions(image, SYSENTER), ...positions(image, INT80)];
-  if (candidates.length === 0) return { calls: [], unclear: [], facts: undefined };
+  if (candidates.length === 0) return { found: [], unclear: [], places: [] };
   const pieces = new Pieces(image);
   const unclear: string[] = [];
   const found: { at: Vaddr; code: DecodedCode }[] = [];
@@ -61,19 +67,21 @@ export function systemCalls(image: ElfImage): SystemCalls {
     if (kind === "syscall") found.push({ at, code: code! });
     else if (kind !== undefined) unclear.push(`${kind} at ${hex(at)}`);
   }
-  if (found.length === 0) return { calls: [], unclear, facts: undefined };
-  const facts = gatherFacts(
-    image,
-    found.flatMap(({ at, code }) => (pieces.isFunction(code) ? [at] : [at, ...placesIn(code)])),
-  );
+  const places = found.flatMap(({ at, code }) => (pieces.isFunction(code) ? [at] : [at, ...placesIn(code)]));
+  return { found, unclear, places };
+}
+
+/** What the system calls are. @param facts gathered around all of their places, and maybe others */
+export function numbersOf({ found, unclear }: FoundSystemCalls, facts: ProgramFacts): SystemCalls {
   const calls: SystemCall[] = [];
+  const all = [...unclear];
   for (const { at, code } of found) {
     if (isSignalReturn(facts, code, at)) continue;
     const obstacle = obstacleIn(facts, code, at);
     if (obstacle === undefined) calls.push(callAt(facts, code, at));
-    else unclear.push(`the system call at ${hex(at)}: ${obstacle}`);
+    else all.push(`the system call at ${hex(at)}: ${obstacle}`);
   }
-  return { calls: withDistantNumbers(image, calls), unclear, facts };
+  return { calls: withDistantNumbers(facts.image, calls), unclear: all };
 }
 
 function callAt(facts: ProgramFacts, code: DecodedCode, at: Vaddr): SystemCall {

@@ -17,6 +17,7 @@ import type { CfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
+import type { ProgramFacts } from "../facts/program.js";
 import { childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
 import type { UsdtNote } from "../usdt/notes.js";
@@ -37,6 +38,7 @@ export interface ForkGuardPlan {
   readonly cover: ForkCoverPlan;
   /** The ways to fork that the guard does not see, in words for people. */
   readonly uncovered: readonly string[];
+  readonly facts: ProgramFacts | undefined;
 }
 
 /** No guard. */
@@ -46,16 +48,30 @@ export interface NoForkGuard {
   readonly reason: string | null;
   /** It is known that the process never forks. */
   readonly neverForks: boolean;
+  readonly facts: ProgramFacts | undefined;
 }
 
-/** @throws InputError where the file's dynamic tables are damaged */
-export function planForkGuard(image: ElfImage, options: RewriteOptions): ForkGuardPlan | NoForkGuard {
-  const none = (reason: string | null, neverForks = false): NoForkGuard => ({ cover: undefined, reason, neverForks });
+/**
+ * @param sites probe sites; where the plan needs facts about the code, it comes with facts around them as well
+ * @throws InputError where the file's dynamic tables are damaged
+ */
+export function planForkGuard(
+  image: ElfImage,
+  options: RewriteOptions,
+  sites: readonly Vaddr[],
+): ForkGuardPlan | NoForkGuard {
+  const none = (reason: string | null): NoForkGuard => ({
+    cover: undefined,
+    reason,
+    neverForks: false,
+    facts: undefined,
+  });
   if (!needsGuard(options)) return none(null);
   if (!options.forkGuard) return none("--no-fork-guard leaves it out");
-  const { plan, obstacle, uncovered } = forkCover(image);
-  if (obstacle !== undefined) return none(obstacle);
-  return plan === undefined ? none("the program never forks", true) : { cover: plan, uncovered };
+  const { plan, obstacle, uncovered, facts } = forkCover(image, sites);
+  if (obstacle !== undefined) return { ...none(obstacle), facts };
+  if (plan === undefined) return { ...none("the program never forks"), neverForks: true, facts };
+  return { cover: plan, uncovered, facts };
 }
 
 export const uncoveredWords = (ways: readonly string[]): string =>

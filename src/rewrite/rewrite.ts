@@ -56,9 +56,12 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   // All that follows works from one image: sections are known by their identity.
   const before = options.newBuildId ? newBuildId(original) : [];
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
-  const input: Input = { original, before, image, notes: readUsdtNotes(image), options, inputSize };
-  if (input.notes.length === 0) return rewriteUnguarded(input, null, undefined);
-  const guard = planForkGuard(image, options);
+  const notes = readUsdtNotes(image);
+  const sites = sitesOf(image, notes, options);
+  const unasked: Input = { original, before, image, notes, sites, known: undefined, options, inputSize };
+  if (notes.length === 0) return rewriteUnguarded(unasked, null, undefined);
+  const guard = planForkGuard(image, options, [...sites.keys()]);
+  const input: Input = { ...unasked, known: guard.facts };
   if (guard.cover === undefined)
     return rewriteUnguarded(input, guard.reason, guard.neverForks ? undefined : wayToFork(image), guard.neverForks);
   const guarded = rewriteGuarded(input, guard);
@@ -74,8 +77,29 @@ interface Input {
   readonly before: readonly Edit[];
   readonly image: ElfImage;
   readonly notes: readonly UsdtNote[];
+  /** The notes of each site that is looked at. */
+  readonly sites: ReadonlyMap<Vaddr, readonly UsdtNote[]>;
+  /** Facts around the sites, where somebody has needed them already. */
+  readonly known: ProgramFacts | undefined;
   readonly options: RewriteOptions;
   readonly inputSize: number;
+}
+
+/** Which sites are skipped at first sight does not depend on the layout. */
+function sitesOf(
+  image: ElfImage,
+  notes: readonly UsdtNote[],
+  options: RewriteOptions,
+): ReadonlyMap<Vaddr, readonly UsdtNote[]> {
+  const selection = selectSites(image, notes, options, "nop5");
+  const byLocation = new Map<Vaddr, UsdtNote[]>();
+  for (const note of notes) {
+    if (selection.get(note)!.kind === "skipped") continue;
+    const known = byLocation.get(note.location);
+    if (known === undefined) byLocation.set(note.location, [note]);
+    else known.push(note);
+  }
+  return byLocation;
 }
 
 /**
@@ -209,21 +233,14 @@ interface Survey {
   readonly skipped: ReadonlyMap<Vaddr, string>;
 }
 
-function survey({ image, notes, options }: Input, layout: ProbeLayout): Survey {
+function survey({ image, notes, sites, known, options }: Input, layout: ProbeLayout): Survey {
   const selection = selectSites(image, notes, options, layout);
-  const byLocation = new Map<Vaddr, UsdtNote[]>();
-  for (const note of notes) {
-    if (selection.get(note)!.kind === "skipped") continue;
-    const known = byLocation.get(note.location);
-    if (known === undefined) byLocation.set(note.location, [note]);
-    else known.push(note);
-  }
   const skipped = new Map<Vaddr, string>();
   const redZones = new Map<Vaddr, RedZone>();
-  if (byLocation.size === 0) return { layout, selection, facts: undefined, wanted: [], redZones, skipped };
-  const facts = gatherFacts(image, [...byLocation.keys()]);
+  if (sites.size === 0) return { layout, selection, facts: undefined, wanted: [], redZones, skipped };
+  const facts = known ?? gatherFacts(image, [...sites.keys()]);
   const wanted: WantedSite[] = [];
-  for (const [location, own] of byLocation) {
+  for (const [location, own] of sites) {
     const redZone = redZoneOf(facts, location, own);
     redZones.set(location, redZone);
     if (selection.get(own[0]!)!.kind !== "candidate") continue;

@@ -5,8 +5,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import { importCalls } from "../../src/facts/import-calls.js";
-import { mayCopyMemory, systemCalls } from "../../src/facts/system-calls.js";
+import { argumentsOf, findImportCalls } from "../../src/facts/import-calls.js";
+import { gatherFacts } from "../../src/facts/program.js";
+import { findSystemCalls, mayCopyMemory, numbersOf } from "../../src/facts/system-calls.js";
 import { canCompile, compile } from "../rewrite/compile.js";
 
 const program = (body: string, data = ""): Promise<string> =>
@@ -35,7 +36,9 @@ ${data}
   );
 
 const numbers = async (body: string, data?: string): Promise<unknown> => {
-  const { calls, unclear } = systemCalls(parseElf(readFileSync(await program(body, data))));
+  const image = parseElf(readFileSync(await program(body, data)));
+  const found = findSystemCalls(image);
+  const { calls, unclear } = numbersOf(found, gatherFacts(image, found.places));
   return unclear.length > 0 ? unclear : calls.map((call) => [call.numbers, mayCopyMemory(call)]);
 };
 
@@ -91,9 +94,9 @@ describe.skipIf(!canCompile)("the number of a system call", () => {
   it("is seen at the calls of an import, unless its address is handed out", async () => {
     const calls = async (body: string, ...flags: readonly string[]): Promise<unknown> => {
       const text = `#define _GNU_SOURCE\n#include <unistd.h>\n#include <sys/syscall.h>\nlong (*volatile p)();\n${body}`;
-      const found = importCalls(parseElf(readFileSync(await compile(text, "-w", ...flags))), ["syscall"]).get(
-        "syscall",
-      );
+      const image = parseElf(readFileSync(await compile(text, "-w", ...flags)));
+      const all = findImportCalls(image, ["syscall"]);
+      const found = argumentsOf(all, gatherFacts(image, all.places)).get("syscall");
       return Array.isArray(found) ? found.map((call) => call.arguments[0] ?? "unknown") : found;
     };
     const known = "int main(int n, char **v) { return syscall(SYS_gettid) + syscall(SYS_getppid); }";

@@ -19,9 +19,10 @@ import * as elf from "../../elf/constants.js";
 import { isMarkedPie } from "../../elf/dynamic.js";
 import type { ElfImage } from "../../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
-import { type ImportCall, importCalls } from "../../facts/import-calls.js";
+import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../facts/import-calls.js";
 import { REACH_BEFORE, REACH_BEHIND } from "../../facts/neighbourhoods.js";
-import { CLONE_VM, mayCopyMemory, systemCalls } from "../../facts/system-calls.js";
+import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
+import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
 import { INT3 } from "../../x86/bytes.js";
 import { type Edit, editAtAddress } from "../edits.js";
@@ -56,24 +57,58 @@ export interface ForkCover {
   readonly covered: readonly string[];
   /** Ways to fork that stay without a guard, and why. */
   readonly uncovered: readonly string[];
+  /** Facts around the sites that were given, and more; undefined where the question needed none. */
+  readonly facts: ProgramFacts | undefined;
 }
 
-/** @throws InputError where tables of the file are damaged */
-export function forkCover(image: ElfImage): ForkCover {
+/**
+ * @param sites probe sites: where anything has to be known of the code, it is found out for them at once
+ * @throws InputError where tables of the file are damaged
+ */
+export function forkCover(image: ElfImage, sites: readonly Vaddr[] = []): ForkCover {
   const covered: string[] = [];
   const uncovered: string[] = [];
   const isAlone = isStatic(image);
-  const handler = isAlone ? undefined : handlerWithWrappers(image, covered, uncovered);
-  if (typeof handler === "string") return { plan: undefined, obstacle: handler, covered, uncovered };
-  const detours = detoursOf(image, covered, uncovered);
+  const bare = isAlone ? undefined : planChildHandler(image);
+  if (typeof bare === "string") return { plan: undefined, obstacle: bare, covered, uncovered, facts: undefined };
+  const { imports, calls, systemCalls, facts } = waysToFork(image, isAlone, sites);
+  const handler = bare && withWrappers(image, bare, imports, calls, covered, uncovered);
+  const detours = detoursOf(image, systemCalls, facts, covered, uncovered);
   if (isAlone && detours.length === 0 && uncovered.length === 0)
     return {
       plan: undefined,
       obstacle: undefined,
       covered: ["it is static, and makes no system call that forks"],
       uncovered,
+      facts,
     };
-  return { plan: { image: handler?.image ?? image, handler, detours }, obstacle: undefined, covered, uncovered };
+  const plan = { image: handler?.image ?? image, handler, detours };
+  return { plan, obstacle: undefined, covered, uncovered, facts };
+}
+
+interface WaysToFork {
+  /** The imports that may fork. */
+  readonly imports: readonly string[];
+  readonly calls: ReadonlyMap<string, ImportCalls>;
+  readonly systemCalls: SystemCalls;
+  readonly facts: ProgramFacts | undefined;
+}
+
+/** Everything by which a file may fork; nothing is gathered where there is nothing to ask. */
+function waysToFork(image: ElfImage, isAlone: boolean, sites: readonly Vaddr[]): WaysToFork {
+  const imports = isAlone ? [] : importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
+  const asked = imports.filter((name) => name in harmless);
+  const found = findImportCalls(image, asked);
+  const own = findSystemCalls(image);
+  const places = [...found.places, ...own.places];
+  const facts = places.length === 0 ? undefined : gatherFacts(image, [...sites, ...places]);
+  const noFacts = { calls: [], unclear: own.unclear };
+  return {
+    imports,
+    calls: argumentsOf(found, facts),
+    systemCalls: facts === undefined ? noFacts : numbersOf(own, facts),
+    facts,
+  };
 }
 
 /** Whether no interpreter loads it: it has all of its code in itself. */
@@ -82,15 +117,15 @@ function isStatic(image: ElfImage): boolean {
   return !has(elf.PT_INTERP) && (!has(elf.PT_DYNAMIC) || isMarkedPie(image));
 }
 
-/** The plan of a child handler, with what has to be wrapped; or why there is none. */
-function handlerWithWrappers(image: ElfImage, covered: string[], uncovered: string[]): ChildHandlerPlan | string {
-  const bare = planChildHandler(image);
-  if (typeof bare === "string") return bare;
-  const imports = importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
-  const calls = importCalls(
-    image,
-    imports.filter((name) => name in harmless),
-  );
+/** The plan of a child handler, with what has to be wrapped. */
+function withWrappers(
+  image: ElfImage,
+  bare: ChildHandlerPlan,
+  imports: readonly string[],
+  calls: ReadonlyMap<string, ImportCalls>,
+  covered: string[],
+  uncovered: string[],
+): ChildHandlerPlan {
   let plan = bare;
   const wrap: string[] = [];
   for (const name of imports) {
@@ -134,14 +169,19 @@ const harmless: Readonly<Record<string, (call: ImportCall) => boolean>> = {
 };
 
 /** Why the calls of a function may copy the memory; undefined where none does. */
-function doubtOf(name: string, calls: readonly ImportCall[] | string): string | undefined {
+function doubtOf(name: string, calls: ImportCalls): string | undefined {
   if (typeof calls === "string") return calls;
   const first = calls.find((call) => !harmless[name]!(call));
   return first && `the call at 0x${first.at.toString(16)} may copy the memory`;
 }
 
-function detoursOf(image: ElfImage, covered: string[], uncovered: string[]): ForkDetour[] {
-  const { calls, unclear, facts } = systemCalls(image);
+function detoursOf(
+  image: ElfImage,
+  { calls, unclear }: SystemCalls,
+  facts: ProgramFacts | undefined,
+  covered: string[],
+  uncovered: string[],
+): ForkDetour[] {
   const detours: ForkDetour[] = [];
   const sites = readUsdtNotes(image).map((note) => note.location);
   // Farther away than anything that is done for a probe.

@@ -1,0 +1,87 @@
+/**
+ * One question to the word at every byte position of a stretch of code: does it lead to one of these addresses?
+ *
+ * Nearly always the answer is no, so what counts is how quickly it is given. A table of bits answers first, one for 64 bytes of
+ * address space and small enough for the processor's nearest cache; addresses far from each other share bits, and whoever
+ * asks looks again. Four words that overlap come from two that do not, and are asked at once: it is the guesses of the
+ * processor that take time, and this makes one of four.
+ */
+import type { Vaddr } from "../address.js";
+
+const BLOCK_SHIFT = 6;
+const BITS = 18;
+const WORDS = (1 << (BITS - 5)) - 1;
+
+/** A set of addresses, by blocks of 64 bytes, that answers "maybe" or "no". */
+export class AddressFilter {
+  readonly bits = new Int32Array(WORDS + 1);
+
+  /** Adds the block that contains an address. */
+  add(address: number): void {
+    const block = address / (1 << BLOCK_SHIFT);
+    this.bits[(block >>> 5) & WORDS]! |= 1 << (block & 31);
+  }
+}
+
+/**
+ * Calls back for the words that may lead to the addresses of the filter: words that, added to the address behind them, make
+ * one of them.
+ * @param start the address of the first byte
+ * @param visit gets the index of the word, and the word
+ */
+export function sweepDistances(
+  bytes: Uint8Array,
+  start: Vaddr,
+  filter: AddressFilter,
+  visit: (p: number, v: number) => void,
+): void {
+  sweep(bytes, (start + 4) | 0, 1, filter.bits, visit);
+}
+
+/** As `sweepDistances`, for words that are such an address themselves. */
+export function sweepAddresses(bytes: Uint8Array, filter: AddressFilter, visit: (p: number, v: number) => void): void {
+  sweep(bytes, 0, 0, filter.bits, visit);
+}
+
+/**
+ * The inner loop, apart from everything else so that the engine optimizes it alone.
+ * @param shift is added to every word, and so is its index times `step`
+ */
+function sweep(
+  { buffer, byteOffset, length }: Uint8Array,
+  shift: number,
+  step: 0 | 1,
+  bits: Int32Array,
+  visit: (p: number, v: number) => void,
+): void {
+  const view = new DataView(buffer, byteOffset, length);
+  let p = 0;
+  if (length >= 4) {
+    let word = view.getInt32(0, true);
+    for (; p + 8 <= length; p += 4) {
+      const next = view.getInt32(p + 4, true);
+      const v1 = (word >>> 8) | (next << 24);
+      const v2 = (word >>> 16) | (next << 16);
+      const v3 = (word >>> 24) | (next << 8);
+      const from = (p * step + shift) | 0;
+      const b0 = (from + word) >>> BLOCK_SHIFT;
+      const b1 = (from + step + v1) >>> BLOCK_SHIFT;
+      const b2 = (from + 2 * step + v2) >>> BLOCK_SHIFT;
+      const b3 = (from + 3 * step + v3) >>> BLOCK_SHIFT;
+      const [f0, f1] = [bits[(b0 >>> 5) & WORDS]! >>> b0, bits[(b1 >>> 5) & WORDS]! >>> b1];
+      const [f2, f3] = [bits[(b2 >>> 5) & WORDS]! >>> b2, bits[(b3 >>> 5) & WORDS]! >>> b3];
+      if (((f0 | f1 | f2 | f3) & 1) !== 0) {
+        if (f0 & 1) visit(p, word);
+        if (f1 & 1) visit(p + 1, v1);
+        if (f2 & 1) visit(p + 2, v2);
+        if (f3 & 1) visit(p + 3, v3);
+      }
+      word = next;
+    }
+  }
+  for (; p + 4 <= length; p++) {
+    const v = view.getInt32(p, true);
+    const block = (p * step + shift + v) >>> BLOCK_SHIFT;
+    if ((bits[(block >>> 5) & WORDS]! >>> block) & 1) visit(p, v);
+  }
+}
