@@ -223,9 +223,10 @@ function ask(code: ShortCode, question: Question): void {
   }
   if (question !== "clone") {
     code.label("clone3").raw([0x48, 0x89, 0xf9]).jrcxz("plain"); // mov rcx, rdi
-    code.raw([0x8b, 0x0f]).jumpShort("flags"); // mov ecx, [rdi]
+    code.raw([0x8b, 0x0f]); // mov ecx, [rdi]
   }
-  code.label("clone").raw([0x89, 0xf9]); // mov ecx, edi
+  if (question === "any") code.jumpShort("flags");
+  if (question !== "clone3") code.label("clone").raw([0x89, 0xf9]); // mov ecx, edi
   code.label("flags").raw([0x0f, 0xb6, 0xcd]); // movzx ecx, ch: bits 8 to 15, of which the lowest is CLONE_VM
   code.raw([0x8d, 0x0c, 0xcd]).word(0).raw([0x8d, 0x0c, 0xcd]).word(0); // lea ecx, [rcx*8], twice
   code.raw([0x8d, 0x0c, 0x4d]).word(0); // lea ecx, [rcx*2]

@@ -13,7 +13,8 @@ import type { ElfImage } from "../../elf/image.js";
 import { decodeInstructions, type Instruction } from "../../emulate/instruction.js";
 import { Gpr, joinAddress, STATE_WORDS, XMM } from "../../emulate/state.js";
 import { describeEntry } from "../../facts/entries.js";
-import { type SystemCalls, systemCalls } from "../../facts/system-calls.js";
+import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
+import { findSystemCalls, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { iced } from "../../x86/iced.js";
 import type { Stretch } from "../changed-code.js";
@@ -98,20 +99,23 @@ export function calledHandler(machine: Machine, isNew: (address: number) => bool
 export class ForkDetours {
   /** What the code of the original tells of its system calls, and of what leads there. */
   private readonly known: SystemCalls;
+  private readonly facts: ProgramFacts | undefined;
   private turn = 0;
 
   constructor(
     private readonly original: ElfImage,
     private readonly machine: Machine,
   ) {
-    this.known = systemCalls(original);
+    const own = findSystemCalls(original);
+    this.facts = own.places.length === 0 ? undefined : gatherFacts(original, own.places);
+    this.known = this.facts === undefined ? { calls: [], unclear: own.unclear } : numbersOf(own, this.facts);
   }
 
   /** What is wrong with a detour, or undefined. @param child the handler; undefined to let it run */
   judge(detour: ForkDetour, child: number | undefined): string | undefined {
     const { start, end } = detour.window;
     const known = this.known.calls.find((c) => c.at === detour.call);
-    const entries = this.known.facts?.entries;
+    const entries = this.facts?.entries;
     if (known === undefined || entries === undefined) return "no system call is known there";
     const { code } = known;
     if (!code.offsets.subarray(0, code.count).includes(start - code.start)) return "it begins within an instruction";
