@@ -143,6 +143,7 @@ describe("rewrite", () => {
         "  traced on Linux before 6.18: a trap and a single step a hit, about 2.9 times slower than the one-byte nop",
         "  traced on Linux 6.18 to 7.2: a call instead of a trap, twice as fast or better",
         "  traced on Linux 7.3 and later: a trap a hit, as for the one-byte nop",
+        "  fork guard: a forked child looks at 1 probe in 1 page before anything else runs",
         "warning (fork): a child that forks while traced dies",
         `written: ${path}.nop5 (100 -> 9 bytes, -91.00 %)`,
         "",
