@@ -69,7 +69,7 @@ async function expectSame(
     `${title}: stopped at ${before.length} of ${length} sites, ${framesIn(after)} frames${names ? ", names in new code" : ""}`,
   );
   expect(before.length).toBeGreaterThanOrEqual(least);
-  expect(comparableStops(after, names)).toEqual(comparableStops(before, names));
+  expect(comparableStops(after, names, before)).toEqual(comparableStops(before, names, after));
   return before;
 }
 

@@ -60,6 +60,12 @@ const programs: readonly Program[] = [
         : []),
     ],
   },
+  // Calls that moved: return addresses in new code are on the stack.
+  {
+    source: "leaving.cc",
+    arguments: "stay < /dev/null > /dev/null",
+    ways: [["g++", "-O2"], ...(LONG ? ([["clang++", "-O2"]] as const) : [])],
+  },
   { source: "throwing.cc", ways: [["g++", "-O2", "-std=c++14"], ...(LONG ? ([["clang++", "-O2"]] as const) : [])] },
   { source: fixture("exceptions.cc"), ways: [["g++", "-O2"]] },
   { source: fixture("neighbours.c"), ways: [["gcc", "-O2"]] },
@@ -91,7 +97,7 @@ async function compared(subject: Subject, after: string): Promise<readonly [read
   return [was, is];
 }
 
-let [sites, frames, instructions, guarded] = [0, 0, 0, 0];
+let [sites, frames, instructions, guarded, above] = [0, 0, 0, 0, 0];
 
 describe.skipIf(skip)("backtraces of programs, by gdb", () => {
   for (const { source, ways, arguments: words = "> /dev/null" } of programs)
@@ -102,22 +108,26 @@ describe.skipIf(skip)("backtraces of programs, by gdb", () => {
         const { before, after, report } = await build(source, compiler, flags);
         const [was, is] = await compared({ file: before, arguments: words }, after);
         expect(was.length).toBeGreaterThan(3);
-        expect(comparableStops(is, true)).toEqual(comparableStops(was, true));
+        expect(comparableStops(is, true, was)).toEqual(comparableStops(was, true, is));
         for (const { stacks, note } of is) {
           // One at each instruction until new code is left: what called is the same at all of them, and so is the CFA.
           const first = comparable(stacks[0]!, true);
           for (const stack of stacks) expect([note, ...comparable(stack, true)]).toEqual([note, ...first]);
           instructions += stacks.length;
           if (report.sites[note]!.guard) guarded++;
+          above += stacks[0]!.filter((frame, i) => i > 0 && frame.isNew).length;
         }
         sites += is.length;
         frames += framesIn(is);
       });
 
   it("stopped at sites, at guarded ones too", () => {
-    console.log(`gdb: ${sites} sites, ${guarded} guarded, ${instructions} instructions, ${frames} frames`);
+    console.log(
+      `gdb: ${sites} sites, ${guarded} guarded, ${instructions} instructions, ${frames} frames, ${above} of them in new code above`,
+    );
     expect(guarded).toBeGreaterThan(0);
     expect(instructions).toBeGreaterThan(sites);
+    expect(above).toBeGreaterThan(1);
   });
 
   describe("with a fault planted", () => {

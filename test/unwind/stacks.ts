@@ -19,6 +19,8 @@ export interface Frame {
   readonly address: number;
   /** Below that of the outermost frame. */
   readonly cfa: number | null;
+  /** Whether the address is in new code. */
+  readonly isNew: boolean;
 }
 
 export type Stack = readonly Frame[];
@@ -75,6 +77,12 @@ export async function stacksAt(subject: Subject, task: string): Promise<readonly
   const [notes, segments, sections] = await Promise.all([readNotes(file), readSegments(file), readSections(file)]);
   const places = subject.places ?? notes.map((note) => note.location);
   const added = sections.find((s) => s.name === ".text.nop5");
+  const isNew = (where: string, address: number): boolean =>
+    where === "the file" &&
+    added !== undefined &&
+    address >= Number(added.address) &&
+    // A return address may be where the code ends.
+    address <= Number(added.address + added.size);
   const lowest = segments.find((s) => s.type === "LOAD")!.vaddr;
   const content = {
     file: realpathSync(file),
@@ -103,7 +111,13 @@ export async function stacksAt(subject: Subject, task: string): Promise<readonly
   return answers.map(({ place, stacks }) => ({
     note: places.indexOf(BigInt(place)),
     stacks: stacks.map((stack) =>
-      stack.map(([name, where, address, cfa]) => ({ name, file: where, address: Number(address), cfa })),
+      stack.map(([name, where, address, cfa]) => ({
+        name,
+        file: where,
+        address: Number(address),
+        cfa,
+        isNew: isNew(where, Number(address)),
+      })),
     ),
   }));
 }
@@ -116,18 +130,24 @@ const NEW = /\.nop5(?:\.\d+)?$| \[clone \.nop5(?:\.\d+)?\]$/;
 /** The function that code belongs to. gdb says main[cold] for what is called main.cold, but not main.cold.nop5. */
 export const plainName = (name: string | null): string => (name ?? "?").replace(NEW, "").replace("[cold]", ".cold");
 
-/** A stack as lines to compare. `names`: whether the file has a symbol table, so that new code has names. */
-export function comparable(stack: Stack, names: boolean): readonly string[] {
-  return stack.map(({ name, file, address, cfa }, i) => {
-    const isNew = i === 0 || (name !== null && NEW.test(name));
-    if (isNew) return `${names ? plainName(name) : "here"} cfa ${cfa}`;
+/**
+ * A stack as lines to compare with another.
+ * @param names whether the file has a symbol table, so that new code has names
+ */
+export function comparable(stack: Stack, names: boolean, other: Stack = stack): readonly string[] {
+  return stack.map(({ name, file, address, cfa, isNew }, i) => {
+    if (i === 0 || isNew || other[i]?.isNew) return `${names ? plainName(name) : "here"} cfa ${cfa}`;
     return `${name ?? "?"} ${file} ${address.toString(16)} cfa ${cfa}`;
   });
 }
 
-/** One line each: which note, and the stack there. */
-export const comparableStops = (stops: readonly Stop[], names: boolean): readonly (readonly string[])[] =>
-  stops.map(({ note, stacks }) => [`note ${note}`, ...comparable(stacks[0]!, names)]);
+/** One line each: which note, and the stack there, to be compared with those of `others`. */
+export const comparableStops = (
+  stops: readonly Stop[],
+  names: boolean,
+  others: readonly Stop[],
+): readonly (readonly string[])[] =>
+  stops.map(({ note, stacks }, i) => [`note ${note}`, ...comparable(stacks[0]!, names, others[i]?.stacks[0])]);
 
 export const framesIn = (stops: readonly Stop[]): number =>
   stops.reduce((sum, { stacks }) => sum + stacks.reduce((n, stack) => n + stack.length, 0), 0);

@@ -134,6 +134,10 @@ while gdb.selected_inferior().pid != 0 and len(answers) < len(places):
     answers.append(answer)
     place = None
     for _ in range(task["steps"]):
+        frame = gdb.newest_frame()
+        text = frame.architecture().disassemble(frame.pc())[0]["asm"]
+        if "ret" in text or "call" in text:
+            break
         gdb.execute("stepi", to_string=True)
         if gdb.selected_inferior().pid == 0:
             break
