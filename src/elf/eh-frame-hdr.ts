@@ -45,15 +45,26 @@ export function readEhFrameHdr(image: ElfImage, section: Section): EhFrameHdr {
   if (count < 0 || count > sh_size) throw damaged(".eh_frame_hdr has a table that is larger than itself", sh_offset);
   const starts = new Float64Array(count);
   const fdes = new Float64Array(count);
-  let isSorted = true;
-  for (let i = 0; i < count; i++) {
-    starts[i] = cursor.pointer(table) ?? 0;
-    fdes[i] = cursor.pointer(table) ?? 0;
-    if (i > 0 && starts[i]! <= starts[i - 1]!) isSorted = false;
-  }
   const isUsual = HDR_ENCODINGS.every((encoding, i) => encodings[i] === encoding);
+  if (isUsual && HDR_TABLE_AT + count * HDR_ENTRY_SIZE <= sh_size) {
+    // What follows says the same, one pointer at a time; there may be 100,000.
+    const { view } = image;
+    for (let i = 0, at = sh_offset + HDR_TABLE_AT; i < count; i++, at += HDR_ENTRY_SIZE) {
+      starts[i] = relativeTo(sh_addr, view.getInt32(at, true));
+      fdes[i] = relativeTo(sh_addr, view.getInt32(at + 4, true));
+    }
+  } else
+    for (let i = 0; i < count; i++) {
+      starts[i] = cursor.pointer(table) ?? 0;
+      fdes[i] = cursor.pointer(table) ?? 0;
+    }
+  let isSorted = true;
+  for (let i = 1; i < count; i++) if (starts[i]! <= starts[i - 1]!) isSorted = false;
   return { ehFrame, isUsual, starts, fdes, isSorted };
 }
+
+/** A null pointer leads nowhere. */
+const relativeTo = (base: number, word: number): number => (word === 0 ? 0 : base + word);
 
 /** The header in the encodings that linkers write; undefined where something is out of reach. */
 export function encodeEhFrameHdr(
@@ -64,9 +75,10 @@ export function encodeEhFrameHdr(
 ): Buffer | undefined {
   const bytes = Buffer.alloc(HDR_TABLE_AT + starts.length * HDR_ENTRY_SIZE);
   bytes.set([1, ...HDR_ENCODINGS]);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let isInReach = true;
   const put = (at: number, value: number): void => {
-    if (value === (value | 0)) bytes.writeInt32LE(value, at);
+    if (value === (value | 0)) view.setInt32(at, value, true);
     else isInReach = false;
   };
   put(4, ehFrame - (address + 4));

@@ -79,6 +79,27 @@ export function stateKey({ cfa, rules, argsSize }: FrameState): string {
   return [`CFA ${first}`, ...others, ...(argsSize === 0 ? [] : [`args ${argsSize}`])].join(", ");
 }
 
+function isSameState(a: FrameState, b: FrameState): boolean {
+  if (a.rules.size !== b.rules.size || a.argsSize !== b.argsSize || !isSameCfa(a.cfa, b.cfa)) return false;
+  for (const [register, rule] of a.rules) if (!isSameRule(rule, b.rules.get(register))) return false;
+  return true;
+}
+
+const isSameCfa = (a: CfaRule | undefined, b: CfaRule | undefined): boolean =>
+  a === b ||
+  (a?.kind === "register" && b?.kind === "register"
+    ? a.register === b.register && a.offset === b.offset
+    : a?.kind === "expression" && b?.kind === "expression" && Buffer.compare(a.expression, b.expression) === 0);
+
+/** Whether two rules say the same; undefined is no rule. */
+export function isSameRule(a: RegisterRule | undefined, b: RegisterRule | undefined): boolean {
+  if (a === b) return true;
+  if (a === undefined || b === undefined || a.kind !== b.kind) return false;
+  if ("offset" in a && "offset" in b) return a.offset === b.offset;
+  if ("register" in a && "register" in b) return a.register === b.register;
+  return "expression" in a && "expression" in b ? Buffer.compare(a.expression, b.expression) === 0 : true;
+}
+
 interface Machine {
   cfa: CfaRule | undefined;
   rules: Map<number, RegisterRule>;
@@ -96,8 +117,7 @@ export function readFrameTable(program: CallFrameProgram): FrameTable {
     const state = snapshot();
     const last = rows.at(-1);
     if (last !== undefined && last.start === location) rows[rows.length - 1] = { start: last.start, state };
-    else if (last === undefined || stateKey(last.state) !== stateKey(state))
-      rows.push({ start: vaddr(location), state });
+    else if (last === undefined || !isSameState(last.state, state)) rows.push({ start: vaddr(location), state });
   };
   const moveTo = (address: number): void => {
     if (address < location) damagedAt(program.instructions, "the location goes back");

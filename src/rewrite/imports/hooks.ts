@@ -26,7 +26,7 @@ import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
 import { type ElfImage, offsetOf, read64, segmentAt } from "../../elf/image.js";
 import { type Edit, editAt, word } from "../edits.js";
-import { type DynamicTables, forEachSpelled } from "./tables.js";
+import { type DynamicTables, relocationsOf } from "./tables.js";
 
 /** A way in which new code is called. */
 export interface Hook {
@@ -122,10 +122,10 @@ function arrayHead(image: ElfImage, tables: DynamicTables, array: number, size: 
     writers++;
     if (type === elf.R_X86_64_RELATIVE) how = headHook(vaddr(value), (code) => editAt(image, stored, word(code, 8)));
   });
-  forEachSpelled(tables, ({ r_offset, type, table, at }) => {
-    if (r_offset !== place || type !== elf.R_X86_64_RELATIVE || how === undefined) return;
+  for (const { type, table, at } of relocationsOf(tables, place)) {
+    if (type !== elf.R_X86_64_RELATIVE || how === undefined) continue;
     how = headHook(how.next!, (code) => editAt(image, table.section.sh_offset + at + 16, word(code, 8)));
-  });
+  }
   if (writers === 0 && image.header.e_type === elf.ET_EXEC)
     how = headHook(vaddr(read64(image.view, stored)), (code) => editAt(image, stored, word(code, 8)));
   if (writers > 1 || how === undefined || !isCodeAt(image, how.next!)) return unclear;

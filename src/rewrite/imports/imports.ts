@@ -35,7 +35,14 @@ import {
   VERSYM_INDEX,
 } from "../../elf/versions.js";
 import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
-import { type DynamicTables, forEachSpelled, type Relocation, sizeOf, stringAt, type TableDraft } from "./tables.js";
+import {
+  type DynamicTables,
+  type Relocation,
+  relocationsBySymbol,
+  sizeOf,
+  stringAt,
+  type TableDraft,
+} from "./tables.js";
 
 export const C_LIBRARY = "libc.so.6";
 
@@ -122,10 +129,7 @@ export class ImportDrafts {
   /** Wraps an import; undefined where the file does not use it, or why it cannot be done. */
   wrap(name: string, newSlot: () => Vaddr): WrappedImport | string | undefined {
     const symbols = this.#undefined(name);
-    const uses: Relocation[] = [];
-    forEachSpelled(this.tables, (r) => {
-      if (symbols.includes(r.symbol)) uses.push(r);
-    });
+    const uses = relocationsBySymbol(this.tables, new Set(symbols));
     const [symbol] = symbols;
     if (symbol === undefined || uses.length === 0) return undefined;
     if (symbols.length > 1) return `it imports ${name} in several versions`;
@@ -167,12 +171,11 @@ export class ImportDrafts {
     const [symbol] = this.#undefined(name);
     if (symbol === undefined) return undefined;
     const eager = isBoundEarly(this.tables);
-    let slot: Vaddr | undefined;
-    forEachSpelled(this.tables, (r) => {
-      const fills = r.type === elf.R_X86_64_GLOB_DAT || (eager && r.type === elf.R_X86_64_JUMP_SLOT);
-      if (r.symbol === symbol && fills && r.addend === 0n) slot ??= r.r_offset;
-    });
-    return { symbol, slot };
+    const filling = relocationsBySymbol(this.tables, new Set([symbol])).find(
+      ({ type, addend }) =>
+        addend === 0n && (type === elf.R_X86_64_GLOB_DAT || (eager && type === elf.R_X86_64_JUMP_SLOT)),
+    );
+    return { symbol, slot: filling?.r_offset };
   }
 
   /** The numbers of the imported symbols of that name. */

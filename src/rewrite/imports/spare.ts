@@ -18,7 +18,7 @@ import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, offsetOf, segmentAt } from "../../elf/image.js";
 import { readDefinedVersions, readNeededVersions, VERSYM_INDEX } from "../../elf/versions.js";
-import { type DynamicTables, forEachSpelled, type Relocation, stringAt } from "./tables.js";
+import { type DynamicTables, type Relocation, relocationsBySymbol, stringAt } from "./tables.js";
 
 export interface SpareSymbol {
   readonly index: number;
@@ -48,7 +48,7 @@ export function spareImports(image: ElfImage, tables: DynamicTables): SpareImpor
     } else if (name.startsWith("_ITM_") || name.startsWith("_ZGT")) usesClones = true;
   }
   const uses = new Map<number, Relocation[]>([...found.values()].map((index) => [index, []]));
-  forEachSpelled(tables, (relocation) => uses.get(relocation.symbol)?.push(relocation));
+  for (const relocation of relocationsBySymbol(tables, uses)) uses.get(relocation.symbol)!.push(relocation);
   const spare = [...found]
     .filter(([name]) => name === PROFILING || !usesClones)
     .filter(([, index]) => uses.get(index)!.length <= 1 && uses.get(index)!.every((r) => leavesZero(image, tables, r)));

@@ -181,19 +181,37 @@ export interface Relocation {
   readonly addend: bigint;
 }
 
-/** Calls back for every relocation that is spelled out (RELR has none that name a symbol). */
-export function forEachSpelled({ relocations, pltRelocations }: DynamicTables, visit: (r: Relocation) => void): void {
+/** The relocations that are spelled out (RELR has none that name a symbol) and are asked for: there may be 100,000 others. */
+function spelled(
+  { relocations, pltRelocations }: DynamicTables,
+  isAskedFor: (view: DataView, at: number) => boolean,
+): Relocation[] {
+  const found: Relocation[] = [];
   for (const table of [relocations, pltRelocations]) {
     if (table === undefined) continue;
-    const { head } = table;
-    for (let at = 0; at + elf.RELA_SIZE <= head.length; at += elf.RELA_SIZE)
-      visit({
-        table,
-        at,
-        r_offset: (head.readUInt32LE(at) + head.readUInt32LE(at + 4) * 2 ** 32) as Vaddr,
-        type: head.readUInt32LE(at + 8),
-        symbol: head.readUInt32LE(at + 12),
-        addend: head.readBigInt64LE(at + 16),
-      });
+    const { buffer, byteOffset, length } = table.head;
+    const view = new DataView(buffer, byteOffset, length);
+    for (let at = 0; at + elf.RELA_SIZE <= length; at += elf.RELA_SIZE)
+      if (isAskedFor(view, at))
+        found.push({
+          table,
+          at,
+          r_offset: read64(view, at) as Vaddr,
+          type: view.getUint32(at + 8, true),
+          symbol: view.getUint32(at + 12, true),
+          addend: view.getBigInt64(at + 16, true),
+        });
   }
+  return found;
 }
+
+/** The relocations that name one of the symbols. */
+export const relocationsBySymbol = (tables: DynamicTables, symbols: { has(index: number): boolean }): Relocation[] =>
+  spelled(tables, (view, at) => {
+    const symbol = view.getUint32(at + 12, true);
+    return symbol !== 0 && symbols.has(symbol);
+  });
+
+/** The relocations that write to a place. */
+export const relocationsOf = (tables: DynamicTables, place: Vaddr): Relocation[] =>
+  spelled(tables, (view, at) => read64(view, at) === place);

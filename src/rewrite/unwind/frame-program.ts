@@ -6,7 +6,7 @@
  */
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
-import type { FrameState, RegisterRule } from "../../elf/frame-states.js";
+import { type FrameState, isSameRule, type RegisterRule } from "../../elf/frame-states.js";
 import { encodeSleb, encodeUleb } from "../../elf/leb128.js";
 
 const DW_CFA_advance_loc = 0x40;
@@ -100,13 +100,6 @@ function encodeAdvance(distance: number): number[] {
 
 const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
-function sameRule(a: RegisterRule | undefined, b: RegisterRule | undefined): boolean {
-  if (a === undefined || b === undefined || a.kind !== b.kind) return a === b;
-  if ("offset" in a && "offset" in b) return a.offset === b.offset;
-  if ("register" in a && "register" in b) return a.register === b.register;
-  return "expression" in a && "expression" in b ? sameBytes(a.expression, b.expression) : true;
-}
-
 function encodeChange(
   from: FrameState,
   to: FrameState,
@@ -132,7 +125,7 @@ function encodeChange(
   const registers = new Set([...from.rules.keys(), ...to.rules.keys()]);
   for (const register of [...registers].sort((a, b) => a - b)) {
     const rule = to.rules.get(register);
-    if (sameRule(from.rules.get(register), rule)) continue;
+    if (isSameRule(from.rules.get(register), rule)) continue;
     const bytes = rule === undefined ? encodeNoRule(register, initial) : encodeRule(register, rule, dataAlignment);
     if (bytes === undefined) return undefined;
     out.push(...bytes);

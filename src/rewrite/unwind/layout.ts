@@ -22,6 +22,7 @@ import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "..
 import type { CfaRows } from "../../elf/cfa-rows.js";
 import * as elf from "../../elf/constants.js";
 import { DW_EH_PE_application, DW_EH_PE_indirect, DW_EH_PE_omit, DW_EH_PE_pcrel } from "../../elf/eh-cursor.js";
+import type { EhFrame } from "../../elf/eh-frame.js";
 import { encodeEhFrameHdr, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../../elf/eh-frame-hdr.js";
 import { encodeNumber, encodePointer, pointerSize } from "../../elf/eh-pointers.js";
 import type { Cie } from "../../elf/eh-records.js";
@@ -444,25 +445,27 @@ class Draft {
     addresses: readonly number[],
   ): Buffer | undefined {
     const { header, frames, section } = this.#tables;
-    const moved = (fde: number): number => fde + byFrames;
-    const { starts, fdes: old } = header!.content;
-    const entries: [number, number][] = [];
-    if (header!.isComplete) for (let i = 0; i < starts.length; i++) entries.push([starts[i]!, moved(old[i]!)]);
-    else
-      for (let i = 0; i < frames.count; i++)
-        if (i === 0 || frames.starts[i] !== frames.starts[i - 1])
-          entries.push([frames.starts[i]!, moved(frames.record(i).at - section.sh_offset + section.sh_addr)]);
+    const { content, isComplete } = header!;
+    const list = isComplete ? content : listOf(frames, section);
+    const count = list.starts.length;
+    const starts = new Float64Array(count + fdes.length);
+    const entries = new Float64Array(count + fdes.length);
+    // New code is behind everything else nearly always.
+    let from = 0;
+    let to = 0;
+    const take = (until: number): void => {
+      for (; from < count && list.starts[from]! <= until; from++, to++) {
+        starts[to] = list.starts[from]!;
+        entries[to] = list.fdes[from]! + byFrames;
+      }
+    };
     fdes.forEach((fde, i) => {
-      entries.push([fde.start, addresses[i]!]);
+      take(fde.start);
+      starts[to] = fde.start;
+      entries[to++] = addresses[i]!;
     });
-    // New code is behind everything else, so that this changes nothing, but for a table that was not in order.
-    entries.sort((a, b) => a[0] - b[0]);
-    return encodeEhFrameHdr(
-      hdrAt,
-      ehFrameAt,
-      Float64Array.from(entries, ([start]) => start),
-      Float64Array.from(entries, ([, fde]) => fde),
-    );
+    take(Number.POSITIVE_INFINITY);
+    return encodeEhFrameHdr(hdrAt, ehFrameAt, starts, entries);
   }
 
   /** How the old header comes out of the new one, whose entries for new code are its last. */
@@ -471,7 +474,7 @@ class Draft {
     const own = header!.section;
     const { ehFrame, starts } = header!.content;
     const by = hdrAt - own.sh_addr;
-    const places = (first: number): number[] => Array.from(starts, (_, i) => first + i * HDR_ENTRY_SIZE);
+    const places = (first: number): Uint32Array => Uint32Array.from(starts, (_, i) => first + i * HDR_ENTRY_SIZE);
     const words: CorrectedWords[] = [
       { size: 4, add: (ehFrame ?? own.sh_addr + 4) - ehFrameAt + by, places: [4] },
       { size: 4, add: -added, places: [8] },
@@ -517,6 +520,16 @@ class RecordRun {
     this.pieces.push(longer);
     this.#next += longer.length - last.length;
   }
+}
+
+/** The table that a linker would have made, in ascending order: where functions begin, and where their FDEs are. */
+function listOf(frames: EhFrame, section: Section): { starts: Float64Array; fdes: Float64Array } {
+  const first = (i: number): boolean => i === 0 || frames.starts[i] !== frames.starts[i - 1];
+  const indices = Uint32Array.from(frames.starts.keys()).filter(first);
+  return {
+    starts: Float64Array.from(indices, (i) => frames.starts[i]!),
+    fdes: Float64Array.from(indices, (i) => frames.record(i).at - section.sh_offset + section.sh_addr),
+  };
 }
 
 const distinct = (starts: Float64Array): number => starts.filter((s, i) => i === 0 || s !== starts[i - 1]).length;

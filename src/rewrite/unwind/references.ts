@@ -12,6 +12,7 @@ import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
+import { AddressFilter, sweepAddresses, sweepDistances } from "../../facts/sweep.js";
 
 export function leadsInto(image: ElfImage, section: Section): boolean {
   const table = dynsym(image);
@@ -22,19 +23,22 @@ export function leadsInto(image: ElfImage, section: Section): boolean {
   const low: number = section.sh_addr;
   // Records are led to in the middle of a section too, since linkers put many inputs together; a header has one beginning.
   const high = isRegistered ? low + section.sh_size : low + 1;
+  const isFixed = image.header.e_type === elf.ET_EXEC;
   let found = false;
   if (table !== null)
     forEachSymbol(table, (value, _size, _info, shndx, index) => {
       if (shndx !== elf.SHN_UNDEF) found ||= value >= low && value < high;
       else found ||= isRegistered && /^__(de)?register_frame/.test(symbolName(table, index));
     });
+  if (found) return true;
   forEachRelocation(image, (_place, value) => {
     found ||= value >= low && value < high;
   });
-  const isFixed = image.header.e_type === elf.ET_EXEC;
+  if (found) return true;
+  const filter = new AddressFilter();
+  for (let address = low; address < high + 64; address += 64) filter.add(Math.min(address, high - 1));
   return (
-    found ||
-    image.sections.some((s) => isCode(s) && codeLeadsTo(image, s, low, high, isFixed)) ||
+    image.sections.some((s) => isCode(s) && codeLeadsTo(image, s, low, high, filter, isFixed)) ||
     (isFixed && image.sections.some((s) => isData(s) && dataLeadsTo(image, s, low, high)))
   );
 }
@@ -50,21 +54,27 @@ const REX_W = 0x48;
 const LEA = 0x8d;
 
 /** Whether something that looks like `lea table(%rip),%reg`, or in a fixed program `mov $table,%reg`, stands in code. */
-function codeLeadsTo(image: ElfImage, section: Section, low: number, high: number, isFixed: boolean): boolean {
+function codeLeadsTo(
+  image: ElfImage,
+  section: Section,
+  low: number,
+  high: number,
+  filter: AddressFilter,
+  isFixed: boolean,
+): boolean {
   const { buffer, byteOffset, length } = sectionBytes(image, section);
   const bytes = new Uint8Array(buffer, byteOffset, length);
-  const view = new DataView(buffer, byteOffset, length);
   const leads = (target: number): boolean => target >= low && target < high;
-  for (let at = bytes.indexOf(LEA); at >= 0 && at + 6 <= length; at = bytes.indexOf(LEA, at + 1)) {
-    if (at === 0 || (bytes[at - 1]! & 0xfb) !== REX_W || (bytes[at + 1]! & 0xc7) !== 0x05) continue;
-    if (leads(section.sh_addr + at + 6 + view.getInt32(at + 2, true))) return true;
-  }
-  if (!isFixed) return false;
-  for (let at = 0; at + 5 <= length; at++) {
-    const byte = bytes[at]!;
-    if (byte >= 0xb8 && byte <= 0xbf && leads(view.getUint32(at + 1, true))) return true;
-  }
-  return false;
+  let found = false;
+  sweepDistances(bytes, section.sh_addr, filter, (p, v) => {
+    if (p < 3 || bytes[p - 2] !== LEA || (bytes[p - 3]! & 0xfb) !== REX_W || (bytes[p - 1]! & 0xc7) !== 0x05) return;
+    found ||= leads(section.sh_addr + p + 4 + v);
+  });
+  if (found || !isFixed) return found;
+  sweepAddresses(bytes, filter, (p, v) => {
+    if (p > 0 && bytes[p - 1]! >= 0xb8 && bytes[p - 1]! <= 0xbf) found ||= leads(v >>> 0);
+  });
+  return found;
 }
 
 /** Whether an aligned word of data is an address in the table. */

@@ -20,7 +20,7 @@ import {
   EhCursor,
 } from "../../elf/eh-cursor.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
-import { type EhFrameHdr, readEhFrameHdr } from "../../elf/eh-frame-hdr.js";
+import { type EhFrameHdr, HDR_ENTRY_SIZE, HDR_TABLE_AT, readEhFrameHdr } from "../../elf/eh-frame-hdr.js";
 import { pointerSize } from "../../elf/eh-pointers.js";
 import { type Cie, ehDataBase, ehRecords, isEhFrame, readCie } from "../../elf/eh-records.js";
 import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../../elf/image.js";
@@ -135,12 +135,14 @@ function readHeader(image: ElfImage, frames: EhFrame): HeaderTable | string | un
 }
 
 function isComplete(hdr: EhFrameHdr, section: Section, { starts, count }: EhFrame): boolean {
-  if (!hdr.isUsual || !hdr.isSorted || hdr.starts.length === 0) return false;
-  if (section.sh_size !== 12 + hdr.starts.length * 8) return false;
+  const listed = hdr.starts;
+  if (!hdr.isUsual || !hdr.isSorted || listed.length === 0) return false;
+  if (section.sh_size !== HDR_TABLE_AT + listed.length * HDR_ENTRY_SIZE) return false;
   let at = 0;
   for (let i = 0; i < count; i++) {
-    while (at < hdr.starts.length && hdr.starts[at]! < starts[i]!) at++;
-    if (hdr.starts[at] !== starts[i]) return false;
+    const start = starts[i]!;
+    while (at < listed.length && listed[at]! < start) at++;
+    if (listed[at] !== start) return false;
   }
   return true;
 }
@@ -279,7 +281,10 @@ function movesLocation(view: DataView, start: number, end: number): boolean {
 
 function relocated(image: ElfImage, parts: readonly Section[]): string | undefined {
   let found: Vaddr | undefined;
+  const low = Math.min(...parts.map((s) => s.sh_addr)) - 7;
+  const high = Math.max(...parts.map((s) => s.sh_addr + s.sh_size));
   forEachRelocation(image, (place) => {
+    if (place < low || place >= high) return;
     if (parts.some((s) => place + 7 >= s.sh_addr && place < s.sh_addr + s.sh_size)) found = place;
   });
   return found === undefined ? undefined : `a relocation writes to its unwind tables, at ${hex(found)}`;
