@@ -103,10 +103,7 @@ function detourFrom(
     if (i === index) continue;
     const at = addressOf(code, i);
     const bytes = instructionBytes(code, i);
-    const target = code.targets[i]!;
-    const isBranch = (code.flow[i]! & Flow.Conditional) !== 0;
-    const stays = isBranch && !isFree({ start: vaddr(target), end: vaddr(target + 1) });
-    if (stays || !isMovable(facts, bytes, at, code.flow[i]!))
+    if (!isMovable(facts, bytes, at, code.flow[i]!))
       return `${disassemble(bytes, at)} at ${hex(at)} would have to move`;
     (i < index ? before : after).push({ at, bytes });
   }
@@ -139,12 +136,9 @@ function isLeafAt({ functions }: ProgramFacts, { start, end }: Stretch): boolean
 const RETURN_ADDRESS = 8;
 const RED_ZONE = 128;
 
-/**
- * What does not end the block, nor raises a signal where somebody could catch it as an exception. (A branch to where a
- * tactic might lead it elsewhere is no business of ours.)
- */
+/** What does not branch, nor raises a signal where somebody could catch it as an exception. */
 function isMovable(facts: ProgramFacts, bytes: Uint8Array, at: Vaddr, flow: number): boolean {
-  if ((flow & ~(Flow.Nop | Flow.Lea | Flow.Conditional)) !== 0) return false;
+  if ((flow & ~(Flow.Nop | Flow.Lea)) !== 0) return false;
   const range = facts.functions.containing(at);
   const hasHandlers = range !== undefined && facts.functions.fde(range)?.lsda !== undefined;
   return !hasHandlers || !traitsOf(bytes, at).mayTrap;

@@ -71,7 +71,8 @@ function detourAt(
   if (!isNew(target)) return undefined;
   let end: number = start;
   let call: number | undefined;
-  while (end < start + JUMP_SIZE) {
+  // What stands before the call may be as long as the jump by itself.
+  while (end < start + JUMP_SIZE || (call === undefined && now[end - start] === INT3)) {
     const [instruction] = decodeInstructions(before.subarray(end - start), end, 1);
     if (instruction === undefined || instruction.length === 0) return undefined;
     if (instruction.mnemonic === Mnemonic.Syscall) call = end;

@@ -140,6 +140,7 @@ function lowered(state: FrameState, by: number): FrameState | undefined {
 
 /** What an unwinder finds for an address in an exception table, as text. */
 function handlers(side: Side, index: number, address: number): string {
+  if (index < 0) return "no frame";
   const table = side.exceptions(index);
   if (table === undefined) return "no table";
   const record = table.callSites.find((s) => address >= s.start && address < s.end);
