@@ -193,7 +193,8 @@ describe.skipIf(skip)("backtraces of packages, by gdb", () => {
           file: libjvm,
           program: jni,
           arguments: `${libjvm} ${classes} > /dev/null`,
-          environment: libraryPath(),
+          // Sites that are off by default: methods, objects, monitors.
+          environment: { ...libraryPath(), JAVA_TOOL_OPTIONS: "-XX:+ExtendedDTraceProbes" },
           settings: ["handle SIGSEGV SIGBUS SIGFPE SIGPIPE SIGILL nostop noprint pass"],
           timeout: 240_000,
         }),

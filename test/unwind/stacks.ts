@@ -127,8 +127,12 @@ const said = ({ stdout, stderr, signal }: Outcome): string => `${signal ?? ""}\n
 /** New code is called like the function that it belongs to, with this behind; gdb says it in two ways. */
 const NEW = /\.nop5(?:\.\d+)?$| \[clone \.nop5(?:\.\d+)?\]$/;
 
-/** The function that code belongs to. gdb says main[cold] for what is called main.cold, but not main.cold.nop5. */
-export const plainName = (name: string | null): string => (name ?? "?").replace(NEW, "").replace("[cold]", ".cold");
+/** The function that code belongs to. gdb says main[cold] for main.cold and f.constprop for f.constprop.0, if nothing is behind. */
+export const plainName = (name: string | null): string =>
+  (name ?? "?")
+    .replace(NEW, "")
+    .replace("[cold]", ".cold")
+    .replace(/\.(constprop|isra|part)\.\d+/g, ".$1");
 
 /**
  * A stack as lines to compare with another.
@@ -137,7 +141,7 @@ export const plainName = (name: string | null): string => (name ?? "?").replace(
 export function comparable(stack: Stack, names: boolean, other: Stack = stack): readonly string[] {
   return stack.map(({ name, file, address, cfa, isNew }, i) => {
     if (i === 0 || isNew || other[i]?.isNew) return `${names ? plainName(name) : "here"} cfa ${cfa}`;
-    return `${name ?? "?"} ${file} ${address.toString(16)} cfa ${cfa}`;
+    return `${plainName(name)} ${file} ${address.toString(16)} cfa ${cfa}`;
   });
 }
 
