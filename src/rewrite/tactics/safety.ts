@@ -9,6 +9,7 @@ import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
 import type { CodeRange } from "../../facts/functions.js";
 import type { ProgramFacts } from "../../facts/program.js";
+import { looksAtReturnAddress } from "../../facts/return-address.js";
 import type { ProbeForm } from "../../usdt/forms.js";
 import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
@@ -91,8 +92,7 @@ export function movable(context: SiteContext, index: number, calls = false): Ins
 /**
  * Why a call cannot run at another address: its callee does something with the return address but return to it.
  *
- * What remembers it and comes back later (setjmp, vfork, getcontext) finds the new code where it was. What asks in which
- * object it lies (dlsym with RTLD_NEXT, dlopen) finds the same object.
+ * Of functions of other files, and of pointers to functions, that cannot be told.
  */
 function callObstacle({ code, facts, range }: SiteContext, index: number): string | undefined {
   const bytes = instructionBytes(code, index);
@@ -101,6 +101,9 @@ function callObstacle({ code, facts, range }: SiteContext, index: number): strin
   if (opcode !== 0xe8 && opcode !== 0xff) return "it has a prefix";
   if (target > code.start && target < code.end)
     return "it calls into its own function, which may be after its return address";
+  if (Number.isNaN(target)) return "its callee is not known, and may look at its return address";
+  const looks = looksAtReturnAddress(facts.functions, vaddr(target));
+  if (looks !== undefined) return looks;
   // __morestack of split stacks goes on behind the ret that follows its call.
   if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
   return exceptionObstacle(facts, range, code, index);
