@@ -4,7 +4,7 @@
  * An entry is either certain (a decoded branch, a relocation) or could not be ruled out (a word that looks like one, in
  * bytes that cannot be decoded). For a tactic both mean the same: this byte stays the start of an instruction.
  */
-import { hex, type Vaddr } from "../address.js";
+import { hex, type Vaddr, vaddr } from "../address.js";
 
 /** A decoded direct jmp or jcc that leads to an entry. */
 export interface Branch {
@@ -53,10 +53,11 @@ const inWords = ({ reason, from }: Reason): string => (from === undefined ? reas
 export class Entries {
   private readonly found = new Map<Vaddr, Found>();
   private readonly questions = new Map<Vaddr, (() => void)[]>();
+  private readonly rows: QuestionRow[] = [];
   private readonly frozenRanges: FrozenRange[] = [];
   /** All addresses in ascending order and as a set, from one question about a range to the next new address. */
-  private sorted: Vaddr[] | undefined;
-  private listed: ReadonlySet<Vaddr> = new Set();
+  private sorted: Float64Array | undefined;
+  private listed: ReadonlySet<number> = new Set();
 
   /**
    * @param reason what leads there; `@` in it stands for the address `from`. Most reasons are never read, so they are put
@@ -98,6 +99,19 @@ export class Entries {
     }
   }
 
+  /** As `addQuestion` for very many: `settle` is told which of the addresses it is about. */
+  addQuestions(addresses: readonly number[], settle: (index: number) => void): void {
+    if (addresses.length === 0) return;
+    const first = new Map<number, number>();
+    const next = new Int32Array(addresses.length);
+    for (let i = addresses.length - 1; i >= 0; i--) {
+      next[i] = first.get(addresses[i]!) ?? -1;
+      first.set(addresses[i]!, i);
+    }
+    this.rows.push({ first, next, settle });
+    this.sorted = undefined;
+  }
+
   freeze(range: FrozenRange): void {
     this.frozenRanges.push(range);
   }
@@ -105,6 +119,7 @@ export class Entries {
   /** The entries with start <= address < end, in ascending order. */
   within(start: number, end: number): readonly Entry[] {
     for (const address of this.addressesWithin(start, end)) {
+      for (const row of this.rows) settleRow(row, address);
       const open = this.questions.get(address);
       this.questions.delete(address);
       for (const settle of open ?? []) settle();
@@ -121,8 +136,11 @@ export class Entries {
   /** The addresses with start <= address < end that something leads to, or may lead to. */
   addressesWithin(start: number, end: number): Vaddr[] {
     if (this.sorted === undefined) {
-      this.listed = new Set([...this.found.keys(), ...this.questions.keys()]);
-      this.sorted = [...this.listed].sort((a, b) => a - b);
+      const listed = new Set<number>(this.found.keys());
+      for (const address of this.questions.keys()) listed.add(address);
+      for (const { first } of this.rows) for (const address of first.keys()) listed.add(address);
+      this.listed = listed;
+      this.sorted = Float64Array.from(listed).sort();
     }
     const { sorted } = this;
     let low = 0;
@@ -134,7 +152,7 @@ export class Entries {
     }
     let last = low;
     while (last < sorted.length && sorted[last]! < end) last++;
-    return sorted.slice(low, last);
+    return Array.from(sorted.subarray(low, last), vaddr);
   }
 
   /** Whether something may arrive at exactly this address. */
@@ -146,6 +164,20 @@ export class Entries {
   frozenWithin(start: number, end: number): FrozenRange | undefined {
     return this.frozenRanges.find((f) => f.start < end && f.end > start);
   }
+}
+
+/** Questions that are settled alike: by address the first one, and by each the next one about the same address, or -1. */
+interface QuestionRow {
+  readonly first: Map<number, number>;
+  readonly next: Int32Array;
+  readonly settle: (index: number) => void;
+}
+
+function settleRow({ first, next, settle }: QuestionRow, address: number): void {
+  const open = first.get(address);
+  if (open === undefined) return;
+  first.delete(address);
+  for (let index = open; index >= 0; index = next[index]!) settle(index);
 }
 
 function notOnlyBranches(found: Found, reason: Reason): void {

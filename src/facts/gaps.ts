@@ -6,11 +6,11 @@
  * near a site is collected like what leads to the site itself; where any of it arrives in the middle of an instruction,
  * decoding went astray, and every byte of the gap counts as possible code.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import type { Vaddr } from "../address.js";
 import { type DecodedCode, indexOf } from "../x86/decode.js";
 import type { Entries } from "./entries.js";
 import type { FunctionIndex } from "./functions.js";
-import type { CodeHit } from "./scan-code.js";
+import type { CodeHits } from "./scan-code.js";
 
 /** Larger gaps are not looked into: they are no start files. */
 const LARGEST_GAP = 4096;
@@ -48,7 +48,7 @@ export class TrustedGaps {
   constructor(
     private readonly functions: FunctionIndex,
     private readonly gaps: readonly Gap[],
-    private readonly hits: readonly CodeHit[],
+    private readonly hits: CodeHits,
     private readonly entries: Entries,
   ) {}
 
@@ -63,10 +63,12 @@ export class TrustedGaps {
   private decode(gap: Gap): DecodedCode | undefined {
     const code = this.functions.gapCode(gap.start);
     if (code === undefined || code.unclean !== undefined) return undefined;
-    const splits = (target: Vaddr): boolean => target >= gap.start && target < gap.end && indexOf(code, target) < 0;
+    const splits = (target: Vaddr): boolean => indexOf(code, target) < 0;
     // Words that stand for themselves are the question here, not a witness.
-    if (this.hits.some((hit) => hit.reading !== "self-relative" && splits(hit.target))) return undefined;
-    if (this.entries.addressesWithin(gap.start, gap.end).some((address) => splits(vaddr(address)))) return undefined;
+    const { start, end } = gap;
+    if (this.hits.into(start, end).some((hit) => hit.reading !== "self-relative" && splits(hit.target)))
+      return undefined;
+    if (this.entries.addressesWithin(start, end).some(splits)) return undefined;
     return code;
   }
 }

@@ -60,7 +60,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const gaps = new TrustedGaps(functions, openGaps, hits, entries);
   const context = { image, functions, gaps, near, entries };
   addLocalBranches(context, sites);
-  for (const hit of hits) entries.addQuestion(hit.target, () => settleHit(context, hit));
+  entries.addQuestions(hits.allTargets, (index) => settleHit(context, hits.hit(index)));
   const unknownJump = addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
 
   return {

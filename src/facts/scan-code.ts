@@ -22,6 +22,41 @@ export interface CodeHit {
   readonly reading: "relative" | "self-relative" | "absolute";
 }
 
+/** All hits, in the order in which they were found. Tens of thousands of a large library are chance: they are no objects. */
+export class CodeHits {
+  private readonly places: number[] = [];
+  private readonly targets: number[] = [];
+  private readonly readings: CodeHit["reading"][] = [];
+
+  add(at: number, target: number, reading: CodeHit["reading"]): void {
+    this.places.push(at);
+    this.targets.push(target);
+    this.readings.push(reading);
+  }
+
+  /** Where the words lead, by the index of the hit. */
+  get allTargets(): readonly number[] {
+    return this.targets;
+  }
+
+  hit(index: number): CodeHit {
+    return {
+      at: vaddr(this.places[index]!),
+      target: vaddr(this.targets[index]!),
+      reading: this.readings[index]!,
+    };
+  }
+
+  /** Those that lead into [start, end). */
+  into(start: number, end: number): CodeHit[] {
+    const found: CodeHit[] = [];
+    this.targets.forEach((target, i) => {
+      if (target >= start && target < end) found.push(this.hit(i));
+    });
+    return found;
+  }
+}
+
 /** What looks like a jmp or jcc into a function of interest: it may be another part of the same function. */
 export interface Link {
   readonly from: Vaddr;
@@ -38,8 +73,8 @@ export function scanCode(
   near: Neighbourhoods,
   functionBlocks: Uint8Array,
   fixed: boolean,
-): { hits: CodeHit[]; links: Link[] } {
-  const hits: CodeHit[] = [];
+): { hits: CodeHits; links: Link[] } {
+  const hits = new CodeHits();
   const links: Link[] = [];
   const blocks = new Uint8Array(near.blocks.length);
   for (let i = 0; i < blocks.length; i++) blocks[i] = (near.blocks[i]! ? 1 : 0) | (functionBlocks[i]! ? 2 : 0);
@@ -58,13 +93,12 @@ export function scanCode(
     const bytes = sectionBytes(image, section);
     const { sh_addr } = section;
     const visit = (p: number, v: number, block: number): void => {
-      const at = vaddr(sh_addr + p);
+      const at = sh_addr + p;
       const target = at + 4 + v;
       if (block & 1) {
-        if (mayEndInDistance(bytes, p) && near.contains(target))
-          hits.push({ at, target: vaddr(target), reading: "relative" });
-        if (near.contains(target - 4)) hits.push({ at, target: vaddr(target - 4), reading: "self-relative" });
-        if (fixed && near.contains(v)) hits.push({ at, target: vaddr(v), reading: "absolute" });
+        if (mayEndInDistance(bytes, p) && near.contains(target)) hits.add(at, target, "relative");
+        if (near.contains(target - 4)) hits.add(at, target - 4, "self-relative");
+        if (fixed && near.contains(v)) hits.add(at, v, "absolute");
       }
       const opcode = p > 0 ? bytes[p - 1]! : 0;
       const looksLikeJump = opcode === 0xe9 || (p > 1 && opcode >= 0x80 && opcode <= 0x8f && bytes[p - 2] === 0x0f);

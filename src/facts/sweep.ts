@@ -43,10 +43,6 @@ export function sweepAddresses(bytes: Uint8Array, filter: AddressFilter, visit: 
   sweep(bytes, 0, 0, filter.bits, visit);
 }
 
-/**
- * The inner loop, apart from everything else so that the engine optimizes it alone.
- * @param shift is added to every word, and so is its index times `step`
- */
 function sweep(
   { buffer, byteOffset, length }: Uint8Array,
   shift: number,
@@ -55,33 +51,42 @@ function sweep(
   visit: (p: number, v: number) => void,
 ): void {
   const view = new DataView(buffer, byteOffset, length);
-  let p = 0;
-  if (length >= 4) {
-    let word = view.getInt32(0, true);
-    for (; p + 8 <= length; p += 4) {
-      const next = view.getInt32(p + 4, true);
-      const v1 = (word >>> 8) | (next << 24);
-      const v2 = (word >>> 16) | (next << 16);
-      const v3 = (word >>> 24) | (next << 8);
-      const from = (p * step + shift) | 0;
-      const b0 = (from + word) >>> BLOCK_SHIFT;
-      const b1 = (from + step + v1) >>> BLOCK_SHIFT;
-      const b2 = (from + 2 * step + v2) >>> BLOCK_SHIFT;
-      const b3 = (from + 3 * step + v3) >>> BLOCK_SHIFT;
-      const [f0, f1] = [bits[(b0 >>> 5) & WORDS]! >>> b0, bits[(b1 >>> 5) & WORDS]! >>> b1];
-      const [f2, f3] = [bits[(b2 >>> 5) & WORDS]! >>> b2, bits[(b3 >>> 5) & WORDS]! >>> b3];
-      if (((f0 | f1 | f2 | f3) & 1) !== 0) {
-        if (f0 & 1) visit(p, word);
-        if (f1 & 1) visit(p + 1, v1);
-        if (f2 & 1) visit(p + 2, v2);
-        if (f3 & 1) visit(p + 3, v3);
-      }
-      word = next;
-    }
-  }
-  for (; p + 4 <= length; p++) {
+  const askAt = (p: number): void => {
     const v = view.getInt32(p, true);
     const block = (p * step + shift + v) >>> BLOCK_SHIFT;
     if ((bits[(block >>> 5) & WORDS]! >>> block) & 1) visit(p, v);
+  };
+  let p = 0;
+  while (p + 8 <= length) {
+    const end = Math.min(p + PORTION, length);
+    p = nextGroup(view, p, end, shift, step, bits);
+    if (p + 8 > end) continue;
+    for (const last = p + 4; p < last; p++) askAt(p);
   }
+  for (; p + 4 <= length; p++) askAt(p);
+}
+
+/** So much is asked in one call: engines optimize functions that are called more readily than loops that go on. */
+const PORTION = 1 << 14;
+
+/**
+ * The inner loop, apart from everything else so that the engine optimizes it alone: the index from `p` on, in steps of 4, of
+ * the first of four words one of which may lead there; or the first index whose words do not all end 4 bytes before `end`.
+ */
+function nextGroup(view: DataView, p: number, end: number, shift: number, step: 0 | 1, bits: Int32Array): number {
+  let at = p;
+  let word = view.getInt32(at, true);
+  for (; at + 8 <= end; at += 4) {
+    const next = view.getInt32(at + 4, true);
+    const from = (at * step + shift) | 0;
+    const b0 = (from + word) >>> BLOCK_SHIFT;
+    const b1 = (from + step + ((word >>> 8) | (next << 24))) >>> BLOCK_SHIFT;
+    const b2 = (from + 2 * step + ((word >>> 16) | (next << 16))) >>> BLOCK_SHIFT;
+    const b3 = (from + 3 * step + ((word >>> 24) | (next << 8))) >>> BLOCK_SHIFT;
+    const first = (bits[(b0 >>> 5) & WORDS]! >>> b0) | (bits[(b1 >>> 5) & WORDS]! >>> b1);
+    const second = (bits[(b2 >>> 5) & WORDS]! >>> b2) | (bits[(b3 >>> 5) & WORDS]! >>> b3);
+    if (((first | second) & 1) !== 0) return at;
+    word = next;
+  }
+  return at;
 }
