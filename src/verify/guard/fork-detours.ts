@@ -5,8 +5,12 @@
  *     rewritten    jmp new; int3 ...
  *
  * Both run from the same states, for every number that forks and some that do not, with and without CLONE_VM, as far as the code
- * before it does not say which, and with what the kernel may answer: they ask the kernel for the same, and go on behind those bytes with the same registers and flags. The
- * handler runs where the call was one that copies the memory, and in the child alone.
+ * before it does not say which, and with what the kernel may answer: they ask the kernel for the same, write the same to memory,
+ * and go on behind those bytes with the same registers and flags. The handler runs where the call was one that copies the
+ * memory, and in the child alone.
+ *
+ * The program's own instructions in the window follow registers to memory: wherever those lead, something is there. From some
+ * states they fault all the same, as a quotient may not fit: both do then, and from another state they have to come to an end.
  */
 import { hex, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
@@ -19,12 +23,15 @@ import { codeFrom } from "../../usdt/sites.js";
 import { iced } from "../../x86/iced.js";
 import type { Stretch } from "../changed-code.js";
 import { stateOf } from "../machine-states.js";
-import { DATA, Machine } from "./machine.js";
+import type { Write } from "../run-side.js";
+import { DATA, type End, Machine, MOST_STACK } from "./machine.js";
 
 const JUMP_SIZE = 5;
 const MOST_BYTES = 64;
 const INT3 = 0xcc;
 const LIMIT = 4000;
+/** So many states are tried until one does not fault. */
+const MOST_TRIES = 16;
 const RED_ZONE = 128;
 const [SYS_read, SYS_getpid, SYS_clone, SYS_fork, SYS_vfork, SYS_clone3] = [0, 39, 56, 57, 58, 435];
 const CLONE_VM = 0x100;
@@ -130,44 +137,48 @@ export class ForkDetours {
     for (const number of known.numbers ?? [SYS_fork, SYS_clone, SYS_clone3, SYS_vfork, SYS_getpid, SYS_read])
       for (const flags of (number === SYS_clone ? known.firstArguments : undefined) ?? someFlags)
         for (const result of [0, 4711, -11]) {
-          const problem = this.run(detour, before, number, flags, result, child);
+          const problem = this.runSome(detour, before, { number, flags, result }, child);
           if (problem !== undefined) return `system call ${number}, flags ${hex(flags)}: ${problem}`;
         }
     return undefined;
   }
 
+  /** Runs from one state after another until both come to an end. */
+  private runSome(detour: ForkDetour, before: Machine, asked: Asked, child: number | undefined): string | undefined {
+    let isRun = false;
+    for (let tries = 0; tries < MOST_TRIES && !isRun; tries++) {
+      const outcome = this.run(detour, before, asked, child);
+      if (typeof outcome === "string") return outcome;
+      isRun = outcome.isWhole;
+    }
+    return isRun ? undefined : "it never comes to its end";
+  }
+
+  /** One run of both from one state. @returns what is not the same, or whether both came to their end */
   private run(
     { window, target }: ForkDetour,
     before: Machine,
-    number: number,
-    flags: number,
-    result: number,
+    { number, flags, result }: Asked,
     child: number | undefined,
-  ): string | undefined {
+  ): string | { readonly isWhole: boolean } {
     const { machine } = this;
-    const { words } = stateOf(8500 + this.turn++, []);
-    const sides = [
-      { side: before, start: window.start as number },
-      { side: machine, start: target },
-    ];
+    const seed = 8500 + this.turn++;
+    const { words } = stateOf(seed, []);
     machine.stopAt = child ?? Number.NaN;
-    const ends: Int32Array[] = [];
-    let asked: Int32Array | undefined;
-    for (const { side, start } of sides) {
+    const ends = [before, machine].map((side): RunEnd | string => {
       const { cpu, memory } = side;
       cpu.w.set(words);
       cpu.setGpr(Gpr.RAX, BigInt(number));
       cpu.setGpr(Gpr.RDI, BigInt(number === SYS_clone3 ? DATA + 64 : flags));
-      side.call(start, cpu.w.slice(0, STATE_WORDS), 512 + 8 * (this.turn % 2), () => true);
+      const start = side === before ? window.start : target;
+      side.callInProgram(start, cpu.w.slice(0, STATE_WORDS), 512 + 8 * (this.turn % 2), seed);
       const bytes = Buffer.alloc(88);
       bytes.writeBigUInt64LE(BigInt(flags));
       memory.poke(runtimeAddress(DATA + 64), bytes);
-      const end = side.run(LIMIT);
-      if (end.kind !== "syscall") return `it ends with "${end.kind}"`;
-      const now = cpu.w.slice(0, STATE_WORDS);
-      // What the kernel is asked for; rcx and r11 are its own.
-      if (asked === undefined) asked = now;
-      else if (differ(asked, now, [Gpr.RCX, Gpr.R11])) return "the kernel is asked for something else";
+      const first = side.run(LIMIT);
+      if (first.kind === "fault") return endOf(side, undefined, first);
+      if (first.kind !== "syscall") return `it ends with "${first.kind}"`;
+      const asked = cpu.w.slice(0, STATE_WORDS);
       const rsp = cpu.gpr(Gpr.RSP);
       cpu.setGpr(Gpr.RAX, BigInt.asUintN(64, BigInt(result)));
       let stop = side.run(LIMIT);
@@ -180,13 +191,63 @@ export class ForkDetours {
           stop = side.run(LIMIT);
         }
       }
-      if (side.problems.length > 0) return side.problems[0];
-      if (stop.kind !== "left" || side.ip !== window.end) return `it goes on at ${hex(side.ip)}`;
-      ends.push(cpu.w.slice(0, STATE_WORDS));
-      if (cpu.rflags !== (ends.length === 1 ? cpu.rflags : before.cpu.rflags)) return "the flags are not the same";
-    }
-    return differ(ends[0]!, ends[1]!, []) ? "registers are not the same behind it" : undefined;
+      if (stop.kind !== "fault" && (stop.kind !== "left" || side.ip !== window.end))
+        return `it goes on at ${hex(side.ip)}`;
+      return endOf(side, asked, stop);
+    });
+    const [a, b] = ends as [RunEnd | string, RunEnd | string];
+    if (typeof b === "string") return b;
+    if (typeof a === "string") return a;
+    return differenceOf(a, b) ?? { isWhole: a.fault === undefined };
   }
+}
+
+/** What is asked of the kernel, as far as the code before the window does not say, and what it answers. */
+interface Asked {
+  readonly number: number;
+  readonly flags: number;
+  readonly result: number;
+}
+
+/** How a run of one side ended. */
+interface RunEnd {
+  /** Registers as the kernel saw them; undefined where it was asked for nothing. */
+  readonly asked: Int32Array | undefined;
+  readonly words: Int32Array;
+  readonly rflags: number;
+  readonly writes: readonly Write[];
+  /** What was wrong with accesses: the program's own instructions may do what new code may not. */
+  readonly problems: readonly string[];
+  readonly fault: string | undefined;
+}
+
+function endOf({ cpu, writes, problems }: Machine, asked: Int32Array | undefined, stop: End): RunEnd {
+  // What lies below the red zone is nobody's.
+  const lowest = Number(cpu.gpr(Gpr.RSP)) - RED_ZONE;
+  return {
+    asked,
+    words: cpu.w.slice(0, STATE_WORDS),
+    rflags: cpu.rflags,
+    writes: writes.filter(({ address }) => address >= lowest || address < lowest - MOST_STACK),
+    problems: [...problems],
+    fault: stop.kind === "fault" ? stop.detail : undefined,
+  };
+}
+
+function differenceOf(a: RunEnd, b: RunEnd): string | undefined {
+  if (a.fault !== b.fault) return `it ends with "${b.fault ?? "no fault"}", not with "${a.fault ?? "no fault"}"`;
+  if ((a.asked === undefined) !== (b.asked === undefined)) return "the kernel is asked in one of them";
+  // rcx and r11 are the kernel's own.
+  if (a.asked !== undefined && differ(a.asked, b.asked!, [Gpr.RCX, Gpr.R11]))
+    return "the kernel is asked for something else";
+  const problem = b.problems.find((p) => !a.problems.includes(p));
+  if (problem !== undefined) return problem;
+  const isSame = ({ address, bytes }: Write, other: Write | undefined): boolean =>
+    other !== undefined && address === other.address && Buffer.compare(bytes, other.bytes) === 0;
+  if (a.writes.length !== b.writes.length || !a.writes.every((write, i) => isSame(write, b.writes[i])))
+    return "what is written to memory is not the same";
+  if (a.rflags !== b.rflags) return "the flags are not the same";
+  return differ(a.words, b.words, []) ? "registers are not the same" : undefined;
 }
 
 /** Whether a system call, as the kernel sees it, makes a child that has a copy of the memory. */

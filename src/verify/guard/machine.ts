@@ -5,7 +5,7 @@
  * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against what
  * new code has any business with.
  */
-import { hex, PAGE_SIZE, runtimeAddress } from "../../address.js";
+import { hex, PAGE_SIZE, type RuntimeAddress, runtimeAddress } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Cpu, Event } from "../../emulate/cpu.js";
@@ -15,8 +15,9 @@ import { load } from "../../emulate/load.js";
 import { Memory, Perm } from "../../emulate/memory.js";
 import { Regions } from "../../emulate/regions.js";
 import { Gpr, highWord, IP, joinAddress, lowWord, STATE_WORDS } from "../../emulate/state.js";
+import { pageContent } from "../machine-states.js";
 import type { Run } from "../rest/runs.js";
-import { biasOf } from "../run-side.js";
+import { biasOf, type Write } from "../run-side.js";
 
 /** Memory that tells of reads. */
 class WatchedMemory extends Memory {
@@ -89,12 +90,20 @@ export class Machine {
   stopBefore = Number.NaN;
   private rsp = 0;
   private lowest = 0;
+  /** Everything that was written in this run, in order. */
+  readonly writes: Write[] = [];
+  /** Whose pages come into being where they are touched; undefined: nothing is where nothing is mapped. */
+  private seed: number | undefined;
+  private readonly made = new Set<RuntimeAddress>();
+  /** What the loader has written. */
+  private readonly filled = new Map<number, number>();
 
   /** @param isNew whether a link-time address is new code */
   constructor(
     readonly image: ElfImage,
     private readonly isNew: (address: number) => boolean,
   ) {
+    this.memory.onMiss = (page, access) => access !== "execute" && this.makePage(page);
     const regions = new Regions(this.memory);
     this.bias = biasOf(image);
     load(regions, image, this.bias);
@@ -124,6 +133,7 @@ export class Machine {
 
   /** Writes a word, as the loader does for a relocation. @param address link-time address */
   fill(address: number, value: number): void {
+    this.filled.set(address, value);
     this.memory.poke(runtimeAddress(address + this.bias), word(value));
   }
 
@@ -135,6 +145,8 @@ export class Machine {
   call(start: number, words: Int32Array, below: number, mayRead: (address: number, size: number) => boolean): void {
     const { cpu, memory } = this;
     memory.onWrite = null;
+    this.seed = undefined;
+    this.writes.length = 0;
     memory.poke(runtimeAddress(STACK_TOP - STACK_SIZE), GARBAGE);
     this.rsp = STACK_TOP - ABOVE - below - 8;
     this.lowest = this.rsp;
@@ -146,6 +158,31 @@ export class Machine {
     this.problems.length = 0;
     this.mayRead = mayRead;
     memory.onWrite = (address, size) => this.noteWrite(address, size);
+  }
+
+  /**
+   * Makes ready for instructions of the program itself: registers may lead anywhere, and wherever that is there is memory,
+   * with a content that follows from the seed. All that earlier runs wrote is gone.
+   */
+  callInProgram(start: number, words: Int32Array, below: number, seed: number): void {
+    const { memory } = this;
+    memory.onWrite = null;
+    for (const page of this.made) memory.unmap(page, PAGE_SIZE);
+    this.made.clear();
+    // The file's own pages come back as the file has them.
+    for (const { address, bytes } of this.writes)
+      for (const at of [address, address + bytes.length - 1]) memory.unmap(pageOf(at), PAGE_SIZE);
+    for (const [address, value] of this.filled) memory.poke(runtimeAddress(address + this.bias), word(value));
+    this.call(start, words, below, () => true);
+    this.seed = seed;
+  }
+
+  private makePage(page: RuntimeAddress): boolean {
+    if (this.seed === undefined || page < LOWEST || page >= HIGHEST || this.made.size >= MOST_PAGES) return false;
+    this.memory.map(page, PAGE_SIZE, Perm.RW);
+    this.memory.poke(page, pageContent(this.seed, page));
+    this.made.add(page);
+    return true;
   }
 
   /** Runs until new code asks for something, or goes elsewhere; call it again to go on. @param limit instructions */
@@ -294,6 +331,7 @@ export class Machine {
   }
 
   private noteWrite(address: number, size: number): void {
+    this.writes.push({ address, bytes: this.memory.peek(runtimeAddress(address), size) });
     if (isData(address, size)) return;
     if (address + size > this.rsp || address < this.rsp - MOST_STACK)
       this.wrong(`it writes to ${hex(address)}, which is not below its stack pointer`);
@@ -318,7 +356,13 @@ export function unlessAbsent<T>(judge: () => T): T | string {
   }
 }
 
+const pageOf = (address: number): RuntimeAddress => runtimeAddress(address - (address % PAGE_SIZE));
+
 const MOST_PROBLEMS = 4;
+/** Where the program has memory: not in the lowest pages, nor above its half of the address space. */
+const LOWEST = 0x10000;
+const HIGHEST = 2 ** 47 - PAGE_SIZE;
+const MOST_PAGES = 64;
 /** Bytes below rsp that a function may use, as far as it matters here. */
 const LOST = 256;
 const XMM_START = 48;

@@ -9,7 +9,7 @@
 import { hex, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { readEhFrame } from "../../elf/eh-frame.js";
-import { type ElfImage, read64, type Section, sectionBytes } from "../../elf/image.js";
+import { type ElfImage, offsetOf, read64, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js";
 import { InputError } from "../../errors.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
@@ -176,7 +176,7 @@ function judgeAdded(
     const name = nul < 0 ? "" : bytes.toString("utf8", strings!.sh_offset + st_name, nul);
     const piece = [...open].find((p) => p.name === name);
     if (piece === undefined && !allowed.has(name))
-      say(at, `a new symbol is called "${name}", which is no function with a probe`);
+      say(at, `a new symbol is called "${name}", and no code of such a function has changed`);
     else addedNames.add(name);
     if (view.getUint16(at + 4, true) !== ((elf.STB_LOCAL << 4) | elf.STT_FUNC))
       say(at + 4, `the new symbol ${name} is no local function`);
@@ -208,13 +208,17 @@ function endsInFill(rewritten: ElfImage, code: Section, start: number, size: num
   return decoded.count === 0 || lengthOf(decoded, decoded.count - 1) === 1;
 }
 
-/** What new code may be called: after functions that have probes, and where none has a name, after the probes. */
+/** What new code may be called: after functions whose code has changed, and where none has a name, after the probes. */
 function possibleNames(original: ElfImage, explained: readonly Run[]): ReadonlySet<string> {
   const names = new Set<string>();
   try {
     const notes = readUsdtNotes(original);
     for (const { provider, name } of notes) names.add(`${provider}.${name}.nop5`);
-    const places = [...notes.map((n) => n.location), ...explained.map((s) => s.start as never)];
+    // Windows of several functions may stand one right behind the other, and are one run then.
+    const changed = explained.flatMap(({ start, end }) =>
+      Array.from({ length: end - start }, (_, i) => vaddr(start + i)),
+    );
+    const places = [...notes.map((n) => n.location), ...changed.filter((at) => offsetOf(original, at) !== undefined)];
     for (const name of functionsAt(original, places)) if (name !== null) names.add(`${name}.nop5`);
   } catch (error) {
     // Damaged notes and tables are for those to tell who read them for their own sake.
