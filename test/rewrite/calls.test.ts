@@ -44,8 +44,9 @@ describe.skipIf(!canCompile)("calls that move", () => {
     const output = scratch("rewritten");
     const { sites } = await rewrite(built.path, output);
     const moved = sites.filter((s) => s.tactic === "displace-call");
-    // At -O0 some results are put on the stack between the call and the probe.
-    expect(moved.length, JSON.stringify(sites.map((s) => [s.name, s.tactic, s.reason]))).toBeGreaterThanOrEqual(6);
+    // Callees that are not known, or look at their return address, keep their calls where they are; so do results that are put
+    // on the stack between the call and the probe, as at -O0.
+    expect(moved.length, JSON.stringify(sites.map((s) => [s.name, s.tactic, s.reason]))).toBeGreaterThanOrEqual(3);
     for (const mode of [...modes, "recurse"]) {
       const said = await run(built.path, [mode]);
       const now = await run(output, [mode]);

@@ -36,12 +36,21 @@ __attribute__((noinline)) void act(void) {
 
 using Function = void (*)(void);
 
-/* A probe at an address that data names, and the call right behind it. */
+/* A call moves only where its callee is known, and seen not to look at its return address. */
+static Function volatile callee;
+__attribute__((noinline)) static void invoke(void) {
+  callee();
+  __asm__ volatile("" ::: "memory");
+}
+
+/* A probe at an address that data names, and behind it an instruction of three bytes, which needs rsp, and the call. */
 #define CALLS(name)                                          \
   static const void *const next[] = {&&done, &&again, &&again}; \
+  callee = call;                                             \
   again:                                                     \
   STAP_PROBE(throwing, name);                                \
-  call();                                                    \
+  __asm__ volatile("mov (%%rsp), %%eax" ::: "eax");          \
+  invoke();                                                  \
   goto *next[--times];                                       \
   done:;
 
