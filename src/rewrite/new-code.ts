@@ -6,13 +6,13 @@
  */
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
-import { INT3, JUMP_SIZE, jump, nopFill, shortJump } from "../x86/bytes.js";
+import { INT3, JUMP_SIZE, jump, nopFill, SHORT_JUMP_SIZE, shortJump } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { nearBranch, relocate } from "../x86/relocate.js";
 import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
-import type { OriginStretch } from "./unwind/origins.js";
 import { movesInstruction } from "./tactics/ways.js";
+import type { OriginStretch } from "./unwind/origins.js";
 
 const CALL_SIZE = 5;
 const RETURN_ADDRESS_SIZE = 8;
@@ -34,6 +34,8 @@ export interface Chunk {
   readonly origins: readonly OriginStretch[];
   /** The new content of the window, of padding that short jumps go through, and of short branches that lead elsewhere. */
   readonly changes: readonly Change[];
+  /** The jumps among them that stand in padding, each with the place that jumps there. */
+  readonly relays: readonly OriginStretch[];
   /** New distances for branches that are led to the chunk: the 4 bytes that end at `branchEnd`. */
   readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
 }
@@ -217,14 +219,18 @@ function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
   const { proposal, detour, start, bytes, probes, origins } = encoded;
   const retargets: { branchEnd: Vaddr; distance: number }[] = [];
   const changes = [...windowChanges(proposal.window, detour.via, start)];
+  const relays = typeof detour.via === "string" ? [] : [...relaysFrom(proposal.window.start, detour.via.hop)];
   for (const { branch, target, way } of detour.retargets) {
     const to = moved.get(target)!;
     // A branch that moves itself has been led to its target already.
     if (way === "moves" || moved.has(branch.at)) continue;
     if (way === "near") retargets.push({ branchEnd: branch.end, distance: to - branch.end });
-    else changes.push(...shortBranchChanges(branch, way, to));
+    else {
+      changes.push(...shortBranchChanges(branch, way, to));
+      if (way.kind === "relay") relays.push(...relaysFrom(branch.at, way.through));
+    }
   }
-  return { proposal, start, end: vaddr(start + bytes.length), probes, origins, changes, retargets };
+  return { proposal, start, end: vaddr(start + bytes.length), probes, origins, changes, relays, retargets };
 }
 
 function windowChanges(window: Stretch, via: Detour["via"], to: Vaddr): readonly Change[] {
@@ -251,6 +257,13 @@ const jumpsThrough = (stretches: readonly Stretch[], to: Vaddr): readonly Change
     const next = stretches[i + 1];
     const bytes = next === undefined ? jump(stretch.start, to) : shortJump(stretch.start, next.start);
     return { at: stretch.start, bytes: filled(stretch, bytes) };
+  });
+
+/** A jump changes nothing: the frame is still that of the place where the way began. */
+const relaysFrom = (origin: Vaddr, stretches: readonly Stretch[]): readonly OriginStretch[] =>
+  stretches.map(({ start }, i) => {
+    const size = i + 1 < stretches.length ? SHORT_JUMP_SIZE : JUMP_SIZE;
+    return { start, end: vaddr(start + size), origin, lower: 0, lastByte: 0 };
   });
 
 /** A jump at the start of a stretch; nothing runs the rest. */

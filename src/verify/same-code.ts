@@ -74,11 +74,11 @@ export interface Proof {
   readonly walkedNew: readonly Stretch[];
   /** Addresses of the original at which the rewritten side runs something. */
   readonly ranInPlace: readonly Stretch[];
-  /** For each instruction of new code that was walked, where the original is then. */
+  /** For each instruction of new code that was walked, and each jump on the way there, where the original is then. */
   readonly frames: readonly FrameOrigin[];
 }
 
-/** An instruction of new code, and where the original is when it runs: its frame is the one of that place. */
+/** An instruction that is new, and where the original is when it runs: its frame is the one of that place. */
 export interface FrameOrigin {
   readonly rewritten: Vaddr;
   /** One of these: the original passes nops and jumps in between. */
@@ -313,6 +313,15 @@ export class Walk {
       this.ran(address, length, touched);
       this.frame(address, [here.from!.o, ...original.passed], here.shift);
     }
+    // On the way to new code there may be jumps where the original has none.
+    for (const jump of rewritten.jumps)
+      if (this.subject.isChanged(jump) && !this.subject.isNew(jump.address))
+        this.frames.push({
+          rewritten: vaddr(jump.address),
+          originals: [here.from!.o, ...original.passed].map(vaddr),
+          shift: here.shift,
+          lengths: { original: 1, rewritten: 1 },
+        });
   }
 
   private frame(

@@ -7,7 +7,7 @@ import { usdtNop5 } from "../command.js";
 import { readSections } from "../judges/headers.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must } from "../run.js";
-import { build, type Pair } from "./pairs.js";
+import { build, type Pair, program } from "./pairs.js";
 
 interface Fde {
   /** File offset of the record. */
@@ -62,14 +62,16 @@ async function verdict({ bytes, before }: Subject, plant: (file: Buffer) => void
 describe.skipIf(!canCompile)("faults in unwind information", () => {
   let guarded: Subject;
   let throwing: Subject;
+  let hopping: Subject;
   beforeAll(async () => {
+    hopping = await subject("steps.c", "gcc", "-O2", program("hops.S"));
     guarded = await subject("steps.c", "gcc", "-O2");
     throwing = await subject("throwing.cc", "g++", "-O2", "-std=c++14");
   }, 60_000);
   const added = (s: Subject): Fde => s.fdes.find((f) => f.isNew)!;
 
   it("none: verify is content", async () => {
-    for (const { after, before, fdes } of [guarded, throwing]) {
+    for (const { after, before, fdes } of [guarded, throwing, hopping]) {
       expect(fdes.filter((f) => f.isNew).length).toBeGreaterThan(5);
       expect((await usdtNop5("verify", after, "--original", before)).status).toBe(0);
     }
@@ -85,6 +87,21 @@ describe.skipIf(!canCompile)("faults in unwind information", () => {
     const { at } = added(guarded);
     expect(await verdict(guarded, (f) => f.writeInt32LE(f.readInt32LE(at + 12) - 5, at + 12))).toBe(3);
   });
+
+  it("a record of a jump in padding that is about more, less or something else, or has another row", async () => {
+    const jumps = hopping.fdes.filter(({ at, isNew }) => !isNew && hopping.bytes.readInt32LE(at + 12) === 5);
+    expect(jumps.length).toBe(2);
+    for (const { at, end } of jumps) {
+      for (const by of [-1, 1])
+        expect(await verdict(hopping, (f) => f.writeInt32LE(f.readInt32LE(at + 12) + by, at + 12))).toBe(3);
+      for (const by of [-1, 1])
+        expect(await verdict(hopping, (f) => f.writeInt32LE(f.readInt32LE(at + 8) + by, at + 8))).toBe(3);
+      // DW_CFA_def_cfa_offset 24
+      const row = hopping.bytes.indexOf(Buffer.of(0x0e, 24), at + 16);
+      expect(row).toBeLessThan(end);
+      expect(await verdict(hopping, (f) => (f[row + 1]! -= 8))).toBe(3);
+    }
+  }, 60_000);
 
   it("a wrong row between a guard's halves", async () => {
     // DW_CFA_def_cfa rsp, 128 or more.

@@ -4,7 +4,8 @@
  */
 import { describe, expect, it } from "vitest";
 import { canCompile } from "../rewrite/compile.js";
-import { build, canRun, steadily } from "./pairs.js";
+import { must } from "../run.js";
+import { build, canRun, program, steadily } from "./pairs.js";
 
 const compilers: readonly (readonly [string, ...string[]])[] = [
   ["gcc", "-O2"],
@@ -41,5 +42,23 @@ describe.skipIf(!canCompile)("stacks in new code, step by step", () => {
         // Guards and jumps are instructions that were not there: the walk came by them.
         expect(Number(is.stderr)).toBeGreaterThan(Number(was.stderr));
       });
+  });
+
+  it.skipIf(!usable[0])("jumps in padding on the way there", async () => {
+    const flags = ["-rdynamic", "-O2", program("hops.S")];
+    const { before, after, report } = await build("steps.c", "gcc", flags, ["--no-fork-guard"]);
+    const tactics = new Map(report.sites.map((s) => [s.name, s.tactic]));
+    expect(tactics.get("hop")).toBe("hop");
+    expect(tactics.get("relay")).toBe("retarget-short");
+    const [was, is] = [await steadily(before), await steadily(after)];
+    expect(is.status).toBe(0);
+    expect(was.stdout).toContain("hops");
+    expect(steps(is.stdout)).toEqual(steps(was.stdout));
+    // Two of them stand in no function: they have a record each, as long as a jump.
+    const short = async (file: string): Promise<number> =>
+      [...(await must("readelf", ["--debug-dump=frames", file])).matchAll(/ pc=([0-9a-f]+)\.\.([0-9a-f]+)/g)].filter(
+        ([, start, end]) => BigInt(`0x${end}`) - BigInt(`0x${start}`) === 5n,
+      ).length;
+    expect((await short(after)) - (await short(before))).toBe(2);
   });
 });

@@ -55,7 +55,8 @@ function withPadding(context: SiteContext, proposal: Proposal | string): Proposa
   ];
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
-  const room = wayThroughPadding(context, vaddr(window.start + SHORT_JUMP_SIZE), isFree);
+  const short = { start: window.start, end: vaddr(window.start + SHORT_JUMP_SIZE) };
+  const room = wayThroughPadding(context, short, isFree);
   if (room === undefined) return NO_PADDING;
   return {
     ...proposal,

@@ -12,12 +12,14 @@
  * Where there is none, other code may make room.
  *
  * Padding stands behind an instruction that never goes on, and nothing enters it. It is looked for in the probe's own
- * part of the function, where jump tables have been searched for, and between functions, where no jump table leads.
+ * part of the function, where jump tables have been searched for, and between functions, where no jump table leads. And
+ * stacks must be found from there as from where the jump comes from; see ../unwind/relays.ts.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, type DecodedCode, Flow } from "../../x86/decode.js";
 import type { Proposal, SiteContext, Stretch } from "../proposal.js";
+import { keepsFrame } from "../unwind/relays.js";
 import { detour } from "./displace.js";
 import { paddingRoom, windowObstacle } from "./safety.js";
 
@@ -32,12 +34,12 @@ const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
 /**
  * The shortest way from a 2-byte branch to a near jump: stretches of padding, of which the last has room for a near jump
  * and those before it for short ones; or undefined.
- * @param from where the branch ends, from where its distance counts
+ * @param branch the branch: its distance counts from its end
  */
-export function wayThroughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): Room | undefined {
-  const through = throughPadding(context, from, isFree);
+export function wayThroughPadding(context: SiteContext, branch: Stretch, isFree: IsFree): Room | undefined {
+  const through = throughPadding(context, branch, isFree);
   if (through !== undefined) return { through, helpers: [] };
-  return context.evicts ? evictedRoom(context, from, isFree) : undefined;
+  return context.evicts ? evictedRoom(context, branch, isFree) : undefined;
 }
 
 /** Stretches that jumps go through, and the detours that made room for them. */
@@ -46,13 +48,15 @@ export interface Room {
   readonly helpers: readonly Proposal[];
 }
 
-function throughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): readonly Stretch[] | undefined {
+function throughPadding(context: SiteContext, branch: Stretch, isFree: IsFree): readonly Stretch[] | undefined {
+  const inReachOf = (way: readonly Stretch[], need: number): Stretch[] =>
+    inReach(context, branch.start, endOf(way, branch.end), need, isFree);
   let ways: (readonly Stretch[])[] = [[]];
   for (let jumps = 1; jumps <= MOST_SHORT_JUMPS; jumps++) {
     for (const way of ways)
-      for (const stretch of inReach(context, endOf(way, from), JUMP_SIZE, isFree))
+      for (const stretch of inReachOf(way, JUMP_SIZE))
         if (!way.some((s) => touch(s, stretch))) return [...way, stretch];
-    ways = ways.flatMap((way) => inReach(context, endOf(way, from), SHORT_JUMP_SIZE, isFree).map((s) => [...way, s]));
+    ways = ways.flatMap((way) => inReachOf(way, SHORT_JUMP_SIZE).map((s) => [...way, s]));
   }
   return undefined;
 }
@@ -66,10 +70,10 @@ function throughPadding(context: SiteContext, from: Vaddr, isFree: IsFree): read
  *     after    e9 ......            jmp new
  *              e9 ......            jmp X               a short jump leads here
  */
-function evictedRoom(context: SiteContext, from: Vaddr, isFree: IsFree): Room | undefined {
+function evictedRoom(context: SiteContext, branch: Stretch, isFree: IsFree): Room | undefined {
   const { facts, site } = context;
   const { functions } = facts;
-  const [low, high] = [from + SHORT_JUMP_LOW - JUMP_SIZE, from + SHORT_JUMP_HIGH - JUMP_SIZE];
+  const [low, high] = [branch.end + SHORT_JUMP_LOW - JUMP_SIZE, branch.end + SHORT_JUMP_HIGH - JUMP_SIZE];
   for (let i = Math.max(0, functions.lastAtOrBelow(low)); i < functions.count; i++) {
     const { start } = functions.range(i);
     if (start > high) return undefined;
@@ -85,6 +89,7 @@ function evictedRoom(context: SiteContext, from: Vaddr, isFree: IsFree): Room | 
       const { window, change } = helper;
       if (change.body.some((f) => f.kind === "probe") || !isFree(window.start, window.end)) continue;
       const border = vaddr(window.start + JUMP_SIZE);
+      if (!keepsFrame(facts.image, functions.ehFrame, branch.start, border, window.end)) continue;
       return {
         through: [{ start: border, end: window.end }],
         helpers: [{ ...helper, site, window: { start: window.start, end: border } }],
@@ -102,14 +107,19 @@ const endOf = (way: readonly Stretch[], from: Vaddr): Vaddr => {
   return last === undefined ? from : vaddr(last.start + SHORT_JUMP_SIZE);
 };
 
-function inReach(context: SiteContext, from: Vaddr, need: number, isFree: IsFree): Stretch[] {
+/**
+ * @param origin the place that comes by: its frame has to be found in the padding, too
+ * @param from where the distance of the jump counts from
+ */
+function inReach(context: SiteContext, origin: Vaddr, from: Vaddr, need: number, isFree: IsFree): Stretch[] {
+  const { image, functions } = context.facts;
   const low = vaddr(from + SHORT_JUMP_LOW);
   const high = vaddr(from + SHORT_JUMP_HIGH);
   const found: Stretch[] = [];
   for (const { start, room } of paddings(context, low, high, need)) {
     const end = vaddr(start + room);
-    if (room >= need && isFree(start, end) && windowObstacle(context, start, end) === undefined)
-      found.push({ start, end });
+    if (room < need || !isFree(start, end) || windowObstacle(context, start, end) !== undefined) continue;
+    if (keepsFrame(image, functions.ehFrame, origin, start, vaddr(start + need))) found.push({ start, end });
   }
   return found;
 }

@@ -132,7 +132,7 @@ function wayFor(
   if (entering !== "any branch" || bytes === undefined) return undefined;
   const over = bytes[0] === SHORT_JMP ? roomToWiden(context, branch, isFree) : undefined;
   if (over !== undefined) return { way: { kind: "widened", over }, helpers: [] };
-  const room = wayThroughPadding(context, branch.end, isFree);
+  const room = wayThroughPadding(context, { start: branch.at, end: branch.end }, isFree);
   const isCheap = room?.through.length === 1 && room.helpers.length === 0;
   const helper = isCheap || !isPlainBranch(bytes) ? undefined : helperFor(context, branch, all, isFree);
   if (helper !== undefined) return { way: "moves", helpers: [helper] };

@@ -279,7 +279,7 @@ class Draft {
       kept: [],
       exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
       programHeader: { before, now: { ...before, ...place, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } },
-      copies: [this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, 0, fdes.length)],
+      copies: this.#headerCopies(at(hdrAt), hdrAt, ehFrameAt, 0, fdes),
       vacated: [{ start: own.sh_offset, end: ehFrameOffset }],
       without: this.#without,
     };
@@ -349,14 +349,14 @@ class Draft {
     const copies: CorrectedCopy[] = [];
     const vacated: { start: FileOffset; end: FileOffset }[] = [];
     const kept: OutputSection[] = [];
-    const leave = (own: Section, copy: CorrectedCopy | undefined): void => {
+    const leave = (own: Section, ...copied: readonly CorrectedCopy[]): void => {
       kept.push({ ...own, name: `${own.name}${KEPT_SUFFIX}`, sh_link: 0, sh_info: 0, origin: undefined });
-      if (copy === undefined) return;
-      copies.push(copy);
+      if (copied.length === 0) return;
+      copies.push(...copied);
       vacated.push({ start: own.sh_offset, end: fileOffset(own.sh_offset + own.sh_size) });
     };
     const stays = this.#tables.isReferenced();
-    leave(section, stays ? undefined : records.copy(at(ehFrameAt)));
+    leave(section, ...(stays ? [] : [records.copy(at(ehFrameAt))]));
     let programHeader: UnwindLayout["programHeader"];
     if (header !== undefined) {
       const bytes = this.#encodeHeader(hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes, records.addresses);
@@ -366,8 +366,8 @@ class Draft {
       const before = header.programHeader;
       const now = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
       programHeader = { before, now: { ...before, ...now, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } };
-      const copy = this.#headerCopy(at(hdrAt), hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes.length);
-      leave(header.section, header.isComplete && !stays ? copy : undefined);
+      const back = this.#headerCopies(at(hdrAt), hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes);
+      leave(header.section, ...(header.isComplete && !stays ? back : []));
     }
     return {
       start: after,
@@ -450,7 +450,7 @@ class Draft {
     const count = list.starts.length;
     const starts = new Float64Array(count + fdes.length);
     const entries = new Float64Array(count + fdes.length);
-    // New code is behind everything else nearly always.
+    // New code is behind everything else nearly always, but for jumps in padding.
     let from = 0;
     let to = 0;
     const take = (until: number): void => {
@@ -468,20 +468,47 @@ class Draft {
     return encodeEhFrameHdr(hdrAt, ehFrameAt, starts, entries);
   }
 
-  /** How the old header comes out of the new one, whose entries for new code are its last. */
-  #headerCopy(from: FileOffset, hdrAt: Vaddr, ehFrameAt: Vaddr, byFrames: number, added: number): CorrectedCopy {
+  /** How the old header comes out of the new one: a stretch for each run of old entries between new ones. */
+  #headerCopies(
+    from: FileOffset,
+    hdrAt: Vaddr,
+    ehFrameAt: Vaddr,
+    byFrames: number,
+    fdes: readonly NewFde[],
+  ): CorrectedCopy[] {
     const { header } = this.#tables;
     const own = header!.section;
     const { ehFrame, starts } = header!.content;
     const by = hdrAt - own.sh_addr;
-    const places = (first: number): Uint32Array => Uint32Array.from(starts, (_, i) => first + i * HDR_ENTRY_SIZE);
-    const words: CorrectedWords[] = [
+    const head: CorrectedWords[] = [
       { size: 4, add: (ehFrame ?? own.sh_addr + 4) - ehFrameAt + by, places: [4] },
-      { size: 4, add: -added, places: [8] },
-      { size: 4, add: by, places: places(HDR_TABLE_AT) },
-      { size: 4, add: by - byFrames, places: places(HDR_TABLE_AT + 4) },
+      { size: 4, add: -fdes.length, places: [8] },
     ];
-    return { from, to: own.sh_offset, size: own.sh_size, words };
+    const copies: CorrectedCopy[] = [{ from, to: own.sh_offset, size: HDR_TABLE_AT, words: head }];
+    /** Old entries from `first` to `last`, behind `added` new ones. */
+    const copyRun = (first: number, last: number, added: number): void => {
+      const count = last - first;
+      const begin = HDR_TABLE_AT + first * HDR_ENTRY_SIZE;
+      const places = (field: number): Uint32Array => new Uint32Array(count).map((_, i) => i * HDR_ENTRY_SIZE + field);
+      copies.push({
+        from: from + begin + added * HDR_ENTRY_SIZE,
+        to: own.sh_offset + begin,
+        size: count * HDR_ENTRY_SIZE,
+        words: [
+          { size: 4, add: by, places: places(0) },
+          { size: 4, add: by - byFrames, places: places(4) },
+        ],
+      });
+    };
+    let first = 0;
+    for (let added = 0; first < starts.length; added++) {
+      const next = fdes[added]?.start ?? Number.POSITIVE_INFINITY;
+      let last = first;
+      while (last < starts.length && starts[last]! <= next) last++;
+      if (last > first) copyRun(first, last, added);
+      first = last;
+    }
+    return copies;
   }
 }
 

@@ -11,6 +11,7 @@ import type { Edit } from "../edits.js";
 import type { NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
 import { layUnwind, type UnwindLayout, unlessDamaged } from "./layout.js";
+import { uncoveredRelays } from "./relays.js";
 import { readUnwindTables, type UnwindTables } from "./tables.js";
 
 /** The input's tables, or why they cannot move; undefined where it has none, and so nothing is missing. */
@@ -57,6 +58,10 @@ export function unwindFor(
   const { place, newCode } = code;
   if (place.kind !== "new segment") return "there is no new segment for unwind information";
   const after: Vaddr = vaddr(newCode.start + newCode.bytes.length);
-  const unwound = { pieces: newCode.chunks.map((chunk) => chunk.origins), own: newCode.named };
+  const pieces = newCode.chunks.flatMap(({ origins, relays }) => [
+    origins,
+    ...uncoveredRelays(tables.frames, relays).map((relay) => [relay]),
+  ]);
+  const unwound = { pieces, own: newCode.named };
   return unlessDamaged(() => layUnwind(tables, unwound, after, place.p_vaddr - place.p_offset, edits));
 }

@@ -66,9 +66,12 @@ export function judgeFrames(
   }
   // Where this does not fit, bytes differ that nobody judges.
   if (now.count < before.count) return { findings, judged, growths };
-  for (let i = 0; i < before.count; i++) {
-    const [start, oldEnd, newEnd] = [before.starts[i]!, before.ends[i]!, now.ends[i]!];
-    if (now.starts[i] !== start || newEnd === oldEnd) continue;
+  // New records may stand between the old ones, and several may be about one address.
+  for (let i = 0, at = 0; i < before.count; i++, at++) {
+    const [start, oldEnd] = [before.starts[i]!, before.ends[i]!];
+    while (at < now.count && now.starts[at]! < start) at++;
+    const newEnd = now.ends[at];
+    if (now.starts[at] !== start || newEnd === undefined || newEnd === oldEnd) continue;
     const offset = before.fde(i).rangeOffset;
     if (offset === undefined) continue;
     judged.push({ start: offset, end: offset + 4 });

@@ -5,6 +5,8 @@
  *
  * Which places these are is told by the walk of both files beside each other (same-code.ts), not by whoever wrote the rows.
  * Where no walk comes by, in code that belongs to no probe, the rows must fit what its own instructions do to rsp.
+ *
+ * The same for jumps in padding on the way to new code: an FDE for one covers the jump and nothing else.
  */
 import { hex, vaddr } from "../../address.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
@@ -22,6 +24,8 @@ import {
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { personalityName } from "../../elf/personalities.js";
 import { personalityObstacle } from "../../rewrite/unwind/exceptions.js";
+import { codeFrom } from "../../usdt/sites.js";
+import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import type { FrameOrigin } from "../same-code.js";
 import { atAddress, type Finding, finding } from "./findings.js";
 import { stackDepths } from "./stack-depths.js";
@@ -66,16 +70,21 @@ export function judgeNewFrames(
   };
   const [old, own] = [new Side(original, before), new Side(rewritten, now)];
   const walked = new Set<number>();
+  const walkedAt = new Set<number>();
   for (const origin of origins) {
     const problem = frameProblem(old, own, origin) ?? exceptionProblem(old, own, origin);
     if (problem !== undefined) say(origin.rewritten, problem);
     walked.add(now.indexAt(origin.rewritten));
+    walkedAt.add(origin.rewritten);
   }
+  const known = new Set(before.starts);
   for (let i = 0; i < now.count; i++) {
     const [start, end] = [now.starts[i]!, now.ends[i]!];
-    if (before.indexAt(start) >= 0 && original.sections.some((s) => isCode(s) && inside(s, start, end))) continue;
+    if (known.has(start) && original.sections.some((s) => isCode(s) && inside(s, start, end))) continue;
     if (code === undefined || !inside(code, start, end)) {
-      if (!isKnown(before, start, end)) say(start, "an unwind record is about code that is not there");
+      if (isKnown(before, start, end)) continue;
+      if (!walkedAt.has(start) || end !== start + jumpSize(rewritten, start) || overlaps(before, start, end))
+        say(start, "an unwind record is about code that is not there");
     } else if (!walked.has(i)) {
       const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, end - code.sh_addr);
       const problem = ownProblem(own, i, bytes);
@@ -92,6 +101,20 @@ const inside = ({ sh_addr, sh_size }: Section, start: number, end: number): bool
 
 function isKnown({ starts, ends, count }: EhFrame, start: number, end: number): boolean {
   for (let i = 0; i < count; i++) if (starts[i] === start && ends[i] === end) return true;
+  return false;
+}
+
+/** The bytes of the jump at an address, or 0. */
+function jumpSize(image: ElfImage, at: number): number {
+  const [opcode] = codeFrom(image, vaddr(at)) ?? [];
+  return opcode === JMP_SHORT ? SHORT_JUMP_SIZE : opcode === JMP_NEAR ? JUMP_SIZE : 0;
+}
+
+const JMP_NEAR = 0xe9;
+const JMP_SHORT = 0xeb;
+
+function overlaps(frames: EhFrame, start: number, end: number): boolean {
+  for (let at = start; at < end; at++) if (frames.indexAt(vaddr(at)) >= 0) return true;
   return false;
 }
 
