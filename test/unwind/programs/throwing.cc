@@ -43,13 +43,13 @@ __attribute__((noinline)) static void invoke(void) {
   __asm__ volatile("" ::: "memory");
 }
 
-/* A probe at an address that data names, and behind it an instruction of three bytes, which needs rsp, and the call. */
+/* A probe at an address that data names, and behind it an instruction of two bytes, which needs rsp, and the call. */
 #define CALLS(name)                                          \
   static const void *const next[] = {&&done, &&again, &&again}; \
   callee = call;                                             \
   again:                                                     \
   STAP_PROBE(throwing, name);                                \
-  __asm__ volatile("mov (%%rsp), %%eax" ::: "eax");          \
+  __asm__ volatile("mov %%esp, %%eax" ::: "eax");            \
   invoke();                                                  \
   goto *next[--times];                                       \
   done:;
