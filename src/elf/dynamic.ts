@@ -48,12 +48,42 @@ export function startsProcesses(image: ElfImage): boolean {
   return tags.some((t) => t.d_tag === elf.DT_DEBUG) && tags.every((t) => t.d_tag !== elf.DT_SONAME);
 }
 
+/** Relocations by their index: no object is made for each, since there may be 100,000. */
+interface Relocations {
+  readonly places: number[];
+  readonly values: number[];
+  readonly types: number[];
+}
+
+/** Read once for all who ask. They live as long as their images, which never change. */
+const known = new WeakMap<ElfImage, Relocations>();
+
 /**
  * Calls back for every dynamic relocation with the place it writes to and the link-time address that it writes there.
  * The value is NaN where it is not an address of this file (a symbol of another one).
  * @throws InputError where a relocation table is damaged
  */
 export function forEachRelocation(image: ElfImage, visit: (place: Vaddr, value: number, type: number) => void): void {
+  let all = known.get(image);
+  if (all === undefined) {
+    all = readRelocations(image);
+    known.set(image, all);
+  }
+  const { places, values, types } = all;
+  for (let i = 0; i < places.length; i++) visit(places[i] as Vaddr, values[i]!, types[i]!);
+}
+
+function readRelocations(image: ElfImage): Relocations {
+  const all: Relocations = { places: [], values: [], types: [] };
+  visitTables(image, (place, value, type) => {
+    all.places.push(place);
+    all.values.push(value);
+    all.types.push(type);
+  });
+  return all;
+}
+
+function visitTables(image: ElfImage, visit: (place: Vaddr, value: number, type: number) => void): void {
   const tables = new Map<number, { size: number; kind: "rela" | "rel" | "relr" }>();
   for (const section of image.sections) {
     if ((section.sh_flags & elf.SHF_ALLOC) === 0) continue;

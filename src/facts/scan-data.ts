@@ -13,6 +13,7 @@ import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
 import type { CodeRange } from "./functions.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
+import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
 /** Bases of one site's function, and the site's surroundings: a word is of interest if base + word lies in [start, end). */
 export interface BaseQuery {
@@ -74,12 +75,12 @@ const isData = (s: Section): boolean =>
   !structuredNames.has(s.name) &&
   !s.name.startsWith(".gcc_except_table.");
 
-/** Differences base -> site, in a table that one hashed lookup nearly always answers with "no". */
+/** Differences base -> site, by blocks of 64. */
 class DifferenceIndex {
-  private readonly filter = new Uint8Array(1 << 19);
   private readonly byBlock = new Map<number, { base: number; start: number; end: number; query: BaseQuery }[]>();
 
-  constructor(queries: readonly BaseQuery[]) {
+  /** @param filter gets all of them */
+  constructor(queries: readonly BaseQuery[], filter: AddressFilter) {
     for (const query of queries) {
       const { bases, start, end } = query;
       for (const base of bases) {
@@ -87,7 +88,7 @@ class DifferenceIndex {
         const high = end - base;
         if (low < -(2 ** 31) || high > 2 ** 31) continue;
         for (let block = low >> 6; block <= (high - 1) >> 6; block++) {
-          this.filter[(block & 0x3fffff) >>> 3]! |= 1 << (block & 7);
+          filter.add(block * 64);
           const difference = { base, start: low, end: high, query };
           const list = this.byBlock.get(block);
           if (list === undefined) this.byBlock.set(block, [difference]);
@@ -101,14 +102,10 @@ class DifferenceIndex {
     return this.byBlock.size === 0;
   }
 
-  mayContain(v: number): boolean {
-    const block = v >> 6;
-    return (this.filter[(block & 0x3fffff) >>> 3]! & (1 << (block & 7))) !== 0;
-  }
-
   forEach(v: number, visit: (base: number, query: BaseQuery) => void): void {
-    for (const { base, start, end, query } of this.byBlock.get(v >> 6) ?? [])
-      if (v >= start && v < end) visit(base, query);
+    const list = this.byBlock.get(v >> 6);
+    if (list === undefined) return;
+    for (const { base, start, end, query } of list) if (v >= start && v < end) visit(base, query);
   }
 }
 
@@ -120,27 +117,35 @@ export function scanData(
   fixed: boolean,
 ): DataHit[] {
   const hits: DataHit[] = [];
-  const differences = new DifferenceIndex(queries);
-  const noTables = differences.isEmpty;
-  const { base, span, blocks } = near;
-  for (const { bytes, start, step, onlyTables = false } of ranges) {
-    if (onlyTables && noTables) continue;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const shift = start - base;
-    for (let p = 0; p + 4 <= bytes.length; p += step) {
-      const v = view.getInt32(p, true);
-      if (!onlyTables) {
-        const relative = (p + shift + v) | 0;
-        if (relative >>> 0 < span && blocks[relative >>> 6] !== 0 && near.contains(start + p + v))
-          hits.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
-        if (fixed && near.contains(v >>> 0))
-          hits.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
-      }
-      if (noTables || !differences.mayContain(v)) continue;
-      differences.forEach(v, (base, query) => {
-        hits.push({ at: vaddr(start + p), target: vaddr(base + v), reading: "table", base, query });
-      });
+  const places = new AddressFilter();
+  const words = new AddressFilter();
+  const differences = new DifferenceIndex(queries, words);
+  near.blocks.forEach((block, i) => {
+    if (block === 0) return;
+    // A block there may touch two that begin at multiples of 64.
+    for (const address of [near.base + i * 64, near.base + i * 64 + 63]) {
+      places.add(address);
+      if (fixed) words.add(address);
     }
+  });
+  for (const { bytes, start, step, onlyTables = false } of ranges) {
+    if (onlyTables && differences.isEmpty) continue;
+    const own: DataHit[] = [];
+    if (!onlyTables)
+      sweepDistances(bytes, vaddr(start - 4), places, (p, v) => {
+        if (p % step === 0 && near.contains(start + p + v))
+          own.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
+      });
+    if (fixed || !differences.isEmpty)
+      sweepAddresses(bytes, words, (p, v) => {
+        if (p % step !== 0) return;
+        if (fixed && !onlyTables && near.contains(v >>> 0))
+          own.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
+        differences.forEach(v, (base, query) => {
+          own.push({ at: vaddr(start + p), target: vaddr(base + v), reading: "table", base, query });
+        });
+      });
+    for (const hit of own.sort((a, b) => a.at - b.at)) hits.push(hit);
   }
   return hits;
 }

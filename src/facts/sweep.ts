@@ -18,7 +18,7 @@ export class AddressFilter {
 
   /** Adds the block that contains an address. */
   add(address: number): void {
-    const block = address / (1 << BLOCK_SHIFT);
+    const block = Math.floor(address / (1 << BLOCK_SHIFT));
     this.bits[(block >>> 5) & WORDS]! |= 1 << (block & 31);
   }
 }
