@@ -13,6 +13,7 @@ import type { Hazard, RedZone } from "./contract.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
+import type { MissingFrames } from "./unwind/missing.js";
 
 /** What hazards are found in. */
 export interface HazardContext {
@@ -33,6 +34,8 @@ export interface HazardContext {
   readonly noGuard: string | undefined;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
+  /** New code that stacks cannot be walked from, or undefined where there is none. */
+  readonly missing: MissingFrames | undefined;
   /** Bytes behind all that headers describe. */
   readonly trailing: number;
 }
@@ -51,6 +54,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...perfHazard(context),
     ...perfCacheHazard(context),
     ...staleRelocations(context),
+    ...unwindHazard(context),
     ...trailingData(context),
   ];
 }
@@ -221,6 +225,20 @@ function staleRelocations({ image, proposals }: HazardContext): Hazard[] {
     {
       code: "stale-relocations",
       message: `${stale} relocations kept by the linker (--emit-relocs) lie in code that changed: tools that rewrite by them must not be used on the output, whatever the kernel (no option changes that; link without --emit-relocs)`,
+    },
+  ];
+}
+
+/** Debuggers, profilers and exceptions find frames by what stands in .eh_frame. */
+function unwindHazard({ missing }: HazardContext): Hazard[] {
+  if (missing === undefined) return [];
+  const { sites, reason, hasOthers, wantsSegment } = missing;
+  const option = wantsSegment ? "--table-at-end makes room for one" : "no option changes that";
+  const others = hasOthers ? ", and others for like reasons" : "";
+  return [
+    {
+      code: "unwind",
+      message: `on every kernel stacks cannot be walked from the new code of ${count(sites.length)} (${someOf(sites)}): ${reason}${others} (${option})`,
     },
   ];
 }

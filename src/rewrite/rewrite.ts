@@ -38,6 +38,7 @@ import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { symbolEdits } from "./symbols.js";
 import type { UnwindLayout } from "./unwind/layout.js";
+import { missingFrames } from "./unwind/missing.js";
 import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/plan.js";
 
 /**
@@ -171,6 +172,10 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const image = forks.changes?.image ?? input.image;
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
   const sites = notes.map((note) => reportSite(note, subject, chosen, located));
+  const frames = subject.facts?.functions.ehFrame;
+  const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
+  const laid = unwindFor(frames && unwindable(image, frames), code, changedCode);
+  const unwind = typeof laid === "object" ? laid : undefined;
   const hazards = hazardsOf({
     image,
     layout,
@@ -183,6 +188,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     guard: located.guard,
     noGuard: forks.forkGuard?.reason ?? undefined,
     uncovered: forks.uncovered,
+    missing: missingFrames(laid, code?.newCode.chunks ?? [], frames),
     trailing: trailingBytes(image),
   });
   const { forkGuard } = forks;
@@ -197,10 +203,6 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
 
   const noteChanges = changeNotes(image, notes, placed);
-  const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
-  const tables = subject.facts && unwindable(image, subject.facts.functions.ehFrame);
-  const laid = unwindFor(tables, code, changedCode);
-  const unwind = typeof laid === "object" ? laid : undefined;
   const content = assemble(image, {
     edits: [
       ...changedCode,

@@ -52,8 +52,8 @@ describe.skipIf(!canCompile)("stacks in new code, step by step", () => {
     expect(tactics.get("relay")).toBe("retarget-short");
     const [was, is] = [await steadily(before), await steadily(after)];
     expect(is.status).toBe(0);
-    expect(was.stdout).toContain("hops");
     expect(steps(is.stdout)).toEqual(steps(was.stdout));
+    expect(Number(is.stderr)).toBeGreaterThan(Number(was.stderr));
     // Two of them stand in no function: they have a record each, as long as a jump.
     const short = async (file: string): Promise<number> =>
       [...(await must("readelf", ["--debug-dump=frames", file])).matchAll(/ pc=([0-9a-f]+)\.\.([0-9a-f]+)/g)].filter(

@@ -77,7 +77,7 @@ export interface UnwindLayout {
   readonly copies: readonly CorrectedCopy[];
   /** Stretches of the file in which the old tables stood, and nothing stands now. */
   readonly vacated: readonly { readonly start: FileOffset; readonly end: FileOffset }[];
-  /** New code without an FDE, and why. */
+  /** New code without an FDE although its origin has one, and why. */
   readonly without: readonly { readonly start: Vaddr; readonly reason: string }[];
 }
 
@@ -140,7 +140,8 @@ class Draft {
       const run = stretches.slice(from, i);
       const problem = index < 0 ? "its origin has no unwind information" : this.#addRun(index, run);
       if (problem !== undefined) {
-        this.#without.push({ start: run[0]!.start, reason: problem });
+        // Where the origin has none nothing is missing.
+        if (index >= 0) this.#without.push({ start: run[0]!.start, reason: problem });
         if (run.some(isCall)) this.#obstacle ??= `a call moved to ${hex(run[0]!.start)}, and ${problem}`;
       }
       from = i;

@@ -17,6 +17,8 @@ import { readUnwindTables, type UnwindTables } from "./tables.js";
 /** The input's tables, or why they cannot move; undefined where it has none, and so nothing is missing. */
 export type Unwindable = UnwindTables | string | undefined;
 
+export const NO_SEGMENT = "there is no new segment for unwind information";
+
 const known = new WeakMap<EhFrame, Unwindable>();
 
 /** What is known of the input's tables; read once. */
@@ -56,7 +58,7 @@ export function unwindFor(
   if (code === undefined) return undefined;
   if (tables === undefined || typeof tables === "string") return tables;
   const { place, newCode } = code;
-  if (place.kind !== "new segment") return "there is no new segment for unwind information";
+  if (place.kind !== "new segment") return NO_SEGMENT;
   const after: Vaddr = vaddr(newCode.start + newCode.bytes.length);
   const pieces = newCode.chunks.flatMap(({ origins, relays }) => [
     origins,
