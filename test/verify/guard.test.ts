@@ -413,6 +413,7 @@ describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
     ["imports, bound lazily", [...all, "-no-pie", "-Wl,-z,lazy"]],
     ["system calls of a static program", ["-static"]],
     ["system calls of a static program that may stand anywhere", [...all, "-static-pie"]],
+    ["system calls beside instructions that move along", ["-DLED", "-static"]],
   ])("%s", { timeout: 60_000 }, async (_what, flags) => {
     expectRight(await forking(flags));
   });
@@ -443,5 +444,13 @@ describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
     expect(planted(calls, "4889c1e3", "4889c9e3")).toBeGreaterThan(0);
     expect(planted(calls, "488d642480e8", "488d642488e8")).toBeGreaterThan(0);
     expect(planted(calls, "8d48c7e3", "8d48c5e3")).toBeGreaterThan(0);
+    for (const flags of ["-static", "-static-pie"]) {
+      const led = await forking(["-DLED", flags]);
+      // mov [rsi+16], rsi: elsewhere, another register, read and not written, not at all
+      for (const other of ["48897618", "48897e10", "488b7610", "0f1f4000"])
+        expect(planted(led, "48897610", other)).toBe(1);
+      // add [rsi+8], rax: elsewhere, another flag
+      for (const other of ["48014610", "48294608"]) expect(planted(led, "48014608", other)).toBe(1);
+    }
   });
 });
