@@ -50,10 +50,16 @@ export function startsProcesses(image: ElfImage): boolean {
 
 /** Relocations by their index: no object is made for each, since there may be 100,000. */
 interface Relocations {
-  readonly places: number[];
-  readonly values: number[];
-  readonly types: number[];
+  readonly places: Float64Array;
+  readonly values: Float64Array;
+  readonly types: Uint32Array;
 }
+
+const withRoom = (count: number): Relocations => ({
+  places: new Float64Array(count),
+  values: new Float64Array(count),
+  types: new Uint32Array(count),
+});
 
 /** Read once for all who ask. They live as long as their images, which never change. */
 const known = new WeakMap<ElfImage, Relocations>();
@@ -74,13 +80,25 @@ export function forEachRelocation(image: ElfImage, visit: (place: Vaddr, value: 
 }
 
 function readRelocations(image: ElfImage): Relocations {
-  const all: Relocations = { places: [], values: [], types: [] };
+  let count = 0;
+  let all = withRoom(4096);
   visitTables(image, (place, value, type) => {
-    all.places.push(place);
-    all.values.push(value);
-    all.types.push(type);
+    if (count === all.places.length) {
+      const larger = withRoom(count * 4);
+      larger.places.set(all.places);
+      larger.values.set(all.values);
+      larger.types.set(all.types);
+      all = larger;
+    }
+    all.places[count] = place;
+    all.values[count] = value;
+    all.types[count++] = type;
   });
-  return all;
+  return {
+    places: all.places.slice(0, count),
+    values: all.values.slice(0, count),
+    types: all.types.slice(0, count),
+  };
 }
 
 function visitTables(image: ElfImage, visit: (place: Vaddr, value: number, type: number) => void): void {

@@ -49,10 +49,9 @@ export class CodeHits {
 
   /** Those that lead into [start, end). */
   into(start: number, end: number): CodeHit[] {
+    const { targets } = this;
     const found: CodeHit[] = [];
-    this.targets.forEach((target, i) => {
-      if (target >= start && target < end) found.push(this.hit(i));
-    });
+    for (let i = 0; i < targets.length; i++) if (targets[i]! >= start && targets[i]! < end) found.push(this.hit(i));
     return found;
   }
 }
