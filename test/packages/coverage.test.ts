@@ -105,9 +105,15 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
     table.push(`    without the fork guard: ${tally(other.report.sites.map((s) => s.tactic ?? "no tactic named"))}`);
   }, 60_000);
 
-  it("grows by less than 2 % of its blocks and 5 % of its length", () => {
+  /*
+   * perf wants p_vaddr - p_offset to be the same in all segments, so what .bss takes in memory is a hole in the file where a
+   * segment comes behind it: 288 KB in python3.11, besides 79 KB of .eh_frame_hdr. Blocks shrink.
+   */
+  const longest = name === "python" ? 1.06 : 1.05;
+
+  it("grows by less than 2 % of its blocks and 5 % of its length (python3.11: 6 %)", () => {
     expect(report.size).toEqual({ input: statSync(original).size, output: statSync(rewritten).size });
-    expect(statSync(rewritten).size).toBeLessThan(statSync(original).size * 1.05);
+    expect(statSync(rewritten).size).toBeLessThan(statSync(original).size * longest);
     expect(allocatedBytes(rewritten)).toBeLessThan(allocatedBytes(original) * 1.02);
   });
 

@@ -96,10 +96,10 @@ describe.skipIf(!canCompile)("faults in unwind information", () => {
         expect(await verdict(hopping, (f) => f.writeInt32LE(f.readInt32LE(at + 12) + by, at + 12))).toBe(3);
       for (const by of [-1, 1])
         expect(await verdict(hopping, (f) => f.writeInt32LE(f.readInt32LE(at + 8) + by, at + 8))).toBe(3);
-      // DW_CFA_def_cfa_offset 24
-      const row = hopping.bytes.indexOf(Buffer.of(0x0e, 24), at + 16);
-      expect(row).toBeLessThan(end);
-      expect(await verdict(hopping, (f) => (f[row + 1]! -= 8))).toBe(3);
+      // DW_CFA_def_cfa rsp, 24
+      const row = hopping.bytes.subarray(at + 16, end).indexOf(Buffer.of(0x0c, 7, 24));
+      expect(row).toBeGreaterThan(0);
+      expect(await verdict(hopping, (f) => (f[at + 16 + row + 2]! -= 8))).toBe(3);
     }
   }, 60_000);
 
