@@ -45,8 +45,8 @@ export interface NamedCode {
   readonly name: string;
   readonly start: Vaddr;
   readonly end: Vaddr;
-  /** How to find the caller's frame, where the return address is the only thing that is saved for it. */
-  readonly unwind: CfaRows;
+  /** How to find the caller's frame, where the return address is the only thing that is saved for it; else there is no FDE. */
+  readonly unwind: CfaRows | undefined;
 }
 
 export interface NewCode {

@@ -260,7 +260,7 @@ function encodeDetours(
     const made = encodeForkDetour(detour, vaddr(start + pieces.length), guard);
     if (typeof made === "string") throw new RangeError(made);
     windows.push(made.change);
-    named.push(...made.named);
+    named.push(made.named);
     pieces.push(...made.bytes);
     while (pieces.length % 16 !== 0) pieces.push(INT3);
   }

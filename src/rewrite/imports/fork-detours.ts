@@ -164,8 +164,8 @@ function questionFor({ numbers, firstArguments }: SystemCall): Question {
 
 export interface PlacedForkDetour {
   readonly bytes: Uint8Array;
-  /** The new code as a function of its own, where unwinding from it is that simple. */
-  readonly named: readonly NamedCode[];
+  /** The new code as a function of its own. */
+  readonly named: NamedCode;
   readonly change: { readonly at: Vaddr; readonly bytes: Uint8Array };
 }
 
@@ -200,8 +200,9 @@ export function encodeForkDetour(detour: ForkDetour, start: Vaddr, guard: Vaddr)
     registers: [DWARF_RSP, DWARF_RSP, DWARF_RSP],
     offsets: [RETURN_ADDRESS, RETURN_ADDRESS + RED_ZONE, RETURN_ADDRESS],
   };
-  const named = { name: `usdt_nop5.fork_${detour.call.toString(16)}`, start, end: code.here, unwind };
-  return { bytes: code.finish(), named: detour.isLeaf ? [named] : [], change: { at: window.start, bytes } };
+  const name = `usdt_nop5.fork_${detour.call.toString(16)}`;
+  const named = { name, start, end: code.here, unwind: detour.isLeaf ? unwind : undefined };
+  return { bytes: code.finish(), named, change: { at: window.start, bytes } };
 }
 
 const SYSCALL = [0x0f, 0x05];

@@ -64,6 +64,7 @@ export function unwindFor(
     origins,
     ...uncoveredRelays(tables.frames, relays).map((relay) => [relay]),
   ]);
-  const unwound = { pieces, own: newCode.named };
+  const own = newCode.named.flatMap(({ start, end, unwind }) => (unwind === undefined ? [] : [{ start, end, unwind }]));
+  const unwound = { pieces, own };
   return unlessDamaged(() => layUnwind(tables, unwound, after, place.p_vaddr - place.p_offset, edits));
 }

@@ -40,8 +40,6 @@ export interface NamedPiece {
   readonly name: string;
   readonly start: number;
   readonly end: number;
-  /** There may be no such symbol: a piece that goes by its function's name, or by none. */
-  readonly isOptional: boolean;
 }
 
 /** What a guard explains of the rest of the file. */
@@ -320,7 +318,7 @@ class Examination {
       for (const detour of this.detours) {
         const wrong = unlessAbsent(() => detours!.judge(detour, handler));
         if (wrong !== undefined) this.say(atAddress(detour.call), `the system call there: ${wrong}`);
-        named.push({ name: `usdt_nop5.fork_${detour.call.toString(16)}`, start: detour.target, isOptional: true });
+        named.push({ name: `usdt_nop5.fork_${detour.call.toString(16)}`, start: detour.target });
       }
     }
     const visited = union(machine.executed);
@@ -333,12 +331,7 @@ class Examination {
       );
     return {
       code: union([...ran, ...machine.read, ...(this.constant === undefined ? [] : [this.constant])]),
-      named: named.map(({ name, start, last, isOptional = false }) => ({
-        name,
-        start,
-        end: endOf(last ?? start),
-        isOptional,
-      })),
+      named: named.map(({ name, start, last }) => ({ name, start, end: endOf(last ?? start) })),
     };
   }
 
@@ -388,7 +381,6 @@ interface Piece {
   readonly name: string;
   readonly start: number;
   readonly last?: number | undefined;
-  readonly isOptional?: boolean;
 }
 
 /** The resolver behind a wrapper, where no relocation needs one: it would answer all the same. */

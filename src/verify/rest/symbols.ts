@@ -197,7 +197,7 @@ function judgeAdded(
   }
   if (last !== undefined && !isFill(end, code.sh_addr + code.sh_size))
     say(last.at + 8, `the new symbol ${last.name} does not cover what stands there`);
-  for (const { name, isOptional } of open) if (!isOptional) say(table.sh_offset, `there is no symbol ${name}`);
+  for (const { name } of open) say(table.sh_offset, `there is no symbol ${name}`);
 }
 
 /** Whether the last instruction of a piece of new code is an int3. */
