@@ -17,7 +17,7 @@ import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must } from "../run.js";
 import { newRecords } from "./faults.js";
-import { build, canRun, type Pair } from "./pairs.js";
+import { build, canRun, DENSE, type Pair } from "./pairs.js";
 import {
   comparable,
   comparableStops,
@@ -68,9 +68,12 @@ const programs: readonly Program[] = [
   {
     source: "leaving.cc",
     arguments: "stay < /dev/null > /dev/null",
-    ways: [["g++", "-O2"], ...(LONG ? ([["clang++", "-O2"]] as const) : [])],
+    ways: [["g++", "-O2", ...DENSE], ...(LONG ? ([["clang++", "-O2"]] as const) : [])],
   },
-  { source: "throwing.cc", ways: [["g++", "-O2", "-std=c++14"], ...(LONG ? ([["clang++", "-O2"]] as const) : [])] },
+  {
+    source: "throwing.cc",
+    ways: [["g++", "-O2", "-std=c++14", ...DENSE], ...(LONG ? ([["clang++", "-O2"]] as const) : [])],
+  },
   { source: fixture("exceptions.cc"), ways: [["g++", "-O2"]] },
   { source: fixture("neighbours.c"), ways: [["gcc", "-O2"]] },
   ...(LONG

@@ -10,12 +10,12 @@ import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must } from "../run.js";
 import { newRecords } from "./faults.js";
-import { build, canRun, type Pair, steadily } from "./pairs.js";
+import { build, canRun, DENSE, type Pair, steadily } from "./pairs.js";
 import { plainName } from "./stacks.js";
 
 const compilers: readonly (readonly [string, ...string[]])[] = [
-  ["g++", "-O2"],
-  ["g++", "-O1", "-no-pie", "-fno-PIC"],
+  ["g++", "-O2", ...DENSE],
+  ["g++", "-O1", "-no-pie", "-fno-PIC", ...DENSE],
   ["clang++", "-O2"],
 ];
 const usable = await Promise.all(compilers.map(([compiler]) => canRun(compiler, "setarch")));

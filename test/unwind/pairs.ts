@@ -11,6 +11,9 @@ export interface Pair {
   readonly report: RewriteDocument;
 }
 
+/** For gcc: no padding, in which jumps could find room. Then calls have to move. */
+export const DENSE = ["functions", "jumps", "labels", "loops"].map((what) => `-falign-${what}=1`);
+
 export const program = (name: string): string => new URL(`programs/${name}`, import.meta.url).pathname;
 
 export const canRun = async (...tools: readonly string[]): Promise<boolean> => {

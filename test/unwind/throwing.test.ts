@@ -23,7 +23,11 @@ const usable = await Promise.all(compilers.map(([compiler]) => canRun(compiler))
 describe.skipIf(!canCompile)("exceptions through new code", () => {
   compilers.forEach(([compiler, ...flags], i) => {
     it.skipIf(!usable[i])(`${compiler} ${flags.join(" ")}`, async () => {
-      const { before, after, report } = await build("throwing.cc", compiler, ["-std=c++14", ...flags, ...(compiler === "g++" ? DENSE : [])]);
+      const { before, after, report } = await build("throwing.cc", compiler, [
+        "-std=c++14",
+        ...flags,
+        ...(compiler === "g++" ? DENSE : []),
+      ]);
       if (compiler === "g++") expect(report.sites.map((s) => s.tactic)).toContain("displace-call");
       const [was, is] = [await run(before, []), await run(after, [])];
       expect(is).toEqual(was);

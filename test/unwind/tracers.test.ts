@@ -19,7 +19,7 @@ import { makeTwins } from "../packages/twins.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
 import { newRecords } from "./faults.js";
-import { build, type Pair } from "./pairs.js";
+import { build, DENSE, type Pair } from "./pairs.js";
 import { plainName } from "./stacks.js";
 
 const noUprobes = cannotTrace("stacks of tracers") || !canCompile;
@@ -80,7 +80,7 @@ describe.skipIf(noPerf)("perf record --call-graph dwarf", () => {
 
   const programs: readonly (readonly [string, string, readonly string[], readonly string[]])[] = [
     ["steps.c", "gcc", ["-O2"], ["quiet"]],
-    ["leaving.cc", "g++", ["-O2"], ["stay"]],
+    ["leaving.cc", "g++", ["-O2", ...DENSE], ["stay"]],
     ...(LONG
       ? ([
           ["steps.c", "clang", ["-O1", "-fomit-frame-pointer"], ["quiet"]],
@@ -179,7 +179,7 @@ describe.skipIf(noPerf)("perf record --call-graph dwarf", () => {
 
 describe.skipIf(noBpftrace)("bpftrace's ustack", () => {
   const ways: readonly (readonly [string, ...string[]])[] = [
-    ["g++", "-O2", "-fno-omit-frame-pointer"],
+    ["g++", "-O2", "-fno-omit-frame-pointer", ...DENSE],
     ["clang++", "-O2", "-fno-omit-frame-pointer"],
   ];
   /**
