@@ -12,7 +12,7 @@
  * The program's own instructions in the window follow registers to memory: wherever those lead, something is there. From some
  * states they fault all the same, as a quotient may not fit: both do then, and from another state they have to come to an end.
  */
-import { hex, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
+import { hex, PAGE_SIZE, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { decodeInstructions, type Instruction } from "../../emulate/instruction.js";
 import { Gpr, joinAddress, STATE_WORDS, XMM } from "../../emulate/state.js";
@@ -30,6 +30,8 @@ const JUMP_SIZE = 5;
 const MOST_BYTES = 64;
 const INT3 = 0xcc;
 const LIMIT = 4000;
+/** Numbers by which registers are told apart; there may be memory. */
+const MARK = 0x6100_1000_0000n;
 /** So many states are tried until one does not fault. */
 const MOST_TRIES = 16;
 const RED_ZONE = 128;
@@ -134,13 +136,30 @@ export class ForkDetours {
       if (entry.branches === undefined) return `${describeEntry(entry)}, right behind the call`;
     const before = new Machine(this.original, (at) => at >= start && at < end);
     before.stopBefore = end;
+    const carriers = this.carriers(detour, before);
     for (const number of known.numbers ?? [SYS_fork, SYS_clone, SYS_clone3, SYS_vfork, SYS_getpid, SYS_read])
       for (const flags of (number === SYS_clone ? known.firstArguments : undefined) ?? someFlags)
         for (const result of [0, 4711, -11]) {
-          const problem = this.runSome(detour, before, { number, flags, result }, child);
+          const problem = this.runSome(detour, before, { ...carriers, number, flags, result }, child);
           if (problem !== undefined) return `system call ${number}, flags ${hex(flags)}: ${problem}`;
         }
     return undefined;
+  }
+
+  /** In which registers the number and the flags come to the window: instructions of it may move them to their place. */
+  private carriers({ window }: ForkDetour, before: Machine): Pick<Asked, "numberIn" | "flagsIn"> {
+    const { cpu } = before;
+    const seed = 8400 + this.turn++;
+    cpu.w.set(stateOf(seed, []).words);
+    const marks = Object.values(Gpr).map((register) => ({ register, mark: MARK + BigInt(PAGE_SIZE * register) }));
+    for (const { register, mark } of marks) cpu.setGpr(register, mark);
+    before.callInProgram(window.start, cpu.w.slice(0, STATE_WORDS), 512, seed);
+    const isAsked = before.run(LIMIT).kind === "syscall";
+    const carrierOf = (wanted: number): number => {
+      const found = marks.find(({ mark }) => BigInt.asIntN(32, mark) === BigInt(cpu.w[2 * wanted]!));
+      return isAsked && found !== undefined && found.register !== Gpr.RSP ? found.register : wanted;
+    };
+    return { numberIn: carrierOf(Gpr.RAX), flagsIn: carrierOf(Gpr.RDI) };
   }
 
   /** Runs from one state after another until both come to an end. */
@@ -158,7 +177,7 @@ export class ForkDetours {
   private run(
     { window, target }: ForkDetour,
     before: Machine,
-    { number, flags, result }: Asked,
+    { numberIn, flagsIn, number, flags, result }: Asked,
     child: number | undefined,
   ): string | { readonly isWhole: boolean } {
     const { machine } = this;
@@ -168,8 +187,8 @@ export class ForkDetours {
     const ends = [before, machine].map((side): RunEnd | string => {
       const { cpu, memory } = side;
       cpu.w.set(words);
-      cpu.setGpr(Gpr.RAX, BigInt(number));
-      cpu.setGpr(Gpr.RDI, BigInt(number === SYS_clone3 ? DATA + 64 : flags));
+      cpu.setGpr(numberIn, BigInt(number));
+      cpu.setGpr(flagsIn, BigInt(number === SYS_clone3 ? DATA + 64 : flags));
       const start = side === before ? window.start : target;
       side.callInProgram(start, cpu.w.slice(0, STATE_WORDS), 512 + 8 * (this.turn % 2), seed);
       const bytes = Buffer.alloc(88);
@@ -204,6 +223,8 @@ export class ForkDetours {
 
 /** What is asked of the kernel, as far as the code before the window does not say, and what it answers. */
 interface Asked {
+  readonly numberIn: number;
+  readonly flagsIn: number;
   readonly number: number;
   readonly flags: number;
   readonly result: number;
