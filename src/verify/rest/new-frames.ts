@@ -25,7 +25,8 @@ import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/ima
 import { personalityName } from "../../elf/personalities.js";
 import { personalityObstacle } from "../../rewrite/unwind/exceptions.js";
 import { codeFrom } from "../../usdt/sites.js";
-import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
+import { INT3, JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
+import { decode, lengthOf } from "../../x86/decode.js";
 import type { FrameOrigin } from "../same-code.js";
 import { atAddress, type Finding, finding } from "./findings.js";
 import { stackDepths } from "./stack-depths.js";
@@ -85,16 +86,28 @@ export function judgeNewFrames(
       if (isKnown(before, start, end)) continue;
       if (!walkedAt.has(start) || end !== start + jumpSize(rewritten, start) || overlaps(before, start, end))
         say(start, "an unwind record is about code that is not there");
-    } else if (!walked.has(i)) {
-      const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, end - code.sh_addr);
-      const problem = ownProblem(own, i, bytes);
-      if (problem !== undefined) say(start, problem);
+      continue;
     }
+    const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, end - code.sh_addr);
+    // Records stand beside each other, and what is behind a piece of code is nobody's.
+    if ((now.starts[i + 1] ?? end) < end) say(start, "an unwind record reaches into the next one");
+    if (!isWholeCode(bytes, start)) say(start, "an unwind record does not end where its code does");
+    const problem = walked.has(i) ? undefined : ownProblem(own, i, bytes);
+    if (problem !== undefined) say(start, problem);
   }
   return findings.slice(0, MOST);
 }
 
 const MOST = 30;
+/** The column of return addresses on x86-64 (psABI 3.7.2). */
+const RETURN_COLUMN = 16;
+
+/** Whether bytes are whole instructions, the last of which is no int3. */
+function isWholeCode(bytes: Uint8Array, start: number): boolean {
+  const decoded = decode(bytes, vaddr(start));
+  const { count, offsets } = decoded;
+  return count > 0 && offsets[count] === bytes.length && (bytes.at(-1) !== INT3 || lengthOf(decoded, count - 1) > 1);
+}
 
 const inside = ({ sh_addr, sh_size }: Section, start: number, end: number): boolean =>
   start >= sh_addr && end <= sh_addr + sh_size;
@@ -207,11 +220,13 @@ function ownProblem(own: Side, index: number, bytes: Uint8Array): string | undef
   for (const [at, depth] of depths) {
     const wanted: FrameState = {
       cfa: { kind: "register", register: DWARF_RSP, offset: depth },
-      rules: new Map([[16, { kind: "offset", offset: -8 }]]),
+      rules: new Map([[RETURN_COLUMN, { kind: "offset", offset: -8 }]]),
       argsSize: 0,
     };
     const is = stateKey(stateAt(table, at));
     if (is !== stateKey(wanted)) return `the unwind rule at ${hex(at)} is ${is}, not ${stateKey(wanted)}`;
   }
+  const { returnColumn } = own.frames.record(index).cie;
+  if (returnColumn !== RETURN_COLUMN) return `its return address is in column ${returnColumn}`;
   return own.frames.fde(index).lsda === undefined ? undefined : "code of its own has an exception table";
 }
