@@ -7,7 +7,7 @@ import { usdtNop5 } from "../command.js";
 import { readSections } from "../judges/headers.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must } from "../run.js";
-import { build, type Pair, program } from "./pairs.js";
+import { build, DENSE, type Pair, program } from "./pairs.js";
 
 interface Fde {
   /** File offset of the record. */
@@ -66,7 +66,7 @@ describe.skipIf(!canCompile)("faults in unwind information", () => {
   beforeAll(async () => {
     hopping = await subject("steps.c", "gcc", "-O2", program("hops.S"));
     guarded = await subject("steps.c", "gcc", "-O2");
-    throwing = await subject("throwing.cc", "g++", "-O2", "-std=c++14");
+    throwing = await subject("throwing.cc", "g++", "-O2", "-std=c++14", ...DENSE);
   }, 60_000);
   const added = (s: Subject): Fde => s.fdes.find((f) => f.isNew)!;
 
