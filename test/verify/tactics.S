@@ -335,7 +335,7 @@ function displace_call
   test %edi, %edi
   jne 2f
   lea 7(%rax), %edi
-  call external
+  call known
   STAP_PROBE1(tactics, displace_call, 8@%rax)
   jmp 3f
 2:
@@ -404,6 +404,13 @@ function external
   xor %eax, %eax
   ret
 endfunction external
+
+/* The library's own: a call of it is a direct one, and its callee is known. */
+.hidden known
+function known
+  lea 1(%rdi), %rax
+  ret
+endfunction known
 
 .section .note.GNU-stack, "", @progbits
 .data
