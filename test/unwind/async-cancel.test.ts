@@ -9,7 +9,7 @@ import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { run } from "../run.js";
 import { newRecords } from "./faults.js";
-import { build, canRun } from "./pairs.js";
+import { build, canRun, DENSE } from "./pairs.js";
 
 /**
  * With -fexceptions alone, tables say nothing of instructions that are not calls, and what handlers are there need not have
@@ -36,7 +36,7 @@ const steadily = (file: string, ...args: readonly string[]) =>
 describe.skipIf(skip)("threads that are cancelled in new code", () => {
   all.forEach(([compiler, ...flags], i) => {
     it.skipIf(!usable[i])(`${compiler} ${flags.join(" ")}`, async () => {
-      const { before, after, report } = await build("async-cancel.c", compiler, ["-pthread", ...flags]);
+      const { before, after, report } = await build("async-cancel.c", compiler, ["-pthread", ...flags, ...DENSE]);
       if (flags.includes("-O2")) expect(report.sites.map((s) => s.tactic)).toContain("displace-call");
       expect(report.sites.some((s) => s.guard)).toBe(true);
       const [was, is] = [await steadily(before), await steadily(after)];
@@ -57,7 +57,7 @@ describe.skipIf(skip)("threads that are cancelled in new code", () => {
 
   it.skipIf(!usable[0])("does not get so far without unwind information for new code", async () => {
     const [compiler, ...flags] = compilers[0]!;
-    const { before, after } = await build("async-cancel.c", compiler, ["-pthread", ...flags]);
+    const { before, after } = await build("async-cancel.c", compiler, ["-pthread", ...flags, ...DENSE]);
     const bytes = readFileSync(after);
     // Ranges of one byte: libgcc takes the first address from the table in .eh_frame_hdr.
     for (const at of await newRecords(after)) bytes.writeInt32LE(1, at + 12);

@@ -108,19 +108,20 @@ NOINLINE long framed(long a, long b, long c) {
   return plain(x) + y + z;
 }
 
-/* Computed jumps lead to the probe, and the call is right behind it: it moves into new code. */
-NOINLINE long moved(void (*call)(void), long times) {
+NOINLINE void called(void) { counter = point(counter); }
+
+/* Computed jumps lead to the probe, and the call is close behind it: it moves into new code. */
+NOINLINE long moved(long times) {
   static const void *const next[] = {&&done, &&again, &&again};
   CLEANUP("moved");
 again:
   STAP_PROBE(cancelling, moved);
-  call();
+  __asm__ volatile("mov %%esp, %%eax" ::: "eax");
+  called();
   goto *next[--times];
 done:
   return times;
 }
-
-static void called(void) { counter = point(counter); }
 
 NOINLINE long many(long a) {
   long sum = 0;
@@ -147,7 +148,7 @@ static void *thread(void *unused) {
   sum += zone(v, 5);
   sum += many(2);
   if (deferring) sem_post(&here);
-  sum += moved(called, 2);
+  sum += moved(2);
   if (!deferring) {
     __asm__ volatile("pushf; andl $~0x100,(%%rsp); popf" ::: "memory", "cc");
     pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, 0);
