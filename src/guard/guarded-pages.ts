@@ -37,7 +37,8 @@ export interface GuardedPages {
   readonly pageTable: Uint8Array;
 }
 
-const pageOf = (address: Vaddr): Vaddr => vaddr(address - (address % PAGE_SIZE));
+/** The page that holds an address. */
+export const pageOf = (address: number): Vaddr => vaddr(address - (address % PAGE_SIZE));
 
 /**
  * Both tables.

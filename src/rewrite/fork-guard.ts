@@ -19,7 +19,7 @@ import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { childGuard } from "../guard/child-guard.js";
-import type { GuardedMapping } from "../guard/guarded-pages.js";
+import { type GuardedMapping, pageOf } from "../guard/guarded-pages.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
@@ -196,7 +196,7 @@ function mappingsOf(image: ElfImage, place: Place, sites: readonly Vaddr[]): Gua
 
 /** Pages with sites whose bytes in memory are not those of the file: they have relocations, or can be written. */
 function pagesThatDiffer(image: ElfImage, sites: readonly Vaddr[]): ReadonlySet<Vaddr> {
-  const pages = new Set(sites.map((site) => vaddr(site - (site % PAGE_SIZE))));
+  const pages = new Set(sites.map(pageOf));
   const differing = new Set<Vaddr>();
   for (const page of pages) {
     const segment = image.programHeaders.find(
@@ -206,7 +206,7 @@ function pagesThatDiffer(image: ElfImage, sites: readonly Vaddr[]): ReadonlySet<
   }
   if (!writesToCode(image)) return differing;
   const mark = (address: number): void => {
-    const page = vaddr(address - (address % PAGE_SIZE));
+    const page = pageOf(address);
     if (pages.has(page)) differing.add(page);
   };
   forEachRelocation(image, (place) => {

@@ -29,14 +29,14 @@ export type AddGuard = (place: Place, newCode: NewCode, placed: readonly PlacedP
 /** Finds the best place that holds all detours; where there is none, they are skipped. */
 export function locate(plan: Plan, placesFor: () => Places): Located {
   const detours = detoursOf(plan);
-  if (detours.length === 0) return located(plan, undefined, undefined);
+  if (detours.length === 0) return located(plan, undefined);
   const { places, obstacle } = placesFor();
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
     if (newCode.bytes.length > place.capacity) continue;
-    return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, undefined, newCode.failed);
+    return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, newCode.failed);
   }
-  return located(plan, undefined, undefined, new Map(detours.map((proposal) => [proposal, obstacle])));
+  return located(plan, undefined, new Map(detours.map((proposal) => [proposal, obstacle])));
 }
 
 /** The same with a fork guard, which needs a place even where no probe does; or why there is none. */
@@ -46,7 +46,7 @@ export function locateGuarded(plan: Plan, { places, obstacle }: Places, addGuard
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
     if (newCode.bytes.length > place.capacity) continue;
-    const bare = located(plan, { place, newCode }, undefined, newCode.failed);
+    const bare = located(plan, { place, newCode }, newCode.failed);
     const guarded = addGuard(place, newCode, [...bare.placed.values()]);
     if (typeof guarded !== "string")
       return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
@@ -57,16 +57,12 @@ export function locateGuarded(plan: Plan, { places, obstacle }: Places, addGuard
 
 const detoursOf = ({ proposals }: Plan): Proposal[] => proposals.filter((p) => p.change.kind === "detour");
 
-function located(
-  plan: Plan,
-  code: Located["code"],
-  guard: ForkGuard | undefined,
-  failed: ReadonlyMap<Proposal, string> = new Map(),
-): Located {
+/** A plan in its place, without a guard so far. */
+function located(plan: Plan, code: Located["code"], failed: ReadonlyMap<Proposal, string> = new Map()): Located {
   const skipped = new Map(plan.skipped);
   for (const [proposal, reason] of failed) for (const site of probesOf(proposal)) skipped.set(site, reason);
   const proposals = plan.proposals.filter((p) => !failed.has(p));
-  return { proposals, skipped, code, guard, placed: placedProbes(proposals, code?.newCode) };
+  return { proposals, skipped, code, guard: undefined, placed: placedProbes(proposals, code?.newCode) };
 }
 
 function placedProbes(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, PlacedProbe> {
