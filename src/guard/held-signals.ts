@@ -15,8 +15,8 @@
  *     child     the guard does the same when it has mended (child-guard.ts), and empties the table: other threads are not
  *               there any more
  * The slot is claimed when signals are blocked already, so that a handler that forks cannot come in between. A handler of
- * SIGSEGV and the like can: a thread that finds a slot of its own leaves it, and its signals, alone; the inner fork then gives
- * back what the outer one has held.
+ * SIGSEGV and the like can: a thread that has a slot holds signals already, and does nothing; the inner fork then gives back
+ * what the outer one has held, and the outer one finds nothing to give back.
  *
  * What is left
  * - a tracer that attaches between the look and the fork, together with a signal in the child's first microsecond. To close
@@ -84,6 +84,10 @@ class Held extends HandlerCode {
     this.leave(SAVED);
 
     asm.label("traced");
+    threadPointer(asm, "rdi");
+    this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", sizeOf(slots)));
+    asm.label("own").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "leave");
+    asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "own");
     for (const register of CLOBBERED) this.push(register);
     asm.op("mov", "eax", linux.SYNCHRONOUS_SIGNALS).op("not", "rax");
     this.push("rax");
@@ -93,9 +97,7 @@ class Held extends HandlerCode {
     threadPointer(asm, "rdi");
     this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", sizeOf(slots)));
     asm.label("claim").op("mov", "eax", 0).raw([0xf0, 0x48, 0x0f, 0xb1, 0x3a]).jumpIf("e", "held"); // lock cmpxchg [rdx], rdi
-    asm.op("cmp", "rax", "rdi").jumpIf("e", "no slot");
     asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "claim");
-    asm.label("no slot");
     setMask(asm).jump("not held");
     asm.label("held").op("mov", "rax", at("rsp")).op("mov", at("rdx", SLOT_MASK), "rax");
     asm.label("not held");
