@@ -22,9 +22,11 @@
  * - a tracer that attaches between the look and the fork, together with a signal in the child's first microsecond. To close
  *   that would take two system calls in each fork of each program that nobody traces
  * - more threads than slots between the first handler and the last at one moment
- * - a library that is unloaded between the two, by another thread: then its handler behind the fork is gone, and the
- *   signals stay blocked in the thread that forked. In the middle of a handler, unloading it has always been a crash; the
- *   time from one handler to the lock that the C library holds from there on is some instructions long
+ * - libraries: they have no handlers in the parent (imports/child-handler.ts says why)
+ * - children of clone(2), which begin with a function, and of system calls of the program's own, as in static programs: their
+ *   guard is called from code without a place for what was blocked that parent and child could both find. Some C libraries
+ *   block all signals around their own (musl, glibc from 2.41 on)
+ * - a filter (seccomp) that kills for rt_sigprocmask kills a traced parent; one that refuses it: nothing is held
  *
  * Handlers are called as the C library calls them. They keep all registers and the flags all the same, as the guard does:
  * so new code may call them in between anything. Raw system calls, no libc, errno is not touched.

@@ -6,13 +6,14 @@
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import { cannotOptimize } from "../live/kernel.js";
-import { scratch } from "../live/rewriting.js";
+import { build, scratch } from "../live/rewriting.js";
 import { must } from "../run.js";
-import { type Forms, flawless, forms, type Played, play } from "./family.js";
+import { type Forms, flawless, forms, type Played, play, program, rewritten } from "./family.js";
 
 const LONG = process.env.LONG === "1";
 const CHILDREN = LONG ? 3000 : 600;
 const SITES = 5;
+const LIBRARY_SITES = 2;
 const SIGSEGV = 11;
 
 /** A copy whose initialiser registers NULL for the handler before the fork: `lea rdi, [...]` becomes `xor edi, edi`. */
@@ -54,6 +55,33 @@ describe.skipIf(cannotOptimize("signals while a program forks"))("signals while 
     const control = await traced(await withoutHold(family.guarded), scene);
     console.log(`${scene} without: ${control.begun} begun, ${control.killed.length} killed`);
     expect(new Set(control.killed)).toEqual(new Set([SIGSEGV]));
+  });
+
+  it.each<[name: string, way: number]>([
+    ["_Fork", 1],
+    ["syscall(SYS_fork)", 3],
+    ["syscall(SYS_clone)", 4],
+  ])("%s, which runs no handlers, is wrapped by new code that does", { timeout: 300_000 }, async (name, way) => {
+    const compiled = await build("gcc", program("family.c"), "-O2", "-pthread", `-DWAY=${way}`);
+    const { path, forkGuard } = await rewritten(compiled);
+    expect(forkGuard?.installed).toBe(true);
+    const played = await traced(path, "signals-way");
+    console.log(`${name}: ${played.begun} begun, ${played.killed.length} killed, ${played.passes} passes`);
+    expect(played).toEqual(flawless(played, SITES));
+    // One is the process itself.
+    expect(played.begun).toBe(CHILDREN + 1);
+  });
+
+  it("a library that is opened and closed leaves nothing blocked", async () => {
+    const member = await forms("member.c", "-shared", "-fPIC");
+    const library = member.guarded;
+    // Both are traced, and hold signals one after the other; what comes back is compared at each fork.
+    const played = await play(family.guarded, "close", {
+      traced: [family.guarded, library],
+      environment: { MEMBER: library },
+    });
+    expect(played).toEqual(flawless(played, SITES, LIBRARY_SITES));
+    expect(played.begun).toBe(7);
   });
 
   it.each<[scene: string, processes: number]>([

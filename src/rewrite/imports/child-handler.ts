@@ -10,6 +10,10 @@
  * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
  * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
  *
+ * In the parent a program has handlers as well (guard/held-signals.ts says what for). A library has none: while the C library
+ * calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child there is no other
+ * thread; in a parent it would be a crash, traced or not.
+ *
  * What it does not reach: handlers that were registered before a library was loaded, and that call it; a fork behind the
  * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
  * fork that run no handlers (fork-cover.ts says what is done about them).
@@ -54,7 +58,7 @@ export interface ChildHandlerPlan {
   readonly words: NewWords | undefined;
   /** The preinit array's word behind .bss, where a relocation fills it: `lead` tells the relocation with what. */
   readonly startWord: { readonly at: Vaddr; lead(init: Vaddr): void } | undefined;
-  /** Words of ours that are written while forks go on; undefined where there is no room for them. */
+  /** Words of ours that are written while forks go on; undefined for libraries, and where there is no room for them. */
   readonly slots: SignalSlots | undefined;
 }
 
@@ -72,9 +76,10 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
     return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
   if (!usesGlibc(tables))
     return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
+  const isProgram = startsProcesses(image);
   const most = MOST_WORDS + wrap.length;
-  const withSlots = wordSpace(image, most + SLOT_WORDS);
-  const space = typeof withSlots === "string" ? wordSpace(image, most) : withSlots;
+  const withSlots = isProgram ? wordSpace(image, most + SLOT_WORDS) : undefined;
+  const space = typeof withSlots === "object" ? withSlots : wordSpace(image, most);
   if (typeof space === "string") return space;
   let words = 0;
   const newWord = (): Vaddr => vaddr(space.start + WORD * words++);
@@ -83,7 +88,6 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
   const wanted = registration(drafts);
   const register = drafts.import(wanted.name, wanted.version, newWord);
   if (typeof register === "string") return register;
-  const isProgram = startsProcesses(image);
   const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
   if (typeof finalize === "string") return finalize;
   const wrapped: WrappedImport[] = [];

@@ -97,10 +97,8 @@ class WrapperCode {
     this.#test("rdx").jumpIf("ne", "plain");
     asm.op("mov", "r11d", "esi");
     asm.label("flags").op("test", "r11d", CLONE_VM).jumpIf("ne", "plain");
-    if (this.handlers.prepare !== undefined) {
-      asm.op("test", "r11d", CLONE_SETTLS).jumpIf("e", "copies");
-      this.#callAndGuard({ ...this.handlers, prepare: undefined, parent: undefined });
-    }
+    asm.op("test", "r11d", CLONE_SETTLS).jumpIf("e", "copies");
+    this.#callAndGuard({ ...this.handlers, prepare: undefined, parent: undefined });
     asm.label("plain");
     this.#through(JUMP);
     asm.label("copies");

@@ -369,6 +369,8 @@ class Examination {
       if (prepare !== undefined) this.say(atAddress(prepare), "it has no words for the signals that it holds");
       return [];
     }
+    if (!startsProcesses(this.original))
+      this.say(atAddress(prepare), "it registers handlers in the parent, where another thread may unload it");
     const found: Piece[] = [];
     for (const [name, start, judge] of [
       ["prepare", prepare, judgePrepare],
