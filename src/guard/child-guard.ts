@@ -23,7 +23,7 @@
  * - let the kernel see a mapping again while one of its sites still shows e8: see below.
  *
  * What it does
- * 1. A look at all sites. Untraced, that is all: no system call, nothing written but the stack.
+ * 1. A look at all sites. Untraced, that is all but step 4: no system call, nothing written but the stack.
  * 2. Each page with a site that is not sound gets the file's bytes back. MADV_DONTNEED drops the private copy, so that the
  *    next access maps the file's page again; with it go the breakpoints of that page, which step 3 brings back. Where the page
  *    carries more than that (PAGE_PRIVATE), or is locked or sealed, or is anonymous because the program has moved its code
@@ -40,12 +40,16 @@
  *    PT_LOAD, and further where a site that was patched shows no int3 after that: another mapping by now (the program has
  *    called mprotect or madvise on a part), or not traced any more.
  * If any page cannot be mended there is no step 3: what is mended is safe and not counted, what is not stays as it was.
+ * 4. Traced or not: a look at the table of held signals. All slots are emptied, since other threads are not there any more; if
+ *    one is that of this thread, what it had blocked before the fork is blocked again, last of all. Nobody had to: nothing
+ *    is written, and there is no system call. (A tracer may have gone between the parent's look and the child's.)
  *
  * Why it does not race with tracers: the child has one thread, so that nothing but the kernel writes there. Attaching and
  * detaching change one byte under mmap_lock; on a sound site that leaves a sound site; one that is not sound becomes none by
  * it. The kernel optimizes a site only when it is hit. A child handler is not run by a child that shares memory (vfork).
  * Signals are blocked from step 2 on, but for those that an instruction raises: a handler may run a site. Before that, from
- * the child's first instruction to the guard, there is no way to keep them out.
+ * the child's first instruction to the guard, only its parent can keep them out: it blocks them before the fork, in programs
+ * that are traced, and leaves in a table what was blocked (held-signals.ts).
  *
  * Where it does less
  * - A mapping of one page cannot be split: its sites stay nop5, safe and not counted.
@@ -142,6 +146,7 @@ const MOST_SITES = 8 * (PAGE_BYTES - 256);
 
 /**
  * The guard for these sites, to be placed at link-time address `entry`, which is a multiple of 16.
+ * @param slots where parents leave what they had blocked; without them there is no step 4
  * @throws RangeError where there are no sites, or too many, or they are not in reach of 32-bit distances, or see guardedPages
  */
 export function childGuard(

@@ -269,6 +269,12 @@ const changesInPrograms: typeof changes = [
     /before a fork, traced at .*: it blocks the signals/,
   ],
   ["all is blocked but them", inPiece("usdt_nop5.prepare", "48f7d0", "4885c0"), /before a fork, traced.*it blocks/],
+  ["other signals are blocked", inPiece("usdt_nop5.prepare", "4889e64889e2", "9090904889e2"), /before a fork, traced/],
+  [
+    "the kernel is told another size",
+    inPiece("usdt_nop5.prepare", "49c7c208000000", "49c7c210000000"),
+    /before a fork, traced.*a set of 16 bytes/,
+  ],
   [
     "signals are blocked where nobody traces",
     inPiece("usdt_nop5.prepare", "81ff0f1f4400", "81ff0f1f4401"),

@@ -131,7 +131,8 @@ class MaskKernel {
     const [number, how, set, old, size] = [Gpr.RAX, Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.R10].map((r) =>
       this.argument(r),
     ) as [number, number, number, number, number];
-    if (number !== SYS_rt_sigprocmask || size !== 8) this.problems.push(`system call ${number}`);
+    if (number !== SYS_rt_sigprocmask) this.problems.push(`system call ${number}`);
+    if (size !== 8) this.problems.push(`rt_sigprocmask with a set of ${size} bytes`);
     if (!this.isAs(this.duringCalls)) this.problems.push("slots are not what they should be while it asks the kernel");
     machine.cpu.setGpr(Gpr.RAX, this.isRefused ? BigInt.asUintN(64, BigInt(EPERM)) : 0n);
     const value = machine.given(set, 8).readBigUInt64LE(0);
