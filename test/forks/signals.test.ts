@@ -5,6 +5,7 @@
  */
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
+import { fileOffset, readSegments } from "../judges/headers.js";
 import { cannotOptimize } from "../live/kernel.js";
 import { build, scratch } from "../live/rewriting.js";
 import { must } from "../run.js";
@@ -16,23 +17,26 @@ const SITES = 5;
 const LIBRARY_SITES = 2;
 const SIGSEGV = 11;
 
-/** A copy whose initialiser registers NULL for the handler before the fork: `lea rdi, [...]` becomes `xor edi, edi`. */
-async function withoutHold(path: string): Promise<string> {
-  const copy = scratch("without-hold");
+/** A copy in which some bytes of a piece of new code are others. */
+async function changed(path: string, name: string, from: string, to: string): Promise<string> {
+  const copy = scratch("changed");
   copyFileSync(path, copy);
-  const line = / *\d+: ([0-9a-f]+) +(\d+) .* usdt_nop5\.init$/m.exec(await must("readelf", ["-sW", path]))!;
-  const [start, size] = [Number.parseInt(line[1]!, 16), Number(line[2])];
-  const segments = [...(await must("readelf", ["-lW", path])).matchAll(/LOAD +0x(\w+) 0x(\w+) 0x\w+ 0x(\w+)/g)];
-  const segment = segments.map((s) => s.slice(1).map((n) => Number.parseInt(n, 16)) as [number, number, number]);
-  const [offset, address] = segment.find(([, at, length]) => start >= at && start < at + length)!;
+  const symbols = await must("readelf", ["-sW", path]);
+  const line = symbols.split("\n").find((l) => l.endsWith(` usdt_nop5.${name}`));
+  const [, start, size] = /^ *\d+: ([0-9a-f]+) +(\d+) /.exec(line ?? "")!;
+  const offset = Number(fileOffset(await readSegments(path), BigInt(`0x${start}`), "E")!);
   const bytes = readFileSync(copy);
-  const init = start - address + offset;
-  const at = bytes.subarray(init, init + size).indexOf("488d3d", "hex");
+  const at = bytes.subarray(offset, offset + Number(size)).indexOf(from, "hex");
   expect(at).toBeGreaterThan(0);
-  bytes.write("31ff0f1f440000", init + at, "hex");
+  bytes.write(to, offset + at, "hex");
   writeFileSync(copy, bytes);
   return copy;
 }
+/** The initialiser registers NULL for the handler before the fork: `lea rdi, [...]` becomes `xor edi, edi`. */
+const withoutPrepare = (path: string): Promise<string> => changed(path, "init", "488d3d", "31ff0f1f440000");
+/** A wrapper does not call it: the call behind `sub rsp, 8` becomes a nop. */
+const withoutCall = (path: string, wrapper: string): Promise<string> =>
+  changed(path, wrapper, "4881ec08000000e8", "4881ec080000000f1f440000");
 
 describe.skipIf(cannotOptimize("signals while a program forks"))("signals while a traced program forks", () => {
   let family: Forms;
@@ -52,16 +56,16 @@ describe.skipIf(cannotOptimize("signals while a program forks"))("signals while 
     console.log(`${scene}: ${played.begun} begun, ${played.killed.length} killed, ${played.passes} passes`);
     expect(played).toEqual(flawless(played, SITES));
     expect(played.begun).toBeGreaterThan(CHILDREN);
-    const control = await traced(await withoutHold(family.guarded), scene);
+    const control = await traced(await withoutPrepare(family.guarded), scene);
     console.log(`${scene} without: ${control.begun} begun, ${control.killed.length} killed`);
     expect(new Set(control.killed)).toEqual(new Set([SIGSEGV]));
   });
 
-  it.each<[name: string, way: number]>([
-    ["_Fork", 1],
-    ["syscall(SYS_fork)", 3],
-    ["syscall(SYS_clone)", 4],
-  ])("%s, which runs no handlers, is wrapped by new code that does", { timeout: 300_000 }, async (name, way) => {
+  it.each<[name: string, way: number, wrapper: string]>([
+    ["_Fork", 1, "_Fork"],
+    ["syscall(SYS_fork)", 3, "syscall"],
+    ["syscall(SYS_clone)", 4, "syscall"],
+  ])("%s, wrapped by new code that calls the handlers", { timeout: 300_000 }, async (name, way, wrapper) => {
     const compiled = await build("gcc", program("family.c"), "-O2", "-pthread", `-DWAY=${way}`);
     const { path, forkGuard } = await rewritten(compiled);
     expect(forkGuard?.installed).toBe(true);
@@ -70,6 +74,9 @@ describe.skipIf(cannotOptimize("signals while a program forks"))("signals while 
     expect(played).toEqual(flawless(played, SITES));
     // One is the process itself.
     expect(played.begun).toBe(CHILDREN + 1);
+    const control = await traced(await withoutCall(path, wrapper), "signals-way");
+    console.log(`${name} without: ${control.begun} begun, ${control.killed.length} killed`);
+    expect(new Set(control.killed)).toEqual(new Set([SIGSEGV]));
   });
 
   it("a library that is opened and closed leaves nothing blocked", async () => {
