@@ -118,7 +118,7 @@ function rewriteUnguarded(
   const subject = survey(input, layout);
   const located = locatePlan(subject, notes, false, (plan) => {
     const origins = plan.proposals.map((p) => p.window.start);
-    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
+    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), subject, origins));
   });
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
@@ -130,7 +130,7 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   if (options.layout === "auto" && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
   const layout = chooseLayout(options.layout, options.kernel, true);
   const subject = survey(input, layout);
-  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.cover.image, subject);
+  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), subject);
   const located = locatePlan(subject, notes, true, (plan) => {
     if (plan.proposals.length === 0) return "no probe becomes a nop5";
     return locateGuarded(plan, places, (place, newCode, placed) =>
@@ -159,9 +159,9 @@ interface Forks {
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
-function placesWithUnwind(places: Places, image: ElfImage, { facts }: Survey, origins?: readonly Vaddr[]): Places {
+function placesWithUnwind(places: Places, { facts }: Survey, origins?: readonly Vaddr[]): Places {
   if (facts === undefined) return places;
-  return { ...places, places: placesToUnwind(places.places, unwindable(image, facts.functions.ehFrame), origins) };
+  return { ...places, places: placesToUnwind(places.places, unwindable(facts), origins) };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
@@ -174,7 +174,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const sites = notes.map((note) => reportSite(note, subject, chosen, located));
   const frames = subject.facts?.functions.ehFrame;
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
-  const laid = unwindFor(frames && unwindable(image, frames), code, changedCode);
+  const laid = unwindFor(subject.facts && unwindable(subject.facts), code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
   const hazards = hazardsOf({
     image,
@@ -291,7 +291,7 @@ function locatePlan<T extends Located | string>(
   locateIt: (plan: Plan) => T,
 ): T {
   const { facts } = subject;
-  const tables = facts && unwindable(facts.image, facts.functions.ehFrame);
+  const tables = facts && unwindable(facts);
   const isUnwindable = unwindsCalls(tables);
   const located = locateIt(planFor(subject, notes, inNewCode, isUnwindable));
   if (!isUnwindable || typeof located === "string") return located;
