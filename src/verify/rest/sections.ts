@@ -13,6 +13,7 @@ import { CARRY_SECTION, CODE_SECTION } from "../../rewrite/sections.js";
 import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewrite/unwind/layout.js";
 import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
+import { leftPlaces } from "./left-places.js";
 
 const NOTE_SECTION = ".note.stapsdt";
 
@@ -28,7 +29,7 @@ export interface SectionPairs {
   readonly carry: Section | undefined;
   /** The section with exception tables of new code, where there is one. */
   readonly exceptions: Section | undefined;
-  /** Where unwind tables stood whose bytes stay beside those that moved. */
+  /** Where tables stood that have moved: nothing else is there now, or bytes that have to stay. */
   readonly kept: readonly Section[];
   /** The section with a fork guard's words, where there is one. */
   readonly words: Section | undefined;
@@ -67,12 +68,14 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   const code = take(CODE_SECTION, () => true);
   const exceptions = take(EXCEPTIONS_SECTION, () => true);
   const kept: Section[] = [];
-  // The bytes of an unwind table that moved may stay, and are in a section still: frames.ts judges them.
-  for (const [o, r] of partners)
-    if (o.sh_addr !== r.sh_addr && isUnwindTable(original, o)) {
-      const found = take(`${o.name}${KEPT_SUFFIX}`, (s) => isKept(o, s));
-      if (found !== undefined) kept.push(found);
-    }
+  // Where a table stood there is a section still: frames.ts and moved.ts judge its bytes.
+  const moved = [...partners].filter(([o, r]) => o.sh_addr !== r.sh_addr);
+  const isLeft = leftPlaces(original, rewritten, moved);
+  for (const [o] of moved) {
+    const isOld = isUnwindTable(original, o) ? isKept : isLeft;
+    const found = take(`${o.name}${KEPT_SUFFIX}`, (s) => isOld(o, s));
+    if (found !== undefined) kept.push(found);
+  }
   const words = take(WORDS_SECTION, () => true);
   const numbers = new Map([...partners].map(([from, to]) => [from.index, to.index]));
   return {
