@@ -1,7 +1,7 @@
 /**
  * Where a table stood that the dynamic loader finds elsewhere now. In a program with fixed addresses a section may cover what is
- * left of the place, so that no tool takes it for free: it says that there is something, and nothing else. What the bytes
- * are is judged with all that moved (moved.ts).
+ * left of the first such place, so that no tool takes it for free: it says that there is something, and nothing else. What the
+ * bytes are is judged with all that moved (moved.ts).
  */
 import * as elf from "../../elf/constants.js";
 import { readDynamicTags } from "../../elf/dynamic.js";
@@ -22,32 +22,34 @@ export const sectionTags: ReadonlyMap<number, string> = new Map([
 ]);
 
 /**
- * Which section may stand in the place of which.
+ * Whether a section covers what is left of the first place, and nothing else.
  * @param moved sections of the original that are at other addresses now, with what they are now
  */
-export function leftPlaces(
+export function isLeftPlace(
   original: ElfImage,
   rewritten: ElfImage,
   moved: readonly (readonly [Section, Section])[],
-): (old: Section, section: Section) => boolean {
-  if (original.header.e_type !== elf.ET_EXEC) return () => false;
+  section: Section,
+): boolean {
+  if (original.header.e_type !== elf.ET_EXEC) return false;
   const tags = readDynamicTags(original).filter((t) => sectionTags.has(t.d_tag));
   const taken = endOfTaken(original, rewritten, moved);
-  return (old, section) => {
-    const before = Math.max(0, taken - old.sh_offset);
-    return (
-      (old.sh_flags & elf.SHF_ALLOC) !== 0 &&
-      tags.some((t) => t.d_val === old.sh_addr) &&
-      before < old.sh_size &&
-      section.sh_type === elf.SHT_PROGBITS &&
-      section.sh_flags === elf.SHF_ALLOC &&
-      section.sh_addr === old.sh_addr + before &&
-      section.sh_offset === old.sh_offset + before &&
-      section.sh_size === old.sh_size - before &&
-      [section.sh_link, section.sh_info, section.sh_entsize].every((value) => value === 0) &&
-      section.sh_addralign === 1
-    );
-  };
+  const [first] = moved
+    .map(([old]) => old)
+    .filter((old) => (old.sh_flags & elf.SHF_ALLOC) !== 0 && tags.some((t) => t.d_val === old.sh_addr))
+    .filter((old) => old.sh_offset + old.sh_size > taken)
+    .sort((a, b) => a.sh_offset - b.sh_offset);
+  if (first === undefined) return false;
+  const before = Math.max(0, taken - first.sh_offset);
+  return (
+    section.sh_type === elf.SHT_PROGBITS &&
+    section.sh_flags === elf.SHF_ALLOC &&
+    section.sh_addr === first.sh_addr + before &&
+    section.sh_offset === first.sh_offset + before &&
+    section.sh_size === first.sh_size - before &&
+    [section.sh_link, section.sh_info, section.sh_entsize].every((value) => value === 0) &&
+    section.sh_addralign === 1
+  );
 }
 
 /** Where in the file the longer program header table ends, and the notes that slid up to it. */
