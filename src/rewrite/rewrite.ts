@@ -129,7 +129,7 @@ function rewriteUnguarded(
   const subject = survey(input, layout);
   const located = locatePlan(subject, notes, false, (plan) => {
     const origins = plan.proposals.map((p) => p.window.start);
-    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
+    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), subject, origins));
   });
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
@@ -145,7 +145,7 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   const subject = survey(input, layout);
   const isAsked = notes.filter((note) => asked.has(note.location));
   const already = nop5Before(image, isAsked, new Set());
-  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.cover.image, subject);
+  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), subject);
   const located = locatePlan(subject, notes, true, (plan) => {
     if (plan.proposals.length === 0 && already.length === 0) return "no probe is or becomes a nop5";
     return locateGuarded(plan, places, (place, newCode, placed) =>
@@ -174,9 +174,9 @@ interface Forks {
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
-function placesWithUnwind(places: Places, image: ElfImage, { facts }: Survey, origins?: readonly Vaddr[]): Places {
+function placesWithUnwind(places: Places, { facts }: Survey, origins?: readonly Vaddr[]): Places {
   if (facts === undefined) return places;
-  return { ...places, places: placesToUnwind(places.places, unwindable(image, facts.functions.ehFrame), origins) };
+  return { ...places, places: placesToUnwind(places.places, unwindable(facts), origins) };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
@@ -191,7 +191,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const changes = proposals.length > 0 || forks.changes !== undefined;
   const frames = subject.facts?.functions.ehFrame;
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
-  const laid = unwindFor(frames && unwindable(image, frames), code, changedCode);
+  const laid = unwindFor(subject.facts && unwindable(subject.facts), code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
   const hazards = hazardsOf({
     image,
@@ -309,7 +309,7 @@ function locatePlan<T extends Located | string>(
   locateIt: (plan: Plan) => T,
 ): T {
   const { facts } = subject;
-  const tables = facts && unwindable(facts.image, facts.functions.ehFrame);
+  const tables = facts && unwindable(facts);
   const isUnwindable = unwindsCalls(tables);
   const located = locateIt(planFor(subject, notes, inNewCode, isUnwindable));
   if (!isUnwindable || typeof located === "string") return located;
