@@ -36,6 +36,12 @@ export interface RewriteDocument {
   readonly summary: Readonly<Record<"sites" | "rewritten" | "already" | "skipped", number>>;
   readonly sites: readonly RewrittenSite[];
   readonly hazards: readonly { readonly code: string; readonly message: string }[];
+  readonly forkGuard: {
+    readonly installed: boolean;
+    readonly reason: string | null;
+    readonly sites: number;
+    readonly pages: number;
+  } | null;
 }
 
 /** The document of a command that has to succeed. */

@@ -5,7 +5,7 @@
  * whoever reads the report can use the file.
  */
 import { parseElf } from "../elf/image.js";
-import { type InputFile, readInput } from "../files/input.js";
+import { readInput } from "../files/input.js";
 import { choosePlace, wholeFile, writeOutput } from "../files/output.js";
 import { privilegesOf } from "../files/privileges.js";
 import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
@@ -39,6 +39,8 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
   const patterns = options.only ?? [];
   const destination = destinationOf(path, options, ".nop5");
   const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
+  // Beside the work, and while this process is small: to start another one takes its memory to be copied, page table by table.
+  const privileges = privilegesOf(path, Number(input.stat.mode));
 
   const result = rewriteImage(image, {
     kernel: options.kernel,
@@ -49,7 +51,8 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     forkGuard: options.forkGuard ?? true,
   });
   const { content } = result;
-  const report = { ...result.report, hazards: [...result.report.hazards, ...privilegeHazard(input, content !== null)] };
+  const hazards = content === null ? [] : privilegeHazard(await privileges);
+  const report = { ...result.report, hazards: [...result.report.hazards, ...hazards] };
   for (const pattern of patterns)
     if (!report.sites.some(pattern.matches))
       await complain(streams, `${path}: --only ${pattern.text} matches no probe`);
@@ -70,8 +73,7 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
 }
 
 /** A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change. */
-function privilegeHazard({ path, stat }: InputFile, changes: boolean): Hazard[] {
-  const privileges = changes ? privilegesOf(path, Number(stat.mode)) : undefined;
+function privilegeHazard(privileges: string | undefined): Hazard[] {
   if (privileges === undefined) return [];
   return [
     {

@@ -10,7 +10,7 @@
 import { type FileOffset, hex, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
 import * as elf from "./constants.js";
-import { type ElfImage, offsetOf, read64 } from "./image.js";
+import { type ElfImage, offsetOf, read64, words32 } from "./image.js";
 
 export interface DynamicTag {
   readonly d_tag: number;
@@ -81,7 +81,7 @@ export function forEachRelocation(image: ElfImage, visit: (place: Vaddr, value: 
 
 function readRelocations(image: ElfImage): Relocations {
   let count = 0;
-  let all = withRoom(4096);
+  let all = withRoom(1 << 14);
   visitTables(image, (place, value, type) => {
     if (count === all.places.length) {
       const larger = withRoom(count * 4);
@@ -160,12 +160,14 @@ function visitRela(
   visit: (place: Vaddr, value: number, type: number) => void,
 ): void {
   const { view } = image;
-  for (let at = offset; at + entsize <= offset + size; at += entsize) {
-    const place = vaddr(read64(view, at));
-    const type = view.getUint32(at + 8, true);
-    const symbol = view.getUint32(at + 12, true);
+  const words = words32(image, offset, size);
+  const step = entsize / 4;
+  for (let at = 0; at + step <= words.length; at += step) {
+    const place = (words[at]! + words[at + 1]! * 2 ** 32) as Vaddr;
+    const type = words[at + 2]!;
+    const symbol = words[at + 3]!;
     let addend: number;
-    if (entsize === elf.RELA_SIZE) addend = view.getUint32(at + 16, true) + view.getInt32(at + 20, true) * 2 ** 32;
+    if (entsize === elf.RELA_SIZE) addend = words[at + 4]! + (words[at + 5]! | 0) * 2 ** 32;
     else {
       const stored = offsetOf(image, place);
       addend = stored === undefined || stored + 8 > image.bytes.length ? 0 : read64(view, stored);

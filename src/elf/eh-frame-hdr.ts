@@ -12,7 +12,7 @@
  * Specification: LSB 5.0 "The .eh_frame_hdr section".
  */
 import { DW_EH_PE_omit, damaged, EhCursor } from "./eh-cursor.js";
-import type { ElfImage, Section } from "./image.js";
+import { type ElfImage, type Section, words32 } from "./image.js";
 
 export const HDR_TABLE_AT = 12;
 export const HDR_ENTRY_SIZE = 8;
@@ -48,10 +48,10 @@ export function readEhFrameHdr(image: ElfImage, section: Section): EhFrameHdr {
   const isUsual = HDR_ENCODINGS.every((encoding, i) => encodings[i] === encoding);
   if (isUsual && HDR_TABLE_AT + count * HDR_ENTRY_SIZE <= sh_size) {
     // What follows says the same, one pointer at a time; there may be 100,000.
-    const { view } = image;
-    for (let i = 0, at = sh_offset + HDR_TABLE_AT; i < count; i++, at += HDR_ENTRY_SIZE) {
-      starts[i] = relativeTo(sh_addr, view.getInt32(at, true));
-      fdes[i] = relativeTo(sh_addr, view.getInt32(at + 4, true));
+    const words = words32(image, sh_offset + HDR_TABLE_AT, count * HDR_ENTRY_SIZE);
+    for (let i = 0; i < count; i++) {
+      starts[i] = relativeTo(sh_addr, words[2 * i]! | 0);
+      fdes[i] = relativeTo(sh_addr, words[2 * i + 1]! | 0);
     }
   } else
     for (let i = 0; i < count; i++) {
@@ -73,19 +73,19 @@ export function encodeEhFrameHdr(
   starts: Float64Array,
   fdes: Float64Array,
 ): Buffer | undefined {
-  const bytes = Buffer.alloc(HDR_TABLE_AT + starts.length * HDR_ENTRY_SIZE);
+  const words = new Int32Array((HDR_TABLE_AT + starts.length * HDR_ENTRY_SIZE) / 4);
+  const bytes = Buffer.from(words.buffer);
   bytes.set([1, ...HDR_ENCODINGS]);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  let isInReach = true;
-  const put = (at: number, value: number): void => {
-    if (value === (value | 0)) view.setInt32(at, value, true);
-    else isInReach = false;
-  };
-  put(4, ehFrame - (address + 4));
-  bytes.writeUInt32LE(starts.length, 8);
-  for (let i = 0; i < starts.length; i++) {
-    put(HDR_TABLE_AT + i * HDR_ENTRY_SIZE, starts[i]! - address);
-    put(HDR_TABLE_AT + i * HDR_ENTRY_SIZE + 4, fdes[i]! - address);
+  const distance = ehFrame - (address + 4);
+  let isInReach = distance === (distance | 0);
+  words[1] = distance;
+  words[2] = starts.length;
+  for (let i = 0, at = HDR_TABLE_AT / 4; i < starts.length; i++, at += 2) {
+    const start = starts[i]! - address;
+    const fde = fdes[i]! - address;
+    if (start !== (start | 0) || fde !== (fde | 0)) isInReach = false;
+    words[at] = start;
+    words[at + 1] = fde;
   }
   return isInReach ? bytes : undefined;
 }

@@ -9,8 +9,8 @@
  */
 import { type FileOffset, fileOffset, type Vaddr, vaddr } from "../address.js";
 import { DW_EH_PE_indirect, DW_EH_PE_omit, EhCursor } from "./eh-cursor.js";
-import { type Cie, type EhRecord, ehDataBase, ehRecordAt, ehRecords, isEhFrame, readCie } from "./eh-records.js";
-import type { ElfImage, Section } from "./image.js";
+import { type Cie, type EhRecord, ehDataBase, ehRecordAt, isEhFrame, readCie } from "./eh-records.js";
+import { type ElfImage, type Section, words32 } from "./image.js";
 import { readRuleChanges } from "./rule-changes.js";
 
 /** The call frame instructions of one FDE, for cfa-rows.ts. */
@@ -61,6 +61,9 @@ export interface FdeRecord extends EhRecord {
   readonly cie: Cie;
 }
 
+/** How compilers for x86-64 write addresses in FDEs. */
+const PCREL_SDATA4 = 0x1b;
+
 /**
  * Reads the ranges of all FDEs.
  * @throws InputError where the section is damaged
@@ -86,20 +89,38 @@ export function readEhFrame(image: ElfImage): EhFrame {
     }
     return cie;
   };
+  const add = (start: number | undefined, range: number, at: number): void => {
+    if (start === undefined || range <= 0) return;
+    starts[count] = start;
+    ends[count] = start + range;
+    records[count++] = at;
+  };
   for (const section of sections) {
-    const cursor = new EhCursor(view, section, section.sh_offset, section.sh_offset + section.sh_size, dataBase);
-    for (const record of ehRecords(view, section)) {
-      if (record.cieAt === undefined) continue;
-      const { fdeEncoding } = cieAt(record.cieAt, section);
-      cursor.at = record.idAt + 4;
-      const start = cursor.pointer(fdeEncoding);
-      const range = cursor.number(fdeEncoding & 0x0f);
-      if (start !== undefined && range > 0) {
-        starts[count] = start;
-        ends[count] = start + range;
-        records[count] = record.at;
-        count++;
+    const { sh_offset, sh_addr, sh_size } = section;
+    const cursor = new EhCursor(view, section, sh_offset, sh_offset + sh_size, dataBase);
+    const words = words32(image, sh_offset, sh_size);
+    for (let at = 0; at + 4 <= sh_size; ) {
+      // What linkers write, by its words and without an object for each; everything else as eh-records.ts says.
+      const length = words[at >>> 2]!;
+      const idAt = at + 4;
+      if (at % 4 === 0 && length >= 12 && idAt + length <= sh_size) {
+        const id = words[idAt >>> 2]!;
+        if (id !== 0 && id <= idAt && cieAt(sh_offset + idAt - id, section).fdeEncoding === PCREL_SDATA4) {
+          const distance = words[(at >>> 2) + 2]! | 0;
+          const range = words[(at >>> 2) + 3]! | 0;
+          add(distance === 0 ? undefined : sh_addr + at + 8 + distance, range, sh_offset + at);
+          at = idAt + length;
+          continue;
+        }
       }
+      const record = ehRecordAt(view, section, sh_offset + at);
+      if (record?.cieAt !== undefined) {
+        const { fdeEncoding } = cieAt(record.cieAt, section);
+        cursor.at = record.idAt + 4;
+        const start = cursor.pointer(fdeEncoding);
+        add(start, cursor.number(fdeEncoding & 0x0f), record.at);
+      }
+      at = record === undefined ? idAt : record.end - sh_offset;
     }
   }
   const order = sortedOrder(starts.subarray(0, count));

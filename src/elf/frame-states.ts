@@ -10,17 +10,10 @@
  *
  * Specification: DWARF 5 section 6.4; LSB 5.0 for DW_CFA_GNU_args_size.
  */
-import { hex, type Vaddr, vaddr } from "../address.js";
-import { InputError } from "../errors.js";
-import type { EhCursor } from "./eh-cursor.js";
+import { type Vaddr, vaddr } from "../address.js";
+import { type RegisterRule, walkCallFrames } from "./call-frames.js";
+import { damaged, type EhCursor } from "./eh-cursor.js";
 import type { CallFrameProgram } from "./eh-frame.js";
-
-/** How one register of the caller is found. Offsets are in bytes, relative to the CFA. */
-export type RegisterRule =
-  | { readonly kind: "undefined" | "same value" }
-  | { readonly kind: "offset" | "val_offset"; readonly offset: number }
-  | { readonly kind: "register"; readonly register: number }
-  | { readonly kind: "expression" | "val_expression"; readonly expression: Uint8Array };
 
 export type CfaRule =
   | { readonly kind: "register"; readonly register: number; readonly offset: number }
@@ -100,18 +93,15 @@ export function isSameRule(a: RegisterRule | undefined, b: RegisterRule | undefi
   return "expression" in a && "expression" in b ? Buffer.compare(a.expression, b.expression) === 0 : true;
 }
 
-interface Machine {
-  cfa: CfaRule | undefined;
-  rules: Map<number, RegisterRule>;
-  argsSize: number;
-}
-
 /** @throws InputError where the instructions are damaged */
 export function readFrameTable(program: CallFrameProgram): FrameTable {
-  const machine: Machine = { cfa: undefined, rules: new Map(), argsSize: 0 };
-  const snapshot = (): FrameState => ({ ...machine, rules: new Map(machine.rules) });
+  let cfa: CfaRule | undefined;
+  let rules = new Map<number, RegisterRule>();
+  let argsSize = 0;
+  let initial: FrameState = { cfa, rules: new Map(), argsSize };
+  const snapshot = (): FrameState => ({ cfa, rules: new Map(rules), argsSize });
   const rows: FrameRow[] = [];
-  const remembered: Machine[] = [];
+  const remembered: FrameState[] = [];
   let location: number = program.start;
   const emit = (): void => {
     const state = snapshot();
@@ -119,154 +109,51 @@ export function readFrameTable(program: CallFrameProgram): FrameTable {
     if (last !== undefined && last.start === location) rows[rows.length - 1] = { start: last.start, state };
     else if (last === undefined || !isSameState(last.state, state)) rows.push({ start: vaddr(location), state });
   };
-  const moveTo = (address: number): void => {
-    if (address < location) damagedAt(program.instructions, "the location goes back");
-    emit();
-    location = address;
-  };
-  const none: FrameState = { cfa: undefined, rules: new Map(), argsSize: 0 };
-  const walk = (cursor: EhCursor, initial: FrameState): void => {
-    while (cursor.at < cursor.end) step(cursor, program, machine, initial, remembered, () => location, moveTo);
-  };
-  walk(program.initial, none);
-  const initial = snapshot();
-  walk(program.instructions, initial);
+  const walk = (cursor: EhCursor): void =>
+    walkCallFrames(cursor, program, location, {
+      moveTo(address) {
+        if (address < location) throw damaged("the location goes back", cursor.at);
+        emit();
+        location = address;
+      },
+      defineCfa(register, offset) {
+        cfa = { kind: "register", register, offset };
+      },
+      cfaRegister(register) {
+        if (cfa?.kind !== "register") throw damaged("a register for a CFA that goes by none", cursor.at);
+        cfa = { ...cfa, register };
+      },
+      cfaOffset(offset) {
+        if (cfa?.kind !== "register") throw damaged("an offset for a CFA that goes by no register", cursor.at);
+        cfa = { ...cfa, offset };
+      },
+      cfaExpression(expression) {
+        cfa = { kind: "expression", expression };
+      },
+      rule(register, rule) {
+        rules.set(register, rule);
+      },
+      restore(register) {
+        const rule = initial.rules.get(register);
+        if (rule === undefined) rules.delete(register);
+        else rules.set(register, rule);
+      },
+      rememberState() {
+        remembered.push(snapshot());
+      },
+      restoreState() {
+        const state = remembered.pop();
+        if (state === undefined) throw damaged("a state is restored that was not remembered", cursor.at);
+        cfa = state.cfa;
+        rules = new Map(state.rules);
+      },
+      argsSize(bytes) {
+        argsSize = bytes;
+      },
+    });
+  walk(program.initial);
+  initial = snapshot();
+  walk(program.instructions);
   emit();
   return { initial, rows };
-}
-
-function damagedAt(cursor: EhCursor, what: string): never {
-  throw new InputError(`damaged .eh_frame: ${what}`, `offset ${hex(cursor.at)}`);
-}
-
-function step(
-  cursor: EhCursor,
-  { codeAlignment, dataAlignment, fdeEncoding }: CallFrameProgram,
-  machine: Machine,
-  initial: FrameState,
-  remembered: Machine[],
-  location: () => number,
-  moveTo: (address: number) => void,
-): void {
-  const op = cursor.u8();
-  const { rules } = machine;
-  const advance = (by: number): void => moveTo(location() + by * codeAlignment);
-  const expression = (): Uint8Array => {
-    const size = cursor.uleb();
-    const at = cursor.at;
-    cursor.skip(size);
-    return new Uint8Array(cursor.view.buffer, cursor.view.byteOffset + at, size).slice();
-  };
-  const restore = (register: number): void => {
-    const rule = initial.rules.get(register);
-    if (rule === undefined) rules.delete(register);
-    else rules.set(register, rule);
-  };
-  const cfaOffset = (offset: number): void => {
-    if (machine.cfa?.kind !== "register") damagedAt(cursor, "an offset for a CFA that goes by no register");
-    machine.cfa = { ...machine.cfa, offset };
-  };
-  const offset = (register: number, by: number): void => {
-    rules.set(register, { kind: "offset", offset: by * dataAlignment });
-  };
-  if (op >= 0xc0) {
-    restore(op & 0x3f);
-    return;
-  }
-  if (op >= 0x80) {
-    offset(op & 0x3f, cursor.uleb());
-    return;
-  }
-  if (op >= 0x40) {
-    advance(op & 0x3f);
-    return;
-  }
-  switch (op) {
-    case 0x00: // nop
-    case 0x2d: // GNU_window_save
-      return;
-    case 0x01: // set_loc
-      moveTo(cursor.pointer(fdeEncoding) ?? location());
-      return;
-    case 0x02: // advance_loc1, 2, 4
-      advance(cursor.u8());
-      return;
-    case 0x03:
-      advance(cursor.u16());
-      return;
-    case 0x04:
-      advance(cursor.u32());
-      return;
-    case 0x05: // offset_extended
-      offset(cursor.uleb(), cursor.uleb());
-      return;
-    case 0x06: // restore_extended
-      restore(cursor.uleb());
-      return;
-    case 0x07:
-      rules.set(cursor.uleb(), { kind: "undefined" });
-      return;
-    case 0x08:
-      rules.set(cursor.uleb(), { kind: "same value" });
-      return;
-    case 0x09: {
-      const register = cursor.uleb();
-      rules.set(register, { kind: "register", register: cursor.uleb() });
-      return;
-    }
-    case 0x0a: // remember_state
-      remembered.push({ ...machine, rules: new Map(rules) });
-      return;
-    case 0x0b: {
-      const state = remembered.pop();
-      if (state === undefined) damagedAt(cursor, "a state is restored that was not remembered");
-      machine.cfa = state.cfa;
-      machine.rules = state.rules;
-      return;
-    }
-    case 0x0c: // def_cfa
-      machine.cfa = { kind: "register", register: cursor.uleb(), offset: cursor.uleb() };
-      return;
-    case 0x0d: {
-      const register = cursor.uleb();
-      if (machine.cfa?.kind !== "register") damagedAt(cursor, "a register for a CFA that goes by none");
-      machine.cfa = { ...machine.cfa, register };
-      return;
-    }
-    case 0x0e: // def_cfa_offset
-      cfaOffset(cursor.uleb());
-      return;
-    case 0x0f:
-      machine.cfa = { kind: "expression", expression: expression() };
-      return;
-    case 0x10:
-      rules.set(cursor.uleb(), { kind: "expression", expression: expression() });
-      return;
-    case 0x11: // offset_extended_sf
-      offset(cursor.uleb(), cursor.sleb());
-      return;
-    case 0x12: // def_cfa_sf
-      machine.cfa = { kind: "register", register: cursor.uleb(), offset: cursor.sleb() * dataAlignment };
-      return;
-    case 0x13:
-      cfaOffset(cursor.sleb() * dataAlignment);
-      return;
-    case 0x14:
-      rules.set(cursor.uleb(), { kind: "val_offset", offset: cursor.uleb() * dataAlignment });
-      return;
-    case 0x15:
-      rules.set(cursor.uleb(), { kind: "val_offset", offset: cursor.sleb() * dataAlignment });
-      return;
-    case 0x16:
-      rules.set(cursor.uleb(), { kind: "val_expression", expression: expression() });
-      return;
-    case 0x2e: // GNU_args_size
-      machine.argsSize = cursor.uleb();
-      return;
-    case 0x2f: // GNU_negative_offset_extended
-      offset(cursor.uleb(), -cursor.uleb());
-      return;
-    default:
-      damagedAt(cursor, `unknown call frame instruction ${hex(op)}`);
-  }
 }

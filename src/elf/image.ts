@@ -154,6 +154,18 @@ export function read64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
 }
 
+/**
+ * The little-endian 32-bit words of [offset, offset + size), which lies in the file: a view where they are aligned, as all
+ * linkers leave them, else a copy. Large tables are read once, by loops that the engine has not optimized yet; there an array
+ * costs a third of a DataView.
+ */
+export function words32({ bytes }: Pick<ElfImage, "bytes">, offset: number, size: number): Uint32Array {
+  const count = Math.floor(size / 4);
+  const at = bytes.byteOffset + offset;
+  if (at % 4 === 0) return new Uint32Array(bytes.buffer, at, count);
+  return new Uint32Array(new Uint8Array(bytes.subarray(offset, offset + count * 4)).buffer);
+}
+
 function validate(bytes: Buffer, view: DataView): void {
   if (bytes.length < 4 || view.getUint32(0, false) !== 0x7f454c46)
     throw new InputError("not an ELF file", "offset 0x0");

@@ -9,7 +9,7 @@
 import { hex, type Vaddr } from "../address.js";
 import { InputError } from "../errors.js";
 import * as elf from "./constants.js";
-import { type ElfImage, read64, type Section } from "./image.js";
+import { type ElfImage, type Section, words32 } from "./image.js";
 
 /** A symbol table whose sizes have been checked. Symbol 0 is the null symbol of the specification. */
 export interface SymbolTable {
@@ -45,12 +45,18 @@ export const dynsym = (image: ElfImage): SymbolTable | null => tableOfType(image
 
 /** Walks all symbols but the null symbol, in the order of the table. */
 export function forEachSymbol(table: SymbolTable, visit: SymbolVisitor): void {
-  const { view } = table.image;
-  let at = table.section.sh_offset + elf.SYM_SIZE;
-  for (let index = 1; index < table.count; index++, at += elf.SYM_SIZE) {
-    visit(read64(view, at + 8), read64(view, at + 16), view.getUint8(at + 4), view.getUint16(at + 6, true), index);
+  const words = wordsOf(table);
+  for (let index = 1, at = SYM_WORDS; index < table.count; index++, at += SYM_WORDS) {
+    const kind = words[at + 1]!;
+    visit(valueIn(words, at), sizeIn(words, at), kind & 0xff, kind >>> 16, index);
   }
 }
+
+/** Elf64_Sym as words: st_name; st_info, st_other, st_shndx; st_value; st_size. */
+const SYM_WORDS = elf.SYM_SIZE / 4;
+const wordsOf = ({ image, section }: SymbolTable): Uint32Array => words32(image, section.sh_offset, section.sh_size);
+const valueIn = (words: Uint32Array, at: number): number => words[at + 2]! + words[at + 3]! * 2 ** 32;
+const sizeIn = (words: Uint32Array, at: number): number => words[at + 4]! + words[at + 5]! * 2 ** 32;
 
 /**
  * The name of the symbol with that index; empty where it has none.
@@ -101,16 +107,15 @@ function functionIndexes(table: SymbolTable, addresses: readonly number[]): Map<
   const best = new Float64Array(sorted.length).fill(-1);
   const bestRank = new Uint8Array(sorted.length);
   const bestIndex = new Uint32Array(sorted.length);
-  const { view } = table.image;
+  const words = wordsOf(table);
   // As forEachSymbol, written out: most symbols are left after a look at their type, before their values are read.
-  let at = table.section.sh_offset + elf.SYM_SIZE;
-  for (let index = 1; index < table.count; index++, at += elf.SYM_SIZE) {
-    const st_info = view.getUint8(at + 4);
+  for (let index = 1, at = SYM_WORDS; index < table.count; index++, at += SYM_WORDS) {
+    const st_info = words[at + 1]! & 0xff;
     const type = st_info & 0xf;
     if (type !== elf.STT_FUNC && type !== elf.STT_GNU_IFUNC) continue;
-    if (view.getUint16(at + 6, true) === elf.SHN_UNDEF) continue;
-    const st_value = read64(view, at + 8);
-    const end = st_value + Math.max(read64(view, at + 16), 1);
+    if (words[at + 1]! >>> 16 === elf.SHN_UNDEF) continue;
+    const st_value = valueIn(words, at);
+    const end = st_value + Math.max(sizeIn(words, at), 1);
     for (let i = lowerBound(sorted, st_value); i < sorted.length && sorted[i]! < end; i++) {
       const rank = bindingRank(st_info);
       if (st_value < best[i]! || (st_value === best[i]! && rank <= bestRank[i]!)) continue;

@@ -9,7 +9,7 @@
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
-import { type ElfImage, isCode, offsetOf, read64, type Section, sectionBytes } from "../elf/image.js";
+import { type ElfImage, isCode, offsetOf, read64, type Section, sectionBytes, words32 } from "../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { constantsOf, namedAddress } from "../x86/relocate.js";
@@ -105,15 +105,19 @@ function importSlots(image: ElfImage, names: readonly string[]): Map<string, Vad
     if (value !== 0) slots.set(name, "its address is that of the linkage table's stub, which may be handed out");
     else if (!slots.has(name)) slots.set(name, []);
   });
-  for (const { start, size } of relocationTables(image))
+  for (const { start, size } of relocationTables(image)) {
+    const entries = words32(image, start, size);
     for (let at = start; at + elf.RELA_SIZE <= start + size; at += elf.RELA_SIZE) {
-      const name = numbers.get(image.view.getUint32(at + 12, true));
+      // Nearly all name no symbol.
+      const number = entries[(at - start + 12) / 4]!;
+      const name = number === 0 ? undefined : numbers.get(number);
       const words = name === undefined ? undefined : slots.get(name);
       if (name === undefined || !Array.isArray(words)) continue;
       const type = image.view.getUint32(at + 8, true);
       if (type === elf.R_X86_64_GLOB_DAT || type === elf.R_X86_64_JUMP_SLOT) words.push(vaddr(read64(image.view, at)));
       else slots.set(name, `a pointer to it stands at ${hex(read64(image.view, at))}`);
     }
+  }
   return slots;
 }
 

@@ -34,6 +34,8 @@ export interface ProgramFacts {
   siteCode(site: Vaddr): SiteCode | string;
   /** What looks like a jmp or jcc, by its bytes, from elsewhere into a range that holds a site. */
   links(range: CodeRange): readonly Link[];
+  /** Whether code looks as if it made the address of the table that PT_GNU_EH_FRAME leads to. */
+  readonly makesUnwindHeader: boolean;
   /** How many bytes of padding begin at `address`, in the gap behind a function: whole instructions, just enough for `need`. */
   paddingBehind(address: Vaddr, need: number): number;
 }
@@ -51,7 +53,9 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const entries = new Entries();
   addPointers(image, functions, near, entries);
   const ranges = siteRanges(sites, functions);
-  const { hits, links } = scanCode(image, functions.codeSections, near, blocksOf([...ranges.values()], near), fixed);
+  const blocks = blocksOf([...ranges.values()], near);
+  const unwindHeader = image.programHeaders.find((p) => p.p_type === elf.PT_GNU_EH_FRAME)?.p_vaddr;
+  const { hits, links, makesAsked } = scanCode(image, functions.codeSections, near, blocks, fixed, unwindHeader);
   const incoming = linksByRange(links, ranges);
   const sitesOf = sitesByRange(sites, functions);
   const fixedSpan = fixed ? imageSpan(image) : undefined;
@@ -81,6 +85,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       return obstacle ?? { code, range };
     },
     links: (range) => incoming.get(range.index) ?? [],
+    makesUnwindHeader: makesAsked,
     paddingBehind(address, need) {
       const gap = functions.gapAt(address);
       return gap === undefined ? 0 : functions.paddingAt(address, Math.min(gap.end, address + REACH_BEHIND), need);

@@ -65,6 +65,7 @@ export interface Link {
 /**
  * @param fixed the program runs at its link-time addresses (ET_EXEC)
  * @param functionBlocks like near.blocks, for the functions that hold sites
+ * @param asked one more address, of data, of which it is asked whether code makes it: one sweep answers for both
  */
 export function scanCode(
   image: ElfImage,
@@ -72,9 +73,11 @@ export function scanCode(
   near: Neighbourhoods,
   functionBlocks: Uint8Array,
   fixed: boolean,
-): { hits: CodeHits; links: Link[] } {
+  asked: Vaddr | undefined,
+): { hits: CodeHits; links: Link[]; makesAsked: boolean } {
   const hits = new CodeHits();
   const links: Link[] = [];
+  let makesAsked = false;
   const blocks = new Uint8Array(near.blocks.length);
   for (let i = 0; i < blocks.length; i++) blocks[i] = (near.blocks[i]! ? 1 : 0) | (functionBlocks[i]! ? 2 : 0);
   // A self-relative word leads 4 bytes less far: its block may be the one before.
@@ -87,6 +90,7 @@ export function scanCode(
     filter.add(near.base + i * 64);
     filter.add(near.base + i * 64 + 63);
   });
+  if (asked !== undefined) filter.add(asked);
 
   for (const section of sections) {
     const bytes = sectionBytes(image, section);
@@ -110,17 +114,31 @@ export function scanCode(
       return at >= 0 && at < near.span ? blocks[at >>> 6]! : 0;
     };
     sweepDistances(bytes, sh_addr, filter, (p, v) => {
-      const block = blockAt(sh_addr + p + 4 + v);
+      const target = sh_addr + p + 4 + v;
+      const block = blockAt(target);
       if (block !== 0) visit(p, v, block);
+      if (target === asked) makesAsked ||= isLea(bytes, p);
     });
     if (!fixed) continue;
     sweepAddresses(bytes, filter, (p, v) => {
       const block = blockAt(v >>> 0);
       if (block !== 0) visit(p, v, block);
+      if (v >>> 0 === asked) makesAsked ||= isMove(bytes, p);
     });
   }
-  return { hits, links };
+  return { hits, links, makesAsked };
 }
+
+const REX_W = 0x48;
+const LEA = 0x8d;
+
+/** Whether the word at index `p` looks like that of `lea v(%rip),%reg`. */
+export const isLea = (bytes: Uint8Array, p: number): boolean =>
+  p >= 3 && bytes[p - 2] === LEA && (bytes[p - 3]! & 0xfb) === REX_W && (bytes[p - 1]! & 0xc7) === 0x05;
+
+/** Whether the word at index `p` looks like that of `mov $v,%reg`. */
+export const isMove = (bytes: Uint8Array, p: number): boolean =>
+  p > 0 && bytes[p - 1]! >= 0xb8 && bytes[p - 1]! <= 0xbf;
 
 /**
  * Whether the word at index `p` can be the distance of a branch or the displacement of a %rip-relative operand: in front of

@@ -85,7 +85,11 @@ export async function writeOutput(
     withTemporaryFile(directory, async (temporary) => {
       await writeSparse(temporary.handle, content);
       const source = await unchangedInput(input);
-      await copyAttributes(source, input.stat, temporary, place.path, options.giveUp);
+      // The content is on its way to the disk while another process copies the attributes; what is left then takes no time.
+      await Promise.all([
+        temporary.handle.sync(),
+        copyAttributes(source, input.stat, temporary, place.path, options.giveUp),
+      ]);
       await temporary.handle.sync();
       if (place.inPlace) await unchangedInput(input);
       await rename(temporary.path, place.target);

@@ -15,6 +15,7 @@ import { encodeCarry, type Recipe, sealCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
 import type { NewCode } from "./new-code.js";
+import { oldPlaces } from "./old-places.js";
 import { loadedEnd, type Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
 import {
@@ -182,6 +183,7 @@ function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
   const { code, unwind, addedSections } = assembly;
   const added: OutputSection[] = [carrySection, ...(addedSections ?? [])];
   added.push(...(unwind?.kept ?? []));
+  if (code?.place.kind === "new segment") added.push(...oldPlaces(image, code.place));
   if (unwind?.exceptions !== undefined) added.push(unwind.exceptions.section);
   if (code !== undefined) {
     const { place, newCode } = code;

@@ -65,7 +65,7 @@ export interface RewriteReport {
   readonly outputSize: number;
   readonly sites: readonly SiteReport[];
   readonly hazards: readonly Hazard[];
-  /** Null where the output needs none: no nop5 was made, or not for a kernel that needs it. */
+  /** Null where the options ask for none: no layout that makes nop5, or no kernel that needs a guard. */
   readonly forkGuard: ForkGuardReport | null;
 }
 

@@ -116,8 +116,11 @@ export function nop5Before(
     if (instruction === "nop5") found.add(location);
     if (instruction === "nop,nop5") found.add(vaddr(location + 1));
   }
-  return [...found];
+  return [...found].filter(isInOnePage);
 }
+
+/** No kernel patches a nop5 that reaches into the next page. */
+const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZE;
 
 /**
  * New code with the guard for these sites behind it, or why it cannot be there.
@@ -131,7 +134,7 @@ export function withForkGuard(
   placed: readonly PlacedProbe[],
   before: readonly Vaddr[],
 ): GuardedCode | string {
-  const sites = [...placed.map(nop5Of), ...before].filter((site) => (site % PAGE_SIZE) + 5 <= PAGE_SIZE);
+  const sites = [...placed.map(nop5Of).filter(isInOnePage), ...before];
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
   let pages = 0;
@@ -151,8 +154,9 @@ export function withForkGuard(
     throw error;
   }
   const end = start + code.bytes.length;
-  // A segment of two pages: see above.
-  const whole = place.kind === "new segment" ? Math.max(end, place.p_vaddr + PAGE_SIZE + 1) : end;
+  // A segment of two pages: see above. Without probes in it one will do.
+  const hasProbes = place.kind === "new segment" && newCode.chunks.length > 0;
+  const whole = hasProbes ? Math.max(end, place.p_vaddr + PAGE_SIZE + 1) : end;
   if (whole - place.start > place.capacity) return "there is no room for the fork guard";
   const bytes = new Uint8Array(whole - newCode.start).fill(INT3);
   bytes.set(newCode.bytes);

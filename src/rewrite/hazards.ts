@@ -38,6 +38,8 @@ export interface HazardContext {
   readonly missing: MissingFrames | undefined;
   /** Bytes behind all that headers describe. */
   readonly trailing: number;
+  /** Whether the output is anything but a copy: it may have a fork guard and no rewritten probe. */
+  readonly changes: boolean;
 }
 
 export function hazardsOf(context: HazardContext): readonly Hazard[] {
@@ -48,12 +50,10 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...detachHazard(context),
     ...selfCheck(context),
   ];
-  if (context.placed.size === 0) return hazards;
+  const ofProbes = (): Hazard[] => [...perfHazard(context), ...perfCacheHazard(context), ...staleRelocations(context)];
   return [
     ...hazards,
-    ...perfHazard(context),
-    ...perfCacheHazard(context),
-    ...staleRelocations(context),
+    ...(context.placed.size === 0 ? [] : ofProbes()),
     ...unwindHazard(context),
     ...trailingData(context),
   ];
@@ -68,15 +68,20 @@ const usesNop5 = (layout: ProbeLayout): boolean => layout !== "nop,nop10";
 const way = (makesNop5: boolean, option: string): string =>
   makesNop5 ? option : "the probes were built so: no option changes them";
 
+/** Of options by which no nop5 is made, and so no guard either. */
+const GUARD_IS_TO_BE_HAD =
+  "the probes were built so: no option changes them; --kernel 6.18 --layout auto gives them a fork guard";
+
 function forkHazard(context: HazardContext): Hazard[] {
   const { layout, placed, already, wayToFork, neverForks, guard, noGuard, uncovered } = context;
   const makesNop5 = placed.size > 0 && usesNop5(layout);
   if (neverForks || (!makesNop5 && already.length === 0)) return [];
   const effect =
     "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
-  const option = way(makesNop5, "--layout nop,nop10 is safe");
+  const isUnasked = !makesNop5 && guard === undefined && noGuard === undefined;
+  const option = isUnasked ? GUARD_IS_TO_BE_HAD : way(makesNop5, "--layout nop,nop10 is safe");
   if (guard !== undefined) {
-    const hazards = uncountedHazard(guard);
+    const hazards = uncountedHazard(guard, makesNop5);
     if (uncovered.length === 0) return hazards;
     return [{ code: "fork", message: `${effect}; ${uncoveredWords(uncovered)} (${option})` }, ...hazards];
   }
@@ -92,12 +97,12 @@ function forkHazard(context: HazardContext): Hazard[] {
 }
 
 /** A mapping of one page cannot be split, and without that the kernel puts no breakpoint back. */
-function uncountedHazard({ uncounted }: ForkGuard): Hazard[] {
+function uncountedHazard({ uncounted }: ForkGuard, makesNop5: boolean): Hazard[] {
   if (uncounted.length === 0) return [];
   return [
     {
       code: "fork-uncounted",
-      message: `on Linux 6.18 to 7.2 ${count(uncounted.length)} in a segment of a single page (${someOf(uncounted)}) will not fire in children that were forked while the parent was traced (--layout nop,nop10 does)`,
+      message: `on Linux 6.18 to 7.2 ${count(uncounted.length)} in a segment of a single page (${someOf(uncounted)}) will not fire in children that were forked while the parent was traced (${way(makesNop5, "--layout nop,nop10 does")})`,
     },
   ];
 }
@@ -141,9 +146,9 @@ function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
 /** Sections that hold a signature or checksum of the file, by the names that signers give them. */
 const signatures = /^\.(?:note\.)?(?:sig|signature|digsig|checksum|hmac|fips|rodata\.fips|sha256|md5)\b/;
 
-function selfCheck({ image, placed }: HazardContext): Hazard[] {
+function selfCheck({ image, changes }: HazardContext): Hazard[] {
   const section = image.sections.find((s) => signatures.test(s.name));
-  if (section === undefined || placed.size === 0) return [];
+  if (section === undefined || !changes) return [];
   return [
     {
       code: "self-check",
@@ -243,8 +248,8 @@ function unwindHazard({ missing }: HazardContext): Hazard[] {
   ];
 }
 
-function trailingData({ trailing }: HazardContext): Hazard[] {
-  if (trailing === 0) return [];
+function trailingData({ trailing, changes }: HazardContext): Hazard[] {
+  if (trailing === 0 || !changes) return [];
   return [
     {
       code: "appended-data",

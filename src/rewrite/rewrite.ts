@@ -12,7 +12,7 @@ import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { assemble, trailingBytes } from "./assemble.js";
 import { followRecipe, isUntouched, readCarry } from "./carry.js";
-import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult, SiteReport } from "./contract.js";
+import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "./contract.js";
 import { derivedBuildId } from "./derived-build-id.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import {
@@ -28,7 +28,7 @@ import type { ChildHandlerChanges } from "./imports/child-handler.js";
 import { coverChanges } from "./imports/fork-cover.js";
 import { chooseLayout } from "./layout-choice.js";
 import { type Located, locate, locateGuarded, type Places } from "./locate.js";
-import { decodeMemo, encodeMemo, type Memo, sameOptions } from "./memo.js";
+import { decodeMemo, encodeMemo, sameOptions } from "./memo.js";
 import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
 import { placesFor } from "./place.js";
@@ -36,6 +36,7 @@ import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
+import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
@@ -50,7 +51,11 @@ export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options, image.bytes.length);
   const memo = decodeMemo(carry.memo);
   if (memo !== undefined && sameOptions(memo.options, options)) return nothingToDo(image, memo);
-  return rewriteOriginal(parseElf(followRecipe(image, carry)), options, image.bytes.length);
+  const original = parseElf(followRecipe(image, carry));
+  const { report, content } = rewriteOriginal(original, options, image.bytes.length);
+  // Where these options change nothing the original is the output, and not what was made of it before.
+  const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
+  return { report, content: content ?? whole };
 }
 
 function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult {
@@ -103,6 +108,12 @@ function sitesOf(
   return byLocation;
 }
 
+/** Whether any of the sites that are looked at may get this layout. */
+function hasCandidates({ image, notes, sites, options }: Input, layout: ProbeLayout): boolean {
+  const selection = selectSites(image, notes, options, layout);
+  return [...sites.values()].some(([note]) => selection.get(note!)!.kind === "candidate");
+}
+
 /**
  * @param reason why there is no fork guard, or null where no kernel needs one
  * @param fork why the process may fork, or undefined
@@ -118,7 +129,7 @@ function rewriteUnguarded(
   const subject = survey(input, layout);
   const located = locatePlan(subject, notes, false, (plan) => {
     const origins = plan.proposals.map((p) => p.window.start);
-    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), image, subject, origins));
+    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), subject, origins));
   });
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
@@ -126,13 +137,17 @@ function rewriteUnguarded(
 
 /** With the fork guard, or why it is of no use here. */
 function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | string {
-  const { image, options, notes } = input;
-  if (options.layout === "auto" && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
+  const { image, options, notes, sites: asked } = input;
   const layout = chooseLayout(options.layout, options.kernel, true);
+  const hasChoice = options.layout === "auto" && hasCandidates(input, layout);
+  // For probes that are a nop5 already there is no other layout, and a guard that misses some forks is better than none.
+  if (hasChoice && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
   const subject = survey(input, layout);
-  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), guard.cover.image, subject);
+  const isAsked = notes.filter((note) => asked.has(note.location));
+  const already = nop5Before(image, isAsked, new Set());
+  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), subject);
   const located = locatePlan(subject, notes, true, (plan) => {
-    if (plan.proposals.length === 0) return "no probe becomes a nop5";
+    if (plan.proposals.length === 0 && already.length === 0) return "no probe is or becomes a nop5";
     return locateGuarded(plan, places, (place, newCode, placed) =>
       withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
     );
@@ -159,9 +174,9 @@ interface Forks {
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
-function placesWithUnwind(places: Places, image: ElfImage, { facts }: Survey, origins?: readonly Vaddr[]): Places {
+function placesWithUnwind(places: Places, { facts }: Survey, origins?: readonly Vaddr[]): Places {
   if (facts === undefined) return places;
-  return { ...places, places: placesToUnwind(places.places, unwindable(image, facts.functions.ehFrame), origins) };
+  return { ...places, places: placesToUnwind(places.places, unwindable(facts), origins) };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
@@ -172,9 +187,11 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const image = forks.changes?.image ?? input.image;
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
   const sites = notes.map((note) => reportSite(note, subject, chosen, located));
+  // A guard is for probes, too, that were a nop5 before and stay what they are.
+  const changes = proposals.length > 0 || forks.changes !== undefined;
   const frames = subject.facts?.functions.ehFrame;
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
-  const laid = unwindFor(frames && unwindable(image, frames), code, changedCode);
+  const laid = unwindFor(subject.facts && unwindable(subject.facts), code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
   const hazards = hazardsOf({
     image,
@@ -190,6 +207,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     uncovered: forks.uncovered,
     missing: missingFrames(laid, code?.newCode.chunks ?? [], frames),
     trailing: trailingBytes(image),
+    changes,
   });
   const { forkGuard } = forks;
   const report = (outputSize: number): RewriteReport => ({
@@ -200,7 +218,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     hazards,
     forkGuard,
   });
-  if (proposals.length === 0) return { report: report(image.bytes.length), content: null };
+  if (!changes) return { report: report(image.bytes.length), content: null };
 
   const noteChanges = changeNotes(image, notes, placed);
   const content = assemble(image, {
@@ -291,7 +309,7 @@ function locatePlan<T extends Located | string>(
   locateIt: (plan: Plan) => T,
 ): T {
   const { facts } = subject;
-  const tables = facts && unwindable(facts.image, facts.functions.ehFrame);
+  const tables = facts && unwindable(facts);
   const isUnwindable = unwindsCalls(tables);
   const located = locateIt(planFor(subject, notes, inNewCode, isUnwindable));
   if (!isUnwindable || typeof located === "string") return located;
@@ -347,57 +365,4 @@ function movedSymbols(image: ElfImage, { code, proposals }: Located, unwind: Unw
 function newBuildId(image: ElfImage): Edit[] {
   const id = readBuildId(image);
   return id === null ? [] : [editAt(image, id.offset, derivedBuildId(id))];
-}
-
-function reportSite(
-  note: UsdtNote,
-  { selection, redZones }: Survey,
-  chosen: ReadonlyMap<Vaddr, Proposal>,
-  { placed, skipped }: Located,
-): SiteReport {
-  const selected = selection.get(note)!;
-  const { provider, name, location } = note;
-  const common = { provider, name, location, redZone: redZones.get(location) ?? "unknown" } as const;
-  const probe = placed.get(location);
-  if (selected.kind === "candidate" && probe !== undefined) {
-    const { tactic, displaced } = chosen.get(location)!;
-    const { form } = probe;
-    return {
-      ...common,
-      newLocation: probe.location,
-      status: "rewritten",
-      tactic,
-      guard: form.guard,
-      reason: null,
-      displaced,
-    };
-  }
-  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [] };
-  if (selected.kind === "already") return { ...unchanged, status: "already", reason: null };
-  const reason = selected.kind === "skipped" ? selected.reason : (skipped.get(location) ?? "no tactic fits");
-  return { ...unchanged, status: "skipped", reason };
-}
-
-/** The file is what these options make of it already. */
-function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard }: Memo): RewriteResult {
-  const size = image.bytes.length;
-  return {
-    report: {
-      layout,
-      inputSize: size,
-      outputSize: size,
-      hazards,
-      forkGuard,
-      sites: sites.map(({ newLocation, reason, ...site }) => ({
-        ...site,
-        location: newLocation,
-        newLocation,
-        status: reason === null ? "already" : "skipped",
-        tactic: null,
-        reason,
-        displaced: [],
-      })),
-    },
-    content: null,
-  };
 }

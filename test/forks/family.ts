@@ -11,18 +11,8 @@ import { places } from "../live/places.js";
 import { build, type Rewritten, rewriteWith } from "../live/rewriting.js";
 import { attach, type ProbePoint } from "../packages/uprobes.js";
 
-/** What a report says of the guard. */
-interface WithForkGuard extends Rewritten {
-  readonly forkGuard: {
-    readonly installed: boolean;
-    readonly reason: string | null;
-    readonly sites: number;
-    readonly pages: number;
-  } | null;
-}
-
-export const rewritten = async (input: string, ...options: readonly string[]): Promise<WithForkGuard> =>
-  (await rewriteWith(input, ...options)) as WithForkGuard;
+export const rewritten = (input: string, ...options: readonly string[]): Promise<Rewritten> =>
+  rewriteWith(input, ...options);
 
 export const program = (name: string): string => fileURLToPath(new URL(`programs/${name}`, import.meta.url));
 

@@ -4,7 +4,7 @@
  * order, as before rewriting: at every hit of every probe, guarded ones too, and through calls that moved (programs/leaving.cc,
  * steps.c). And python3.11's, which is stripped: perf names what .dynsym does, and nothing in new code.
  */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -17,7 +17,7 @@ import { corpus, FETCH_TIMEOUT, fetchPackages, libraryPath, packagesRoot } from 
 import { skipBecause } from "../packages/skips.js";
 import { makeTwins } from "../packages/twins.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
-import { must, run } from "../run.js";
+import { must, type Outcome } from "../run.js";
 import { newRecords } from "./faults.js";
 import { build, DENSE, type Pair } from "./pairs.js";
 import { plainName } from "./stacks.js";
@@ -183,19 +183,42 @@ describe.skipIf(noBpftrace)("bpftrace's ustack", () => {
     ["clang++", "-O2", "-fno-omit-frame-pointer"],
   ];
   /**
-   * The program lives for two seconds, in which bpftrace looks up its names. Sometimes bpftrace 0.17 hears nothing more of the
-   * kernel, of unrewritten files as well, and waits for ever: then it is asked again.
+   * The program lives until bpftrace, which looks up its names, has been quiet for as long as this. Sometimes bpftrace 0.17 hears
+   * nothing more of the kernel, of unrewritten files as well, and waits for ever: then it is asked again.
    */
+  const QUIET = 2000;
+
+  function ask(file: string, probes: readonly string[]): Promise<Outcome> {
+    return new Promise((resolve, reject) => {
+      const words = ["-s", "KILL", "40", "bpftrace", "-e", probes.join(" "), "-c", `${file} stay`];
+      const child = spawn("timeout", words, { env: { ...process.env, LC_ALL: "C", NO_COLOR: "1" } });
+      let [stdout, stderr] = ["", ""];
+      let quiet: NodeJS.Timeout | undefined;
+      child.stdout.on("data", (chunk: Buffer) => {
+        stdout += chunk.toString("latin1");
+        clearTimeout(quiet);
+        if (/^ready$/m.test(stdout)) quiet = setTimeout(() => child.stdin.end(), QUIET);
+      });
+      child.stderr.on("data", (chunk: Buffer) => {
+        stderr += chunk.toString("latin1");
+      });
+      child.on("error", reject);
+      child.on("close", (status, signal) => {
+        clearTimeout(quiet);
+        resolve({ status, signal, stdout, stderr });
+      });
+    });
+  }
+
   async function stacks(file: string): Promise<Stacks> {
     const notes = await readNotes(file);
     const names = new Map(notes.map((note) => [note.name, note.provider]));
     const probes = [...names].map(
       ([name, provider]) => `usdt:${file}:${provider}:${name} { printf("hit ${name}%s\\n", ustack(perf)); }`,
     );
-    const command = '(sleep 2) | timeout -s KILL 20 bpftrace -e "$1" -c "$2 stay"';
     let printed = "";
     for (let tries = 0; tries < 3; tries++) {
-      const outcome = await run("sh", ["-c", command, "-", probes.join(" "), file]);
+      const outcome = await ask(file, probes);
       if (outcome.status === 0) {
         printed = outcome.stdout;
         break;

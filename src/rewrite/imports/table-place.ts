@@ -1,7 +1,7 @@
 /**
  * Where tables that have grown go: to the start of the new segment, before its code, as sections go there that make room
  * for a longer program header table. It can be read and run but not written, as other segments with tables may be.
- * What the table was stays where it stood, and belongs to nothing any more.
+ * What the table was stays where it stood, and belongs to nothing any more (old-places.ts).
  */
 import { alignUp, fileOffset, vaddr } from "../../address.js";
 import type { Section } from "../../elf/image.js";

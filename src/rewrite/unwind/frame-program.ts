@@ -4,9 +4,11 @@
  * The new FDE has the CIE of its origin, so what the CIE says in the beginning need not be said again, and factors and
  * encodings are the same. From one stretch to the next only what differs is written.
  */
+
+import type { RegisterRule } from "../../elf/call-frames.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
-import { type FrameState, isSameRule, type RegisterRule } from "../../elf/frame-states.js";
+import { type FrameState, isSameRule } from "../../elf/frame-states.js";
 import { encodeSleb, encodeUleb } from "../../elf/leb128.js";
 
 const DW_CFA_advance_loc = 0x40;

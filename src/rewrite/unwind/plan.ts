@@ -5,8 +5,7 @@
  * rest of a page, wherever the input has such tables and they can move.
  */
 import { type Vaddr, vaddr } from "../../address.js";
-import type { EhFrame } from "../../elf/eh-frame.js";
-import type { ElfImage } from "../../elf/image.js";
+import type { ProgramFacts } from "../../facts/program.js";
 import type { Edit } from "../edits.js";
 import type { NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
@@ -19,12 +18,12 @@ export type Unwindable = UnwindTables | string | undefined;
 
 export const NO_SEGMENT = "there is no new segment for unwind information";
 
-const known = new WeakMap<EhFrame, Unwindable>();
+const known = new WeakMap<ProgramFacts, Unwindable>();
 
 /** What is known of the input's tables; read once. */
-export function unwindable(image: ElfImage, frames: EhFrame): Unwindable {
-  if (!known.has(frames)) known.set(frames, readUnwindTables(image, frames));
-  return known.get(frames);
+export function unwindable(facts: ProgramFacts): Unwindable {
+  if (!known.has(facts)) known.set(facts, readUnwindTables(facts));
+  return known.get(facts);
 }
 
 /** Whether unwinders of the process itself find their way from return addresses in new code: then calls may move there. */

@@ -12,9 +12,11 @@ import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
+import { isLea, isMove } from "../../facts/scan-code.js";
 import { AddressFilter, sweepAddresses, sweepDistances } from "../../facts/sweep.js";
 
-export function leadsInto(image: ElfImage, section: Section): boolean {
+/** @param byCode whether code leads there, where that is known: else all of it is swept once more */
+export function leadsInto(image: ElfImage, section: Section, byCode?: boolean): boolean {
   const table = dynsym(image);
   // What is registered is the table of records, and never the one that PT_GNU_EH_FRAME leads to.
   const isRegistered = section.name === ".eh_frame";
@@ -35,12 +37,16 @@ export function leadsInto(image: ElfImage, section: Section): boolean {
     found ||= value >= low && value < high;
   });
   if (found) return true;
-  const filter = new AddressFilter();
-  for (let address = low; address < high + 64; address += 64) filter.add(Math.min(address, high - 1));
   return (
-    image.sections.some((s) => isCode(s) && codeLeadsTo(image, s, low, high, filter, isFixed)) ||
+    (byCode ?? anyCodeLeadsTo(image, low, high, isFixed)) ||
     (isFixed && image.sections.some((s) => isData(s) && dataLeadsTo(image, s, low, high)))
   );
+}
+
+function anyCodeLeadsTo(image: ElfImage, low: number, high: number, isFixed: boolean): boolean {
+  const filter = new AddressFilter();
+  for (let address = low; address < high + 64; address += 64) filter.add(Math.min(address, high - 1));
+  return image.sections.some((s) => isCode(s) && codeLeadsTo(image, s, low, high, filter, isFixed));
 }
 
 const isData = (s: Section): boolean =>
@@ -49,9 +55,6 @@ const isData = (s: Section): boolean =>
   s.sh_type !== elf.SHT_NOBITS &&
   !s.name.startsWith(".eh_frame") &&
   s.sh_addralign >= 8;
-
-const REX_W = 0x48;
-const LEA = 0x8d;
 
 /** Whether something that looks like `lea table(%rip),%reg`, or in a fixed program `mov $table,%reg`, stands in code. */
 function codeLeadsTo(
@@ -67,12 +70,11 @@ function codeLeadsTo(
   const leads = (target: number): boolean => target >= low && target < high;
   let found = false;
   sweepDistances(bytes, section.sh_addr, filter, (p, v) => {
-    if (p < 3 || bytes[p - 2] !== LEA || (bytes[p - 3]! & 0xfb) !== REX_W || (bytes[p - 1]! & 0xc7) !== 0x05) return;
-    found ||= leads(section.sh_addr + p + 4 + v);
+    found ||= leads(section.sh_addr + p + 4 + v) && isLea(bytes, p);
   });
   if (found || !isFixed) return found;
   sweepAddresses(bytes, filter, (p, v) => {
-    if (p > 0 && bytes[p - 1]! >= 0xb8 && bytes[p - 1]! <= 0xbf) found ||= leads(v >>> 0);
+    found ||= leads(v >>> 0) && isMove(bytes, p);
   });
   return found;
 }

@@ -25,6 +25,7 @@ import { pointerSize } from "../../elf/eh-pointers.js";
 import { type Cie, ehDataBase, ehRecords, isEhFrame, readCie } from "../../elf/eh-records.js";
 import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import type { ProgramFacts } from "../../facts/program.js";
 import { leadsInto } from "./references.js";
 
 /** Places of words that are relative to where they stand, in bytes from the start of the section. */
@@ -61,7 +62,12 @@ export interface HeaderTable {
 }
 
 /** The tables, or why new code does without unwind information; undefined where the file has none itself. */
-export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables | string | undefined {
+export function readUnwindTables({
+  image,
+  functions,
+  makesUnwindHeader,
+}: ProgramFacts): UnwindTables | string | undefined {
+  const frames = functions.ehFrame;
   const own = image.sections.filter((s) => isEhFrame(s) && s.sh_size > 4);
   const section = own[0];
   if (section === undefined || frames.count === 0) return undefined;
@@ -73,7 +79,7 @@ export function readUnwindTables(image: ElfImage, frames: EhFrame): UnwindTables
     if (typeof header === "string") return header;
     const dataBase = ehDataBase(image);
     const parts = header === undefined ? [section] : [section, header.section];
-    const headerIsReferenced = header !== undefined && leadsInto(image, header.section);
+    const headerIsReferenced = header !== undefined && leadsInto(image, header.section, makesUnwindHeader);
     const written = relocated(image, parts);
     if (written !== undefined) return written;
     return {

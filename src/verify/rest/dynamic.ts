@@ -8,7 +8,8 @@ import { readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, read64 } from "../../elf/image.js";
 import type { Guard } from "../guard/guard.js";
 import { atAddress, type FileStretch, type Finding, finding, loadedBytes, type Ruling } from "./findings.js";
-import { movedPairs, sectionTags } from "./moved.js";
+import { sectionTags } from "./left-places.js";
+import { movedPairs } from "./moved.js";
 import type { SectionPairs } from "./sections.js";
 
 const TAG_SIZE = 16;

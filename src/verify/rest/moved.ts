@@ -10,22 +10,9 @@ import * as elf from "../../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
 import { atAddress, type FileStretch, type Finding, finding, type Ruling, shown } from "./findings.js";
+import { sectionTags } from "./left-places.js";
 import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
-
-/** Dynamic tags that hold the address of a section. */
-export const sectionTags: ReadonlyMap<number, string> = new Map([
-  [elf.DT_HASH, "DT_HASH"],
-  [elf.DT_RELA, "DT_RELA"],
-  [elf.DT_RELR, "DT_RELR"],
-  [elf.DT_JMPREL, "DT_JMPREL"],
-  [elf.DT_GNU_HASH, "DT_GNU_HASH"],
-  [elf.DT_SYMTAB, "DT_SYMTAB"],
-  [elf.DT_STRTAB, "DT_STRTAB"],
-  [elf.DT_VERSYM, "DT_VERSYM"],
-  [elf.DT_VERDEF, "DT_VERDEF"],
-  [elf.DT_VERNEED, "DT_VERNEED"],
-]);
 
 export const movedPairs = ({ pairs }: SectionPairs): SectionPair[] =>
   pairs.filter(({ original: o, rewritten: r }) => o.sh_flags & elf.SHF_ALLOC && o.sh_addr !== r.sh_addr);

@@ -9,18 +9,12 @@
  * The same for jumps in padding on the way to new code: an FDE for one covers the jump and nothing else.
  */
 import { hex, vaddr } from "../../address.js";
+import type { RegisterRule } from "../../elf/call-frames.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
 import { type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
-import {
-  type FrameState,
-  type FrameTable,
-  type RegisterRule,
-  readFrameTable,
-  stateAt,
-  stateKey,
-} from "../../elf/frame-states.js";
+import { type FrameState, type FrameTable, readFrameTable, stateAt, stateKey } from "../../elf/frame-states.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { personalityName } from "../../elf/personalities.js";
 import { personalityObstacle } from "../../rewrite/unwind/exceptions.js";

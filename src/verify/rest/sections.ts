@@ -2,17 +2,19 @@
  * Which section of the rewritten file is which of the original, and what the section headers say.
  *
  * Sections keep their names and their order. New are one `.text.nop5` at most, its exception tables, with a fork guard
- * `.bss.nop5`, and `.usdt_nop5`. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
+ * `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
  * change where a new one stands before them, so every number is translated before it is compared.
  */
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
 import { WORDS_SECTION } from "../../rewrite/imports/words.js";
+import { OLD_PLACE_SECTION } from "../../rewrite/old-places.js";
 import { CARRY_SECTION, CODE_SECTION } from "../../rewrite/sections.js";
 import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewrite/unwind/layout.js";
 import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
+import { isLeftPlace } from "./left-places.js";
 
 const NOTE_SECTION = ".note.stapsdt";
 
@@ -28,7 +30,7 @@ export interface SectionPairs {
   readonly carry: Section | undefined;
   /** The section with exception tables of new code, where there is one. */
   readonly exceptions: Section | undefined;
-  /** Where unwind tables stood whose bytes stay beside those that moved. */
+  /** Where tables stood that have moved: nothing else is there now, or bytes that have to stay. */
   readonly kept: readonly Section[];
   /** The section with a fork guard's words, where there is one. */
   readonly words: Section | undefined;
@@ -67,12 +69,15 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   const code = take(CODE_SECTION, () => true);
   const exceptions = take(EXCEPTIONS_SECTION, () => true);
   const kept: Section[] = [];
-  // The bytes of an unwind table that moved may stay, and are in a section still: frames.ts judges them.
-  for (const [o, r] of partners)
-    if (o.sh_addr !== r.sh_addr && isUnwindTable(original, o)) {
+  // Where a table stood that moved there may be a section still: frames.ts and moved.ts judge its bytes.
+  const moved = [...partners].filter(([o, r]) => o.sh_addr !== r.sh_addr);
+  for (const [o] of moved)
+    if (isUnwindTable(original, o)) {
       const found = take(`${o.name}${KEPT_SUFFIX}`, (s) => isKept(o, s));
       if (found !== undefined) kept.push(found);
     }
+  const left = take(OLD_PLACE_SECTION, (s) => isLeftPlace(original, rewritten, moved, s));
+  if (left !== undefined) kept.push(left);
   const words = take(WORDS_SECTION, () => true);
   const numbers = new Map([...partners].map(([from, to]) => [from.index, to.index]));
   return {

@@ -4,6 +4,7 @@
  *
  * Which orders come up is luck: this can show that the model lacks something, not that it has everything.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { Model } from "../../../src/patching/model.js";
@@ -19,6 +20,8 @@ const THREADS = 2;
 /** More than there is time for. */
 const PASSES = 1_000_000_000;
 const TOGGLES = 6;
+/** Where the machine is busy, the reader gets no turn while the sites are traced: the last tracer stays until it had one. */
+const READ_WITHIN = 10_000;
 
 /** All that ever stands at each site in the model, whatever the order of things. */
 function modelled(program: Program): readonly ReadonlySet<string>[] {
@@ -44,34 +47,49 @@ function modelled(program: Program): readonly ReadonlySet<string>[] {
   return seen;
 }
 
-/** Reads the sites again and again, in a thread of its own. What is read is kept when it is read twice. */
-const reader = `
+/**
+ * Reads the sites again and again, in a thread of its own. What is read is kept when it is read twice. Words: whether to
+ * stop, then for each site whether a call was read.
+ */
+const READER = `
 const { workerData, parentPort } = require("node:worker_threads");
 const { openSync, readSync } = require("node:fs");
-const { pid, sites, stop } = workerData;
+const { pid, sites, words } = workerData;
 const fd = openSync("/proc/" + pid + "/mem", "r");
 const seen = sites.map(() => new Map());
 const bytes = Buffer.alloc(16);
-for (let turn = 0; Atomics.load(stop, 0) === 0; turn++)
+for (let turn = 0; Atomics.load(words, 0) === 0; turn++)
   sites.forEach(({ address, size }, i) => {
     const read = () => (readSync(fd, bytes, 0, size, address), bytes.toString("hex", 0, size));
     const first = read();
-    if (first === read()) seen[i].set(first, (seen[i].get(first) ?? 0) + 1);
+    if (first !== read()) return;
+    seen[i].set(first, (seen[i].get(first) ?? 0) + 1);
+    if (first.startsWith("e8")) Atomics.store(words, 1 + i, 1);
   });
 parentPort.postMessage(seen);
 `;
 
-function readAllAlong(pid: number, program: Program): () => Promise<readonly ReadonlyMap<string, number>[]> {
-  const stop = new Int32Array(new SharedArrayBuffer(4));
+interface Reader {
+  /** Whether a call has been read at each site. */
+  hasReadCalls(): boolean;
+  /** Ends it: what was read at each site, and how often. */
+  end(): Promise<readonly ReadonlyMap<string, number>[]>;
+}
+
+function readAllAlong(pid: number, program: Program): Reader {
+  const words = new Int32Array(new SharedArrayBuffer(4 * (1 + program.sites.length)));
   const sites = program.sites.map(({ address, original }) => ({ address, size: original.length }));
-  const worker = new Worker(reader, { eval: true, workerData: { pid, sites, stop } });
+  const worker = new Worker(READER, { eval: true, workerData: { pid, sites, words } });
   const result = new Promise<readonly ReadonlyMap<string, number>[]>((resolve, reject) => {
     worker.once("message", resolve);
     worker.once("error", reject);
   });
-  return () => {
-    Atomics.store(stop, 0, 1);
-    return result;
+  return {
+    hasReadCalls: () => words.subarray(1).every((_, i) => Atomics.load(words, 1 + i) === 1),
+    end: () => {
+      Atomics.store(words, 0, 1);
+      return result;
+    },
   };
 }
 
@@ -87,19 +105,21 @@ describe.skipIf(skipBecause("races on the live kernel", await cannotCompare()))(
       const run = await LiveRun.start(write(title, live), live, {
         ...{ program, threads: THREADS, repairs: false, returns: false },
       });
-      const readings = readAllAlong(run.pid, program);
+      const reader = readAllAlong(run.pid, program);
       try {
         const passing = Promise.all(
           Array.from({ length: THREADS }, (_, thread) => run.perform({ do: "pass", thread, times: PASSES })),
         );
         for (let i = 0; i < TOGGLES; i++) {
           await run.perform({ do: "attach" });
-          await new Promise((resolve) => setTimeout(resolve, 5));
+          const attached = Date.now();
+          do await sleep(5);
+          while (i === TOGGLES - 1 && !reader.hasReadCalls() && Date.now() - attached < READ_WITHIN);
           await run.perform({ do: "detach" });
         }
         run.endPasses();
         const outcomes = await passing;
-        const seen = await readings();
+        const seen = await reader.end();
         const { hits, spaces } = run.observe();
         const read = seen.map((values) => [...values].map(([bytes, n]) => `${bytes} ${n}x`).join(", ")).join(" | ");
         console.log(`${title}: ${hits} hits in ${run.passes} passes, ${TOGGLES} times attached; read ${read}`);
@@ -115,7 +135,7 @@ describe.skipIf(skipBecause("races on the live kernel", await cannotCompare()))(
         });
         expect(await run.finish()).toBe("exit status 0");
       } finally {
-        await readings().catch(() => {}); // the thread ends
+        await reader.end().catch(() => {}); // the thread ends
         await run.stop();
       }
     });

@@ -1,0 +1,71 @@
+/**
+ * What is said of each site: by the run that rewrites it, and by one that finds everything done.
+ */
+import type { Vaddr } from "../address.js";
+import type { ElfImage } from "../elf/image.js";
+import type { UsdtNote } from "../usdt/notes.js";
+import type { RedZone, RewriteResult, SiteReport } from "./contract.js";
+import type { Located } from "./locate.js";
+import type { Memo } from "./memo.js";
+import type { Proposal } from "./proposal.js";
+import type { Selection } from "./select.js";
+
+/** What was known of the sites before anything was planned. */
+interface Known {
+  readonly selection: ReadonlyMap<UsdtNote, Selection>;
+  readonly redZones: ReadonlyMap<Vaddr, RedZone>;
+}
+
+/** What became of one note's probe. @param chosen the proposals that are carried out, by the sites they are for */
+export function reportSite(
+  note: UsdtNote,
+  { selection, redZones }: Known,
+  chosen: ReadonlyMap<Vaddr, Proposal>,
+  { placed, skipped }: Located,
+): SiteReport {
+  const selected = selection.get(note)!;
+  const { provider, name, location } = note;
+  const common = { provider, name, location, redZone: redZones.get(location) ?? "unknown" } as const;
+  const probe = placed.get(location);
+  if (selected.kind === "candidate" && probe !== undefined) {
+    const { tactic, displaced } = chosen.get(location)!;
+    const { form } = probe;
+    return {
+      ...common,
+      newLocation: probe.location,
+      status: "rewritten",
+      tactic,
+      guard: form.guard,
+      reason: null,
+      displaced,
+    };
+  }
+  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [] };
+  if (selected.kind === "already") return { ...unchanged, status: "already", reason: null };
+  const reason = selected.kind === "skipped" ? selected.reason : (skipped.get(location) ?? "no tactic fits");
+  return { ...unchanged, status: "skipped", reason };
+}
+
+/** The file is what these options make of it already. */
+export function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard }: Memo): RewriteResult {
+  const size = image.bytes.length;
+  return {
+    report: {
+      layout,
+      inputSize: size,
+      outputSize: size,
+      hazards,
+      forkGuard,
+      sites: sites.map(({ newLocation, reason, ...site }) => ({
+        ...site,
+        location: newLocation,
+        newLocation,
+        status: reason === null ? "already" : "skipped",
+        tactic: null,
+        reason,
+        displaced: [],
+      })),
+    },
+    content: null,
+  };
+}
