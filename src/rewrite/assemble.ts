@@ -11,13 +11,14 @@
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
-import { encodeCarry, type Recipe, sealCarry } from "./carry.js";
+import { encodeCarry, sealCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
 import type { NewCode } from "./new-code.js";
 import { oldPlaces } from "./old-places.js";
 import { loadedEnd, type Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
+import { invert, type Piece, recipeFor } from "./recipe.js";
 import {
   CARRY_SECTION,
   CODE_SECTION,
@@ -31,7 +32,6 @@ import {
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
 import type { MovedSection } from "./table-growth.js";
-import type { CorrectedCopy } from "./unwind/corrected.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 
 export interface Assembly {
@@ -53,13 +53,6 @@ export interface Assembly {
   /** Edits that made the input from the original, and the SHA-256 of the original. */
   readonly before: readonly Edit[];
   readonly originalHash: Uint8Array;
-}
-
-/** A stretch of the output behind the loaded part: bytes, and where they stood in the input if they are from there. */
-interface Piece {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
-  readonly origin: number | undefined;
 }
 
 /** Where a section that is not loaded stands in the output. */
@@ -368,47 +361,5 @@ function sectionNames(
   return {
     added: Buffer.concat(names),
     offsetOf: ({ name, origin }) => (origin === undefined ? offsets.get(name)! : origin.sh_name),
-  };
-}
-
-/** The numbers of the input's sections, by those of the output. */
-function invert(numbers: Uint16Array, count: number): Uint16Array {
-  const inverse = new Uint16Array(count);
-  numbers.forEach((to, from) => {
-    inverse[to] = from;
-  });
-  inverse[0] = 0;
-  return inverse;
-}
-
-/** How the input comes out of the output: what was copied, what is nowhere any more, and the old bytes of the edits. */
-function recipeFor(
-  image: ElfImage,
-  pieces: readonly Piece[],
-  corrected: readonly CorrectedCopy[],
-  trailing: number,
-  edits: readonly Edit[],
-  renumbered: readonly Section[],
-  numbers: Uint16Array,
-): Recipe {
-  const copies = pieces.flatMap(({ offset, bytes, origin }) =>
-    origin === undefined ? [] : [{ from: offset, to: origin, size: bytes.length }],
-  );
-  const literals: { to: number; bytes: Uint8Array }[] = [];
-  const end = image.bytes.length - trailing;
-  let at = 0;
-  for (const { to, size } of [...copies, ...corrected, { to: end, size: 0 }].sort((a, b) => a.to - b.to)) {
-    if (to > at) literals.push({ to: at, bytes: image.bytes.subarray(at, to) });
-    at = Math.max(at, to + size);
-  }
-  return {
-    originalSize: image.bytes.length,
-    trailing,
-    copies,
-    literals,
-    corrected,
-    edits: edits.map(({ offset, old }) => ({ to: offset, bytes: old })),
-    renumbered: renumbered.map((s) => ({ to: s.sh_offset, size: s.sh_size })),
-    numbers,
   };
 }

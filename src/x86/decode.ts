@@ -7,31 +7,11 @@
  * proves nothing, and nobody may rely on where its instructions begin.
  */
 import type { Vaddr } from "../address.js";
+import { commonInstruction, NEAR } from "./common-instructions.js";
+import { Flow } from "./flow.js";
 import { iced } from "./iced.js";
 
-/** What an instruction does to the flow of control, as bits. */
-export const Flow = {
-  Next: 0,
-  /** Direct jmp. */
-  Jump: 1,
-  /** Direct conditional branch: jcc, loop, jrcxz. */
-  Conditional: 2,
-  /** Direct or indirect call. */
-  Call: 4,
-  /** jmp through a register or memory. */
-  IndirectJump: 8,
-  Return: 16,
-  /** xbegin: may continue at its target. */
-  Transaction: 32,
-  /** int3, ud2, hlt, syscall, int n: the kernel sees or sets the instruction pointer. */
-  Trap: 64,
-  /** Any nop, of any length. */
-  Nop: 128,
-  /** endbr64: a place that indirect branches may lead to. */
-  Landing: 256,
-  /** `lea disp(%rip)`: makes an address of this image. */
-  Lea: 512,
-} as const;
+export { Flow } from "./flow.js";
 
 export interface DecodedCode {
   readonly start: Vaddr;
@@ -92,19 +72,33 @@ function growScratch(size: number): void {
   scratchTargets = new Float64Array(room);
 }
 
-/** Decodes `bytes`, which stand at link-time address `start`, up to their end or to the first thing that is no code. */
-export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
+/**
+ * Decodes `bytes`, which stand at link-time address `start`, up to their end or to the first thing that is no code.
+ * @param fast false asks iced for the common instructions too: for the test that both say the same
+ */
+export function decode(bytes: Uint8Array, start: Vaddr, fast = true): DecodedCode {
   const end = (start + bytes.length) as Vaddr;
   if (scratchOffsets.length <= bytes.length) growScratch(bytes.length + 1);
   const offsets = scratchOffsets;
   const flow = scratchFlow;
   const targets = scratchTargets;
-  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
-  decoder.ip = BigInt(start);
+  let decoder: InstanceType<typeof iced.Decoder> | undefined;
   let count = 0;
   let at = 0;
   let unclean: string | undefined;
   while (at < bytes.length) {
+    const common = fast ? commonInstruction(bytes, at) : 0;
+    if (common !== 0) {
+      const next = at + (common & 15);
+      offsets[count] = at;
+      flow[count] = (common >> 4) & ~NEAR;
+      targets[count++] = (common >> 4) & NEAR ? nearTarget(bytes, start, at, next) : Number.NaN;
+      at = next;
+      continue;
+    }
+    decoder ??= new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+    decoder.position = at;
+    decoder.ip = BigInt(start + at);
     decoder.decodeOut(scratch);
     if (scratch.code === Code.INVALID) {
       unclean = "bytes that are no instruction";
@@ -126,7 +120,7 @@ export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
     at += scratch.length;
     count++;
   }
-  decoder.free();
+  decoder?.free();
   offsets[count] = at;
   const code = {
     start,
@@ -139,6 +133,18 @@ export function decode(bytes: Uint8Array, start: Vaddr): DecodedCode {
     unclean,
   };
   return unclean === undefined ? { ...code, unclean: inconsistency(code) } : code;
+}
+
+/** Where the instruction from index `at` to `end` leads, whose last byte or bytes are the distance; NaN for address 0. */
+function nearTarget(bytes: Uint8Array, start: Vaddr, at: number, end: number): number {
+  const last = bytes[end - 1]!;
+  const distance =
+    end - at === 2
+      ? (last << 24) >> 24
+      : bytes[end - 4]! | (bytes[end - 3]! << 8) | (bytes[end - 2]! << 16) | (last << 24);
+  const target = start + end + distance;
+  if (target === 0) return Number.NaN;
+  return target < 0 ? target + 2 ** 64 : target;
 }
 
 function classify(instruction: typeof scratch): number {
