@@ -23,7 +23,7 @@
  * - let the kernel see a mapping again while one of its sites still shows e8: see below.
  *
  * What it does
- * 1. A look at all sites. Untraced, that is all: no system call, nothing written but the stack.
+ * 1. A look at all sites. Untraced, that is all but step 4: no system call, nothing written but the stack.
  * 2. Each page with a site that is not sound gets the file's bytes back. MADV_DONTNEED drops the private copy, so that the
  *    next access maps the file's page again; with it go the breakpoints of that page, which step 3 brings back. Where the page
  *    carries more than that (PAGE_PRIVATE), or is locked or sealed, or is anonymous because the program has moved its code
@@ -40,12 +40,16 @@
  *    PT_LOAD, and further where a site that was patched shows no int3 after that: another mapping by now (the program has
  *    called mprotect or madvise on a part), or not traced any more.
  * If any page cannot be mended there is no step 3: what is mended is safe and not counted, what is not stays as it was.
+ * 4. Traced or not: a look at the table of held signals. All slots are emptied, since other threads are not there any more; if
+ *    one is that of this thread, what it had blocked before the fork is blocked again, last of all. Nobody had to: nothing
+ *    is written, and there is no system call. (A tracer may have gone between the parent's look and the child's.)
  *
  * Why it does not race with tracers: the child has one thread, so that nothing but the kernel writes there. Attaching and
  * detaching change one byte under mmap_lock; on a sound site that leaves a sound site; one that is not sound becomes none by
  * it. The kernel optimizes a site only when it is hit. A child handler is not run by a child that shares memory (vfork).
  * Signals are blocked from step 2 on, but for those that an instruction raises: a handler may run a site. Before that, from
- * the child's first instruction to the guard, there is no way to keep them out.
+ * the child's first instruction to the guard, only its parent can keep them out: it blocks them before the fork, in programs
+ * that are traced, and leaves in a table what was blocked (held-signals.ts).
  *
  * Where it does less
  * - A mapping of one page cannot be split: its sites stay nop5, safe and not counted.
@@ -70,8 +74,8 @@
  * is an endbr64, its only return a ret.
  */
 import { alignUp, type Vaddr, vaddr } from "../address.js";
-import { type CfaRows, DWARF_RSP } from "../elf/cfa-rows.js";
-import { type AnyRegister, Assembler, at, type RegisterName } from "../x86/assembler.js";
+import type { CfaRows } from "../elf/cfa-rows.js";
+import { at, type RegisterName } from "../x86/assembler.js";
 import { NOP5 } from "../x86/bytes.js";
 import {
   type GuardedMapping,
@@ -82,7 +86,19 @@ import {
   PAGE_PRIVATE,
   SITE_ENTRY,
 } from "./guarded-pages.js";
+import { HandlerCode } from "./handler-code.js";
 import * as linux from "./linux.js";
+import {
+  CLOBBERED,
+  type SignalSlots,
+  type SiteTable,
+  SLOT_KEY,
+  SLOT_MASK,
+  SLOT_SIZE,
+  setMask,
+  sizeOf,
+  threadPointer,
+} from "./signal-slots.js";
 
 export interface ChildGuard {
   /** Link-time address of the function `void (void)`: an endbr64. */
@@ -95,6 +111,7 @@ export interface ChildGuard {
   readonly unwind: CfaRows;
   /** Pages with sites that the guard looks at. */
   readonly pageCount: number;
+  readonly sites: SiteTable;
 }
 
 /** What it uses and saves. rcx and r11 are the kernel's, rax is a result. */
@@ -115,6 +132,8 @@ const END = 48;
 const BITS = 56;
 
 const NOT_OPENED = -4096;
+/** No mask: the kernel never has SIGKILL blocked. */
+const NOTHING_HELD = -1;
 const PAGE_MASK = -4096;
 const PAGE_BYTES = 4096;
 const CALL = 0xe8;
@@ -127,29 +146,31 @@ const MOST_SITES = 8 * (PAGE_BYTES - 256);
 
 /**
  * The guard for these sites, to be placed at link-time address `entry`, which is a multiple of 16.
+ * @param slots where parents leave what they had blocked; without them there is no step 4
  * @throws RangeError where there are no sites, or too many, or they are not in reach of 32-bit distances, or see guardedPages
  */
-export function childGuard(entry: Vaddr, mappings: readonly GuardedMapping[]): ChildGuard {
+export function childGuard(
+  entry: Vaddr,
+  mappings: readonly GuardedMapping[],
+  slots: SignalSlots | undefined = undefined,
+): ChildGuard {
   const pages = guardedPages(mappings);
   if (pages.siteCount > MOST_SITES) throw new RangeError(`a guard for ${pages.siteCount} sites is too large`);
-  const code = new GuardCode(entry, pages);
+  const code = new GuardCode(entry, pages, slots);
   code.write();
   return code.finish();
 }
 
-class GuardCode {
-  readonly #asm: Assembler;
+class GuardCode extends HandlerCode {
   readonly #pages: GuardedPages;
-  readonly #entry: Vaddr;
-  readonly #rows: { readonly start: number; readonly offset: number }[] = [];
-  #depth = 8;
+  readonly #slots: SignalSlots | undefined;
   #codeEnd = 0;
   #loops = 0;
 
-  constructor(entry: Vaddr, pages: GuardedPages) {
-    this.#entry = entry;
+  constructor(entry: Vaddr, pages: GuardedPages, slots: SignalSlots | undefined) {
+    super(entry);
     this.#pages = pages;
-    this.#asm = new Assembler(entry);
+    this.#slots = slots;
   }
 
   write(): void {
@@ -158,53 +179,72 @@ class GuardCode {
     this.#mend();
     this.#split();
     this.#end();
-    this.#codeEnd = this.#asm.here;
+    this.#codeEnd = this.asm.here;
     this.#constants();
   }
 
   finish(): ChildGuard {
-    const rows = this.#rows;
+    const { firstSite, pageCount } = this.#pages;
+    const [table, end] = [vaddr(this.asm.addressOf("sites")), vaddr(this.asm.addressOf("pages"))];
     return {
-      entry: this.#entry,
-      bytes: this.#asm.finish(),
+      entry: this.start,
+      bytes: this.asm.finish(),
       codeEnd: vaddr(this.#codeEnd),
-      unwind: {
-        starts: rows.map((row) => vaddr(row.start)),
-        registers: rows.map(() => DWARF_RSP),
-        offsets: rows.map((row) => row.offset),
-      },
-      pageCount: this.#pages.pageCount,
+      unwind: this.rows(),
+      pageCount,
+      sites: { table, end, firstSite },
     };
   }
 
   /** Step 1, with its way out; the rest stands behind it. */
   #look(): void {
-    const asm = this.#asm;
-    this.#stack(0);
-    asm.op("endbr64").op("pushfq");
-    this.#stack(8);
-    for (const register of EARLY) this.#push(register);
-    const depth = this.#depth;
+    const { asm } = this;
+    this.enter(EARLY);
     asm.address("rdx", "sites").address("rsi", "pages");
-    this.#linkTime("rcx", this.#pages.firstSite);
+    this.linkTime("rcx", this.#pages.firstSite);
     asm.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
     this.#ifUnsound("act");
     asm.op("add", "rdx", SITE_ENTRY).op("cmp", "rdx", "rsi").jumpIf("b", "look");
     asm.label("leave");
-    for (const register of EARLY.toReversed()) this.#pop(register);
-    asm.op("popfq");
-    this.#stack(-8);
-    asm.op("ret");
+    if (this.#slots !== undefined) this.#emptySlots(this.#slots);
+    asm.label("left");
+    this.leave(EARLY);
+    if (this.#slots !== undefined) this.#giveBack();
     asm.label("act");
-    this.#stack(depth - this.#depth);
+  }
+
+  /** Empties the table of held signals: rsi is what this thread had blocked. */
+  #emptySlots(slots: SignalSlots): void {
+    const { asm } = this;
+    threadPointer(asm, "rdi");
+    this.linkTime("rdx", slots.start)
+      .op("lea", "rcx", at("rdx", sizeOf(slots)))
+      .op("mov", "rsi", NOTHING_HELD);
+    asm.label("slot").op("mov", "rax", at("rdx", SLOT_KEY)).op("test", "rax", "rax").jumpIf("ne", "taken");
+    asm.label("next slot").op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
+    asm.op("cmp", "rsi", NOTHING_HELD).jumpIf("ne", "give back");
+  }
+
+  /** Only when the whole table is empty: a signal's handler may fork, and other threads of its making may. */
+  #giveBack(): void {
+    const { asm } = this;
+    asm.label("taken").op("mov", at("rdx", SLOT_KEY), 0).op("cmp", "rax", "rdi").jumpIf("ne", "next slot");
+    asm.op("mov", "rsi", at("rdx", SLOT_MASK)).jump("next slot");
+    asm.label("give back");
+    for (const register of CLOBBERED) this.push(register);
+    this.push("rsi");
+    setMask(asm);
+    this.pop("rsi");
+    for (const register of CLOBBERED.toReversed()) this.pop(register);
+    asm.jump("left");
   }
 
   /** Signals out, locals in. */
   #begin(): void {
-    const asm = this.#asm;
-    for (const register of LATE) this.#push(register);
+    const asm = this.asm;
+    for (const register of LATE) this.push(register);
     asm.op("sub", "rsp", this.#frame);
-    this.#stack(this.#frame);
+    this.stack(this.#frame);
     asm.op("mov", at("rsp", FD), NOT_OPENED).op("mov", at("rsp", FAILED), 0).op("mov", at("rsp", UNSPLIT), 0);
     asm.op("lea", "rax", at("rsp", BITS)).op("lea", "rcx", at("rsp", this.#frame));
     asm.label("clear").op("mov", at("rax"), 0).op("add", "rax", 8).op("cmp", "rax", "rcx").jumpIf("b", "clear");
@@ -214,7 +254,7 @@ class GuardCode {
 
   /** Step 2. */
   #mend(): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     this.#eachPage("mend", () => {
       this.#eachSite(() => this.#ifUnsound("mark"));
       asm.jump("mend next");
@@ -261,7 +301,7 @@ class GuardCode {
 
   /** Step 3. */
   #split(): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     asm.op("cmp", at("rsp", FAILED), 0).jumpIf("ne", "end");
     this.#eachPage("split", () => {
       asm.op("mov", "eax", at("r8")).op("and", "eax", PAGE_FIRST).jumpIf("e", "same mapping");
@@ -281,24 +321,24 @@ class GuardCode {
   }
 
   #end(): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     asm.label("end").op("cmp", at("rsp", FD), 0).jumpIf("l", "closed");
     asm.system(linux.SYS_close, at("rsp", FD));
     asm.label("closed").op("lea", "rsi", at("rsp", OLD_MASK));
     asm.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, undefined, 0, linux.SIGSET_SIZE);
     asm.op("add", "rsp", this.#frame);
-    this.#stack(-this.#frame);
-    for (const register of LATE.toReversed()) this.#pop(register);
+    this.stack(-this.#frame);
+    for (const register of LATE.toReversed()) this.pop(register);
     asm.jump("leave");
   }
 
   #constants(): void {
     const signals = new Uint8Array(linux.SIGSET_SIZE);
     new DataView(signals.buffer).setBigUint64(0, linux.ASYNCHRONOUS_SIGNALS, true);
-    this.#asm.align(8).label("sites").raw(this.#pages.siteTable);
-    this.#asm.label("pages").raw(this.#pages.pageTable).label("pages end");
-    this.#asm.label("signals").raw(signals).label("nop5").raw(NOP5);
-    this.#asm.label("path").raw(Buffer.from("/proc/self/mem\0", "latin1"));
+    this.asm.align(8).label("sites").raw(this.#pages.siteTable);
+    this.asm.label("pages").raw(this.#pages.pageTable).label("pages end");
+    this.asm.label("signals").raw(signals).label("nop5").raw(NOP5);
+    this.asm.label("path").raw(Buffer.from("/proc/self/mem\0", "latin1"));
   }
 
   get #frame(): number {
@@ -307,12 +347,12 @@ class GuardCode {
 
   /** The code of `body` for each page: r8 at its entry, PAGE, FIRST and END set. It goes on at `${name} next`. */
   #eachPage(name: string, body: () => void): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     asm.address("rax", "sites").op("mov", at("rsp", END), "rax").address("r8", "pages");
     asm.label(name);
     asm.op("mov", "rax", at("rsp", END)).op("mov", at("rsp", FIRST), "rax");
     asm.op("mov", "ecx", at("r8", 4)).op("shl", "rcx", 2).op("add", "rax", "rcx").op("mov", at("rsp", END), "rax");
-    this.#linkTime("rcx", this.#pages.firstPage);
+    this.linkTime("rcx", this.#pages.firstPage);
     asm
       .op("mov", "eax", at("r8"))
       .op("and", "rax", PAGE_MASK)
@@ -325,11 +365,11 @@ class GuardCode {
 
   /** The code of `body` for each site of the page: rax is its address, r9 its entry. It may go on at the label it is given. */
   #eachSite(body: (next: string) => void): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     const [again, next] = [this.#name("site"), this.#name("next")];
     asm.op("mov", "r9", at("rsp", FIRST));
     asm.label(again).op("mov", "eax", at("r9"));
-    this.#linkTime("rcx", this.#pages.firstSite);
+    this.linkTime("rcx", this.#pages.firstSite);
     asm.op("add", "rax", "rcx");
     body(next);
     asm.label(next).op("add", "r9", SITE_ENTRY).op("cmp", "r9", at("rsp", END)).jumpIf("b", again);
@@ -337,43 +377,19 @@ class GuardCode {
 
   /** Jumps if the site at rax is not sound. Uses rdi. */
   #ifUnsound(label: string): void {
-    const asm = this.#asm;
+    const asm = this.asm;
     asm.op("movzx", "edi", at("rax")).op("cmp", "edi", CALL).jumpIf("e", label);
     asm.op("mov", "edi", at("rax", 1)).op("cmp", "edi", TAIL).jumpIf("ne", label);
   }
 
   /** `bt` or `bts` on the bit of the site whose entry r9 is at. Uses rcx and rdi. */
   #bit(mnemonic: "bt" | "bts"): void {
-    this.#asm.address("rcx", "sites").op("mov", "rdi", "r9").op("sub", "rdi", "rcx").op("shr", "rdi", 2);
-    this.#asm.op(mnemonic, at("rsp", BITS), "rdi");
+    this.asm.address("rcx", "sites").op("mov", "rdi", "r9").op("sub", "rdi", "rcx").op("shr", "rdi", 2);
+    this.asm.op(mnemonic, at("rsp", BITS), "rdi");
   }
 
   #advise(advice: number): void {
-    this.#asm.system(linux.SYS_madvise, at("rsp", PAGE), PAGE_BYTES, advice);
-  }
-
-  /** `lea register, [rip + ...]` for an address that stands elsewhere in the file. */
-  #linkTime(register: "rcx", address: Vaddr): void {
-    const opcode = [0x48, 0x8d, 0x0d];
-    const distance = address - (this.#asm.here + opcode.length + 4);
-    if (distance !== (distance | 0)) throw new RangeError(`${register} cannot reach the sites from the guard`);
-    this.#asm.raw(opcode).raw([0, 8, 16, 24].map((shift) => (distance >> shift) & 0xff));
-  }
-
-  #push(register: AnyRegister): void {
-    this.#asm.op("push", register);
-    this.#stack(8);
-  }
-
-  #pop(register: AnyRegister): void {
-    this.#asm.op("pop", register);
-    this.#stack(-8);
-  }
-
-  /** From here on the caller's frame is so much farther away. */
-  #stack(by: number): void {
-    this.#depth += by;
-    if (this.#rows.at(-1)?.offset !== this.#depth) this.#rows.push({ start: this.#asm.here, offset: this.#depth });
+    this.asm.system(linux.SYS_madvise, at("rsp", PAGE), PAGE_BYTES, advice);
   }
 
   #name(what: string): string {

@@ -27,10 +27,13 @@ export const SIGSET_SIZE = 8;
 const [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS] = [4, 5, 7, 8, 11, 31];
 
 /**
- * All signals but those that an instruction raises: a blocked one of these would kill. SIGSYS is how a sandbox carries out a
- * system call itself.
+ * Signals that an instruction raises: a blocked one of these would kill. SIGSYS is how a sandbox carries out a system call
+ * itself. As a set: bit 0 is signal 1.
  */
-export const ASYNCHRONOUS_SIGNALS: bigint = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS].reduce(
-  (set, signal) => set & ~(1n << BigInt(signal - 1)),
-  (1n << 64n) - 1n,
+export const SYNCHRONOUS_SIGNALS: number = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS].reduce(
+  (set, signal) => set + 2 ** (signal - 1),
+  0,
 );
+
+/** All others. */
+export const ASYNCHRONOUS_SIGNALS: bigint = ~BigInt(SYNCHRONOUS_SIGNALS) & ((1n << 64n) - 1n);

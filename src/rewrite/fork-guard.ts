@@ -142,12 +142,12 @@ export function withForkGuard(
   let codeEnd: Vaddr | undefined;
   let code: CoverCode;
   try {
-    code = coverCode(cover, start, (at) => {
-      const guard = childGuard(at, mappings);
+    code = coverCode(cover, start, (at, slots) => {
+      const guard = childGuard(at, mappings, slots);
       pages = guard.pageCount;
       unwind = guard.unwind;
       codeEnd = guard.codeEnd;
-      return guard.bytes;
+      return guard;
     });
   } catch (error) {
     if (error instanceof RangeError) return error.message;

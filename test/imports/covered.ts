@@ -4,10 +4,10 @@
  */
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
-import type { Vaddr } from "../../src/address.js";
 import { parseElf } from "../../src/elf/image.js";
 import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/imports/fork-cover.js";
 import { type Covered, installForkCover } from "../../src/rewrite/imports/install.js";
+import type { MakeChild } from "../../src/rewrite/imports/stubs.js";
 import { revert } from "../../src/rewrite/revert.js";
 import { flat } from "./handled.js";
 
@@ -23,7 +23,7 @@ export const coverOf = (file: string): ForkCover => forkCover(parseElf(readFileS
 export function cover(
   input: string,
   output: string,
-  guard: (at: Vaddr) => Uint8Array = () => WRITES_G,
+  guard: MakeChild = () => ({ bytes: WRITES_G }),
   change: (plan: ForkCoverPlan) => ForkCoverPlan = (plan) => plan,
   tableAtEnd = false,
 ): ForkCover & Covered {

@@ -43,7 +43,7 @@ describe.skipIf(cannotOptimize("children that no handler sees, under a uprobe"))
     if (!built.ok) throw new Error(built.because);
     const site = await siteOf(built.path);
     const guarded = scratch("guarded");
-    cover(built.path, guarded, (at) => childGuard(at, [{ sites: [site], privatePages: new Set() }]).bytes);
+    cover(built.path, guarded, (at, slots) => childGuard(at, [{ sites: [site], privatePages: new Set() }], slots));
     const traced = async (file: string): Promise<{ stdout: string; hits: number }> => {
       tracer = new Tracer(file, [offsetOf(parseElf(readFileSync(file)), site)!]);
       tracer.on();

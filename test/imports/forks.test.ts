@@ -243,7 +243,7 @@ int main(void) {
         ["ba00000000c3", 6],
         ["f8c3", 2],
       ] as const) {
-        cover(input, output, () => Uint8Array.from(Buffer.from(guard, "hex")));
+        cover(input, output, () => ({ bytes: Uint8Array.from(Buffer.from(guard, "hex")) }));
         expect((await run(output, [])).status, guard).toBe(status);
       }
     }

@@ -28,7 +28,7 @@ export interface Handled extends Installed {
 /** Writes `output`; what it throws is the reason why not. */
 export function handle(input: string, output: string): Handled {
   const image = parseElf(readFileSync(input));
-  const installed = installChildHandler(image, () => WRITES_G);
+  const installed = installChildHandler(image, () => ({ bytes: WRITES_G }));
   if (typeof installed === "string") throw new Error(installed);
   const bytes = flat(installed.content);
   writeFileSync(output, bytes);

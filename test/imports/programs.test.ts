@@ -184,7 +184,7 @@ describe.skipIf(!canCompile)("a child handler in a program", () => {
     const base = /^\s+0x([0-9a-f]+) .* 0x0 .*handled$/m.exec(
       (await run("gdb", ["-nx", "-q", "-batch", ...commands.flatMap((c) => ["-ex", c]), output])).stdout,
     );
-    const child = `*0x${(BigInt(`0x${base![1]}`) + BigInt(stubs.child)).toString(16)}`;
+    const child = `*0x${(BigInt(`0x${base![1]}`) + BigInt(stubs.handlers.child)).toString(16)}`;
     const more = [`break ${child}`, "break main", "continue", "backtrace", "continue", "backtrace 2", "kill"];
     const { stdout } = await run("gdb", [
       "-nx",

@@ -71,7 +71,7 @@ describe.skipIf(!canCompile)("no child handler", () => {
         bytes[at] = [0, 0xff, 0x80, random(256)][random(4)]!;
       }
       try {
-        const installed = installChildHandler(parseElf(bytes), () => Uint8Array.of(0xc3));
+        const installed = installChildHandler(parseElf(bytes), () => ({ bytes: Uint8Array.of(0xc3) }));
         if (typeof installed === "string") refused++;
       } catch (error) {
         expect(error).toBeInstanceOf(InputError);

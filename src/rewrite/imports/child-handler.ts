@@ -10,6 +10,10 @@
  * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
  * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
  *
+ * In the parent a program has handlers as well (guard/held-signals.ts says what for). A library has none: while the C library
+ * calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child there is no other
+ * thread; in a parent it would be a crash, traced or not.
+ *
  * What it does not reach: handlers that were registered before a library was loaded, and that call it; a fork behind the
  * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
  * fork that run no handlers (fork-cover.ts says what is done about them).
@@ -20,15 +24,16 @@ import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
 import { readNeededVersions } from "../../elf/versions.js";
+import { type SignalSlots, SLOT_SIZE, SLOTS } from "../../guard/signal-slots.js";
 import type { Edit } from "../edits.js";
 import { type Place, placesFor } from "../place.js";
 import type { OutputSection } from "../sections.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
-import { encodeStubs, type Stubs } from "./stubs.js";
+import { encodeStubs, type ForkHandlers, type MakeChild, type Stubs } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
 import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
-import { type NewWords, wordSpace } from "./words.js";
+import { type NewWords, WORD, wordSpace } from "./words.js";
 import { encodeWrappers } from "./wrappers.js";
 
 const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
@@ -37,6 +42,7 @@ const LOOKUP = { name: "dlsym", version: "GLIBC_2.34", minor: 34 };
 const FINALIZE = { name: "__cxa_finalize", version: "GLIBC_2.2.5" };
 /** For each of the two imports, and for the preinit array. */
 const MOST_WORDS = 3;
+const SLOT_WORDS = (SLOTS * SLOT_SIZE) / WORD;
 
 export interface ChildHandlerPlan {
   /** The input as places and program headers see it: its writable segment has room for the new words. */
@@ -52,6 +58,8 @@ export interface ChildHandlerPlan {
   readonly words: NewWords | undefined;
   /** The preinit array's word behind .bss, where a relocation fills it: `lead` tells the relocation with what. */
   readonly startWord: { readonly at: Vaddr; lead(init: Vaddr): void } | undefined;
+  /** Words of ours that are written while forks go on; undefined for libraries, and where there is no room for them. */
+  readonly slots: SignalSlots | undefined;
 }
 
 /**
@@ -68,16 +76,18 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
     return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
   if (!usesGlibc(tables))
     return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
-  const space = wordSpace(image, MOST_WORDS + wrap.length);
+  const isProgram = startsProcesses(image);
+  const most = MOST_WORDS + wrap.length;
+  const withSlots = isProgram ? wordSpace(image, most + SLOT_WORDS) : undefined;
+  const space = typeof withSlots === "object" ? withSlots : wordSpace(image, most);
   if (typeof space === "string") return space;
   let words = 0;
-  const newWord = (): Vaddr => (space.start + 8 * words++) as Vaddr;
+  const newWord = (): Vaddr => vaddr(space.start + WORD * words++);
 
   const drafts = new ImportDrafts(image, tables);
   const wanted = registration(drafts);
   const register = drafts.import(wanted.name, wanted.version, newWord);
   if (typeof register === "string") return register;
-  const isProgram = startsProcesses(image);
   const finalize = isProgram ? undefined : drafts.import(FINALIZE.name, FINALIZE.version, newWord);
   if (typeof finalize === "string") return finalize;
   const wrapped: WrappedImport[] = [];
@@ -97,8 +107,14 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
   if (typeof end === "string") return end;
   const at = start.needsWord && !fixed ? newWord() : undefined;
   const startWord = at && { at, lead: drafts.relative(at) };
+  let slots: SignalSlots | undefined;
+  if (space === withSlots) {
+    slots = { start: vaddr(space.start + WORD * words), count: SLOTS };
+    words += SLOT_WORDS;
+  }
   const taken = words === 0 ? undefined : space.take(words);
-  return { image: taken?.image ?? image, register, finalize, start, end, wrapped, tables, words: taken, startWord };
+  const seen = taken?.image ?? image;
+  return { image: seen, register, finalize, start, end, wrapped, tables, words: taken, startWord, slots };
 }
 
 /**
@@ -143,16 +159,16 @@ export function childHandlerPlaces(
 
 /**
  * The new code from `start` on: stubs and wrappers, then the handler that `child` makes for its address.
- * @param more makes code in between for its own address and the handler's; its length depends on neither
+ * @param more makes code in between for its own address and the handlers'; its length depends on none of them
  */
 export function childHandlerCode(
   plan: ChildHandlerPlan,
   start: Vaddr,
-  child: (at: Vaddr) => Uint8Array,
-  more: (at: Vaddr, child: Vaddr) => Uint8Array = () => new Uint8Array(0),
+  child: MakeChild,
+  more: (at: Vaddr, handlers: ForkHandlers) => Uint8Array = () => new Uint8Array(0),
 ): Stubs {
   const end = plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next };
-  let wrappers = encodeWrappers([], start, start);
+  let wrappers = encodeWrappers([], start, { prepare: undefined, parent: undefined, child: start });
   const stubs = encodeStubs(
     start,
     {
@@ -161,11 +177,12 @@ export function childHandlerCode(
       afterInit: plan.start.next,
       end,
       constantWord: plan.start.needsWord && plan.startWord === undefined,
+      slots: plan.slots,
     },
     child,
-    (at, handler) => {
-      wrappers = encodeWrappers(plan.wrapped, at, handler);
-      return Uint8Array.from([...wrappers.bytes, ...more(vaddr(at + wrappers.bytes.length), handler)]);
+    (at, handlers) => {
+      wrappers = encodeWrappers(plan.wrapped, at, handlers);
+      return Uint8Array.from([...wrappers.bytes, ...more(vaddr(at + wrappers.bytes.length), handlers)]);
     },
   );
   return { ...stubs, wrappers: wrappers.wrappers, named: [...stubs.named, ...wrappers.named] };

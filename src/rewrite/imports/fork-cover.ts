@@ -38,7 +38,7 @@ import {
   planChildHandler,
 } from "./child-handler.js";
 import { encodeForkDetour, type ForkDetour, planForkDetour } from "./fork-detours.js";
-import type { Stubs } from "./stubs.js";
+import type { ForkHandlers, MakeChild, Stubs } from "./stubs.js";
 
 export interface ForkCoverPlan {
   /** The input as places and program headers see it. */
@@ -229,21 +229,21 @@ export interface CoverCode {
  * @param child makes the guard, a function without arguments that keeps all registers, for its link-time address
  * @throws RangeError where something cannot be reached from there
  */
-export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: (at: Vaddr) => Uint8Array): CoverCode {
+export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: MakeChild): CoverCode {
   let made = encodeDetours([], start, start);
-  const detours = (at: Vaddr, guard: Vaddr): Uint8Array => {
+  const detours = (at: Vaddr, { child: guard }: Pick<ForkHandlers, "child">): Uint8Array => {
     made = encodeDetours(plan.detours, at, guard);
     return made.bytes;
   };
   if (plan.handler !== undefined) {
     const stubs = childHandlerCode(plan.handler, start, child, detours);
-    const { bytes, child: handler, named } = stubs;
-    return { bytes, child: handler, named: [...named, ...made.named], stubs, windows: made.windows };
+    const { bytes, handlers, named } = stubs;
+    return { bytes, child: handlers.child, named: [...named, ...made.named], stubs, windows: made.windows };
   }
-  const at = vaddr(alignUp(start + detours(start, start).length, 16));
-  const handler = child(at);
+  const at = vaddr(alignUp(start + detours(start, { child: start }).length, 16));
+  const handler = child(at, undefined).bytes;
   const bytes = new Uint8Array(at - start + handler.length).fill(INT3);
-  bytes.set(detours(start, at));
+  bytes.set(detours(start, { child: at }));
   bytes.set(handler, at - start);
   return { bytes, child: at, named: made.named, stubs: undefined, windows: made.windows };
 }

@@ -3,7 +3,6 @@
  * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
 import { createHash } from "node:crypto";
-import type { Vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { assemble } from "../assemble.js";
 import type { SparseContent } from "../contract.js";
@@ -19,7 +18,7 @@ import {
   planChildHandler,
 } from "./child-handler.js";
 import { type CoverCode, coverChanges, coverCode, coverPlaces, type ForkCoverPlan } from "./fork-cover.js";
-import type { Stubs } from "./stubs.js";
+import type { MakeChild, Stubs } from "./stubs.js";
 
 export interface Installed {
   readonly content: SparseContent;
@@ -33,7 +32,7 @@ export interface Installed {
  * @param child makes the handler's code, a function without arguments, for its link-time address
  * @throws InputError where the file is damaged
  */
-export function installChildHandler(image: ElfImage, child: (at: Vaddr) => Uint8Array): Installed | string {
+export function installChildHandler(image: ElfImage, child: MakeChild): Installed | string {
   const plan = planChildHandler(image);
   if (typeof plan === "string") return plan;
   const made = install(image, childHandlerPlaces(plan, false), (place) => {
@@ -53,7 +52,7 @@ export interface Covered {
 export function installForkCover(
   image: ElfImage,
   plan: ForkCoverPlan,
-  child: (at: Vaddr) => Uint8Array,
+  child: MakeChild,
   tableAtEnd = false,
 ): Covered | string {
   return install(image, coverPlaces(plan, tableAtEnd), (place) => {

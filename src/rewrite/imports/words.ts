@@ -1,19 +1,20 @@
 /**
- * Words that can be written, for relocations: at the end of the highest writable segment, behind .bss.
+ * Words that can be written: at the end of the highest writable segment, behind .bss.
  *
  *     before   [.data][.bss          ]
  *     after    [.data][.bss          ][.bss.nop5]
  *
  * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added, and
- * nothing becomes both writable and executable. They stand outside of RELRO: so they are for words that are read once,
- * while the file is initialised, and never again.
+ * nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read once, while
+ * the file is initialised, and never again, but for imports that are wrapped; the others hold numbers (guard/signal-slots.ts).
  */
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ElfImage, ProgramHeader } from "../../elf/image.js";
 import type { OutputSection } from "../sections.js";
 
-const WORD = 8;
+/** In bytes. */
+export const WORD = 8;
 /** The name of the section that holds the words. */
 export const WORDS_SECTION = ".bss.nop5";
 

@@ -1,7 +1,8 @@
 /**
  * New code between a file and functions of the C library that may fork without running child handlers.
  *
- *     _Fork      calls it; a child (0) calls the guard, then both return
+ *     _Fork      calls the handler before a fork (it keeps signals out: guard/held-signals.ts), then the function; a child (0)
+ *                calls the guard, the parent its handler, then both return
  *     syscall    the same where the number is that of fork, or of clone or clone3 without CLONE_VM; else it goes there by a
  *                jump. A call with a stack of its own for the child goes there as well: such a child returns to an address
  *                that it finds on that stack, if the program has thought of one, and never comes back here
@@ -17,6 +18,7 @@ import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
 import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork } from "../../facts/system-calls.js";
 import { type AnyRegister, Assembler, at } from "../../x86/assembler.js";
 import type { NamedCode } from "../new-code.js";
+import type { ForkHandlers } from "./stubs.js";
 
 /** Functions that may be wrapped. */
 export const wrappable = ["_Fork", "syscall", "clone", "__clone"] as const;
@@ -36,19 +38,19 @@ export interface Wrappers {
 /**
  * The wrappers from link-time address `start` on, a multiple of 16; their length does not depend on the addresses.
  * @param wrapped names, and the words that hold the functions' addresses
- * @param guard the function that a child calls
+ * @param handlers the functions that belong to a fork
  */
 export function encodeWrappers(
   wrapped: readonly { readonly name: string; readonly slot: Vaddr }[],
   start: Vaddr,
-  guard: Vaddr,
+  handlers: ForkHandlers,
 ): Wrappers {
   const pieces: Uint8Array[] = [];
   const wrappers: Wrapper[] = [];
   const named: NamedCode[] = [];
   let here: number = start;
   for (const { name, slot } of wrapped) {
-    const code = new WrapperCode(vaddr(here), slot, guard);
+    const code = new WrapperCode(vaddr(here), slot, handlers);
     if (name === "_Fork") code.fork();
     else if (name === "syscall") code.syscall();
     else code.clone();
@@ -63,12 +65,13 @@ export function encodeWrappers(
 
 class WrapperCode {
   readonly #asm: Assembler;
+  #names = 0;
   readonly #rows: { readonly start: number; readonly offset: number }[] = [];
 
   constructor(
     start: Vaddr,
     readonly slot: Vaddr,
-    readonly guard: Vaddr,
+    readonly handlers: ForkHandlers,
   ) {
     this.#asm = new Assembler(start);
     this.#asm.op("endbr64");
@@ -76,7 +79,7 @@ class WrapperCode {
   }
 
   fork(): void {
-    this.#callAndGuard();
+    this.#callAndGuard(this.handlers);
   }
 
   /** edi is the number; rsi, rdx are the first arguments of the system call. */
@@ -93,11 +96,13 @@ class WrapperCode {
     asm.label("clone");
     this.#test("rdx").jumpIf("ne", "plain");
     asm.op("mov", "r11d", "esi");
-    asm.label("flags").op("and", "r11d", CLONE_VM).jumpIf("e", "copies");
+    asm.label("flags").op("test", "r11d", CLONE_VM).jumpIf("ne", "plain");
+    asm.op("test", "r11d", CLONE_SETTLS).jumpIf("e", "copies");
+    this.#callAndGuard({ ...this.handlers, prepare: undefined, parent: undefined });
     asm.label("plain");
     this.#through(JUMP);
     asm.label("copies");
-    this.#callAndGuard();
+    this.#callAndGuard(this.handlers);
   }
 
   /** clone(function rdi, stack rsi, flags edx, argument rcx, ...) */
@@ -112,7 +117,7 @@ class WrapperCode {
     this.#through(JUMP);
     asm.label("child").op("endbr64").op("sub", "rsp", 8);
     this.#cfa(16);
-    this.#callGuard();
+    this.#call(this.handlers.child);
     asm.op("add", "rsp", 8);
     this.#cfa(8);
     asm.op("mov", "rax", at("rdi")).op("mov", "rdi", at("rdi", 8)).raw([0xff, 0xe0]); // jmp rax
@@ -140,14 +145,21 @@ class WrapperCode {
     };
   }
 
-  #callAndGuard(): void {
+  #callAndGuard({ prepare, parent, child }: ForkHandlers): void {
     const asm = this.#asm;
+    const [inParent, end] = [this.#name("parent"), this.#name("end")];
     asm.op("sub", "rsp", 8);
     this.#cfa(16);
+    if (prepare !== undefined) this.#call(prepare);
     this.#through(CALL);
-    this.#test("eax").jumpIf("ne", "parent");
-    this.#callGuard();
-    asm.label("parent").op("add", "rsp", 8);
+    this.#test("eax").jumpIf("ne", inParent);
+    this.#call(child);
+    if (parent !== undefined) {
+      asm.jump(end).label(inParent);
+      this.#call(parent);
+      asm.label(end);
+    } else asm.label(inParent);
+    asm.op("add", "rsp", 8);
     this.#cfa(8);
     asm.op("ret");
   }
@@ -158,9 +170,13 @@ class WrapperCode {
     this.#distance(this.slot);
   }
 
-  #callGuard(): void {
+  #call(target: Vaddr): void {
     this.#asm.raw([0xe8]);
-    this.#distance(this.guard);
+    this.#distance(target);
+  }
+
+  #name(what: string): string {
+    return `${what} ${this.#names++}`;
   }
 
   #test(register: AnyRegister): Assembler {
@@ -182,6 +198,9 @@ class WrapperCode {
 /** `jmp *slot(%rip)`, `call *slot(%rip)`: what a distance of 32 bits follows. */
 const JUMP = [0xff, 0x25];
 const CALL = [0xff, 0x15];
+
+/** The child gets another thread pointer: it would not find what its parent has left for it. */
+const CLONE_SETTLS = 0x80000;
 
 /** Where struct clone_args has the child's stack (include/uapi/linux/sched.h). */
 const CLONE_ARGS_STACK = 40;

@@ -6,32 +6,28 @@
  *     somebody traces   each site by itself, in each way in which a child may find it, so that none can be missing in its
  *                       tables; then many at once, with every answer that the kernel may give (kernel.ts)
  *
- * What it reads is the sites and its own tables; what it writes is its own stack.
+ * In either case with signals that were blocked before the fork, by this thread or by none: it lets them in again, last of
+ * all, and leaves the table of slots empty.
  */
-import { hex, PAGE_SIZE } from "../../address.js";
-import { Rflags, STATE_WORDS } from "../../emulate/state.js";
+import { hex } from "../../address.js";
 import { NOP5 } from "../../x86/bytes.js";
-import { Random, stateOf } from "../machine-states.js";
+import { Random } from "../machine-states.js";
+import { HandlerRuns } from "./handler-runs.js";
 import { ChildKernel, type Guarded, isSound, type Scene } from "./kernel.js";
 import type { Machine } from "./machine.js";
+import { isFree, isOwn, type Slots } from "./slots.js";
 import { beginsAsTarget } from "./stubs.js";
 
 /** States of a child that nobody traces, and scenes of one that somebody does: half as many where there are many sites. */
 const TURNS = 24;
-/** Instructions that a site may cost, and that everything else may. */
-const EACH = 400;
-const REST = 4000;
-const MOST_CALLS = 64;
 /** So many are looked at in every way. */
 const FEW_SITES = 64;
-/** Marks of bytes: of a site; looked at. */
-const [SITE, READ] = [1, 2];
 
 /** Bytes 1 to 4 of a nop5 with a breakpoint that nobody has hit. */
-const BREAKPOINT = Uint8Array.of(0xcc, 0x1f, 0x44, 0x00, 0x00);
+export const BREAKPOINT = Uint8Array.of(0xcc, 0x1f, 0x44, 0x00, 0x00);
 
 /** How a child may find a site that is not sound: a call; another tracer's int3, or the nop, in front of its distance. */
-const broken: readonly Uint8Array[] = [
+export const broken: readonly Uint8Array[] = [
   Uint8Array.of(0xe8, 0x12, 0x34, 0x56, 0x78),
   Uint8Array.of(0xcc, 0xfb, 0x5f, 0x00, 0x00),
   Uint8Array.of(0x0f, 0xfb, 0x5f, 0x00, 0x00),
@@ -55,92 +51,47 @@ const plain: Scene = {
   write: () => NOP5.length,
 };
 
-/** What is wrong with the child handler, or undefined. */
-export function judgeChild(machine: Machine, start: number, guarded: Guarded): string | undefined {
+/** What is wrong with the child handler, or undefined. @param slots where signals may have been held */
+export function judgeChild(
+  machine: Machine,
+  start: number,
+  guarded: Guarded,
+  slots: Slots | undefined,
+): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
-  const child = new ChildRuns(machine, start, guarded);
+  const child = new ChildRuns(machine, start, guarded, slots);
   return child.untraced() ?? child.each() ?? child.many();
 }
 
 class ChildRuns {
-  /** By page what a run may read there: the bytes of sites, and which of them have been read. */
-  private readonly siteBytes = new Map<number, Uint8Array>();
-  private lastPage = -1;
-  private lastBytes: Uint8Array | undefined;
+  private readonly runs: HandlerRuns;
   private turn = 0;
 
   constructor(
     private readonly machine: Machine,
     private readonly start: number,
     private readonly guarded: Guarded,
+    private readonly slots: Slots | undefined,
   ) {
-    for (const { address } of guarded.pages) this.siteBytes.set(address, new Uint8Array(PAGE_SIZE));
-    for (const { address, page } of guarded.sites) {
-      const { address: start } = guarded.pages[page]!;
-      this.siteBytes.get(start)!.fill(SITE, address - start, address - start + NOP5.length);
-    }
+    this.runs = new HandlerRuns(machine, guarded, slots);
   }
 
   private get turns(): number {
     return this.guarded.sites.length > FEW_SITES ? TURNS / 2 : TURNS;
   }
 
-  private readonly mayRead = (address: number, size: number): boolean => {
-    const offset = address % PAGE_SIZE;
-    if (address - offset !== this.lastPage) {
-      this.lastPage = address - offset;
-      this.lastBytes = this.siteBytes.get(this.lastPage);
-    }
-    const bytes = this.lastBytes;
-    if (bytes === undefined || offset + size > PAGE_SIZE) return false;
-    for (let i = offset; i < offset + size; i++) if (bytes[i] === 0) return false;
-    for (let i = offset; i < offset + size; i++) bytes[i] = READ;
-    return true;
-  };
-
-  /** One call of the handler. @returns what is wrong, or undefined */
-  private run(scene: Scene, kernel: ChildKernel): string | undefined {
-    const { machine } = this;
-    const { cpu } = machine;
-    const turn = this.turn++;
-    const { words } = stateOf(9001 + turn, []);
-    cpu.w.set(words);
-    if (turn % 5 === 1) cpu.rflags |= Rflags.DF;
-    const before = cpu.w.slice(0, STATE_WORDS);
-    const flags = cpu.rflags;
-    machine.call(this.start, before, 8 * (turn % 4), this.mayRead);
-    const limit = REST + EACH * this.guarded.sites.length;
-    for (let calls = 0; ; calls++) {
-      const end = machine.run(limit);
-      if (machine.problems.length > 0) return machine.problems[0];
-      if (end.kind === "left") break;
-      if (end.kind !== "syscall") return `it ends with "${end.kind}${end.detail && `: ${end.detail}`}"`;
-      if (calls === MOST_CALLS + 8 * this.guarded.sites.length) return "it makes system calls without end";
-      kernel.call();
-    }
-    if (!machine.hasReturned) return `it goes on at ${hex(machine.ip)}, not back to its caller`;
-    if (!machine.callersStackIsWhole) return "it changes the stack of its caller";
-    if (cpu.rflags !== flags) return "the flags are not what they were";
-    // All but rsp, rip and flags.
-    for (let i = 0; i < STATE_WORDS; i++)
-      if ((i < 8 || i > 9) && (i < 32 || i > 41) && cpu.w[i] !== before[i]) return "a register is not what it was";
-    return kernel.outcome() ?? (scene === plain && this.turn === 1 ? this.unread() : undefined);
-  }
-
-  /** A byte of a site that was not looked at. */
-  private unread(): string | undefined {
-    for (const { address } of this.guarded.sites) {
-      const offset = address % PAGE_SIZE;
-      const bytes = this.siteBytes.get(address - offset)!;
-      if (bytes.subarray(offset, offset + NOP5.length).some((byte) => byte !== READ))
-        return `it does not look at the site at ${hex(address)}`;
-    }
-    return undefined;
-  }
-
   private scene(scene: Scene): string | undefined {
-    const kernel = new ChildKernel(this.machine, this.guarded, scene);
-    const problem = this.run(scene, kernel);
+    const turn = this.turn++;
+    const scenes = this.slots?.scenes ?? [];
+    const held = scenes[turn % scenes.length] ?? [];
+    this.slots?.put(held);
+    const isEmpty = (): boolean => this.slots?.get().every(isFree) ?? true;
+    const kernel = new ChildKernel(this.machine, this.guarded, scene, held.find(isOwn)?.mask, isEmpty);
+    const problem =
+      this.runs.run(this.start, turn, () => kernel.call()) ??
+      kernel.outcome() ??
+      (isEmpty() ? undefined : "it leaves a slot taken") ??
+      (turn === 0 ? this.runs.unread() : undefined);
     kernel.cleanUp();
     return problem;
   }

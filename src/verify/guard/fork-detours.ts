@@ -183,7 +183,7 @@ export class ForkDetours {
     const { machine } = this;
     const seed = 8500 + this.turn++;
     const { words } = stateOf(seed, []);
-    machine.stopAt = child ?? Number.NaN;
+    machine.stops = new Set(child === undefined ? [] : [child]);
     const ends = [before, machine].map((side): RunEnd | string => {
       const { cpu, memory } = side;
       cpu.w.set(words);

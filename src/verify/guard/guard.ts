@@ -7,6 +7,8 @@
  *     loader        what the dynamic loader makes of both files is the same, but for a guard's imports and words (loader-rules.ts)
  *     stubs         what it calls registers a child handler, takes it out at the end, and goes on to what it called before
  *     child         the handler: nothing where nobody traces, and what it may do where somebody does (child.ts)
+ *     parent        the handlers on either side of a fork, where there are some: signals are held where somebody traces, in words
+ *                   of the guard's own that no relocation fills, and let in again (held-signals.ts, slots.ts)
  *     new code      all of it that is the guard's has run, or has been read, in one of the runs
  *
  * Nothing is taken from what rewriting says of itself: its memo only has to agree.
@@ -25,11 +27,13 @@ import { atAddress, type FileStretch, type Finding, finding } from "../rest/find
 import { type Run, union } from "../rest/runs.js";
 import { judgeChild } from "./child.js";
 import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
+import { judgeParent, judgePrepare } from "./held-signals.js";
 import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
 import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
 import { Machine, unlessAbsent } from "./machine.js";
-import { fillWords, type Hook, judgeFini, judgeInit } from "./stubs.js";
+import { Slots } from "./slots.js";
+import { fillWords, type Handlers, type Hook, judgeFini, judgeInit } from "./stubs.js";
 import { unvisitedCode } from "./unvisited.js";
 import { judgeWrapper, resolved } from "./wrappers.js";
 
@@ -137,7 +141,7 @@ class Examination {
       new Map(heads.map((h) => [h.at, h.holds])),
     );
     this.findings.push(...changes.findings);
-    this.allFilled(words, changes.words);
+    this.slotWords = this.unfilled(words, changes.words);
     const tags = this.tags(hooks, changes.words);
     const code = this.code(hooks, changes);
     return {
@@ -227,11 +231,19 @@ class Examination {
     return { start, end };
   }
 
-  /** Every word is filled by one relocation. */
-  private allFilled(words: Run | undefined, filled: readonly Word[]): void {
-    for (const at of addressesIn(words))
-      if (!filled.some((w) => w.at === at)) this.say(atAddress(at), "a word that no relocation fills");
+  /** The words that no relocation fills: slots, if they are pairs in a row. */
+  private unfilled(words: Run | undefined, filled: readonly Word[]): Run | undefined {
+    const open = [...addressesIn(words)].filter((at) => !filled.some((w) => w.at === at));
+    const [first] = open;
+    if (first === undefined) return undefined;
+    if (open.length % 2 === 0 && open.every((at, i) => at === first + WORD * i))
+      return { start: first, end: first + WORD * open.length };
+    this.say(atAddress(first), "a word that no relocation fills");
+    return undefined;
   }
+
+  /** Words for signals that are held. */
+  private slotWords: Run | undefined;
 
   /** The dynamic tags as they have to be. */
   private tags(hooks: ReadonlyMap<Caller, Hook>, words: readonly Word[]): Pick<Guard, "tagValues" | "addedTags"> {
@@ -283,12 +295,14 @@ class Examination {
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: Piece[] = [];
     let child: number | undefined;
+    let handlers: Handlers | undefined;
     if (init !== undefined) {
       const registered = typeof filled === "string" ? filled : unlessAbsent(() => judgeInit(machine, init[1], filled));
       if (typeof registered === "string" || typeof filled === "string")
         this.say(atAddress(init[1].start), `at the start, ${registered}`);
       else {
         child = registered.child;
+        handlers = registered;
         if (!this.isNew(registered.handle))
           this.say(atAddress(init[1].start), `its handle ${hex(registered.handle)} may be that of another`);
         const finiProblem = fini && unlessAbsent(() => judgeFini(machine, fini[1], filled, registered));
@@ -310,11 +324,14 @@ class Examination {
       const guarded = guardedSites(this.rewritten);
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
       const handler = child;
+      const slots = this.slots(machine);
       const problem = this.isNew(handler)
-        ? unlessAbsent(() => judgeChild(machine, handler, guarded))
+        ? unlessAbsent(() => judgeChild(machine, handler, guarded, slots))
         : "it is no new code";
       if (problem !== undefined) this.say(atAddress(child), `in a child, ${problem}`);
-      if (typeof filled !== "string") named.push(...this.wrappers(machine, changes.wrapped, filled, child));
+      if (handlers !== undefined) named.push(...this.aroundForks(machine, handlers, guarded, slots));
+      if (typeof filled !== "string" && handlers !== undefined)
+        named.push(...this.wrappers(machine, changes.wrapped, filled, handlers));
       for (const detour of this.detours) {
         const wrong = unlessAbsent(() => detours!.judge(detour, handler));
         if (wrong !== undefined) this.say(atAddress(detour.call), `the system call there: ${wrong}`);
@@ -335,12 +352,46 @@ class Examination {
     };
   }
 
+  private slots(machine: Machine): Slots | undefined {
+    const words = this.slotWords;
+    return words && new Slots(machine, words.start, (words.end - words.start) / (2 * WORD));
+  }
+
+  /** The handlers in the parent, and the words that they have for that. */
+  private aroundForks(
+    machine: Machine,
+    { prepare, parent }: Handlers,
+    guarded: Guarded,
+    slots: Slots | undefined,
+  ): readonly Piece[] {
+    if (prepare === undefined || parent === undefined || slots === undefined) {
+      if (slots !== undefined) this.say(atAddress(slots.start), "words that no handler is registered for");
+      if (prepare !== undefined) this.say(atAddress(prepare), "it has no words for the signals that it holds");
+      return [];
+    }
+    if (!startsProcesses(this.original))
+      this.say(atAddress(prepare), "it registers handlers in the parent, where another thread may unload it");
+    const found: Piece[] = [];
+    for (const [name, start, judge] of [
+      ["prepare", prepare, judgePrepare],
+      ["parent", parent, judgeParent],
+    ] as const) {
+      const problem = this.isNew(start)
+        ? unlessAbsent(() => judge(machine, start, guarded, slots))
+        : "it is no new code";
+      if (problem !== undefined)
+        this.say(atAddress(start), `${name === "prepare" ? "before a fork" : "behind a fork"}, ${problem}`);
+      found.push({ name: `usdt_nop5.${name}`, start });
+    }
+    return found;
+  }
+
   /** The code that stands for functions which the file imports, and what tells the loader where that is. */
   private wrappers(
     machine: Machine,
     uses: readonly WrappedUse[],
     filled: ReadonlySet<number>,
-    child: number,
+    handlers: Handlers,
   ): readonly Piece[] {
     const found = new Map<string, Piece>();
     for (const { name, leadsTo, isResolver } of uses) {
@@ -351,7 +402,7 @@ class Examination {
         say(typeof start === "string" ? start : "it is no new code");
       else if (known !== undefined && known.start !== start) say("it is not one");
       else if (known === undefined) {
-        const problem = unlessAbsent(() => judgeWrapper(machine, name, start, filled, child));
+        const problem = unlessAbsent(() => judgeWrapper(machine, name, start, filled, handlers));
         if (problem !== undefined) say(problem);
         found.set(name, { name: `usdt_nop5.${name}`, start, last: isResolver ? leadsTo : undefined });
       } else if (isResolver) found.set(name, { ...known, last: leadsTo });

@@ -9,6 +9,7 @@
  *   that of the file (MADV_WIPEONFORK tells); else the nop5 is written through /proc/self/mem
  * - then, and only if no page is left, the mapping is split and joined again by MADV_DONTDUMP and MADV_DODUMP on one page: on
  *   a page that had a breakpoint, once in a mapping, and again where a site has no breakpoint after that
+ * - what was blocked before the fork is let in again at the very end, once no slot is taken (slots.ts)
  * - nothing else is asked for: so int3 is written by nobody but the kernel, and no protection is changed
  */
 import { hex, PAGE_SIZE, runtimeAddress } from "../../address.js";
@@ -82,7 +83,8 @@ const advices = {
 type Advice = (typeof advices)[keyof typeof advices];
 
 /** All signals but SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS. */
-const BLOCKED = ~((1n << 3n) | (1n << 4n) | (1n << 6n) | (1n << 7n) | (1n << 10n) | (1n << 30n)) & (2n ** 64n - 1n);
+export const BLOCKED =
+  ~((1n << 3n) | (1n << 4n) | (1n << 6n) | (1n << 7n) | (1n << 10n) | (1n << 30n)) & (2n ** 64n - 1n);
 const OLD_MASK = 0x0123_4567_89ab_cdefn;
 
 const isCall = (bytes: Uint8Array): boolean => bytes[0] === 0xe8;
@@ -103,6 +105,7 @@ export class ChildKernel {
   /** Pages that had a site that was not sound. */
   private unsound: ReadonlySet<number>;
   private mask: "open" | "blocked" | "restored" = "open";
+  private isOver = false;
   private descriptor: "none" | "open" | "refused" | "closed" = "none";
   private readonly asked = new Map<number, Set<Advice>>();
   private readonly wiped = new Set<number>();
@@ -115,6 +118,10 @@ export class ChildKernel {
     private readonly machine: Machine,
     private readonly guarded: Guarded,
     private readonly scene: Scene,
+    /** What this thread had blocked before the fork, where signals have been held since then. */
+    private held: bigint | undefined,
+    /** Whether no slot is taken any more. */
+    private readonly areFree: () => boolean,
   ) {
     this.now = guarded.sites.map((_, i) => scene.bytes(i));
     this.first = [...this.now];
@@ -165,7 +172,8 @@ export class ChildKernel {
   call(): void {
     const { cpu } = this.machine;
     const number = this.argument(Gpr.RAX);
-    if (this.mask === "restored") this.wrong("a system call behind the last one");
+    if (this.isOver || (this.mask === "restored" && this.held === undefined))
+      this.wrong("a system call behind the last one");
     if (this.mask === "open" && number !== SYS_rt_sigprocmask) this.wrong("a system call while signals may come");
     if (this.between !== undefined && number !== SYS_madvise) this.wrong("a system call before MADV_DODUMP");
     cpu.setGpr(Gpr.RAX, BigInt.asUintN(64, BigInt(this.answer(number))));
@@ -198,6 +206,8 @@ export class ChildKernel {
     ];
     const value = this.machine.given(set, 8).readBigUInt64LE(0);
     if (size !== 8) this.wrong(`rt_sigprocmask with a set of ${size} bytes`);
+    if (this.held !== undefined && (this.mask === "restored" || (this.mask === "open" && how === 2)))
+      return this.giveBack(how, value, old);
     if (this.mask === "open") {
       if (how !== 0 || value !== BLOCKED) this.wrong(`it blocks the signals ${value.toString(16)} (${how})`);
       const bytes = Buffer.alloc(8);
@@ -212,6 +222,15 @@ export class ChildKernel {
     if (how !== 2 || value !== OLD_MASK || old !== 0) this.wrong("it does not restore the signals that were blocked");
     if (this.descriptor === "open") this.wrong("/proc/self/mem stays open");
     this.mask = "restored";
+    return 0;
+  }
+
+  private giveBack(how: number, value: bigint, old: number): number {
+    if (how !== 2 || value !== this.held || old !== 0)
+      this.wrong("it does not let in again what was held before the fork");
+    if (!this.areFree()) this.wrong("a slot is taken while signals may come");
+    this.held = undefined;
+    this.isOver = true;
     return 0;
   }
 
@@ -372,6 +391,7 @@ export class ChildKernel {
   /** What is wrong with what the guard has left behind. */
   outcome(): string | undefined {
     if (this.problems.length > 0) return this.problems[0];
+    if (this.held !== undefined) return "it leaves signals blocked since before the fork";
     if (this.mask === "open") {
       const site = this.now.findIndex((bytes) => !isSound(bytes));
       return site < 0 ? undefined : `it does not look at the site at ${hex(this.guarded.sites[site]!.address)}`;

@@ -62,6 +62,9 @@ const GARBAGE = new Uint8Array(STACK_SIZE).fill(0xa5);
 export const RETURN = 0x7f10_0000_0000;
 const ELSEWHERE = 0x7f20_0000_0000;
 
+/** What the thread pointer leads to: its own address, and nothing else that is new code's business. */
+export const THREAD = 0x7ffc_4000_0000;
+
 /** Memory of the program, which hands on pointers to it. */
 export const DATA = 0x7ffc_3000_0000;
 const DATA_SIZE = PAGE_SIZE;
@@ -84,8 +87,9 @@ export class Machine {
   private readonly readParts = new Map<number, number>();
   private readonly elsewhere = new Map<string, number>();
   private mayRead: (address: number, size: number) => boolean = () => true;
-  /** A link-time address at which runs stop: the child handler, where others call it. */
-  stopAt = Number.NaN;
+  private mayWrite: (address: number, size: number) => boolean = () => false;
+  /** Link-time addresses at which runs stop: handlers, where others call them. */
+  stops: ReadonlySet<number> = new Set();
   /** A link-time address before which runs stop, in the midst of straight code. */
   stopBefore = Number.NaN;
   private rsp = 0;
@@ -109,6 +113,8 @@ export class Machine {
     load(regions, image, this.bias);
     regions.map(runtimeAddress(STACK_TOP - STACK_SIZE), STACK_SIZE, Perm.RW);
     regions.map(runtimeAddress(DATA), DATA_SIZE, Perm.RW);
+    regions.map(runtimeAddress(THREAD), PAGE_SIZE, Perm.R);
+    this.memory.poke(runtimeAddress(THREAD), word(THREAD));
     this.memory.onRead = (address, size) => this.noteRead(address, size);
   }
 
@@ -141,8 +147,15 @@ export class Machine {
    * Makes ready to run new code from a link-time address, called with a return address on the stack.
    * @param words registers and flags; rsp is set here
    * @param mayRead of memory that is neither stack nor new code, by link-time addresses
+   * @param mayWrite of memory that is not the stack, likewise
    */
-  call(start: number, words: Int32Array, below: number, mayRead: (address: number, size: number) => boolean): void {
+  call(
+    start: number,
+    words: Int32Array,
+    below: number,
+    mayRead: (address: number, size: number) => boolean,
+    mayWrite: (address: number, size: number) => boolean = () => false,
+  ): void {
     const { cpu, memory } = this;
     memory.onWrite = null;
     this.seed = undefined;
@@ -157,6 +170,7 @@ export class Machine {
     cpu.event = Event.None;
     this.problems.length = 0;
     this.mayRead = mayRead;
+    this.mayWrite = mayWrite;
     memory.onWrite = (address, size) => this.noteWrite(address, size);
   }
 
@@ -192,7 +206,7 @@ export class Machine {
     Error.stackTraceLimit = 0;
     try {
       for (let count = 0; count < limit; ) {
-        if (!this.isNew(this.ip) || this.ip === this.stopAt) return { kind: "left", detail: "" };
+        if (!this.isNew(this.ip) || this.stops.has(this.ip)) return { kind: "left", detail: "" };
         const block = this.blocks.at(cpu.w[IP]!, cpu.w[IP + 1]!);
         this.ran.add(block);
         const cut = Number.isNaN(this.stopBefore) ? -1 : this.indexIn(block);
@@ -305,6 +319,15 @@ export class Machine {
     });
   }
 
+  /** What ran, from one link-time address to another. */
+  instructions(start: number, end: number): Instruction[] {
+    const isWithin = ({ at }: Instruction): boolean => {
+      const address = joinAddress(at.lo, at.hi) - this.bias;
+      return address >= start && address < end;
+    };
+    return [...this.ran].flatMap((block) => block.instructions.filter(isWithin));
+  }
+
   /** The branches at which blocks that ran ended. */
   get branches(): Instruction[] {
     return [...this.ran].map((block) => block.instructions.at(-1)!);
@@ -320,7 +343,7 @@ export class Machine {
       if (address > this.rsp) this.wrong(`it reads its caller's stack at rsp + ${address - this.rsp}`);
       return;
     }
-    if (isData(address, size)) return;
+    if (isData(address, size) || (address === THREAD && size === 8)) return;
     const at = address - this.bias;
     if (this.mayRead(at, size)) return;
     if (this.isNew(at) && this.isNew(at + size - 1)) {
@@ -332,7 +355,7 @@ export class Machine {
 
   private noteWrite(address: number, size: number): void {
     this.writes.push({ address, bytes: this.memory.peek(runtimeAddress(address), size) });
-    if (isData(address, size)) return;
+    if (isData(address, size) || this.mayWrite(address - this.bias, size)) return;
     if (address + size > this.rsp || address < this.rsp - MOST_STACK)
       this.wrong(`it writes to ${hex(address)}, which is not below its stack pointer`);
     if (address < this.lowest) this.lowest = address;

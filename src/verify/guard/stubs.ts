@@ -2,12 +2,14 @@
  * The code that the loader calls when it has loaded the file, and before it unloads it: run in the emulator, as the loader
  * calls it.
  *
- *     at the start   __register_atfork(NULL, NULL, child, handle), once, or what dlsym finds under that name, where it finds it
+ *     at the start   __register_atfork(prepare, parent, child, handle), once, or what dlsym finds under that name, where it
+ *                    finds it; the first two may be NULL
  *     at the end     __cxa_finalize(handle), once
  *
  * Then it goes on to what the loader would have called, or returns, with everything as a called function leaves it, and the
  * initialiser's arguments as they were. The handle is an address that nothing else of the process can have for one.
  */
+import { isDeepStrictEqual } from "node:util";
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { offsetOf } from "../../elf/image.js";
@@ -24,9 +26,14 @@ export interface Hook {
   readonly next: number | undefined;
 }
 
-export interface Registered {
-  /** Link-time address of the child handler. */
+/** Link-time addresses of handlers; before a fork and behind it in the parent there may be none. */
+export interface Handlers {
+  readonly prepare: number | undefined;
+  readonly parent: number | undefined;
   readonly child: number;
+}
+
+export interface Registered extends Handlers {
   readonly handle: number;
 }
 
@@ -148,9 +155,15 @@ export function judgeInit(machine: Machine, hook: Hook, filled: ReadonlySet<numb
     if (call === undefined || !isRegistration || rest.length > 0)
       return `it does not register a child handler once: it calls ${calls.map((c) => c.name).join(", ") || "nothing"}`;
     const [prepare, parent, child, handle] = call.args as [number, number, number, number];
-    if (prepare !== 0 || parent !== 0) return "it registers more than a child handler";
-    const now = { child: child - machine.bias, handle: handle - machine.bias };
-    if (registered !== undefined && (registered.child !== now.child || registered.handle !== now.handle))
+    const at = (handler: number): number | undefined => (handler === 0 ? undefined : handler - machine.bias);
+    if ((prepare === 0) !== (parent === 0)) return "it registers a handler on one side of a fork alone";
+    const now: Registered = {
+      prepare: at(prepare),
+      parent: at(parent),
+      child: child - machine.bias,
+      handle: handle - machine.bias,
+    };
+    if (registered !== undefined && !isDeepStrictEqual(registered, now))
       return "it does not register the same in every run";
     registered = now;
   }

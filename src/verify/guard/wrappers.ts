@@ -3,8 +3,9 @@
  * emulator, as the file calls it. It does what the function does, and in a child that has a copy of the memory the handler
  * runs before anything of the program's own.
  *
- *     _Fork, syscall     a call that makes a copy: the function is called with what it was given, and its result comes back; the
- *                        handler has run where that is 0. Any other call: it goes on to the function as if it were not there
+ *     _Fork, syscall     a call that makes a copy: the handler before a fork runs, if there is one, then the function is called with
+ *                        what it was given, and its result comes back; the child's handler has run where that is 0, the
+ *                        parent's elsewhere. Where the child gets another thread pointer, only the child's. Any other call: it goes on to the function as if it were not there
  *     clone              without CLONE_VM the function is to call new code in the child, which runs the handler and goes on to the
  *                        program's function, with its argument
  */
@@ -12,10 +13,11 @@ import { hex, runtimeAddress } from "../../address.js";
 import { Gpr, STATE_WORDS } from "../../emulate/state.js";
 import { stateOf } from "../machine-states.js";
 import { DATA, type Machine } from "./machine.js";
-import { beginsAsTarget } from "./stubs.js";
+import { beginsAsTarget, type Handlers } from "./stubs.js";
 
 const [SYS_getpid, SYS_clone, SYS_fork, SYS_vfork, SYS_clone3] = [39, 56, 57, 58, 435];
 const CLONE_VM = 0x100;
+const CLONE_SETTLS = 0x80000;
 const SIGCHLD = 17;
 const LIMIT = 200;
 const ARGUMENTS = [Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX, Gpr.R8, Gpr.R9];
@@ -28,29 +30,31 @@ interface Way {
   readonly args: readonly number[];
   /** Whether the call makes a copy of the memory, and the child comes back from it. */
   readonly copies: boolean;
+  /** Whether the child has another thread pointer: what is held for this thread is not the child's. */
+  readonly isAnother?: boolean;
 }
 
 /**
  * What is wrong with the code that stands for a function, or undefined.
  * @param start its link-time address
- * @param child that of the handler
+ * @param handlers those that are registered
  */
 export function judgeWrapper(
   machine: Machine,
   name: string,
   start: number,
   filled: ReadonlySet<number>,
-  child: number,
+  handlers: Handlers,
 ): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
-  const runs = new WrapperRuns(machine, name, start, filled, child);
-  machine.stopAt = child;
+  const runs = new WrapperRuns(machine, name, start, filled, handlers);
+  machine.stops = new Set([handlers.child, handlers.prepare ?? handlers.child, handlers.parent ?? handlers.child]);
   try {
     return name === "clone" || name === "__clone"
       ? runs.clone()
       : runs.calls(name === "syscall" ? systemCalls() : forks);
   } finally {
-    machine.stopAt = Number.NaN;
+    machine.stops = new Set();
   }
 }
 
@@ -77,12 +81,15 @@ function systemCalls(): readonly Way[] {
     { args: [0, 3, DATA, 1], copies: false },
     { args: [SYS_clone, SIGCHLD, 0], copies: true },
     { args: [SYS_clone, 0x0120_0011, 0], copies: true },
+    { args: [SYS_clone, CLONE_SETTLS | SIGCHLD, 0], copies: true, isAnother: true },
     { args: [SYS_clone, CLONE_VM | SIGCHLD, 0], copies: false },
+    { args: [SYS_clone, CLONE_VM | CLONE_SETTLS | SIGCHLD, 0], copies: false },
     { args: [SYS_clone, 0x4100, 0], copies: false },
     // With a stack of its own the child does not come back.
     { args: [SYS_clone, SIGCHLD, DATA + 512], copies: false },
     { args: [SYS_clone3, 0, 64], copies: false },
     { args: [SYS_clone3, args, 88, 0, 0], copies: true },
+    { args: [SYS_clone3, args, 88, CLONE_SETTLS, 0], copies: true, isAnother: true },
     { args: [SYS_clone3, args, 88, CLONE_VM, 0], copies: false },
     { args: [SYS_clone3, args, 88, 0, DATA + 512], copies: false },
     { args: [SYS_clone3, args, 88, CLONE_VM, DATA + 512], copies: false },
@@ -97,7 +104,7 @@ class WrapperRuns {
     private readonly name: string,
     private readonly start: number,
     private readonly filled: ReadonlySet<number>,
-    private readonly child: number,
+    private readonly handlers: Handlers,
   ) {}
 
   calls(ways: readonly Way[]): string | undefined {
@@ -133,6 +140,16 @@ class WrapperRuns {
     return registers.some((r) => w[2 * r] !== before[2 * r] || w[2 * r + 1] !== before[2 * r + 1]);
   }
 
+  /** Runs on to a handler, if there is one, and through it. */
+  private handler(start: number | undefined, where: string): string | undefined {
+    if (start === undefined) return undefined;
+    const problem = this.run();
+    if (problem !== undefined) return problem;
+    if (this.machine.ip !== start) return `the handler does not run ${where}`;
+    this.machine.returnFromHandler();
+    return undefined;
+  }
+
   /** Runs on until it is elsewhere. @returns what is wrong, or undefined */
   private run(): string | undefined {
     const end = this.machine.run(LIMIT);
@@ -149,25 +166,24 @@ class WrapperRuns {
       : undefined;
   }
 
-  private call({ args, copies }: Way, result: number): string | undefined {
+  private call({ args, copies, isAnother }: Way, result: number): string | undefined {
     const { machine } = this;
     const { cpu } = machine;
+    const { prepare, parent, child } = isAnother
+      ? { ...this.handlers, prepare: undefined, parent: undefined }
+      : this.handlers;
     const before = this.prepare(this.start, args);
-    const problem = this.run() ?? this.isAtFunction(before);
+    const first = copies ? this.handler(prepare, "before the fork") : undefined;
+    const problem = first ?? this.run() ?? this.isAtFunction(before);
     if (problem !== undefined) return problem;
     if (!copies)
       return machine.rspIs(0) && machine.callersStackIsWhole ? undefined : "it is called, and not gone on to";
     if ((cpu.gpr(Gpr.RSP) + 8n) % 16n !== 0n) return "rsp is no multiple of 16";
     machine.returnFrom(0);
     cpu.setGpr(Gpr.RAX, BigInt.asUintN(64, BigInt(result)));
-    const stop = this.run();
-    if (stop !== undefined) return stop;
-    if (result === 0) {
-      if (machine.ip !== this.child) return "the handler does not run in the child";
-      machine.returnFromHandler();
-      const behind = this.run();
-      if (behind !== undefined) return behind;
-    }
+    const behind =
+      (result === 0 ? this.handler(child, "in the child") : this.handler(parent, "in the parent")) ?? this.run();
+    if (behind !== undefined) return behind;
     if (!machine.hasReturned || !machine.callersStackIsWhole) return `it goes on at ${hex(machine.ip)}`;
     if (cpu.gpr(Gpr.RAX) !== BigInt.asUintN(64, BigInt(result))) return "its result is another";
     return this.differs(before, KEPT) ? "it changes registers to be kept" : undefined;
@@ -214,12 +230,8 @@ class WrapperRuns {
     // The C library calls it in the child, with what was handed on.
     if (!beginsAsTarget(machine, start - machine.bias)) return "the child's code does not begin with endbr64";
     this.prepare(start - machine.bias, [handed]);
-    const first = this.run();
-    if (first !== undefined) return first;
-    if (machine.ip !== this.child) return "the handler does not run in the child";
-    machine.returnFromHandler();
-    const second = this.run();
-    if (second !== undefined) return second;
+    const behind = this.handler(this.handlers.child, "in the child") ?? this.run();
+    if (behind !== undefined) return behind;
     if (cpu.ip !== code || !machine.rspIs(0) || !machine.callersStackIsWhole)
       return `the child goes on at ${hex(cpu.ip)}`;
     return cpu.gpr(Gpr.RDI) === BigInt(argument) ? undefined : "the child's function has another argument";

@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -101,8 +102,16 @@ static void await(pid_t child) {
   if (WIFSIGNALED(status)) count(&board()->killed[WTERMSIG(status)]);
   else if (WEXITSTATUS(status) != 0) count(&board()->wrong);
 }
+/* The blocked signals as the kernel has them. */
+static unsigned long blocked(void) {
+  unsigned long mask = 0;
+  syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &mask, sizeof mask);
+  return mask;
+}
 static pid_t have_child(void) {
+  unsigned long before = blocked();
   pid_t child = fork();
+  if (blocked() != before) count(&board()->wrong);
   if (child == 0) count(&board()->begun);
   if (child < 0) count(&board()->wrong);
   return child;
@@ -450,6 +459,119 @@ static void scene_many_of_one(void) {
   wait_for_test();
 }
 
+/* Signals to the whole group all along, whose handler passes the sites: NUMBER children. */
+static void pass_in_handler(int signal) {
+  int saved = errno;
+  pass();
+  errno = saved;
+}
+static void begin_signals(void (*handler)(int)) {
+  struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+  sigaction(SIGUSR1, &action, NULL);
+}
+static pid_t sender;
+static void send_signals(void) {
+  setpgid(0, 0);
+  pid_t group = getpid();
+  sender = fork();
+  if (sender != 0) return;
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  while (getppid() == group) {
+    kill(-group, SIGUSR1);
+    usleep(400);
+  }
+  _exit(0);
+}
+static void end_signals(void) {
+  kill(sender, SIGKILL);
+  while (waitpid(sender, NULL, 0) < 0 && errno == EINTR) {}
+}
+static void one_pass(pid_t child) {
+  if (child == 0) {
+    pass();
+    end();
+  }
+  await(child);
+}
+static void scene_signals(void) {
+  pass_often();
+  begin_signals(pass_in_handler);
+  send_signals();
+  for (int i = 0; i < number; i++) one_pass(have_child());
+  end_signals();
+}
+static void *forks_under_signals(void *unused) {
+  for (int i = 0; i < number / 8; i++) one_pass(have_child());
+  return NULL;
+}
+static void scene_signals_threads(void) {
+  pthread_t threads[8];
+  pass_often();
+  begin_signals(pass_in_handler);
+  send_signals();
+  for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, forks_under_signals, NULL);
+  for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+  end_signals();
+}
+/* Every fourth signal forks where it comes, but for those that come there. */
+static void fork_now_and_then(int signal) {
+  static int signals, within;
+  int saved = errno;
+  pass();
+  if (!within && ++signals % 4 == 0) {
+    within = 1;
+    one_pass(have_child());
+    within = 0;
+  }
+  errno = saved;
+}
+static void scene_signals_fork(void) {
+  pass_often();
+  begin_signals(fork_now_and_then);
+  send_signals();
+  for (int i = 0; i < number; i++) one_pass(have_child());
+  end_signals();
+}
+/* Some signals are blocked by the program, and one of them waits. */
+static void block_some(void) {
+  sigset_t some;
+  sigemptyset(&some);
+  for (int i = 0; i < 4; i++) sigaddset(&some, (int[]){SIGUSR2, SIGCHLD, SIGSEGV, SIGRTMIN + 5}[i]);
+  sigprocmask(SIG_BLOCK, &some, NULL);
+  raise(SIGUSR2);
+}
+static void scene_masks(void) {
+  child_passes();
+  block_some();
+  unsigned long before = blocked();
+  pass_often();
+  child_passes();
+  child_passes();
+  sigset_t waiting;
+  sigpending(&waiting);
+  if (blocked() != before || !sigismember(&waiting, SIGUSR2)) count(&board()->wrong);
+}
+/* No more processes. Signals come as before when the fork has failed. */
+static volatile int came;
+static void note(int signal) { came++; }
+static void scene_fork_fails(void) {
+  pass_often();
+  signal(SIGUSR1, note);
+  if (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)) count(&board()->wrong);
+  struct rlimit none = {0, 0};
+  setrlimit(RLIMIT_NPROC, &none);
+  for (int i = 0; i < 20; i++) {
+    if (i == 10) block_some();
+    unsigned long before = blocked();
+    errno = 0;
+    if (fork() != -1 || errno != EAGAIN || blocked() != before) count(&board()->wrong);
+    raise(SIGUSR1);
+  }
+  if (came != 20) count(&board()->wrong);
+  pass_often();
+}
+
 #ifdef WAY
 /* Forks that run no child handlers, and children that share the memory. */
 static int child_of_clone(void *unused) {
@@ -483,6 +605,7 @@ __attribute__((noinline)) static long system_call_fork(void) {
 static void scene_way(void) {
   static char stack[65536] __attribute__((aligned(16)));
   pass_often();
+  unsigned long before = blocked();
 #if WAY == 1
   child_without_handlers(_Fork());
 #elif WAY == 2
@@ -502,7 +625,32 @@ static void scene_way(void) {
 #elif WAY == 8
   await(clone(sharing_child, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL));
 #endif
+  if (blocked() != before) count(&board()->wrong);
   pass_often();
+}
+static pid_t child_of_way(void) {
+#if WAY == 1
+  return _Fork();
+#elif WAY == 3
+  return syscall(SYS_fork);
+#elif WAY == 4
+  return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+#else
+  return -1;
+#endif
+}
+static void scene_signals_way(void) {
+  pass_often();
+  begin_signals(pass_in_handler);
+  send_signals();
+  for (int i = 0; i < number; i++) {
+    unsigned long before = blocked();
+    pid_t child = child_of_way();
+    if (blocked() != before || child < 0) count(&board()->wrong);
+    if (child == 0) count(&board()->begun);
+    one_pass(child);
+  }
+  end_signals();
 }
 #endif
 
@@ -550,8 +698,14 @@ static const struct scene {
     {"untraced-child", scene_untraced_child},
     {"many", scene_many},
     {"many-of-one", scene_many_of_one},
+    {"signals", scene_signals},
+    {"signals-threads", scene_signals_threads},
+    {"signals-fork", scene_signals_fork},
+    {"masks", scene_masks},
+    {"fork-fails", scene_fork_fails},
 #ifdef WAY
     {"way", scene_way},
+    {"signals-way", scene_signals_way},
 #endif
 };
 

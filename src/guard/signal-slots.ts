@@ -1,0 +1,47 @@
+/**
+ * Where the fork guard leaves what a thread had blocked, from before a fork until behind it: a small table of words in memory
+ * that can be written. What reads and writes it is in held-signals.ts and child-guard.ts.
+ *
+ *     key     the thread pointer (%fs:0) of the thread that forks; 0: the slot is free
+ *     mask    its blocked signals as the kernel had them
+ *
+ * A slot is claimed by `lock cmpxchg` of its key and belongs to its thread alone from then on. Its thread has signals blocked
+ * all that time, so that none of its signal handlers can come upon it.
+ */
+import type { Vaddr } from "../address.js";
+import type { Assembler, RegisterName } from "../x86/assembler.js";
+import * as linux from "./linux.js";
+
+export interface SignalSlots {
+  /** Link-time address, a multiple of 8. */
+  readonly start: Vaddr;
+  readonly count: number;
+}
+
+/** Where a guard's table of sites stands: u32 distances from the first site. */
+export interface SiteTable {
+  readonly table: Vaddr;
+  readonly end: Vaddr;
+  readonly firstSite: Vaddr;
+}
+
+/** Threads that fork at the same moment; more of them go without. The C library lets one at a time through most of a fork. */
+export const SLOTS = 8;
+export const SLOT_SIZE = 16;
+export const SLOT_KEY = 0;
+export const SLOT_MASK = 8;
+
+export const sizeOf = ({ count }: SignalSlots): number => count * SLOT_SIZE;
+
+/** What a system call changes or takes arguments in, beyond rax, rcx, rdx, rsi and rdi. */
+export const CLOBBERED: readonly RegisterName[] = ["r10", "r11"];
+
+/** `mov register, %fs:0`: what the ABI keeps there is its own address. */
+export function threadPointer(asm: Assembler, register: "rax" | "rdi"): Assembler {
+  return asm.raw([0x64, 0x48, 0x8b, register === "rax" ? 0x04 : 0x3c, 0x25, 0, 0, 0, 0]);
+}
+
+/** The blocked signals become those at rsp. */
+export function setMask(asm: Assembler): Assembler {
+  return asm.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, "rsp", 0, linux.SIGSET_SIZE);
+}
