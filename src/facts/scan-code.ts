@@ -84,12 +84,12 @@ export function scanCode(
   for (let i = 0; i + 1 < blocks.length; i++) if (near.blocks[i]!) blocks[i + 1]! |= 1;
 
   const filter = new AddressFilter();
-  blocks.forEach((block, i) => {
+  for (let i = 0; i < blocks.length; i++) {
+    if (blocks[i] === 0) continue;
     // A block here may touch two that begin at multiples of 64.
-    if (block === 0) return;
     filter.add(near.base + i * 64);
     filter.add(near.base + i * 64 + 63);
-  });
+  }
   if (asked !== undefined) filter.add(asked);
 
   for (const section of sections) {

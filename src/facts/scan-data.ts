@@ -120,14 +120,12 @@ export function scanData(
   const places = new AddressFilter();
   const words = new AddressFilter();
   const differences = new DifferenceIndex(queries, words);
-  near.blocks.forEach((block, i) => {
-    if (block === 0) return;
-    // A block there may touch two that begin at multiples of 64.
-    for (const address of [near.base + i * 64, near.base + i * 64 + 63]) {
+  for (const { start, end } of near.intervals)
+    for (let at: number = start; at < end + 63; at += 64) {
+      const address = Math.min(at, end - 1);
       places.add(address);
       if (fixed) words.add(address);
     }
-  });
   for (const { bytes, start, step, onlyTables = false } of ranges) {
     if (onlyTables && differences.isEmpty) continue;
     const own: DataHit[] = [];
