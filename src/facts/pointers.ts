@@ -59,7 +59,8 @@ function addRelocations(
         end: vaddr(place + 8),
         reason: `a relocation (type ${type}) patches them at start`,
       });
-    for (const s of keep) if (place >= s.sh_addr && place < s.sh_addr + s.sh_size) slots.set(place, value);
+    if (keep.length > 0 && keep.some((s) => place >= s.sh_addr && place < s.sh_addr + s.sh_size))
+      slots.set(place, value);
   });
   return slots;
 }
