@@ -6,7 +6,7 @@
  * Encodings: Intel SDM vol. 2, section 2.1 (ModRM, SIB) and appendix A (opcodes).
  */
 import { type DecodedCode, Flow } from "./decode.js";
-import { Access, type EffectList, Kind, NONE, RSP, Trait } from "./effect-list.js";
+import { Access, type EffectList, Kind, NONE, RAX, RDI, RSP, Trait } from "./effect-list.js";
 
 // The memory operand that was parsed last: no object each.
 let memoryBase = NONE;
@@ -64,6 +64,11 @@ export function commonEffect(code: DecodedCode, i: number, out: EffectList): boo
     pushes(i, out, Kind.Call);
     return true;
   }
+  if (first === 0x66 && flow === Flow.Lea && bytes[at + 3] === 0x3d && end === at + 8) {
+    out.writes[i] = 1 << RDI; // lea for thread-local storage
+    return true;
+  }
+  if (first === 0x66 && toVector(bytes, at, end, flow, i, out)) return true;
   if (first === 0x66 || first === 0xf2 || first === 0xf3)
     return flow === Flow.Next && vector(bytes, at + 1, end, first, out);
   if (first === 0xf0) return isFence(bytes, at, end) && !(code.flow[i + 1]! & Flow.Conditional);
@@ -94,6 +99,7 @@ export function commonEffect(code: DecodedCode, i: number, out: EffectList): boo
   }
   if (flow & ~(Flow.Lea | Flow.Call)) return false;
   if (opcode === 0xa8 || opcode === 0xa9) return true; // test of al, eax, rax
+  if (opcode === 0x05 || opcode === 0x2d) return withAccumulator(bytes, opcodeAt, rex, i, out);
   if (opcode === 0x0f && isVector(bytes[opcodeAt + 1]!)) return vector(bytes, at, end, 0, out);
   return bytes[opcodeAt + 1]! >= 0xc0 && opcode !== 0x0f
     ? betweenRegisters(bytes, opcodeAt, end, rex, i, out)
@@ -110,6 +116,26 @@ function pops(i: number, out: EffectList): void {
   out.kind[i] = Kind.Pop;
   out.constant[i] = 8;
   out.access(RSP, NONE, 0, 8, Access.Read);
+}
+
+/** add and sub of an immediate to eax or rax. */
+function withAccumulator(bytes: Uint8Array, at: number, rex: number, i: number, out: EffectList): boolean {
+  const immediate = int32(bytes, at + 1);
+  if (rex & 8) out.add(i, RAX, RAX, bytes[at] === 0x05 ? immediate : -immediate);
+  else out.writes[i] = out.values[i] = 1 << RAX;
+  return true;
+}
+
+/** movd and movq from a general-purpose register to a vector: its value is kept there. */
+function toVector(bytes: Uint8Array, at: number, end: number, flow: number, i: number, out: EffectList): boolean {
+  const rex = (bytes[at + 1]! & 0xf0) === 0x40 ? bytes[at + 1]! : 0;
+  const opcodeAt = rex === 0 ? at + 1 : at + 2;
+  const modrm = bytes[opcodeAt + 2]!;
+  if (flow !== Flow.Next || bytes[opcodeAt] !== 0x0f || bytes[opcodeAt + 1] !== 0x6e) return false;
+  if (modrm < 0xc0 || end !== opcodeAt + 3) return false;
+  out.values[i] = 1 << ((modrm & 7) | ((rex & 1) << 3));
+  out.traits[i] = Trait.Leaks;
+  return true;
 }
 
 function betweenRegisters(

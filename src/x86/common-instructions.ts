@@ -109,7 +109,7 @@ export function commonInstruction(bytes: Uint8Array, at: number): number {
     opcodeAt++;
   } else if (first === 0x66 || first === 0xf2 || first === 0xf3) {
     if ((bytes[++opcodeAt]! & 0xf0) === 0x40) rex = bytes[opcodeAt++]!;
-    if (bytes[opcodeAt] !== 0x0f) return first === 0x66 && bytes[opcodeAt] === 0x90 && rex === 0 ? NOP_OF_2 : 0;
+    if (bytes[opcodeAt] !== 0x0f) return first === 0x66 ? padded(bytes, at) : 0;
     table = first === 0x66 ? behind66 : first === 0xf2 ? behindF2 : behindF3;
     if (first === 0xf3 && rex === 0 && bytes[at + 2] === 0x1e && bytes[at + 3] === 0xfa) return ENDBR64;
     opcodeAt++;
@@ -122,6 +122,19 @@ export function commonInstruction(bytes: Uint8Array, at: number): number {
   const common = withOpcode(bytes, opcodeAt, opcode, table[opcode]!, table, rex);
   if (common === 0 || opcodeAt + (common & 15) > bytes.length) return 0;
   return common + opcodeAt - at;
+}
+
+/**
+ * What compilers pad with 66: a nop, and the two instructions that ask for the address of a thread-local variable, which linkers
+ * replace by others of the same length (Drepper, "ELF Handling For Thread-Local Storage", 4.1.6).
+ */
+function padded(bytes: Uint8Array, at: number): number {
+  if (bytes[at + 1] === 0x90) return NOP_OF_2;
+  if (at + 8 > bytes.length) return 0;
+  // lea v(%rip),%rdi
+  if (bytes[at + 1] === 0x48 && bytes[at + 2] === 0x8d && bytes[at + 3] === 0x3d) return pack(8, Flow.Lea | NEAR);
+  // call __tls_get_addr
+  return bytes[at + 1] === 0x66 && bytes[at + 2] === 0x48 && bytes[at + 3] === 0xe8 ? pack(8, Flow.Call | NEAR) : 0;
 }
 
 const pack = (length: number, flow: number): number => (flow << 4) | length;

@@ -8,6 +8,7 @@ export const RAX = 0;
 export const RDX = 2;
 export const RSP = 4;
 export const RBP = 5;
+export const RDI = 7;
 export const REGISTER_COUNT = 16;
 /** No register. */
 export const NONE = -1;

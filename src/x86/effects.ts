@@ -43,18 +43,19 @@ const isStorage = (register: number): boolean =>
  */
 export function effectsOf(code: DecodedCode, fast = true): Effects {
   out.start(code.count);
-  const decoder = new iced.Decoder(64, code.bytes, iced.DecoderOptions.None);
-  decoder.ip = BigInt(code.start);
+  // Most functions need none: it would copy their bytes.
+  let decoder: InstanceType<typeof iced.Decoder> | undefined;
   for (let i = 0; i < code.count; i++) {
     out.firstAccess[i] = out.accesses;
     if (fast && commonEffect(code, i, out)) continue;
     if (code.flow[i]! & (Flow.Nop | Flow.Landing)) continue;
+    decoder ??= new iced.Decoder(64, code.bytes, iced.DecoderOptions.None);
     decoder.position = code.offsets[i]!;
     decoder.decodeOut(scratch);
     if (isFence(scratch) && !(code.flow[i + 1]! & Flow.Conditional)) continue;
     read(scratch, code.flow[i]!, i);
   }
-  decoder.free();
+  decoder?.free();
   return out.finish(code);
 }
 
