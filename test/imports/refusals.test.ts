@@ -1,10 +1,12 @@
-/** Files that cannot have a child handler: why is said, and nothing is thrown but for damage. */
+/** Files that cannot have a child handler, or not all of it: why is said, and nothing is thrown but for damage. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { parseElf } from "../../src/elf/image.js";
+import { PAGE_SIZE, vaddr } from "../../src/address.js";
+import { PT_LOAD } from "../../src/elf/constants.js";
+import { type ElfImage, parseElf } from "../../src/elf/image.js";
 import { InputError } from "../../src/errors.js";
-import { planChildHandler } from "../../src/rewrite/imports/child-handler.js";
+import { type ChildHandlerPlan, planChildHandler } from "../../src/rewrite/imports/child-handler.js";
 import { installChildHandler } from "../../src/rewrite/imports/install.js";
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
@@ -79,6 +81,39 @@ describe.skipIf(!canCompile)("no child handler", () => {
       }
     }
     expect(refused).toBeGreaterThan(25);
+  });
+});
+
+describe.skipIf(!canCompile)("words for signals that are held", () => {
+  const planOf = (image: ElfImage): ChildHandlerPlan => {
+    const plan = planChildHandler(image);
+    if (typeof plan === "string") throw new Error(plan);
+    return plan;
+  };
+
+  it("are for programs: a library may be unloaded while a handler of it runs", async () => {
+    const program = parseElf(readFileSync(await compile("int main(void) { return 0; }")));
+    expect(planOf(program).slots).toMatchObject({ count: 8 });
+    expect(planOf(parseElf(readFileSync(await library()))).slots).toBeUndefined();
+  });
+
+  it("are left out where there is room for the others alone", async () => {
+    const image = parseElf(readFileSync(await compile("int main(void) { return 0; }")));
+    const loads = image.programHeaders.filter((p) => p.p_type === PT_LOAD);
+    const last = loads.at(-1)!;
+    const next = Math.ceil((last.p_vaddr + last.p_memsz) / PAGE_SIZE) * PAGE_SIZE;
+    // Another segment in the next page, and so many bytes up to it.
+    const crowded = (room: number): ElfImage => ({
+      ...image,
+      programHeaders: [
+        ...image.programHeaders.map((p) => (p === last ? { ...p, p_memsz: next - room - p.p_vaddr } : p)),
+        { ...last, index: image.programHeaders.length, p_flags: 4, p_vaddr: vaddr(next), p_memsz: 1 },
+      ],
+    });
+    expect(planOf(crowded(19 * 8)).slots).toBeDefined();
+    expect(planOf(crowded(18 * 8)).slots).toBeUndefined();
+    expect(planOf(crowded(3 * 8)).slots).toBeUndefined();
+    expect(planChildHandler(crowded(2 * 8))).toMatch(/no room behind its writable segment/);
   });
 });
 

@@ -24,6 +24,10 @@
  * gone on and taken the memory for something else. (A pointer that is neither null nor valid is a SIGSEGV then, not EFAULT.)
  * The bit of the x32 ABI is not looked for.
  *
+ * Signals are not kept out before the call, as they are around the C library's fork (guard/held-signals.ts): what was blocked
+ * would have to be found again by the child, which may have another stack and another thread pointer than its parent, and a
+ * static program need not have a thread pointer at all. A C library that blocks signals around its fork does that here too.
+ *
  * The kernel restarts a system call by taking two bytes off the return address and giving eax its number again: that works
  * here as it did there. A handler that compares the return address with labels around the call (deferred cancellation: musl,
  * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.

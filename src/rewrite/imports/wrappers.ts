@@ -7,7 +7,9 @@
  *                jump. A call with a stack of its own for the child goes there as well: such a child returns to an address
  *                that it finds on that stack, if the program has thought of one, and never comes back here
  *     clone      without CLONE_VM: the child begins with code of ours, which calls the guard and goes on to the program's
- *                function. Where to is handed over on the child's own stack, of which glibc takes two words likewise
+ *                function. Where to is handed over on the child's own stack, of which glibc takes two words likewise. It is
+ *                gone on to, and not called, since it may have an argument on the stack: so nothing of ours comes behind it in
+ *                the parent, and signals are not kept out before it
  *     resolver   tells the loader where a wrapper is (imports.ts)
  *
  * They do nothing that may not be done in a signal handler. Registers and flags are what a call leaves anyhow: the

@@ -15,20 +15,19 @@
  */
 import { alignUp, hex, PAGE_SIZE, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
-import { forEachRelocation, startsProcesses } from "../../elf/dynamic.js";
-import { type ElfImage, offsetOf, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import { startsProcesses } from "../../elf/dynamic.js";
+import { type ElfImage, offsetOf, type ProgramHeader } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { readCarry } from "../../rewrite/carry.js";
 import { decodeMemo } from "../../rewrite/memo.js";
-import { readUsdtNotes } from "../../usdt/notes.js";
-import { codeFrom, probeInstruction } from "../../usdt/sites.js";
 import { type ChangedCode, touches } from "../changed-code.js";
 import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
 import { type Run, union } from "../rest/runs.js";
 import { judgeChild } from "./child.js";
 import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
+import { guardedSites } from "./guarded-sites.js";
 import { judgeParent, judgePrepare } from "./held-signals.js";
-import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
+import type { Guarded } from "./kernel.js";
 import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
 import { Machine, unlessAbsent } from "./machine.js";
@@ -338,6 +337,8 @@ class Examination {
         named.push({ name: `usdt_nop5.fork_${detour.call.toString(16)}`, start: detour.target });
       }
     }
+    if (this.slotWords !== undefined && handlers === undefined)
+      this.say(atAddress(this.slotWords.start), "words that no handler is registered for");
     const visited = union(machine.executed);
     const ran = union([...visited, ...unvisitedCode(machine, visited)]);
     // Pieces may stand one right behind the other.
@@ -463,51 +464,4 @@ function highestWritable({ programHeaders }: ElfImage): ProgramHeader | undefine
 function inOrderOf({ tags }: LoaderView, pairs: readonly (readonly [number, number])[]): (readonly [number, number])[] {
   const place = (tag: number): number => tags.findIndex((t) => t.d_tag === tag);
   return [...pairs].sort(([a], [b]) => place(a) - place(b));
-}
-
-/** Every nop5 that the kernel may turn into a call: that of each probe, where it lies in one page. */
-function guardedSites(image: ElfImage): Guarded {
-  const found = new Set<number>();
-  for (const { location } of readUsdtNotes(image)) {
-    const code = codeFrom(image, location);
-    const instruction = code === null ? null : probeInstruction(code);
-    if (instruction === "nop5") found.add(location);
-    if (instruction === "nop,nop5") found.add(location + 1);
-  }
-  const pages: { address: number; sites: number[] }[] = [];
-  const sites: GuardedSite[] = [];
-  for (const address of [...found].sort((a, b) => a - b)) {
-    if ((address % PAGE_SIZE) + 5 > PAGE_SIZE) continue;
-    if (pages.at(-1)?.address !== pageOf(address)) pages.push({ address: pageOf(address), sites: [] });
-    pages.at(-1)!.sites.push(sites.length);
-    sites.push({ address, page: pages.length - 1 });
-  }
-  const relocated = relocatedPages(image);
-  return {
-    sites,
-    pages: pages.map((page): GuardedPage => {
-      const segment = segmentAt(image, vaddr(sites[page.sites[0]!]!.address))!;
-      const isMapped = (p: ProgramHeader): boolean =>
-        p.p_type === elf.PT_LOAD &&
-        pageOf(p.p_vaddr) <= page.address &&
-        alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > page.address;
-      return {
-        ...page,
-        mapping: segment.index,
-        isPrivate:
-          relocated.has(page.address) || image.programHeaders.some((p) => isMapped(p) && (p.p_flags & elf.PF_W) !== 0),
-        canSplit: alignUp(segment.p_vaddr + segment.p_memsz, PAGE_SIZE) - pageOf(segment.p_vaddr) > PAGE_SIZE,
-      };
-    }),
-  };
-}
-
-/** Pages that the loader writes to. */
-function relocatedPages(image: ElfImage): ReadonlySet<number> {
-  const pages = new Set<number>();
-  forEachRelocation(image, (place) => {
-    pages.add(pageOf(place));
-    pages.add(pageOf(place + WORD - 1));
-  });
-  return pages;
 }

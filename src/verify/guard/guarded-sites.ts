@@ -1,0 +1,61 @@
+/**
+ * What a guard has to look at: every nop5 of a file that the kernel may turn into a call, by pages.
+ */
+import { alignUp, PAGE_SIZE, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation } from "../../elf/dynamic.js";
+import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import { readUsdtNotes } from "../../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../../usdt/sites.js";
+import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
+
+const WORD = 8;
+
+/** The nop5 of each probe, where it lies in one page. */
+export function guardedSites(image: ElfImage): Guarded {
+  const found = new Set<number>();
+  for (const { location } of readUsdtNotes(image)) {
+    const code = codeFrom(image, location);
+    const instruction = code === null ? null : probeInstruction(code);
+    if (instruction === "nop5") found.add(location);
+    if (instruction === "nop,nop5") found.add(location + 1);
+  }
+  const pages: { address: number; sites: number[] }[] = [];
+  const sites: GuardedSite[] = [];
+  for (const address of [...found].sort((a, b) => a - b)) {
+    if ((address % PAGE_SIZE) + 5 > PAGE_SIZE) continue;
+    if (pages.at(-1)?.address !== pageOf(address)) pages.push({ address: pageOf(address), sites: [] });
+    pages.at(-1)!.sites.push(sites.length);
+    sites.push({ address, page: pages.length - 1 });
+  }
+  const relocated = relocatedPages(image);
+  return {
+    sites,
+    pages: pages.map((page): GuardedPage => {
+      const segment = segmentAt(image, vaddr(sites[page.sites[0]!]!.address))!;
+      const isMapped = (p: ProgramHeader): boolean =>
+        p.p_type === elf.PT_LOAD &&
+        pageOf(p.p_vaddr) <= page.address &&
+        alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > page.address;
+      return {
+        ...page,
+        mapping: segment.index,
+        isPrivate:
+          relocated.has(page.address) || image.programHeaders.some((p) => isMapped(p) && (p.p_flags & elf.PF_W) !== 0),
+        canSplit: alignUp(segment.p_vaddr + segment.p_memsz, PAGE_SIZE) - pageOf(segment.p_vaddr) > PAGE_SIZE,
+      };
+    }),
+  };
+}
+
+/** Pages that the loader writes to. */
+function relocatedPages(image: ElfImage): ReadonlySet<number> {
+  const pages = new Set<number>();
+  forEachRelocation(image, (place) => {
+    pages.add(pageOf(place));
+    pages.add(pageOf(place + WORD - 1));
+  });
+  return pages;
+}
+
+const pageOf = (address: number): number => address - (address % PAGE_SIZE);
