@@ -47,11 +47,24 @@ export function wordSpace(image: ElfImage, most: number): WordSpace | string {
     return "there is no room behind its writable segment";
   return {
     start,
-    take: (count) => ({
-      image: grown(image, segment, start + count * WORD),
-      section: wordsSection(segment, start, count),
-    }),
+    take: (count) => {
+      const size = count * WORD;
+      const sh_offset = nominalOffset(loads, segment, size);
+      return { image: grown(image, segment, start + size), section: wordsSection(start, sh_offset, size) };
+    },
   };
+}
+
+/**
+ * The sh_offset of a section that has nothing in the file: behind what its segment has there, as linkers give it. eu-elflint goes by
+ * offsets, though, and takes the section for one of the first segment that reaches over that offset with its p_memsz, as the
+ * RELRO segments of mold do. Where that one ends too early, the section is said to be behind what that one has in the file.
+ */
+function nominalOffset(loads: readonly ProgramHeader[], segment: ProgramHeader, size: number): number {
+  const usual = segment.p_offset + segment.p_filesz;
+  const taker = loads.find((p) => p.p_offset <= usual && usual < p.p_offset + p.p_memsz);
+  if (taker === undefined || taker === segment || usual + size <= taker.p_offset + taker.p_memsz) return usual;
+  return size <= taker.p_memsz - taker.p_filesz ? taker.p_offset + taker.p_filesz : usual;
 }
 
 function grown(image: ElfImage, segment: ProgramHeader, end: number): ElfImage {
@@ -59,14 +72,14 @@ function grown(image: ElfImage, segment: ProgramHeader, end: number): ElfImage {
   return { ...image, programHeaders };
 }
 
-function wordsSection(segment: ProgramHeader, start: Vaddr, count: number): OutputSection {
+function wordsSection(start: Vaddr, sh_offset: number, sh_size: number): OutputSection {
   return {
     name: WORDS_SECTION,
     sh_type: elf.SHT_NOBITS,
     sh_flags: elf.SHF_ALLOC | elf.SHF_WRITE,
     sh_addr: start,
-    sh_offset: segment.p_offset + segment.p_filesz,
-    sh_size: count * WORD,
+    sh_offset,
+    sh_size,
     sh_link: 0,
     sh_info: 0,
     sh_addralign: WORD,

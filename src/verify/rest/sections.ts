@@ -204,14 +204,13 @@ export function judgeSections(
 
 /** Zeros that can be written, at the end of the segment that grew by them. */
 function holdsWords(image: ElfImage, s: Section, words: { readonly start: number; readonly end: number }): boolean {
-  const segment = segmentAt(image, s.sh_addr);
   return (
     s.sh_type === elf.SHT_NOBITS &&
     s.sh_flags === (elf.SHF_ALLOC | elf.SHF_WRITE) &&
     s.sh_addr === words.start &&
     s.sh_size === words.end - words.start &&
-    segment !== undefined &&
-    s.sh_offset === segment.p_offset + segment.p_filesz &&
+    // It has nothing there: behind what its segment has in the file, or what another one has.
+    image.programHeaders.some((p) => p.p_type === elf.PT_LOAD && s.sh_offset === p.p_offset + p.p_filesz) &&
     [s.sh_link, s.sh_info, s.sh_entsize].every((value) => value === 0) &&
     s.sh_addralign === 8
   );
