@@ -105,7 +105,8 @@ describe.skipIf(noPerf)("perf record --call-graph dwarf", () => {
       expect(report.sites.some((s) => s.guard && is.some((stack) => stack.startsWith(`${s.name}:`)))).toBe(true);
       console.log(`perf, ${source} ${compiler}: ${is.length} hits, ${is.join(" < ").split(" < ").length} frames`);
 
-      // Perf has its stacks from these records.
+      // Perf has its stacks from these records; where it finds none it goes by frame pointers, which only -O0 has everywhere.
+      if (flags.includes("-O0")) return;
       const bytes = readFileSync(after);
       for (const at of await newRecords(after)) bytes.writeInt32LE(1, at + 12);
       const planted = scratch("planted");
