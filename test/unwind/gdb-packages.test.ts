@@ -52,6 +52,31 @@ afterAll(() => {
 /** How often a program with threads is run, until each site was come to on the same way before and after. */
 const ROUNDS = 4;
 
+/** Stops of the unrewritten program, and of the rewritten one. */
+type Stops = readonly [readonly Stop[], readonly Stop[]];
+
+/** For each note that both came to, a stop before and one after: on the same way, if there was one in some round. */
+async function onSameWays(title: string, names: boolean, stops: () => Promise<Stops>): Promise<Stops> {
+  const same = (a: Stop, b: Stop): boolean => isDeepStrictEqual(...comparablePair(a, b, names));
+  let [before, after] = await stops();
+  for (let round = 1; ; round++) {
+    const notes = [...new Set(before.map((stop) => stop.note))].sort((a, b) => a - b);
+    const pairs = notes.flatMap((note) => {
+      const [ways, others] = [before, after].map((all) => all.filter((stop) => stop.note === note));
+      const all = ways!.flatMap((b) => others!.map((a) => [b, a] as const));
+      return all.length === 0 ? [] : [all.find(([b, a]) => same(b, a)) ?? all[0]!];
+    });
+    const differing = pairs.filter(([b, a]) => !same(b, a)).length;
+    if (differing === 0 || round === ROUNDS) return [pairs.map(([b]) => b), pairs.map(([, a]) => a)];
+    log.push(`${title}: come to on another way at ${differing} sites, run again`);
+    const [more, moreAfter] = await stops();
+    [before, after] = [
+      [...before, ...more],
+      [...after, ...moreAfter],
+    ];
+  }
+}
+
 /** @param threads whether threads may come to some sites or not, and on this way or on that one, as chance has it */
 async function expectSame(
   title: string,
@@ -62,33 +87,11 @@ async function expectSame(
 ): Promise<readonly Stop[]> {
   const task = (name: string): string => twins.scratch.file(`${name}.task`);
   const names = (await readSections(subjects[0].file)).some((s) => s.name === ".symtab");
-  const stops = async (): Promise<[Stop[], Stop[]]> => [
-    [...(await stacksAt(subjects[0], task("before")))],
-    [...(await stacksAt(subjects[1], task("after")))],
+  const stops = async (): Promise<Stops> => [
+    await stacksAt(subjects[0], task("before")),
+    await stacksAt(subjects[1], task("after")),
   ];
-  let [before, after] = await stops();
-  if (threads) {
-    const same = (a: Stop, b: Stop): boolean => isDeepStrictEqual(...comparablePair(a, b, names));
-    for (let round = 1; ; round++) {
-      const [firstBefore, firstAfter] = [firstOfEach(before), firstOfEach(after)];
-      const common = firstBefore.filter(({ note }) => firstAfter.some((other) => other.note === note));
-      const pairs = common.map(({ note }) => {
-        const ways = before.filter((b) => b.note === note);
-        const others = after.filter((a) => a.note === note);
-        const equal = ways.flatMap((b) => others.filter((a) => same(b, a)).map((a) => [b, a] as const));
-        return equal[0] ?? ([ways[0]!, others[0]!] as const);
-      });
-      const differing = pairs.filter(([b, a]) => !same(b, a)).length;
-      if (differing === 0 || round === ROUNDS) {
-        [before, after] = [pairs.map(([b]) => b), pairs.map(([, a]) => a)];
-        break;
-      }
-      log.push(`${title}: come to on another way at ${differing} sites, run again`);
-      const [more, moreAfter] = await stops();
-      before = [...before, ...more];
-      after = [...after, ...moreAfter];
-    }
-  }
+  const [before, after] = threads ? await onSameWays(title, names, stops) : await stops();
   const { length } = twins.report.sites;
   log.push(
     `${title}: stopped at ${before.length} of ${length} sites, ${framesIn(after)} frames${names ? ", names in new code" : ""}`,
@@ -102,10 +105,6 @@ const comparablePair = (a: Stop, b: Stop, names: boolean): [unknown, unknown] =>
   comparableStops([a], names, [b]),
   comparableStops([b], names, [a]),
 ];
-
-/** The first of the stops at each note, by notes. */
-const firstOfEach = (stops: readonly Stop[]): readonly Stop[] =>
-  stops.filter((stop, i) => stops.findIndex((s) => s.note === stop.note) === i).toSorted((a, b) => a.note - b.note);
 
 /** A copy without any unwind information for new code: all new records begin far away. */
 async function blanked(file: string, copy: string): Promise<void> {
