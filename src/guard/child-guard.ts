@@ -86,7 +86,6 @@ import {
   PAGE_PRIVATE,
   SITE_ENTRY,
 } from "./guarded-pages.js";
-import { HandlerCode } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -95,9 +94,8 @@ import {
   SLOT_KEY,
   SLOT_MASK,
   SLOT_SIZE,
+  SlotCode,
   setMask,
-  sizeOf,
-  threadPointer,
 } from "./signal-slots.js";
 
 export interface ChildGuard {
@@ -161,7 +159,7 @@ export function childGuard(
   return code.finish();
 }
 
-class GuardCode extends HandlerCode {
+class GuardCode extends SlotCode {
   readonly #pages: GuardedPages;
   readonly #slots: SignalSlots | undefined;
   #codeEnd = 0;
@@ -216,10 +214,7 @@ class GuardCode extends HandlerCode {
   /** Empties the table of held signals: rsi is what this thread had blocked. */
   #emptySlots(slots: SignalSlots): void {
     const { asm } = this;
-    threadPointer(asm, "rdi");
-    this.linkTime("rdx", slots.start)
-      .op("lea", "rcx", at("rdx", sizeOf(slots)))
-      .op("mov", "rsi", NOTHING_HELD);
+    this.slotTable(slots).op("mov", "rsi", NOTHING_HELD);
     asm.label("slot").op("mov", "rax", at("rdx", SLOT_KEY)).op("test", "rax", "rax").jumpIf("ne", "taken");
     asm.label("next slot").op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
     asm.op("cmp", "rsi", NOTHING_HELD).jumpIf("ne", "give back");

@@ -36,7 +36,6 @@ import type { CfaRows } from "../elf/cfa-rows.js";
 import { at, type RegisterName } from "../x86/assembler.js";
 import { NOP5 } from "../x86/bytes.js";
 import { SITE_ENTRY } from "./guarded-pages.js";
-import { HandlerCode } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -45,9 +44,8 @@ import {
   SLOT_KEY,
   SLOT_MASK,
   SLOT_SIZE,
+  SlotCode,
   setMask,
-  sizeOf,
-  threadPointer,
 } from "./signal-slots.js";
 
 /** A function `void (void)` for __register_atfork. */
@@ -71,7 +69,7 @@ export function behindFork(start: Vaddr, slots: SignalSlots): ForkHandler {
   return new Held(start).behind(slots);
 }
 
-class Held extends HandlerCode {
+class Held extends SlotCode {
   before(sites: SiteTable, slots: SignalSlots): ForkHandler {
     const { asm } = this;
     this.enter(SAVED);
@@ -86,8 +84,7 @@ class Held extends HandlerCode {
     this.leave(SAVED);
 
     asm.label("traced");
-    threadPointer(asm, "rdi");
-    this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", sizeOf(slots)));
+    this.slotTable(slots);
     asm.label("own").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "leave");
     asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "own");
     for (const register of CLOBBERED) this.push(register);
@@ -96,8 +93,7 @@ class Held extends HandlerCode {
     // The kernel reads the set before it writes what was blocked.
     asm.system(linux.SYS_rt_sigprocmask, linux.SIG_BLOCK, "rsp", "rsp", linux.SIGSET_SIZE);
     asm.op("test", "rax", "rax").jumpIf("ne", "not held");
-    threadPointer(asm, "rdi");
-    this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", sizeOf(slots)));
+    this.slotTable(slots);
     asm.label("claim").op("mov", "eax", 0).raw([0xf0, 0x48, 0x0f, 0xb1, 0x3a]).jumpIf("e", "held"); // lock cmpxchg [rdx], rdi
     asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "claim");
     setMask(asm).jump("not held");
@@ -112,8 +108,7 @@ class Held extends HandlerCode {
   behind(slots: SignalSlots): ForkHandler {
     const { asm } = this;
     this.enter(SAVED);
-    threadPointer(asm, "rdi");
-    this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", sizeOf(slots)));
+    this.slotTable(slots);
     asm.label("slot").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "held");
     asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
     asm.label("leave");

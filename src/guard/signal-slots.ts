@@ -9,7 +9,8 @@
  * all that time, so that none of its signal handlers can come upon it.
  */
 import type { Vaddr } from "../address.js";
-import type { Assembler, RegisterName } from "../x86/assembler.js";
+import { type Assembler, at, type RegisterName } from "../x86/assembler.js";
+import { HandlerCode } from "./handler-code.js";
 import * as linux from "./linux.js";
 
 export interface SignalSlots {
@@ -31,14 +32,19 @@ export const SLOT_SIZE = 16;
 export const SLOT_KEY = 0;
 export const SLOT_MASK = 8;
 
-export const sizeOf = ({ count }: SignalSlots): number => count * SLOT_SIZE;
-
 /** What a system call changes or takes arguments in, beyond rax, rcx, rdx, rsi and rdi. */
 export const CLOBBERED: readonly RegisterName[] = ["r10", "r11"];
 
-/** `mov register, %fs:0`: what the ABI keeps there is its own address. */
-export function threadPointer(asm: Assembler, register: "rax" | "rdi"): Assembler {
-  return asm.raw([0x64, 0x48, 0x8b, register === "rax" ? 0x04 : 0x3c, 0x25, 0, 0, 0, 0]);
+/** `mov rdi, %fs:0`: what the ABI keeps there is its own address. */
+const THREAD_POINTER_TO_RDI = [0x64, 0x48, 0x8b, 0x3c, 0x25, 0, 0, 0, 0];
+
+/** Code that knows the table. */
+export class SlotCode extends HandlerCode {
+  /** rdi becomes the key of this thread; rdx and rcx become the start and the end of the table. */
+  protected slotTable(slots: SignalSlots): Assembler {
+    this.asm.raw(THREAD_POINTER_TO_RDI);
+    return this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", slots.count * SLOT_SIZE));
+  }
 }
 
 /** The blocked signals become those at rsp. */

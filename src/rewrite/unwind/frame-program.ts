@@ -4,7 +4,6 @@
  * The new FDE has the CIE of its origin, so what the CIE says in the beginning need not be said again, and factors and
  * encodings are the same. From one stretch to the next only what differs is written.
  */
-
 import type { RegisterRule } from "../../elf/call-frames.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
