@@ -39,3 +39,6 @@ export const alignUp = (value: number, alignment: number): number =>
 
 /** The page size of x86-64: what the kernel maps in, and what a nop5 must not straddle. */
 export const PAGE_SIZE = 4096;
+
+/** Where the page that holds an address begins, in the same address space. */
+export const pageStart = <T extends number>(address: T): T => (address - (address % PAGE_SIZE)) as T;

@@ -8,7 +8,7 @@
  *
  * Relocation is not done here: a static PIE relocates itself, and code of a library can be looked at without it.
  */
-import { PAGE_SIZE, type RuntimeAddress, runtimeAddress, type Vaddr, vaddr } from "../address.js";
+import { PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader } from "../elf/image.js";
 import { InputError } from "../errors.js";
@@ -83,6 +83,4 @@ export function programHeadersAt(loaded: Loaded): RuntimeAddress | undefined {
 /** The largest alignment that a segment asks for: its load bias must be a multiple of it. */
 export const alignmentOf = (image: ElfImage): number =>
   Math.max(PAGE_SIZE, ...image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_align));
-
-const pageStart = (address: number): number => address - (address % PAGE_SIZE);
 const pageEnd = (address: number): number => Math.ceil(address / PAGE_SIZE) * PAGE_SIZE;

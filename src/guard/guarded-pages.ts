@@ -6,7 +6,7 @@
  *     pages    u32 distance of the page from the first site's page, its low 12 bits: flags
  *              u32 how many sites it has
  */
-import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { hex, PAGE_SIZE, pageStart, type Vaddr } from "../address.js";
 import { NOP5 } from "../x86/bytes.js";
 
 /** Sites that the loader maps with one PT_LOAD. */
@@ -37,9 +37,6 @@ export interface GuardedPages {
   readonly pageTable: Uint8Array;
 }
 
-/** The page that holds an address. */
-export const pageOf = (address: number): Vaddr => vaddr(address - (address % PAGE_SIZE));
-
 /**
  * Both tables.
  * @throws RangeError where there is no site, one is given twice or crosses a page boundary, two mappings share a page, or the
@@ -50,7 +47,7 @@ export function guardedPages(mappings: readonly GuardedMapping[]): GuardedPages 
   mappings.forEach(({ sites, privatePages }, mapping) => {
     let first = true;
     for (const site of [...sites].sort((a, b) => a - b)) {
-      const address = pageOf(site);
+      const address = pageStart(site);
       if (site + NOP5.length > address + PAGE_SIZE) throw new RangeError(`the site at ${hex(site)} crosses a page`);
       const page = pages.get(address);
       if (page === undefined) {
@@ -68,7 +65,7 @@ export function guardedPages(mappings: readonly GuardedMapping[]): GuardedPages 
   const all = sorted.flatMap(([, page]) => page.sites);
   const firstSite = all[0];
   if (firstSite === undefined) throw new RangeError("a guard needs a site");
-  const firstPage = pageOf(firstSite);
+  const firstPage = pageStart(firstSite);
   if (all.at(-1)! - firstSite >= 2 ** 32) throw new RangeError("the sites are too far from each other for one guard");
   const siteTable = Uint32Array.from(all, (site) => site - firstSite);
   const pageTable = Uint32Array.from(

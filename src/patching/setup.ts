@@ -1,5 +1,5 @@
 /** A program on a kernel: what stays the same throughout a run. */
-import { PAGE_SIZE, vaddr } from "../address.js";
+import { PAGE_SIZE, pageStart, vaddr } from "../address.js";
 import { Perm } from "../emulate/memory.js";
 import { nopLength } from "../x86/nops.js";
 import { disassemble } from "../x86/relocate.js";
@@ -214,8 +214,6 @@ export class Setup {
 }
 
 export const equal = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((x, i) => x === b[i]);
-
-const pageStart = (address: number): number => address - (address % PAGE_SIZE);
 
 const isReachable = (from: number, target: number): boolean => target - from >= -REACH && target - from < REACH;
 

@@ -12,14 +12,14 @@
  * large enough for two pages. Sites in a segment of one page stay safe and are not counted in a child that was forked while
  * they were traced; the report says how many.
  */
-import { alignUp, hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { childGuard } from "../guard/child-guard.js";
-import { type GuardedMapping, pageOf } from "../guard/guarded-pages.js";
+import type { GuardedMapping } from "../guard/guarded-pages.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
@@ -200,7 +200,7 @@ function mappingsOf(image: ElfImage, place: Place, sites: readonly Vaddr[]): Gua
 
 /** Pages with sites whose bytes in memory are not those of the file: they have relocations, or can be written. */
 function pagesThatDiffer(image: ElfImage, sites: readonly Vaddr[]): ReadonlySet<Vaddr> {
-  const pages = new Set(sites.map(pageOf));
+  const pages = new Set(sites.map(pageStart));
   const differing = new Set<Vaddr>();
   for (const page of pages) {
     const segment = image.programHeaders.find(
@@ -210,7 +210,7 @@ function pagesThatDiffer(image: ElfImage, sites: readonly Vaddr[]): ReadonlySet<
   }
   if (!writesToCode(image)) return differing;
   const mark = (address: number): void => {
-    const page = pageOf(address);
+    const page = vaddr(pageStart(address));
     if (pages.has(page)) differing.add(page);
   };
   forEachRelocation(image, (place) => {

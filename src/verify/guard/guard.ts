@@ -13,7 +13,7 @@
  *
  * Nothing is taken from what rewriting says of itself: its memo only has to agree.
  */
-import { alignUp, hex, PAGE_SIZE, vaddr } from "../../address.js";
+import { alignUp, hex, PAGE_SIZE, pageStart, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { startsProcesses } from "../../elf/dynamic.js";
 import { type ElfImage, offsetOf, type ProgramHeader } from "../../elf/image.js";
@@ -223,8 +223,8 @@ class Examination {
     const shares = (p: ProgramHeader): boolean =>
       p.p_type === elf.PT_LOAD &&
       p.p_vaddr !== grown.p_vaddr &&
-      pageOf(p.p_vaddr) < alignUp(end, PAGE_SIZE) &&
-      alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageOf(start);
+      pageStart(p.p_vaddr) < alignUp(end, PAGE_SIZE) &&
+      alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageStart(start);
     if (this.rewritten.programHeaders.some(shares))
       this.say(atAddress(start), "its words share a page with another segment");
     return { start, end };
@@ -443,8 +443,6 @@ function idleResolver(machine: Machine, start: number): number | undefined {
 }
 
 const isEnd = (caller: Caller): boolean => caller === "DT_FINI" || caller === "DT_FINI_ARRAY";
-
-const pageOf = (address: number): number => address - (address % PAGE_SIZE);
 
 const addressesIn = (words: Run | undefined): ReadonlySet<number> =>
   new Set(

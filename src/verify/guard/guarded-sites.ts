@@ -1,7 +1,7 @@
 /**
  * What a guard has to look at: every nop5 of a file that the kernel may turn into a call, by pages.
  */
-import { alignUp, PAGE_SIZE, vaddr } from "../../address.js";
+import { alignUp, PAGE_SIZE, pageStart, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
@@ -24,7 +24,7 @@ export function guardedSites(image: ElfImage): Guarded {
   const sites: GuardedSite[] = [];
   for (const address of [...found].sort((a, b) => a - b)) {
     if ((address % PAGE_SIZE) + 5 > PAGE_SIZE) continue;
-    if (pages.at(-1)?.address !== pageOf(address)) pages.push({ address: pageOf(address), sites: [] });
+    if (pages.at(-1)?.address !== pageStart(address)) pages.push({ address: pageStart(address), sites: [] });
     pages.at(-1)!.sites.push(sites.length);
     sites.push({ address, page: pages.length - 1 });
   }
@@ -35,14 +35,14 @@ export function guardedSites(image: ElfImage): Guarded {
       const segment = segmentAt(image, vaddr(sites[page.sites[0]!]!.address))!;
       const isMapped = (p: ProgramHeader): boolean =>
         p.p_type === elf.PT_LOAD &&
-        pageOf(p.p_vaddr) <= page.address &&
+        pageStart(p.p_vaddr) <= page.address &&
         alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > page.address;
       return {
         ...page,
         mapping: segment.index,
         isPrivate:
           relocated.has(page.address) || image.programHeaders.some((p) => isMapped(p) && (p.p_flags & elf.PF_W) !== 0),
-        canSplit: alignUp(segment.p_vaddr + segment.p_memsz, PAGE_SIZE) - pageOf(segment.p_vaddr) > PAGE_SIZE,
+        canSplit: alignUp(segment.p_vaddr + segment.p_memsz, PAGE_SIZE) - pageStart(segment.p_vaddr) > PAGE_SIZE,
       };
     }),
   };
@@ -52,10 +52,8 @@ export function guardedSites(image: ElfImage): Guarded {
 function relocatedPages(image: ElfImage): ReadonlySet<number> {
   const pages = new Set<number>();
   forEachRelocation(image, (place) => {
-    pages.add(pageOf(place));
-    pages.add(pageOf(place + WORD - 1));
+    pages.add(pageStart(place));
+    pages.add(pageStart(place + WORD - 1));
   });
   return pages;
 }
-
-const pageOf = (address: number): number => address - (address % PAGE_SIZE);

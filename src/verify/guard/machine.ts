@@ -5,7 +5,7 @@
  * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against what
  * new code has any business with.
  */
-import { hex, PAGE_SIZE, type RuntimeAddress, runtimeAddress } from "../../address.js";
+import { hex, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Cpu, Event } from "../../emulate/cpu.js";
@@ -185,7 +185,7 @@ export class Machine {
     this.made.clear();
     // The file's own pages come back as the file has them.
     for (const { address, bytes } of this.writes)
-      for (const at of [address, address + bytes.length - 1]) memory.unmap(pageOf(at), PAGE_SIZE);
+      for (const at of [address, address + bytes.length - 1]) memory.unmap(runtimeAddress(pageStart(at)), PAGE_SIZE);
     for (const [address, value] of this.filled) memory.poke(runtimeAddress(address + this.bias), word(value));
     this.call(start, words, below, () => true);
     this.seed = seed;
@@ -378,8 +378,6 @@ export function unlessAbsent<T>(judge: () => T): T | string {
     return `nothing is at ${hex(error.address ?? 0)}, where something is to be read or written`;
   }
 }
-
-const pageOf = (address: number): RuntimeAddress => runtimeAddress(address - (address % PAGE_SIZE));
 
 const MOST_PROBLEMS = 4;
 /** Where the program has memory: not in the lowest pages, nor above its half of the address space. */
