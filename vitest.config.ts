@@ -20,12 +20,14 @@ export default defineConfig({
   test: {
     // Some tests run the program as its users do, which needs it built.
     globalSetup: ["test/build-first.ts", "test/nothing-left.ts"],
-    testTimeout: 120_000,
-    hookTimeout: 300_000,
+    // Where the machine has other work as well: one that hangs is ended all the same.
+    testTimeout: 300_000,
+    hookTimeout: 600_000,
     // A failure is to be found in the output of a run with thousands of tests: what passes says nothing, figures aside that
     // somebody asked for.
     silent: process.env.LONG === "1" ? false : "passed-only",
     slowTestThreshold: 20_000,
+    setupFiles: ["test/each-file.ts"],
     projects: [
       {
         extends: true,

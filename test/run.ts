@@ -1,5 +1,6 @@
 /** Runs a tool and waits for it, with an environment in which tools speak English and no colours. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
 
 export interface Outcome {
   readonly status: number | null;
@@ -18,29 +19,51 @@ export interface RunOptions {
 const basic: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C", NO_COLOR: "1", CI: "true" };
 delete basic.SOURCE_DATE_EPOCH;
 
-export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, {
-      cwd: options.cwd,
-      env: { ...basic, ...options.environment },
-      stdio: ["ignore", "pipe", "pipe"],
-      timeout: options.timeout ?? 60_000,
-      killSignal: "SIGKILL",
-    });
-    const stdout: Buffer[] = [];
-    const stderr: Buffer[] = [];
-    child.stdout.on("data", (chunk: Buffer) => stdout.push(chunk));
-    child.stderr.on("data", (chunk: Buffer) => stderr.push(chunk));
-    child.on("error", reject);
-    child.on("close", (status, signal) =>
-      resolve({
-        status,
-        signal,
-        stdout: Buffer.concat(stdout).toString("latin1"),
-        stderr: Buffer.concat(stderr).toString("latin1"),
-      }),
-    );
+type Answer =
+  | { readonly error: { readonly message: string; readonly code: string } }
+  | (Pick<Outcome, "status" | "signal"> & { readonly stdout: Uint8Array; readonly stderr: Uint8Array });
+
+const waiting = new Map<number, { resolve(answer: Answer): void; reject(error: Error): void }>();
+let started = 0;
+let starter: ChildProcess | undefined;
+
+/** The small process that starts tools for this one: see starter.js. */
+function theStarter(): ChildProcess {
+  if (starter !== undefined) return starter;
+  const made = fork(fileURLToPath(new URL("starter.js", import.meta.url)), [], {
+    serialization: "advanced",
+    execArgv: [],
   });
+  made.on("message", ({ id, ...answer }: Answer & { id: number }) => {
+    waiting.get(id)?.resolve(answer as Answer);
+    waiting.delete(id);
+    if (waiting.size === 0) made.channel?.unref();
+  });
+  made.on("exit", () => {
+    starter = undefined;
+    for (const { reject } of waiting.values()) reject(new Error("the process that starts tools has ended"));
+    waiting.clear();
+  });
+  // It ends with this process, and keeps it only while something is waited for.
+  made.unref();
+  made.channel?.unref();
+  starter = made;
+  return made;
+}
+
+export async function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  const id = started++;
+  const answer = await new Promise<Answer>((resolve, reject) => {
+    waiting.set(id, { resolve, reject });
+    const { cwd = process.cwd(), environment, timeout = 60_000 } = options;
+    const to = theStarter();
+    to.channel?.ref();
+    to.send({ id, command, args, options: { cwd, env: { ...basic, ...environment }, timeout } });
+  });
+  if ("error" in answer) throw Object.assign(new Error(answer.error.message), { code: answer.error.code });
+  const { status, signal } = answer;
+  const [stdout, stderr] = [answer.stdout, answer.stderr].map((bytes) => Buffer.from(bytes).toString("latin1"));
+  return { status, signal, stdout: stdout!, stderr: stderr! };
 }
 
 /** The same for a tool that has to succeed. */

@@ -72,6 +72,7 @@ export const REWRITE: RewriteOptions = {
   only: [],
   newBuildId: false,
   tableAtEnd: false,
+  keepOffsets: false,
   // One process: no child looks at anything.
   forkGuard: false,
 };

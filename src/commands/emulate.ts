@@ -83,7 +83,8 @@ async function runAll(
     const scenario = scenarioFor(options);
     return [{ title: String(scenario.program), scenario, result: run(scenario, options, streams) }];
   }
-  const image = parseElf(readInput(file).bytes);
+  const input = readInput(file);
+  const image = parseElf(input.bytes, input.holes);
   const original = carriedOriginal(image).image;
   if (original === undefined) throw new InputError("changed since it was rewritten: its original cannot be had");
   const kernel = options.kernel ?? "6.18";

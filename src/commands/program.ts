@@ -87,6 +87,7 @@ Exit status:
     .option("--dry-run", "report only, write nothing")
     .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")
     .option("--no-fork-guard", "leave out the code that keeps forked children alive on Linux 6.18 to 7.2")
+    .option("--keep-offsets", "let perf find probes behind a large .bss, which is a hole in the file then")
     .option("--table-at-end", "allow the program header table at the file's end (strip breaks such files)")
     .action(async (file: string, options: RewriteCommandOptions) => {
       finish(
@@ -116,6 +117,10 @@ Exit status:
       new Option("--original <file>", "the original; without it, the one that the file carries").argParser(notEmpty),
     )
     .option("--strict", "exit with 3 also if anything could not be proved")
+    .option(
+      "--witness",
+      "ask a second checker, too, that shares nothing with the rewriter (slower; doubts some sound files)",
+    )
     .option("--live", "run the program, too, without and with uprobes: same output and exit status? (root)")
     .option("--json", "print one JSON document")
     .action(async (file: string, options: VerifyOptions) => {

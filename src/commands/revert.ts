@@ -14,7 +14,7 @@ import { print, type Streams } from "./streams.js";
  */
 export async function revert(path: string, options: OutputOptions, streams: Streams): Promise<number> {
   const input = readInput(path);
-  const image = parseElf(input.bytes);
+  const image = parseElf(input.bytes, input.holes);
   const place = await choosePlace(input, destinationOf(path, options, ".orig"), writeOptions(options));
   const content = revertImage(image);
   await writeOutput(input, content, place, writeOptions(options));

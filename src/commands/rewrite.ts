@@ -24,6 +24,7 @@ export interface RewriteCommandOptions extends OutputOptions {
   readonly dryRun?: boolean;
   readonly newBuildId?: boolean;
   readonly tableAtEnd?: boolean;
+  readonly keepOffsets?: boolean;
   /** False with --no-fork-guard. */
   readonly forkGuard?: boolean;
 }
@@ -35,7 +36,7 @@ export interface RewriteCommandOptions extends OutputOptions {
  */
 export async function rewrite(path: string, options: RewriteCommandOptions, streams: Streams): Promise<number> {
   const input = readInput(path);
-  const image = parseElf(input.bytes);
+  const image = parseElf(input.bytes, input.holes);
   const patterns = options.only ?? [];
   const destination = destinationOf(path, options, ".nop5");
   const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
@@ -48,6 +49,7 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     only: patterns.map((pattern) => pattern.text),
     newBuildId: options.newBuildId ?? false,
     tableAtEnd: options.tableAtEnd ?? false,
+    keepOffsets: options.keepOffsets ?? false,
     forkGuard: options.forkGuard ?? true,
   });
   const { content } = result;
@@ -62,7 +64,7 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
   const fails = options.strict === true && wanted.some((site) => site.status === "skipped");
   const unwritten = fails ? "strict" : place === null ? "dry run" : null;
   if (place !== null && !fails && !(content === null && place.inPlace))
-    await writeOutput(input, content ?? wholeFile(input.bytes), place, writeOptions(options));
+    await writeOutput(input, content ?? wholeFile(input.bytes, input.holes), place, writeOptions(options));
 
   const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
   const text = options.json

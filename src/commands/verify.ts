@@ -15,6 +15,8 @@ export interface VerifyOptions {
   readonly strict?: boolean;
   /** The original, where the user has it; else the file's own. */
   readonly original?: string;
+  /** Ask the witness, too: a checker that shares no facts with the rewriter. */
+  readonly witness?: boolean;
   /** Run the program as well, without and with uprobes on its probes. */
   readonly live?: boolean;
 }
@@ -26,13 +28,14 @@ export interface VerifyOptions {
  * @throws InputError where a file cannot be read, or the two do not belong together
  */
 export async function verify(path: string, options: VerifyOptions, streams: Streams): Promise<number> {
-  const rewritten = parseElf(readInput(path).bytes);
+  const input = readInput(path);
+  const rewritten = parseElf(input.bytes, input.holes);
   const original =
     options.original === undefined
       ? carriedOriginal(rewritten)
       : givenOriginal(rewritten, readOriginal(options.original));
   const live = options.live ? await runLive(path, rewritten) : null;
-  const run: VerifyRun = { input: path, report: verifyImage(rewritten, original), live };
+  const run: VerifyRun = { input: path, report: verifyImage(rewritten, original, options.witness), live };
   await print(
     streams,
     options.json ? document(verifyDocument(run)) : verifyText(run, makeStyle(wantsColours(streams.stdout))),

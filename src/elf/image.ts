@@ -51,6 +51,8 @@ export interface Section {
 export interface ElfImage {
   /** The whole file. Nobody writes to it. */
   readonly bytes: Buffer;
+  /** Long stretches of zeros that need not be looked at, in file offsets, ascending: the file has holes there. */
+  readonly holes: readonly { readonly start: number; readonly end: number }[];
   readonly view: DataView;
   readonly header: ElfHeader;
   readonly programHeaders: readonly ProgramHeader[];
@@ -102,7 +104,7 @@ const machines: Readonly<Record<number, string>> = {
  * Parses a linked x86-64 ELF program or shared library.
  * @throws InputError for everything that is not one, or whose headers lead outside of the file
  */
-export function parseElf(bytes: Buffer): ElfImage {
+export function parseElf(bytes: Buffer, holes: ElfImage["holes"] = []): ElfImage {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   validate(bytes, view);
   const parsed = (createRequire(import.meta.url)("elfy") as { parse(b: Buffer): ElfyFile }).parse(bytes);
@@ -146,7 +148,7 @@ export function parseElf(bytes: Buffer): ElfImage {
       sh_entsize: read64(view, at + 56),
     };
   });
-  return { bytes, view, header, programHeaders, sections };
+  return { bytes, holes, view, header, programHeaders, sections };
 }
 
 /** The unsigned 64-bit little-endian word at `at`, as a double: exact below 2^53. */

@@ -9,6 +9,7 @@ import { constantsOf, namedAddress } from "../x86/relocate.js";
 import type { Entries } from "./entries.js";
 import type { FunctionIndex } from "./functions.js";
 import type { TrustedGaps } from "./gaps.js";
+import { knows } from "./knowledge.js";
 import { type Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
 import { type CodeHit, possibleShortBranches } from "./scan-code.js";
 
@@ -95,9 +96,11 @@ function addBranch(code: DecodedCode, index: number, entries: Entries): void {
   const at = addressOf(code, index);
   const length = lengthOf(code, index);
   const kind = kinds.find(([bit]) => flow & bit)?.[1] ?? "the instruction at @";
+  if (!knows(flow & Flow.Lea ? "addresses in code" : length < 5 ? "short branches" : "near branches")) return;
   const jumps = (flow & (Flow.Jump | Flow.Conditional)) !== 0;
   const branch = jumps ? { at, end: vaddr(at + length), wide: length >= 5 } : undefined;
-  entries.add(vaddr(code.targets[index]!), kind, at, branch);
+  // A call knows where its callee begins, and nobody else does by it.
+  entries.add(vaddr(code.targets[index]!), kind, at, branch, (flow & (Flow.Call | Flow.Transaction)) === 0 && !jumps);
 }
 
 /** Is a word that was found by the byte-wise scan what it looks like? Decoding the code around it tells. */
@@ -125,7 +128,7 @@ export function settleHit({ functions, gaps, near, entries }: BranchContext, hit
     if (named !== undefined && near.contains(named))
       entries.add(vaddr(named), "the operand of the instruction at @", at);
   }
-  if (hit.reading !== "absolute") return;
+  if (hit.reading !== "absolute" || !knows("addresses in code")) return;
   if (constantsOf(bytes, at).some((c) => at + c.offset === hit.at && c.value === hit.target))
     entries.add(hit.target, "the constant in the instruction at @", at);
 }

@@ -25,6 +25,8 @@ export interface Entry {
   readonly besides: string | undefined;
   /** Something leads there; else it only could not be ruled out. */
   readonly isCertain: boolean;
+  /** Something other than branches and jump tables knows the address. */
+  readonly isNamed: boolean;
 }
 
 /** Bytes that must be neither moved nor overwritten. */
@@ -40,6 +42,7 @@ interface Found {
   branches: Branch[] | undefined;
   besides: Reason | undefined;
   isCertain: boolean;
+  isNamed: boolean;
 }
 
 interface Reason {
@@ -63,14 +66,23 @@ export class Entries {
    * @param reason what leads there; `@` in it stands for the address `from`. Most reasons are never read, so they are put
    * together when one is
    * @param branch the branch that leads there, where it is one
+   * @param isNamed whether somebody knows the address by it
    */
-  add(address: Vaddr, reason: string, from?: Vaddr, branch?: Branch): void {
+  add(address: Vaddr, reason: string, from?: Vaddr, branch?: Branch, isNamed = branch === undefined): void {
     const known = this.found.get(address);
     if (known === undefined) {
-      this.found.set(address, { reason, from, branches: branch && [branch], besides: undefined, isCertain: true });
+      this.found.set(address, {
+        reason,
+        from,
+        branches: branch && [branch],
+        besides: undefined,
+        isCertain: true,
+        isNamed,
+      });
       if (!this.listed.has(address)) this.sorted = undefined;
       return;
     }
+    if (isNamed) known.isNamed = true;
     if (!known.isCertain) Object.assign(known, { reason, from, isCertain: true });
     if (branch === undefined) notOnlyBranches(known, { reason, from });
     else if (known.branches?.every((b) => b.at !== branch.at)) known.branches.push(branch);
@@ -78,10 +90,23 @@ export class Entries {
 
   /** As `add`, for what could not be ruled out: bytes that look as if they led there. */
   suspect(address: Vaddr, reason: string, from?: Vaddr): void {
+    this.suspectTable(address, reason, from);
+    this.found.get(address)!.isNamed = true;
+  }
+
+  /** As `suspect`, for the words of tables that are added to something before anybody jumps there. */
+  suspectTable(address: Vaddr, reason: string, from?: Vaddr): void {
     const known = this.found.get(address);
     if (known !== undefined) notOnlyBranches(known, { reason, from });
     else {
-      this.found.set(address, { reason, from, branches: undefined, besides: undefined, isCertain: false });
+      this.found.set(address, {
+        reason,
+        from,
+        branches: undefined,
+        besides: undefined,
+        isCertain: false,
+        isNamed: false,
+      });
       if (!this.listed.has(address)) this.sorted = undefined;
     }
   }
@@ -128,8 +153,8 @@ export class Entries {
     return this.addressesWithin(start, end).flatMap((address) => {
       const found = this.found.get(address);
       if (found === undefined) return [];
-      const { branches, besides, isCertain } = found;
-      return [{ address, reason: inWords(found), branches, besides: besides && inWords(besides), isCertain }];
+      const { branches, besides, isCertain, isNamed } = found;
+      return [{ address, reason: inWords(found), branches, besides: besides && inWords(besides), isCertain, isNamed }];
     });
   }
 

@@ -11,6 +11,7 @@ import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
 import { decode, Flow } from "../x86/decode.js";
 import type { Entries } from "./entries.js";
 import type { FunctionIndex } from "./functions.js";
+import { knows } from "./knowledge.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
 
 const XRAY_SLED_SIZE = 12;
@@ -37,10 +38,11 @@ export function addPointers(image: ElfImage, functions: FunctionIndex, near: Nei
     entries,
     tables.map((t) => t.section),
   );
-  addSymbols(image, near, entries);
-  addEntryPoints(image, near, entries);
-  addLandingPads(image, functions, near, entries);
-  for (const { section, kind } of tables) addPatchTable(image, section, kind, relocatedSlots, near, entries);
+  if (knows("symbols")) addSymbols(image, near, entries);
+  if (knows("entry points")) addEntryPoints(image, near, entries);
+  if (knows("landing pads")) addLandingPads(image, functions, near, entries);
+  if (knows("patch tables"))
+    for (const { section, kind } of tables) addPatchTable(image, section, kind, relocatedSlots, near, entries);
 }
 
 /** @returns what relocations put into the slots of the given sections, by the slot's address */
@@ -52,7 +54,7 @@ function addRelocations(
 ): ReadonlyMap<number, number> {
   const slots = new Map<number, number>();
   forEachRelocation(image, (place, value, type) => {
-    if (near.contains(value)) entries.add(vaddr(value), "a pointer that is relocated at start");
+    if (near.contains(value) && knows("relocations")) entries.add(vaddr(value), "a pointer that is relocated at start");
     if (near.contains(place) || near.contains(place + 7))
       entries.freeze({
         start: place,
@@ -72,7 +74,7 @@ function addSymbols(image: ElfImage, near: Neighbourhoods, entries: Entries): vo
       if (!near.contains(value) || shndx === elf.SHN_UNDEF) return;
       const type = info & 0xf;
       if (type === elf.STT_TLS || type === elf.STT_FILE || type === elf.STT_SECTION) return;
-      entries.add(vaddr(value), "a symbol");
+      entries.add(vaddr(value), "a symbol", undefined, undefined, false);
     });
   }
 }

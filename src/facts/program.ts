@@ -8,11 +8,11 @@ import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { DecodedCode } from "../x86/decode.js";
 import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
+import { ComputedTargets } from "./computed-targets.js";
 import { Entries } from "./entries.js";
 import { type CodeRange, FunctionIndex } from "./functions.js";
 import { gapsNear, TrustedGaps } from "./gaps.js";
 import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
-import { PartIndex } from "./parts.js";
 import { addPointers } from "./pointers.js";
 import { type Link, scanCode } from "./scan-code.js";
 import { addTables } from "./tables.js";
@@ -32,6 +32,9 @@ export interface ProgramFacts {
   covers(start: Vaddr, end: Vaddr): boolean;
   /** The code around a site, or why nothing can be said of it. */
   siteCode(site: Vaddr): SiteCode | string;
+  /** Why nothing is known of what enters [start, end), in a function or in the padding behind it; undefined where it is known. */
+  unknown(start: Vaddr, end: Vaddr): string | undefined;
+  readonly computed: ComputedTargets;
   /** What looks like a jmp or jcc, by its bytes, from elsewhere into a range that holds a site. */
   links(range: CodeRange): readonly Link[];
   /** Whether code looks as if it made the address of the table that PT_GNU_EH_FRAME leads to. */
@@ -58,14 +61,13 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const { hits, links, makesAsked } = scanCode(image, functions.codeSections, near, blocks, fixed, unwindHeader);
   const incoming = linksByRange(links, ranges);
   const sitesOf = sitesByRange(sites, functions);
-  const fixedSpan = fixed ? imageSpan(image) : undefined;
-  const parts = new PartIndex(functions, incoming, fixedSpan);
 
   const gaps = new TrustedGaps(functions, openGaps, hits, entries);
   const context = { image, functions, gaps, near, entries };
   addLocalBranches(context, sites);
   entries.addQuestions(hits.allTargets, (index) => settleHit(context, hits.hit(index)));
-  const unknownJump = addTables({ image, functions, parts, near, entries, lowest: fixedSpan?.low }, sites);
+  const computed = ComputedTargets.of(image, functions);
+  addTables({ image, functions, computed, near, entries }, sites);
 
   return {
     image,
@@ -81,9 +83,20 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
       if (range === undefined) return "no function is known here (.eh_frame and symbols do not say)";
       const code = functions.code(range);
       if (code.unclean !== undefined) return `its function at ${hex(range.start)} cannot be decoded: ${code.unclean}`;
-      const obstacle = unknownJump(range);
-      return obstacle ?? { code, range };
+      return computed.unknown(range) ?? { code, range };
     },
+    unknown(start, end) {
+      for (
+        let i = Math.max(0, functions.lastAtOrBelow(start));
+        i < functions.count && functions.range(i).start < end;
+        i++
+      ) {
+        const why = computed.unknown(functions.range(i));
+        if (why !== undefined) return why;
+      }
+      return undefined;
+    },
+    computed,
     links: (range) => incoming.get(range.index) ?? [],
     makesUnwindHeader: makesAsked,
     paddingBehind(address, need) {
@@ -123,15 +136,6 @@ function codeSpan(functions: FunctionIndex): { base: Vaddr; span: number } {
   if (high === 0) return { base: vaddr(0), span: 0 };
   if (high - low >= 2 ** 31) throw new InputError("its code spans more than 2 GiB, which is not supported");
   return { base: vaddr(low), span: high - low };
-}
-
-/** The addresses that a program with fixed ones occupies. */
-function imageSpan(image: ElfImage): { low: Vaddr; high: Vaddr } {
-  const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
-  return {
-    low: vaddr(Math.min(...loads.map((p) => p.p_vaddr))),
-    high: vaddr(Math.max(...loads.map((p) => p.p_vaddr + p.p_memsz))),
-  };
 }
 
 /** The ranges that hold sites, by index. */

@@ -20,6 +20,9 @@ const MOST_STEPS = 5000;
 /** More numbers than this at one place are not kept. */
 const MOST_VALUES = 16;
 
+/** A register that is written byte by byte is followed through so many of these writes. */
+const MOST_PARTS = 4;
+
 /** Numbers of the registers that calls leave as they were: rbx, rsp, rbp, r12 to r15. */
 const PRESERVED = (1 << 3) | (1 << 4) | (1 << 5) | (0xf << 12);
 
@@ -50,6 +53,7 @@ export function valuesBefore(
   code: DecodedCode,
   index: number,
   register: number,
+  depth = MOST_PARTS,
 ): readonly number[] | undefined {
   const values = new Set<number>();
   const seen = new Set<number>();
@@ -62,10 +66,14 @@ export function valuesBefore(
     const ways = waysTo(facts, code, next.index);
     if (ways === undefined) return undefined;
     for (const from of ways) {
-      const made = madeBy(code, from, next.register);
+      const made = poppedBy(facts, code, from, next.register) ?? madeBy(code, from, next.register);
       if (made === undefined) return undefined;
       if (made.kind === "number") values.add(made.value);
-      else work.push({ index: from, register: made.register });
+      else if (made.kind === "low byte") {
+        const rest = depth > 0 ? valuesBefore(facts, code, from, next.register, depth - 1) : undefined;
+        if (rest === undefined) return undefined;
+        for (const value of rest) values.add(((value & ~0xff) | made.value) >>> 0);
+      } else work.push({ index: from, register: made.register });
     }
   }
   return [...values];
@@ -92,7 +100,22 @@ function waysTo(facts: ProgramFacts, code: DecodedCode, index: number): number[]
 
 type Made =
   | { readonly kind: "number"; readonly value: number }
+  /** The low byte is this number, the others are what they were: `xor %eax, %eax; mov $60, %al`. */
+  | { readonly kind: "low byte"; readonly value: number }
   | { readonly kind: "register"; readonly register: number };
+
+/** The number that a pop takes from the push right before it: `push $60; pop %rax`. */
+function poppedBy(facts: ProgramFacts, code: DecodedCode, i: number, register: number): Made | undefined {
+  const isOnly = (of: number[] | undefined): boolean => of?.length === 1 && of[0] === i - 1;
+  if (effectsAt(code).kind[i] !== Kind.Pop || !mayWrite(code, i, register) || !isOnly(waysTo(facts, code, i)))
+    return undefined;
+  const offset = code.offsets[i - 1]!;
+  return decodeOne(code.bytes.subarray(offset, code.offsets[i]!), addressOf(code, i - 1), (instruction) => {
+    const isPush = instruction.mnemonic === Mnemonic.Push && isImmediate(instruction.op0Kind);
+    if (!isPush || instruction.stackPointerIncrement !== -8) return undefined;
+    return { kind: "number", value: Number(BigInt.asUintN(32, instruction.immediate(0))) };
+  });
+}
 
 /** What instruction `i` makes of a register: a number, or what was in a register before it. */
 function madeBy(code: DecodedCode, i: number, register: number): Made | undefined {
@@ -101,9 +124,12 @@ function madeBy(code: DecodedCode, i: number, register: number): Made | undefine
   return decodeOne(code.bytes.subarray(offset, offset + lengthOf(code, i)), addressOf(code, i), (instruction) => {
     const isWhole = (r: number): boolean => r >= Register.EAX && r <= Register.R15;
     const full = (r: number): number => iced.RegisterExt.fullRegister(r) - Register.RAX;
-    if (instruction.op0Kind !== OpKind.Register || !isWhole(instruction.op0Register)) return undefined;
-    if (full(instruction.op0Register) !== register) return undefined;
+    if (instruction.op0Kind !== OpKind.Register || full(instruction.op0Register) !== register) return undefined;
     const { mnemonic } = instruction;
+    const isLowByte = iced.RegisterExt.size(instruction.op0Register) === 1 && !isHighByte(instruction.op0Register);
+    if (mnemonic === Mnemonic.Mov && isLowByte && isImmediate(instruction.op1Kind))
+      return { kind: "low byte", value: Number(instruction.immediate(1) & 0xffn) };
+    if (!isWhole(instruction.op0Register)) return undefined;
     if (mnemonic === Mnemonic.Mov && instruction.op1Kind === OpKind.Register) {
       if (!isWhole(instruction.op1Register)) return undefined;
       return { kind: "register", register: full(instruction.op1Register) };
@@ -119,6 +145,8 @@ function madeBy(code: DecodedCode, i: number, register: number): Made | undefine
     return undefined;
   });
 }
+
+const isHighByte = (r: number): boolean => r >= Register.AH && r <= Register.BH;
 
 const isImmediate = (kind: number): boolean => kind >= OpKind.Immediate8 && kind <= OpKind.Immediate32to64;
 

@@ -13,6 +13,7 @@ import { hex, type Vaddr } from "../address.js";
 import { type CfaRows, DWARF_RBP, DWARF_RSP, rowAt } from "../elf/cfa-rows.js";
 import { addressOf, type DecodedCode, Flow } from "../x86/decode.js";
 import { Access, type Effects, effectsOf, Kind, NONE, RBP, RSP } from "../x86/effects.js";
+import type { ComputedTargets } from "./computed-targets.js";
 import type { CodeRange, FunctionIndex } from "./functions.js";
 
 const RETURN_ADDRESS_SIZE = 8;
@@ -20,7 +21,11 @@ const RETURN_ADDRESS_SIZE = 8;
 const MOST_RANGES = 8;
 
 /** Why a function may look at its return address, or undefined where it does not. @throws InputError where .eh_frame is damaged */
-export function looksAtReturnAddress(functions: FunctionIndex, callee: Vaddr): string | undefined {
+export function looksAtReturnAddress(
+  functions: FunctionIndex,
+  computed: ComputedTargets,
+  callee: Vaddr,
+): string | undefined {
   const seen = new Set<number>();
   const todo: Vaddr[] = [callee];
   for (let at = todo.pop(); at !== undefined; at = todo.pop()) {
@@ -34,6 +39,10 @@ export function looksAtReturnAddress(functions: FunctionIndex, callee: Vaddr): s
     if (rows === undefined) return `its callee at ${hex(range.start)} has no unwind information`;
     const obstacle = rangeObstacle(range, code, rows, todo);
     if (obstacle !== undefined) return obstacle;
+    const { flow } = computed.groupOf(range);
+    if (flow === undefined) return `its callee at ${hex(range.start)} cannot be followed`;
+    if (flow.looksAtReturn !== undefined)
+      return `its callee looks at its return address, at ${hex(flow.looksAtReturn)}`;
   }
   return undefined;
 }

@@ -5,7 +5,7 @@
  *   v            an absolute address (programs with fixed addresses; with others a relocation tells)
  *   p + v        a word relative to its own place: `.long x - .`, xray_instr_map
  *   B + v        an entry of a jump table or a difference of labels, for each base B that the site's function makes
- * Words are taken at every byte position of read-only data, at every multiple of 4 of what is writable. Sections whose
+ * Words are taken at every byte position, for structures may be packed. Sections whose
  * structure is known and read elsewhere (symbols, relocations, unwind tables, notes) are left out.
  */
 import { type Vaddr, vaddr } from "../address.js";
@@ -35,7 +35,6 @@ export type DataHit = {
 export interface DataRange {
   readonly bytes: Uint8Array;
   readonly start: Vaddr;
-  readonly step: 1 | 4;
   /** Only words that are added to a base are of interest: the others have been asked elsewhere. */
   readonly onlyTables?: boolean;
 }
@@ -63,8 +62,6 @@ export function dataRanges(image: ElfImage): readonly DataRange[] {
   return image.sections.filter(isData).map((s) => ({
     bytes: image.bytes.subarray(s.sh_offset, s.sh_offset + s.sh_size),
     start: s.sh_addr,
-    // What is only read may be packed; words that are written are aligned by whoever writes them.
-    step: s.sh_addralign >= 4 && (s.sh_flags & elf.SHF_WRITE) !== 0 ? 4 : 1,
   }));
 }
 
@@ -126,17 +123,16 @@ export function scanData(
       places.add(address);
       if (fixed) words.add(address);
     }
-  for (const { bytes, start, step, onlyTables = false } of ranges) {
+  for (const { bytes, start, onlyTables = false } of ranges) {
     if (onlyTables && differences.isEmpty) continue;
     const own: DataHit[] = [];
     if (!onlyTables)
       sweepDistances(bytes, vaddr(start - 4), places, (p, v) => {
-        if (p % step === 0 && near.contains(start + p + v))
+        if (near.contains(start + p + v))
           own.push({ at: vaddr(start + p), target: vaddr(start + p + v), reading: "self-relative" });
       });
     if (fixed || !differences.isEmpty)
       sweepAddresses(bytes, words, (p, v) => {
-        if (p % step !== 0) return;
         if (fixed && !onlyTables && near.contains(v >>> 0))
           own.push({ at: vaddr(start + p), target: vaddr(v >>> 0), reading: "absolute" });
         differences.forEach(v, (base, query) => {

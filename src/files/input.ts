@@ -13,6 +13,8 @@ export interface InputFile {
   /** The path as it was given. */
   readonly path: string;
   readonly bytes: Buffer;
+  /** Where `bytes` has zeros that nothing was read into, in ascending order: to look at them takes memory and time. */
+  readonly holes: readonly { readonly start: number; readonly end: number }[];
   /** What the open file was before its first byte was read. */
   readonly stat: BigIntStats;
 }
@@ -26,9 +28,11 @@ const MAX_SIZE = 2 ** 31 - 1;
  */
 export function readInput(path: string): InputFile {
   return withOpenFile(path, (fd, stat) => {
-    const bytes = Buffer.allocUnsafeSlow(Number(stat.size));
-    load(fd, bytes, 0, bytes.length);
-    return { path, bytes, stat };
+    const size = Number(stat.size);
+    const isSparse = Number(stat.blocks) * BLOCK_SIZE < size - MOST_HOLES;
+    const bytes = isSparse ? Buffer.alloc(size) : Buffer.allocUnsafeSlow(size);
+    if (!isSparse) load(fd, bytes, 0, size);
+    return { path, bytes, stat, holes: isSparse ? loadData(fd, bytes) : [] };
   });
 }
 
@@ -54,6 +58,29 @@ export function readParts<T>(path: string, use: (bytes: Buffer, need: (offset: n
       }
     });
   });
+}
+
+/** What st_blocks counts in. */
+const BLOCK_SIZE = 512;
+/** So many bytes of holes are read as any others. */
+const MOST_HOLES = 1 << 20;
+const CHUNK = 1 << 16;
+
+/** Loads a file with holes into zeros, and says where it left them alone. */
+function loadData(fd: number, bytes: Buffer): { start: number; end: number }[] {
+  const holes: { start: number; end: number }[] = [];
+  const chunk = Buffer.alloc(CHUNK);
+  const zeros = Buffer.alloc(CHUNK);
+  for (let at = 0; at < bytes.length; ) {
+    const read = readSync(fd, chunk, 0, Math.min(CHUNK, bytes.length - at), at);
+    if (read === 0) throw new InputError("became shorter while it was read", `offset 0x${at.toString(16)}`);
+    const last = holes.at(-1);
+    if (chunk.compare(zeros, 0, read, 0, read) !== 0) chunk.copy(bytes, at, 0, read);
+    else if (last?.end === at) last.end += read;
+    else holes.push({ start: at, end: at + read });
+    at += read;
+  }
+  return holes;
 }
 
 function load(fd: number, bytes: Buffer, offset: number, size: number): void {

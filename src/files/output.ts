@@ -100,10 +100,15 @@ export async function writeOutput(
 }
 
 /** A whole file as content: what a plain copy writes. */
-export const wholeFile = (bytes: Buffer): SparseContent => ({
-  size: bytes.length,
-  pieces: [{ offset: 0, bytes }],
-});
+export function wholeFile(bytes: Buffer, holes: InputFile["holes"] = []): SparseContent {
+  const pieces: { offset: number; bytes: Buffer }[] = [];
+  let from = 0;
+  for (const { start, end } of [...holes, { start: bytes.length, end: bytes.length }]) {
+    if (start > from) pieces.push({ offset: from, bytes: bytes.subarray(from, start) });
+    from = end;
+  }
+  return { size: bytes.length, pieces };
+}
 
 /** The input's real path, if it is still the file that was read. */
 async function unchangedInput(input: InputFile): Promise<string> {

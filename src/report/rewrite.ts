@@ -33,6 +33,7 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
     guard: site.guard,
     reason: site.reason,
     displaced: site.displaced,
+    cost: site.cost,
   })),
   hazards: report.hazards.map(({ code, message }) => ({ code, message })),
   forkGuard: report.forkGuard,
@@ -100,7 +101,7 @@ function siteLines(site: SiteReport, style: Style): string[] {
     return [`  ${style.warning("skipped")}    ${hex(site.location)} ${probe}: ${site.reason ?? "no reason given"}`];
   if (site.status === "already") return [`  ${style.quiet("already")}    ${hex(site.location)} ${probe}`];
   const moved = site.newLocation === site.location ? "" : ` -> ${hex(site.newLocation)}`;
-  const how = [site.tactic, redZoneWords(site)].filter((part) => part !== null).join(", ");
+  const how = [site.tactic, redZoneWords(site), costWords(site)].filter((part) => part !== null).join(", ");
   const lines = [`  ${style.good("rewritten")}  ${hex(site.location)}${moved} ${probe}: ${how}`];
   if (site.displaced.length > 0) lines.push(style.quiet(`             moved: ${site.displaced.join("; ")}`));
   return lines;
@@ -110,6 +111,9 @@ const redZoneWords = (site: SiteReport): string | null => {
   const guard = site.guard ? ", guarded" : "";
   return site.redZone === "unused" && !site.guard ? null : `red zone ${site.redZone}${guard}`;
 };
+
+const costWords = ({ cost }: SiteReport): string | null =>
+  cost && `costs ${cost.addressSpace} bytes of address space and ${count(cost.pages, "page")}`;
 
 function outcome({ output, unwritten, report }: RewriteRun): string {
   if (unwritten === "dry run") return `dry run: nothing written${growth(report)}`;

@@ -1,12 +1,12 @@
 /**
  * The output file, put together from what is known by now.
  *
- *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ what is not loaded ][ revert data ][ section headers ]
+ *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ far jumps ][ what is not loaded ][ revert data ][ section headers ]
  *
  * Loaded bytes never move: addresses depend on them. What moves into the new segment all the same is found by headers and
- * dynamic tags alone (table-growth.ts, imports/, unwind/); where large tables stood there are holes then. What is not loaded (symbols, debug information, notes) follows in its
- * old order behind the new segment, and section headers tell where. Bytes behind everything that headers describe, such as
- * an archive that was appended, stay at the end.
+ * dynamic tags alone (table-growth.ts, imports/, unwind/); where large tables stood there are holes then. What is not loaded
+ * (symbols, debug information, notes) follows in its old order behind the new segment, and section headers tell where. Where
+ * the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -14,9 +14,10 @@ import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { encodeCarry, sealCarry } from "./carry.js";
 import type { SparseContent } from "./contract.js";
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
+import { type FarPiece, farPieces } from "./far-jumps.js";
 import type { NewCode } from "./new-code.js";
 import { oldPlaces } from "./old-places.js";
-import { loadedEnd, type Place } from "./place.js";
+import type { Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
 import { invert, type Piece, recipeFor } from "./recipe.js";
 import {
@@ -24,6 +25,7 @@ import {
   CODE_SECTION,
   codeSection,
   encodeSectionHeaders,
+  farSection,
   isIdentity,
   type OutputSection,
   orderSections,
@@ -32,6 +34,7 @@ import {
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
 import type { MovedSection } from "./table-growth.js";
+import { unloadedPart, writtenSections } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 
 export interface Assembly {
@@ -48,8 +51,9 @@ export interface Assembly {
   readonly addedSections?: readonly OutputSection[];
   /** What to call new code of a site where no symbol says. */
   readonly probeName: (site: Vaddr) => string;
-  /** JSON for the revert section. */
+  /** JSON for the revert section, and what comes behind its recipe. */
   readonly memo: string;
+  readonly certificates: Uint8Array;
   /** Edits that made the input from the original, and the SHA-256 of the original. */
   readonly before: readonly Edit[];
   readonly originalHash: Uint8Array;
@@ -109,16 +113,20 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   if (code?.place.kind === "new segment") {
     at = code.place.p_offset;
     put(segment ?? new Uint8Array(0));
+    for (const { offset, bytes } of farIn(assembly)) {
+      at = offset;
+      put(bytes);
+    }
   }
 
   const names = sectionNames(image, sections, symbols);
   const placed = new Map<Section, Placed>();
-  const items = unloaded(image, inPlaceEnd);
-  for (const section of items.sections) {
+  const changes = (s: Section): boolean => replaced.has(s) || s === symbols?.table || s === symbols?.strings;
+  for (const section of writtenSections(image, inPlaceEnd, changes)) {
     if (sections.every((s) => s.origin !== section)) continue;
     at = alignUp(at, Math.min(section.sh_addralign, PAGE_SIZE));
     const offset = at;
-    const bytes = patched.subarray(section.sh_offset, section.sh_offset + section.sh_size);
+    const bytes = takenFrom(patched, image, section, inPlaceEnd);
     const content = replaced.get(section);
     let info: number | undefined;
     if (section === symbols?.table) {
@@ -136,7 +144,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   }
 
   // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
-  const trailing = patched.subarray(items.trailingStart);
+  const trailing = patched.subarray(unloadedPart(image).trailingStart);
   const undone = [...edits, ...assembly.before];
   const back = away.map(({ section, sh_offset }) => ({
     from: sh_offset,
@@ -147,7 +155,12 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const corrected = [...back, ...(assembly.unwind?.copies ?? [])];
   const oldNumbers = invert(numbers, sections.length);
   const recipe = recipeFor(image, pieces, corrected, trailing.length, undone, renumbered, oldNumbers);
-  const carry = encodeCarry({ memo: assembly.memo, originalHash: assembly.originalHash, recipe });
+  const carry = encodeCarry({
+    memo: assembly.memo,
+    originalHash: assembly.originalHash,
+    recipe,
+    certificates: assembly.certificates,
+  });
   const carryAt = at;
   put(carry);
   at = alignUp(at, 8);
@@ -183,6 +196,7 @@ function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
     const offset =
       place.kind === "rest of page" ? place.offset : fileOffset(newCode.start - place.p_vaddr + place.p_offset);
     added.push(codeSection(newCode.start, offset, newCode.bytes.length));
+    for (const far of farIn(assembly)) added.push(farSection(far.start, far.offset, far.bytes.length));
   }
   const moved: MovedSection[] = code?.place.kind === "new segment" ? [...code.place.growth.moved] : [];
   moved.push(...(unwind?.moved ?? []));
@@ -227,15 +241,26 @@ function headerEdits(image: ElfImage, assembly: Assembly, contentOf: (section: S
 }
 
 function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
-  const end = loadedEnd(image);
+  const end = unloadedPart(image).keptEnd;
   return code?.place.kind === "rest of page" ? Math.max(end, code.place.offset + code.newCode.bytes.length) : end;
 }
 
 /** The program headers of the output. */
-function programHeaders(image: ElfImage, { code, unwind }: Assembly): readonly ProgramHeader[] {
-  const { place, newCode } = code!;
-  const end = unwind?.end ?? newCode.start + newCode.bytes.length;
-  return newProgramHeaders(image, place, end - place.start, unwind?.programHeader && [unwind.programHeader.now]);
+function programHeaders(image: ElfImage, assembly: Assembly): readonly ProgramHeader[] {
+  const { place } = assembly.code!;
+  const { unwind } = assembly;
+  const size = newEnd(assembly) - place.start;
+  return newProgramHeaders(image, place, size, unwind?.programHeader && [unwind.programHeader.now], farIn(assembly));
+}
+
+/** Where the new code ends, and what stands behind it. */
+const newEnd = ({ code, unwind }: Assembly): number => unwind?.end ?? code!.newCode.start + code!.newCode.bytes.length;
+
+/** The far jumps, which stand behind the new segment in the file. */
+function farIn(assembly: Assembly): readonly FarPiece[] {
+  if (assembly.code?.place.kind !== "new segment") return [];
+  const { place, newCode } = assembly.code;
+  return farPieces(newCode.chunks, newEnd(assembly) - place.p_vaddr + place.p_offset);
 }
 
 /** What a new segment holds: the sections that moved into it, or the table, the new code, and its unwind information. */
@@ -247,7 +272,7 @@ function segmentContent(
   const { place, newCode } = assembly.code!;
   const { unwind } = assembly;
   if (place.kind !== "new segment") return undefined;
-  const content = new Uint8Array((unwind?.end ?? newCode.start + newCode.bytes.length) - place.p_vaddr);
+  const content = new Uint8Array(newEnd(assembly) - place.p_vaddr);
   if (place.growth.kind === "at end") content.set(encodeProgramHeaders(programHeaders(image, assembly)));
   for (const { section, sh_addr } of place.growth.moved)
     if (sh_addr >= place.p_vaddr) content.set(contentOf(section), sh_addr - place.p_vaddr);
@@ -320,26 +345,17 @@ function betweenHoles(
   return [...parts, { start: from, end }];
 }
 
-const symbolTables = (image: ElfImage): Section[] =>
-  image.sections.filter((s) => s.sh_type === elf.SHT_SYMTAB || s.sh_type === elf.SHT_DYNSYM);
-
-/**
- * What stands behind the loaded part: sections in the order of their offsets, and where the bytes begin that stand behind
- * everything that headers describe (an archive that was appended, say).
- */
-function unloaded(image: ElfImage, from: number): { sections: readonly Section[]; trailingStart: number } {
-  const sections = image.sections
-    .filter((s) => !(s.sh_flags & elf.SHF_ALLOC) && s.sh_type !== elf.SHT_NOBITS && s.sh_type !== elf.SHT_NULL)
-    .filter((s) => s.sh_offset >= from || s.index === image.header.e_shstrndx)
-    .sort((a, b) => a.sh_offset - b.sh_offset || a.index - b.index);
-  const { e_shoff, e_shnum } = image.header;
-  const described = [from, e_shoff + e_shnum * elf.SHDR_SIZE, ...sections.map((s) => s.sh_offset + s.sh_size)];
-  return { sections, trailingStart: Math.min(image.bytes.length, Math.max(...described)) };
+/** A section's new bytes, to be written elsewhere. Where its old ones stay, which belong to nothing then, they are as they were. */
+function takenFrom(patched: Buffer, image: ElfImage, { sh_offset, sh_size }: Section, keptEnd: number): Uint8Array {
+  const bytes = patched.subarray(sh_offset, sh_offset + sh_size);
+  if (sh_offset >= keptEnd) return bytes;
+  const taken = Buffer.from(bytes);
+  image.bytes.copy(patched, sh_offset, sh_offset, Math.min(sh_offset + sh_size, keptEnd));
+  return taken;
 }
 
-/** How many bytes stand behind everything that headers describe. */
-export const trailingBytes = (image: ElfImage): number =>
-  image.bytes.length - unloaded(image, loadedEnd(image)).trailingStart;
+const symbolTables = (image: ElfImage): Section[] =>
+  image.sections.filter((s) => s.sh_type === elf.SHT_SYMTAB || s.sh_type === elf.SHT_DYNSYM);
 
 /** New names behind those that .shstrtab has. */
 function sectionNames(

@@ -8,6 +8,8 @@
  *     32 bytes    SHA-256 of the original
  *     u32 size    memo: JSON, which options were used and what became of each site
  *     recipe      how to make the original from this file, as varints
+ *     claims      what is claimed of the functions that changed (rewritten/certificate.ts): up to the section's end. Files that
+ *                 were written before there were any have none, and who reads no more than the recipe is not disturbed
  *
  * The recipe is short since nearly all of the original is still there: `copies` say which stretch of the output is which
  * stretch of the original, `literals` are stretches that are nowhere in the output, `corrected` are tables that moved and whose
@@ -19,14 +21,9 @@ import { hex } from "../address.js";
 import { type ElfImage, sectionBytes, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { SparseContent } from "./contract.js";
-import { CARRY_SECTION, renumberSymbols } from "./sections.js";
-import {
-  type CorrectedCopy,
-  type CorrectedWords,
-  correctWords,
-  numbersToPlaces,
-  placesToNumbers,
-} from "./unwind/corrected.js";
+import { CARRY_SECTION } from "./sections.js";
+import { type CorrectedCopy, type CorrectedWords, numbersToPlaces, placesToNumbers } from "./unwind/corrected.js";
+import { fileSource, followAll, misled } from "./way-back.js";
 
 const MAGIC = "USDTNOP5";
 const VERSION = 3;
@@ -62,6 +59,8 @@ export interface CarryContent {
   readonly memo: string;
   readonly originalHash: Uint8Array;
   readonly recipe: Recipe;
+  /** As rewritten/certificate.ts has it; empty where there are none. */
+  readonly certificates: Uint8Array;
 }
 
 /** What a rewritten file carries. */
@@ -71,7 +70,7 @@ export interface Carry extends CarryContent {
 }
 
 /** The section's content, but for what `sealCarry` fills in. */
-export function encodeCarry({ memo, originalHash, recipe }: CarryContent): Buffer {
+export function encodeCarry({ memo, originalHash, recipe, certificates }: CarryContent): Buffer {
   const head = Buffer.alloc(MEMO_AT + 4);
   head.write(MAGIC, 0, "latin1");
   head.writeUInt32LE(VERSION, MAGIC.length);
@@ -103,6 +102,7 @@ export function encodeCarry({ memo, originalHash, recipe }: CarryContent): Buffe
   for (const { to, size } of recipe.renumbered) numbers(to, size);
   const old = recipe.renumbered.length > 0 ? [...recipe.numbers] : [];
   numbers(old.length, ...old);
+  pieces.push(certificates);
   return Buffer.concat(pieces);
 }
 
@@ -195,6 +195,7 @@ export function readCarry(image: ElfImage): Carry | undefined {
     memo: bytes.toString("utf8", MEMO_AT + 4, memoEnd),
     originalHash: bytes.subarray(ORIGINAL_HASH_AT, ORIGINAL_HASH_AT + HASH_SIZE),
     recipe: { originalSize, trailing, copies, literals, corrected, edits, renumbered, numbers },
+    certificates: bytes.subarray(at),
     inPlace:
       bytes.readUIntLE(PLACE_AT, PLACE_SIZE) === section.sh_offset &&
       bytes.readUIntLE(PLACE_AT + PLACE_SIZE, PLACE_SIZE) === image.bytes.length,
@@ -206,12 +207,16 @@ export function isUntouched(image: ElfImage): boolean {
   const section = sectionNamed(image, CARRY_SECTION);
   if (section === undefined) return false;
   const at = section.sh_offset + HASH_AT;
-  const hash = createHash("sha256")
-    .update(image.bytes.subarray(0, at))
-    .update(Buffer.alloc(HASH_SIZE + CHECK_SIZE))
-    .update(image.bytes.subarray(at + HASH_SIZE + CHECK_SIZE))
-    .digest();
-  return hash.equals(image.bytes.subarray(at, at + HASH_SIZE));
+  const stretches = [...image.holes, { start: at, end: at + HASH_SIZE + CHECK_SIZE }];
+  const pieces: { offset: number; bytes: Buffer }[] = [];
+  let from = 0;
+  for (const { start, end } of [...stretches, { start: image.bytes.length, end: 0 }].sort(
+    (a, b) => a.start - b.start,
+  )) {
+    if (start > from) pieces.push({ offset: from, bytes: image.bytes.subarray(from, start) });
+    from = Math.max(from, end);
+  }
+  return hashOf({ size: image.bytes.length, pieces }).equals(image.bytes.subarray(at, at + HASH_SIZE));
 }
 
 /** SHA-256 of a file that is not written yet; holes are zeros. */
@@ -249,34 +254,11 @@ export function followRecipe(image: ElfImage, carry: Carry): Buffer {
   return bytes;
 }
 
-const misled = (): InputError => new InputError(`damaged ${CARRY_SECTION}: it does not lead to the original`);
-
 /**
  * Makes what the recipe leads to. Where bytes were changed that rewriting had left alone, that is not the original.
  * @throws InputError where the recipe asks for what is not there
  */
 export function restore(image: ElfImage, { recipe, originalHash }: Carry): Restored {
-  const { originalSize, trailing, copies, literals, corrected, edits, renumbered, numbers } = recipe;
-  if (originalSize > image.bytes.length + literals.reduce((sum, l) => sum + l.bytes.length, 0)) throw misled();
-  const original = Buffer.alloc(originalSize);
-  const fits = (to: number, size: number): boolean => to + size <= originalSize;
-  const tail = { from: image.bytes.length - trailing, to: originalSize - trailing, size: trailing };
-  if (tail.from < 0 || tail.to < 0) throw misled();
-  for (const { from, to, size } of [...copies, tail]) {
-    if (!fits(to, size) || from + size > image.bytes.length) throw misled();
-    image.bytes.copy(original, to, from, from + size);
-  }
-  if (![...literals, ...edits].every((l) => fits(l.to, l.bytes.length))) throw misled();
-  for (const { to, bytes } of literals) original.set(bytes, to);
-  for (const { from, to, size, words } of corrected) {
-    if (!fits(to, size) || from + size > image.bytes.length) throw misled();
-    image.bytes.copy(original, to, from, from + size);
-    if (!correctWords(original.subarray(to, to + size), words)) throw misled();
-  }
-  for (const { to, size } of renumbered) {
-    if (!fits(to, size)) throw misled();
-    renumberSymbols(original.subarray(to, to + size), numbers);
-  }
-  for (const { to, bytes } of edits) original.set(bytes, to);
-  return { bytes: original, isOriginal: createHash("sha256").update(original).digest().equals(originalHash) };
+  const bytes = followAll(fileSource(image.bytes), recipe);
+  return { bytes, isOriginal: createHash("sha256").update(bytes).digest().equals(originalHash) };
 }

@@ -17,12 +17,22 @@ export interface RewriteOptions {
   readonly newBuildId: boolean;
   /** Allow the program header table at the end of the file, where nothing else is possible. */
   readonly tableAtEnd: boolean;
+  /** Let the file become as long as it takes for perf to find all probes: .bss is a hole in it then. */
+  readonly keepOffsets: boolean;
   /** Put code into the file that keeps forked children alive, on kernels that kill them at a nop5. */
   readonly forkGuard: boolean;
 }
 
 export type SiteStatus = "rewritten" | "already" | "skipped";
 export type RedZone = "unused" | "live" | "unknown";
+
+/** What a probe costs in memory, in each process that loads the file. */
+export interface SiteCost {
+  /** By how many bytes of address space the file reaches further for it. */
+  readonly addressSpace: number;
+  /** How many pages are mapped for it alone. */
+  readonly pages: number;
+}
 
 /** What became of one note's probe. */
 export interface SiteReport {
@@ -40,6 +50,8 @@ export interface SiteReport {
   readonly reason: string | null;
   /** Disassembly of the instructions that now run at another address. */
   readonly displaced: readonly string[];
+  /** What it costs but for the bytes of its new code, or null where that is nothing. */
+  readonly cost: SiteCost | null;
 }
 
 /** Something that the user should know before this file is deployed. */

@@ -27,7 +27,7 @@ import type { RewriteOptions } from "./contract.js";
 import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
 import type { Places } from "./locate.js";
 import type { NamedCode, NewCode } from "./new-code.js";
-import type { Place } from "./place.js";
+import type { Place, PlaceOptions } from "./place.js";
 import type { PlacedProbe } from "./proposal.js";
 
 /** The kernels that turn a nop5 into a call, and forget to tell children: those that `--kernel 7.3` leaves out. */
@@ -78,8 +78,8 @@ export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
 /** The places for new code with a guard: those in segments of two pages or more first. */
-export function guardedPlaces({ cover }: ForkGuardPlan, tableAtEnd: boolean): Places {
-  const { places, obstacle } = coverPlaces(cover, tableAtEnd);
+export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): Places {
+  const { places, obstacle } = coverPlaces(cover, options);
   const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }

@@ -9,7 +9,7 @@ import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { STEPPING_FACTOR } from "../kernel/kernels.js";
 import type { ProbeLayout } from "../usdt/forms.js";
-import type { Hazard, RedZone } from "./contract.js";
+import type { Hazard, RedZone, SiteCost } from "./contract.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
@@ -34,6 +34,8 @@ export interface HazardContext {
   readonly noGuard: string | undefined;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
+  /** What probes cost that are reached by a jump over the bytes behind them (tactics/punned.ts). */
+  readonly costs: readonly SiteCost[];
   /** New code that stacks cannot be walked from, or undefined where there is none. */
   readonly missing: MissingFrames | undefined;
   /** Bytes behind all that headers describe. */
@@ -54,6 +56,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
   return [
     ...hazards,
     ...(context.placed.size === 0 ? [] : ofProbes()),
+    ...punnedHazard(context),
     ...unwindHazard(context),
     ...trailingData(context),
   ];
@@ -169,19 +172,25 @@ function perfHazard({ image, place, placed }: HazardContext): Hazard[] {
       },
     ];
   const expected = base.sh_addr - base.sh_offset;
+  const apart = place?.kind === "new segment" && place.p_vaddr - place.p_offset !== segmentShift(image) ? place : null;
   const shiftOf = (location: Vaddr): number => {
-    const inInput = segmentAt(image, location);
-    const segment = inInput ?? (place?.kind === "rest of page" ? place.segment : undefined);
-    return segment === undefined ? segmentShift(image) : segment.p_vaddr - segment.p_offset;
+    const { p_vaddr, p_offset } =
+      segmentAt(image, location) ?? (place?.kind === "rest of page" ? place.segment : place!);
+    return p_vaddr - p_offset;
   };
   const lost = [...placed].filter(([, to]) => shiftOf(to.location) !== expected);
   if (lost.length === 0) return [];
   const before = lost.filter(([from]) => shiftOf(from) !== expected).length;
+  const length = apart === null ? 0 : apart.p_vaddr - segmentShift(image) - apart.p_offset;
+  const option =
+    apart === null
+      ? "no option changes that"
+      : `--keep-offsets changes that: the file becomes ${length} bytes longer by a hole for .bss`;
   const was = before === lost.length ? "nor could it before" : `before, it could find ${lost.length - before} of them`;
   return [
     {
       code: "perf",
-      message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was}; no option changes that)`,
+      message: `on every kernel perf cannot find ${count(lost.length)}: their segment and that of .stapsdt.base differ in p_vaddr - p_offset (${was}; ${option})`,
     },
   ];
 }
@@ -234,6 +243,25 @@ function staleRelocations({ image, proposals }: HazardContext): Hazard[] {
   ];
 }
 
+/** A jump that goes by bytes of other instructions: who writes there leads it elsewhere. */
+function punnedHazard({ image, proposals, costs }: HazardContext): Hazard[] {
+  const puns = proposals.filter((p) => p.tactic === "punned");
+  if (puns.length === 0) return [];
+  const sum = (of: (cost: SiteCost) => number): number => costs.reduce((all, cost) => all + of(cost), 0);
+  const pages = sum((c) => c.pages);
+  const reserved = image.header.e_type === elf.ET_EXEC ? "none of it reserved" : "reserved by whoever loads it";
+  const price =
+    costs.length === 0
+      ? ""
+      : `; the file reaches ${sum((c) => c.addressSpace)} bytes further in memory (${reserved}), and ${pages} ${pages === 1 ? "page is" : "pages are"} mapped there`;
+  return [
+    {
+      code: "punned",
+      message: `${count(puns.length)} became a jump whose distance is the bytes behind it, one or four (${someOf(puns.map((p) => p.site))}): on every kernel a breakpoint or uprobe that somebody sets in these bytes, while the program passes the probe, leads it astray${price} (--only leaves probes out)`,
+    },
+  ];
+}
+
 /** Debuggers, profilers and exceptions find frames by what stands in .eh_frame. */
 function unwindHazard({ missing }: HazardContext): Hazard[] {
   if (missing === undefined) return [];
@@ -253,7 +281,7 @@ function trailingData({ trailing, changes }: HazardContext): Hazard[] {
   return [
     {
       code: "appended-data",
-      message: `${trailing} bytes are appended behind the file's own structures; they stay at the end, at another offset, whatever the kernel (no option changes that)`,
+      message: `${trailing} bytes are appended behind the file's own structures; they stay at their offset, and a copy stands at the end, whatever the kernel (no option changes that)`,
     },
   ];
 }

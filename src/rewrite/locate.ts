@@ -1,7 +1,10 @@
 /**
- * Where a plan's new code goes: the best place that holds all of it, encoded there.
+ * Where a plan's new code goes: the best place that holds all of it, encoded there. Where none does, as in a static program
+ * without room for another program header, the largest holds what fits: the program's own probes before those that the C
+ * library and the compiler's libraries bring along, and of those the shortest code first.
  */
 import type { Vaddr } from "../address.js";
+import { farJumpOf, farSegments, MOST_SEGMENTS } from "./far-jumps.js";
 import type { ForkGuard, GuardedCode } from "./fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
 import type { Place } from "./place.js";
@@ -26,8 +29,11 @@ export interface Located extends Plan {
 /** Puts the fork guard behind new code, or says why it cannot be there. */
 export type AddGuard = (place: Place, newCode: NewCode, placed: readonly PlacedProbe[]) => GuardedCode | string;
 
-/** Finds the best place that holds all detours; where there is none, they are skipped. */
-export function locate(plan: Plan, placesFor: () => Places): Located {
+/** Whether a probe is one that a library brings into a static program. */
+export type IsOfLibrary = (site: Vaddr) => boolean;
+
+/** Finds the best place that holds all detours; where there is none, as many as fit are placed, and the others are skipped. */
+export function locate(plan: Plan, placesFor: () => Places, isOfLibrary: IsOfLibrary): Located {
   const detours = detoursOf(plan);
   if (detours.length === 0) return located(plan, undefined);
   const { places, obstacle } = placesFor();
@@ -36,11 +42,63 @@ export function locate(plan: Plan, placesFor: () => Places): Located {
     if (newCode.bytes.length > place.capacity) continue;
     return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, newCode.failed);
   }
+  for (const place of places) {
+    const some = most(detours, place, isOfLibrary, (chosen) => encodeWithin(chosen, place));
+    if (some !== undefined) return located(plan, { place, newCode: some }, withoutRoom(detours, some, place, obstacle));
+  }
   return located(plan, undefined, new Map(detours.map((proposal) => [proposal, obstacle])));
 }
 
+function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | undefined {
+  const newCode = encodeDetours(detours, place.start);
+  return newCode.chunks.length > 0 && newCode.bytes.length <= place.capacity ? newCode : undefined;
+}
+
+/** What `encode` makes of as many detours as it can; undefined where that is none. */
+function most<T>(
+  detours: readonly Proposal[],
+  place: Place,
+  isOfLibrary: IsOfLibrary,
+  encode: (chosen: readonly Proposal[]) => T | undefined,
+): T | undefined {
+  const size = new Map(encodeDetours(detours, place.start).chunks.map((c) => [c.proposal, c.end - c.start]));
+  const rank = (p: Proposal): number => (isOfLibrary(p.site) ? 1 : 0);
+  const inOrder = [...detours].sort((a, b) => rank(a) - rank(b) || (size.get(a) ?? 0) - (size.get(b) ?? 0));
+  let best: T | undefined;
+  let low = 0;
+  let high = inOrder.length;
+  while (low < high) {
+    const count = (low + high + 1) >> 1;
+    const chosen = new Set(inOrder.slice(0, count));
+    const made = encode(detours.filter((p) => chosen.has(p)));
+    if (made === undefined) high = count - 1;
+    else {
+      best = made;
+      low = count;
+    }
+  }
+  return best;
+}
+
+/** Why detours have no place where others have one. */
+function withoutRoom(
+  detours: readonly Proposal[],
+  { chunks, failed }: NewCode,
+  place: Place,
+  obstacle: string,
+): ReadonlyMap<Proposal, string> {
+  const placed = new Set(chunks.map((c) => c.proposal));
+  const reason = `${obstacle}, and in ${place.capacity} bytes of the last page of code there is no room for all`;
+  return new Map(detours.filter((p) => !placed.has(p)).map((p) => [p, failed.get(p) ?? reason]));
+}
+
 /** The same with a fork guard, which needs a place even where no probe does; or why there is none. */
-export function locateGuarded(plan: Plan, { places, obstacle }: Places, addGuard: AddGuard): Located | string {
+export function locateGuarded(
+  plan: Plan,
+  { places, obstacle }: Places,
+  addGuard: AddGuard,
+  isOfLibrary: IsOfLibrary,
+): Located | string {
   const detours = detoursOf(plan);
   let reason = obstacle;
   for (const place of places) {
@@ -52,8 +110,53 @@ export function locateGuarded(plan: Plan, { places, obstacle }: Places, addGuard
       return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
     reason = guarded;
   }
+  // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
+  if (places.some((place) => encodeWithin(detours, place) !== undefined)) return reason;
+  for (const place of places) {
+    const some = most(detours, place, isOfLibrary, (chosen) => {
+      const newCode = encodeWithin(chosen, place);
+      if (newCode === undefined) return undefined;
+      const bare = located(plan, { place, newCode }, withoutRoom(detours, newCode, place, obstacle));
+      const guarded = addGuard(place, newCode, [...bare.placed.values()]);
+      return typeof guarded === "string"
+        ? undefined
+        : { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
+    });
+    if (some !== undefined) return some;
+  }
   return reason;
 }
+
+/**
+ * The same with as many far jumps as there is room for in the program header table, the nearest first.
+ * @param locateIt finds places for a plan whose far jumps make so many segments
+ */
+export function withFarJumps<T extends Located | string>(
+  plan: Plan,
+  locateIt: (plan: Plan, farSegments: number) => T,
+): T {
+  const jumps = plan.proposals.flatMap((p) => farJumpOf(p) ?? []);
+  const segments = farSegments(jumps);
+  let reason = `the jumps of other probes by the bytes behind them take ${MOST_SEGMENTS} segments already, the most that there may be`;
+  for (let count = Math.min(segments.length, MOST_SEGMENTS); ; count--) {
+    const kept = new Set(segments.slice(0, count).flatMap((s) => s.jumps));
+    const isLeft = (p: Proposal): boolean => {
+      const far = farJumpOf(p);
+      return far !== undefined && !kept.has(far);
+    };
+    const left = plan.proposals.filter(isLeft);
+    const skipped = new Map(plan.skipped);
+    for (const { site } of left) skipped.set(site, [plan.withoutFar?.get(site) ?? [], reason].flat().join("; "));
+    const result = locateIt({ proposals: plan.proposals.filter((p) => !isLeft(p)), skipped }, count);
+    if (count === 0) return result;
+    const lost = plan.proposals.find((p) => kept.has(farJumpOf(p)!) && !isPlaced(result, p));
+    if (lost === undefined) return result;
+    reason = typeof result === "string" ? result : (result.skipped.get(lost.site) ?? reason);
+  }
+}
+
+const isPlaced = (located: Located | string, proposal: Proposal): boolean =>
+  typeof located === "object" && located.proposals.includes(proposal);
 
 const detoursOf = ({ proposals }: Plan): Proposal[] => proposals.filter((p) => p.change.kind === "detour");
 

@@ -52,8 +52,9 @@ export function encodeMemo(
   return JSON.stringify(stored);
 }
 
-function normalized({ kernel, layout, only, newBuildId, tableAtEnd, forkGuard }: RewriteOptions): RewriteOptions {
-  return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd, forkGuard };
+function normalized(options: RewriteOptions): RewriteOptions {
+  const { kernel, layout, only, newBuildId, tableAtEnd, keepOffsets, forkGuard } = options;
+  return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd, keepOffsets, forkGuard };
 }
 
 /** Reads what encodeMemo wrote; undefined where it is something else. */

@@ -9,6 +9,7 @@ import type { CfaRows } from "../elf/cfa-rows.js";
 import { INT3, JUMP_SIZE, jump, nopFill, SHORT_JUMP_SIZE, shortJump } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { nearBranch, relocate } from "../x86/relocate.js";
+import { farJumpOf } from "./far-jumps.js";
 import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
 import { movesInstruction } from "./tactics/ways.js";
@@ -34,7 +35,9 @@ export interface Chunk {
   readonly origins: readonly OriginStretch[];
   /** The new content of the window, of padding that short jumps go through, and of short branches that lead elsewhere. */
   readonly changes: readonly Change[];
-  /** The jumps among them that stand in padding, each with the place that jumps there. */
+  /** A jump to the chunk at an address that the input does not have, for a window that can only lead there. */
+  readonly far: Change | undefined;
+  /** The jumps among them that stand in padding, and the far one, each with the place that jumps there. */
   readonly relays: readonly OriginStretch[];
   /** New distances for branches that are led to the chunk: the 4 bytes that end at `branchEnd`. */
   readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
@@ -219,7 +222,8 @@ function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
   const { proposal, detour, start, bytes, probes, origins } = encoded;
   const retargets: { branchEnd: Vaddr; distance: number }[] = [];
   const changes = [...windowChanges(proposal.window, detour.via, start)];
-  const relays = typeof detour.via === "string" ? [] : [...relaysFrom(proposal.window.start, detour.via.hop)];
+  const far = farJumpOf(proposal);
+  const relays = [...relaysFrom(proposal.window.start, wayOf(detour.via))];
   for (const { branch, target, way } of detour.retargets) {
     const to = moved.get(target)!;
     // A branch that moves itself has been led to its target already.
@@ -230,12 +234,30 @@ function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
       if (way.kind === "relay") relays.push(...relaysFrom(branch.at, way.through));
     }
   }
-  return { proposal, start, end: vaddr(start + bytes.length), probes, origins, changes, relays, retargets };
+  return {
+    proposal,
+    start,
+    end: vaddr(start + bytes.length),
+    probes,
+    origins,
+    changes,
+    far: far && { at: far, bytes: jump(far, start) },
+    relays,
+    retargets,
+  };
+}
+
+/** Where the jumps stand that lead from a window to new code, outside of it. */
+function wayOf(via: Detour["via"]): readonly Stretch[] {
+  if (typeof via === "string") return [];
+  return "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : via.hop;
 }
 
 function windowChanges(window: Stretch, via: Detour["via"], to: Vaddr): readonly Change[] {
   if (via === "call") return [{ at: window.start, bytes: callWindow(window, to) }];
+  if (via === "branches") return [{ at: window.start, bytes: filled(window, new Uint8Array(0)) }];
   if (via === "jump") return [{ at: window.start, bytes: filled(window, jump(window.start, to)) }];
+  if ("far" in via) return [{ at: window.start, bytes: filled(window, jump(window.start, via.far)) }];
   const [first, ...rest] = jumpsThrough(via.hop, to);
   const short = shortJump(window.start, first!.at);
   return [{ at: window.start, bytes: filled(window, short) }, first!, ...rest];
@@ -269,7 +291,8 @@ const relaysFrom = (origin: Vaddr, stretches: readonly Stretch[]): readonly Orig
 /** A jump at the start of a stretch; nothing runs the rest. */
 function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(end - start).fill(INT3);
-  bytes.set(jumpBytes);
+  // A window may hold the first byte of a jump alone, where the others are there already.
+  bytes.set(jumpBytes.subarray(0, bytes.length));
   return bytes;
 }
 

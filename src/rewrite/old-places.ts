@@ -19,11 +19,12 @@ import type { OutputSection } from "./sections.js";
 export const OLD_PLACE_SECTION = ".tables.old";
 
 /** What nothing else stands on now of the first place that a table left for the new segment; none or one. */
-export function oldPlaces(image: ElfImage, { p_vaddr, growth }: NewSegment): OutputSection[] {
+export function oldPlaces(image: ElfImage, { p_vaddr, growth, farSegments }: NewSegment): OutputSection[] {
   const { e_type, e_phoff, e_phnum } = image.header;
   if (e_type !== elf.ET_EXEC) return [];
   const slid = growth.moved.filter((m) => m.sh_addr < p_vaddr).map((m) => m.sh_offset + m.section.sh_size);
-  const taken = growth.kind === "in place" ? Math.max(e_phoff + (e_phnum + 1) * elf.PHDR_SIZE, ...slid) : 0;
+  const tableEnd = e_phoff + (e_phnum + 1 + farSegments) * elf.PHDR_SIZE;
+  const taken = growth.kind === "in place" ? Math.max(tableEnd, ...slid) : 0;
   const [first] = growth.moved
     .filter((m) => m.sh_addr >= p_vaddr && growth.tags.some(({ value }) => value === m.sh_addr))
     .map(({ section }) => section)

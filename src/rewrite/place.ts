@@ -9,15 +9,21 @@
  *     table at end   a new segment; the whole table moves there. Only when asked for: strip and eu-strip break such files
  *
  * A new segment begins behind everything else in memory, since the loader wants segments in ascending order, and in the
- * file at the offset that gives it the p_vaddr - p_offset of .stapsdt.base's segment: perf takes the one for the other.
+ * file at the offset that gives it the p_vaddr - p_offset of .stapsdt.base's segment: perf takes the one for the other. So
+ * .bss is a hole in the file then. One that is longer than the file itself, and than 1 MiB, is only made when asked for: else
+ * the segment stands right behind what the file has, and perf does not find its probes.
  */
 import { alignUp, type FileOffset, fileOffset, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, isCode, type ProgramHeader, sectionNamed } from "../elf/image.js";
 import { codeStart } from "./new-code.js";
 import { growTable, type TableGrowth } from "./table-growth.js";
+import { unloadedPart } from "./unloaded.js";
 
 const LARGEST_SEGMENT = 2 ** 30;
+
+/** A hole of so many bytes is nothing to speak of, not even for who copies it out. */
+const SMALL_HOLE = 2 ** 20;
 
 /** How far a 32-bit distance reaches, with a page to spare for the instruction that holds it. */
 const JUMP_REACH = 2 ** 31 - PAGE_SIZE;
@@ -39,14 +45,24 @@ export interface NewSegment {
   readonly start: Vaddr;
   readonly capacity: number;
   readonly growth: TableGrowth;
+  /** For how many segments more the table has room. */
+  readonly farSegments: number;
 }
 
 export type Place = RestOfPage | NewSegment;
 
+/** What the user allows; see RewriteOptions. */
+export interface PlaceOptions {
+  readonly tableAtEnd: boolean;
+  readonly keepOffsets: boolean;
+  /** How many segments more there are to be, far behind: then new code is in a new segment, too. */
+  readonly farSegments?: number;
+}
+
 /** The places a file has, best first, and why there are no more. */
-export function placesFor(image: ElfImage, tableAtEnd: boolean): { places: readonly Place[]; obstacle: string } {
-  const places: Place[] = [...restsOfPages(image)];
-  const fresh = newSegment(image, tableAtEnd);
+export function placesFor(image: ElfImage, options: PlaceOptions): { places: readonly Place[]; obstacle: string } {
+  const places: Place[] = options.farSegments ? [] : restsOfPages(image);
+  const fresh = newSegment(image, options);
   if (typeof fresh === "string") return { places, obstacle: fresh };
   return { places: [...places, fresh], obstacle: "the new code is larger than 1 GiB" };
 }
@@ -89,8 +105,11 @@ function isUnused(image: ElfImage, start: number, end: number): boolean {
   return bytes.subarray(start, end).every((byte) => byte === 0);
 }
 
-/** Where the content of the last segment ends in the file: what stands behind it is not loaded and may move. */
-export const loadedEnd = (image: ElfImage): number => Math.max(...loads(image).map((p) => p.p_offset + p.p_filesz));
+/** Behind what the file has, and behind where .bss and its like are said to stand: tools take them for a part of a segment there. */
+function offsetApart({ sections, bytes }: ElfImage, fileEnd: number): number {
+  const nominal = sections.filter((s) => s.sh_type === elf.SHT_NOBITS && s.sh_offset <= bytes.length);
+  return alignUp(Math.max(fileEnd, ...nominal.map((s) => s.sh_offset + 1)), PAGE_SIZE);
+}
 
 /** p_vaddr - p_offset of the segment that perf goes by, or of the first executable one. */
 export function segmentShift(image: ElfImage): number {
@@ -101,17 +120,25 @@ export function segmentShift(image: ElfImage): number {
   return holding ? of(holding) : executable ? of(executable) : 0;
 }
 
-function newSegment(image: ElfImage, tableAtEnd: boolean): NewSegment | string {
+function newSegment(image: ElfImage, { tableAtEnd, keepOffsets, farSegments = 0 }: PlaceOptions): NewSegment | string {
+  const fileEnd = unloadedPart(image).keptEnd;
   const shift = segmentShift(image);
   const memoryEnd = Math.max(...loads(image).map((p) => p.p_vaddr + p.p_memsz));
-  const p_vaddr = vaddr(alignUp(Math.max(memoryEnd, loadedEnd(image) + shift), PAGE_SIZE));
-  const p_offset = fileOffset(p_vaddr - shift);
-  const growth = growTable(image, p_vaddr, p_offset, tableAtEnd);
+  const p_vaddr = vaddr(alignUp(Math.max(memoryEnd, fileEnd + shift), PAGE_SIZE));
+  const hole = p_vaddr - shift - fileEnd;
+  const isApart = hole > Math.max(image.bytes.length, SMALL_HOLE) && !keepOffsets;
+  let p_offset = fileOffset(isApart ? offsetApart(image, fileEnd) : p_vaddr - shift);
+  let growth = growTable(image, p_vaddr, p_offset, tableAtEnd, 1 + farSegments);
+  if (typeof growth === "string" && isApart && tableAtEnd) {
+    // Kernels before 5.18 find a table that moved by the equal offsets alone.
+    p_offset = fileOffset(p_vaddr - shift);
+    growth = growTable(image, p_vaddr, p_offset, tableAtEnd, 1 + farSegments);
+  }
   if (typeof growth === "string") return growth;
   const start = codeStart(p_vaddr + growth.size);
   // Jumps lead from any code of the file to the new code and back.
   const lowest = Math.min(...image.sections.filter(isCode).map((s) => s.sh_addr));
   const capacity = Math.min(LARGEST_SEGMENT, lowest + JUMP_REACH - start);
   if (capacity <= 0) return "new code, behind everything else in memory, would be out of the reach of a jump (2 GiB)";
-  return { kind: "new segment", p_vaddr, p_offset, start, capacity, growth };
+  return { kind: "new segment", p_vaddr, p_offset, start, capacity, growth, farSegments };
 }

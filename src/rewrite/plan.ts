@@ -3,17 +3,20 @@
  * together, in the order of their addresses, so that windows never overlap: where the one of a site would reach into the
  * one before it, the two become one.
  */
-import { hex, type Vaddr } from "../address.js";
+import { hex, type Vaddr, vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
+import { JUMP_SIZE } from "../x86/bytes.js";
 import { indexOf } from "../x86/decode.js";
 import { isPlainBranch } from "../x86/relocate.js";
-import type { Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
+import { Claims } from "./claims.js";
+import type { Detour, Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { displaceCall } from "./tactics/displace-call.js";
 import { evict } from "./tactics/evict.js";
 import { hop, hopRetarget, NO_PADDING } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
+import { punned } from "./tactics/punned.js";
 import { retarget, retargetShort } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
 import { movesInstruction, stretchesOf } from "./tactics/ways.js";
@@ -32,6 +35,8 @@ export interface Plan {
   readonly proposals: readonly Proposal[];
   /** Why a site stays as it is. */
   readonly skipped: ReadonlyMap<Vaddr, string>;
+  /** Why a site with a far jump would stay as it is without that. */
+  readonly withoutFar?: ReadonlyMap<Vaddr, string>;
 }
 
 /** One address to rewrite: a one-byte nop that some note names. */
@@ -56,18 +61,19 @@ export function planSites(
 ): Plan {
   const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];
+  const windows = new Claims<Stretch>();
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
-  const claimed: Claim[] = [];
+  const claimed = new Claims<Claim>();
+  /** Instructions that run elsewhere. */
+  const moved = new Set<Vaddr>();
   /** Detours without a probe. */
   const helpers: Proposal[] = [];
   const skipped = new Map<Vaddr, string>();
   const candidates = new Map(wanted.map((w) => [w.location, w]));
   const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
-  const changes = (bytes: Stretch): boolean =>
-    claimed.some((c) => touch(c, bytes)) || proposals.some((p) => touch(p.window, bytes));
-  const contextOf = (site: Vaddr): SiteContext | string => {
-    const around = siteCode(facts, site);
+  const changes = (bytes: Stretch): boolean => claimed.some(bytes) || windows.some(bytes);
+  const contextIn = (site: Vaddr, around: ReturnType<typeof siteCode>): SiteContext | string => {
     if (typeof around === "string") return around;
     return {
       site,
@@ -76,18 +82,23 @@ export function planSites(
       probe: (address) => candidates.get(address),
       isSite: (address) => sites.has(address),
       isFree: (start, end) => !changes({ start, end }),
-      isMoved: (address) => [...proposals, ...helpers].some((p) => movesInstruction(p, address)),
+      isMoved: (address) => moved.has(address),
       unwindable,
       evicts: false,
     };
   };
+  const contextOf = (site: Vaddr): SiteContext | string => contextIn(site, siteCode(facts, site));
+  /** The same where not all is known of what enters the function. */
+  const bareContext = (site: Vaddr): SiteContext | string => contextIn(site, decodedCode(facts, site));
   const accept = (proposal: Proposal): void => {
     proposals.push(proposal);
-    claimed.push(...outsideOf(proposal));
+    windows.add(proposal.window);
+    for (const claim of outsideOf(proposal)) claimed.add(claim);
     helpers.push(...proposal.helpers);
+    for (const one of [proposal, ...proposal.helpers]) for (const at of movedBy(one)) moved.add(at);
     for (const probe of probesOf(proposal)) done.add(probe);
   };
-  const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, proposals, claimed);
+  const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, windows, claimed);
   const inOrder = [...wanted].sort((a, b) => a.location - b.location);
   for (const { location: site } of inOrder) {
     if (done.has(site)) continue;
@@ -98,7 +109,12 @@ export function planSites(
       candidates.delete(site);
       continue;
     }
-    if (choice.merged) proposals.pop();
+    // It has no helpers, and changes nothing outside of its window: else it would not be merged.
+    if (choice.merged) {
+      const before = proposals.pop()!;
+      windows.delete(before.window);
+      for (const at of movedBy(before)) moved.delete(at);
+    }
     accept(choice.proposal);
   }
   // Other code makes room only where no probe can have it. Neighbours that are left move together.
@@ -111,10 +127,23 @@ export function planSites(
     if (typeof proposal === "string") skipped.set(site, skipped.get(site)!.replace(NO_PADDING, NO_ROOM));
     else if (!changes(proposal.window) && obstacle(proposal) === undefined) accept(proposal);
   }
+  // What needs least knowledge, and costs most.
+  const withoutFar = new Map<Vaddr, string>();
+  for (const { location: site } of left) {
+    if (done.has(site)) continue;
+    const context = bareContext(site);
+    if (typeof context === "string") continue;
+    const proposal = punned(context);
+    const why = typeof proposal === "string" ? proposal : obstacle(proposal);
+    if (typeof proposal === "object" && why === undefined) {
+      accept(proposal);
+      withoutFar.set(site, skipped.get(site)!);
+    } else skipped.set(site, `${skipped.get(site)!}; ${why}`);
+  }
   for (const site of done) skipped.delete(site);
   const all = [...proposals, ...helpers].sort((a, b) => a.window.start - b.window.start);
   assertDisjoint(all);
-  return { proposals: all, skipped };
+  return { proposals: all, skipped, withoutFar };
 }
 
 /** The code around a site, and which of its instructions the site is; or why there is none. */
@@ -123,6 +152,15 @@ function siteCode(facts: ProgramFacts, site: Vaddr): Pick<SiteContext, "code" | 
   if (typeof around === "string") return around;
   const index = indexOf(around.code, site);
   return index < 0 ? "no instruction of its function begins here" : { ...around, index };
+}
+
+/** The same, whatever enters it: where it decodes. */
+function decodedCode({ functions }: ProgramFacts, site: Vaddr): ReturnType<typeof siteCode> {
+  const range = functions.containing(site);
+  if (range === undefined) return "no function is known here";
+  const code = functions.code(range);
+  const index = code.unclean === undefined ? indexOf(code, site) : -1;
+  return index < 0 ? "no instruction is known to begin here" : { code, range, index };
 }
 
 /** The sites that a proposal takes care of. */
@@ -142,20 +180,26 @@ function outsideOf({ change, helpers }: Proposal): readonly Claim[] {
   const branches = change.retargets.flatMap(({ branch, way, bytes }) =>
     stretchesOf(branch, way).map((s) => ({ ...s, branch: isPlainBranch(bytes) ? branch.at : undefined })),
   );
-  const hops = typeof change.via === "object" ? change.via.hop : [];
-  const others = [...hops, ...helpers.map((h) => h.window)];
+  const hops = typeof change.via === "object" && "hop" in change.via ? change.via.hop : [];
+  const kept = change.kept === undefined ? [] : [change.kept];
+  const others = [...hops, ...kept, ...farBytes(change.via), ...helpers.map((h) => h.window)];
   return [...branches, ...others.map((s) => ({ ...s, branch: undefined }))];
 }
 
-const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+/** Those of the far jump that a window leads to. */
+const farBytes = (via: Detour["via"]): readonly Stretch[] =>
+  typeof via === "object" && "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : [];
+
+/** The instructions that a proposal moves. */
+const movedBy = ({ change }: Proposal): readonly Vaddr[] =>
+  change.kind === "detour" ? change.body.flatMap((f) => (f.kind === "instruction" ? [f.at] : [])) : [];
 
 /** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
-function overlap(proposal: Proposal, earlier: readonly Proposal[], claims: readonly Claim[]): string | undefined {
+function overlap(proposal: Proposal, windows: Claims<Stretch>, claimed: Claims<Claim>): string | undefined {
   const outside = outsideOf(proposal);
-  const claimed = claims.filter(({ branch }) => branch === undefined || !movesInstruction(proposal, branch));
+  const stays = ({ branch }: Claim): boolean => branch === undefined || !movesInstruction(proposal, branch);
   const collides =
-    claimed.some((c) => touch(c, proposal.window) || outside.some((o) => touch(c, o))) ||
-    (outside.length > 0 && earlier.some(({ window }) => outside.some((o) => touch(o, window))));
+    [proposal.window, ...outside].some((bytes) => claimed.some(bytes, stays)) || outside.some((o) => windows.some(o));
   return collides ? "bytes that it needs are needed for another probe" : undefined;
 }
 

@@ -1,15 +1,17 @@
 /**
  * The program header table of the output, and the edits that put it in place.
  */
-import { PAGE_SIZE } from "../address.js";
+import { type FileOffset, fileOffset, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { type Edit, editAt, word } from "./edits.js";
+import type { FarPiece } from "./far-jumps.js";
 import type { Place } from "./place.js";
 
 /**
  * All program headers once new code is in its place.
  * @param size of the code, and what stands behind it
+ * @param far segments with far jumps
  * @param replaced headers that say something else than the input's, of which there is one of each type
  */
 export function newProgramHeaders(
@@ -17,6 +19,7 @@ export function newProgramHeaders(
   place: Place,
   size: number,
   replaced: readonly ProgramHeader[] = [],
+  far: readonly FarPiece[] = [],
 ): readonly ProgramHeader[] {
   if (place.kind === "rest of page") {
     const length = place.start + size - place.segment.p_vaddr;
@@ -27,21 +30,40 @@ export function newProgramHeaders(
     return now === undefined ? p : { ...now, index: p.index };
   });
   const length = place.start + size - place.p_vaddr;
-  const added: ProgramHeader = {
-    index: -1,
-    p_type: elf.PT_LOAD,
-    p_flags: elf.PF_R | elf.PF_X,
-    p_offset: place.p_offset,
-    p_vaddr: place.p_vaddr,
-    p_paddr: place.p_vaddr,
-    p_filesz: length,
-    p_memsz: length,
-    p_align: PAGE_SIZE,
-  };
-  // PT_LOADs are in ascending order: the new one, which is the highest, comes behind the last.
+  const added = [
+    codeSegment(place.p_vaddr, place.p_offset, length),
+    ...[...far].sort((a, b) => a.start - b.start).map((f) => codeSegment(f.start, f.offset, f.bytes.length)),
+  ];
+  // PT_LOADs are in ascending order: the new ones, which are the highest, come behind the last.
   const behind = programHeaders.findLastIndex((p) => p.p_type === elf.PT_LOAD) + 1;
-  return [...programHeaders.slice(0, behind), added, ...programHeaders.slice(behind)];
+  const unused = Array.from({ length: 1 + place.farSegments - added.length }, () => nothing);
+  return [...programHeaders.slice(0, behind), ...added, ...programHeaders.slice(behind), ...unused];
 }
+
+const codeSegment = (p_vaddr: Vaddr, p_offset: FileOffset, length: number): ProgramHeader => ({
+  index: -1,
+  p_type: elf.PT_LOAD,
+  p_flags: elf.PF_R | elf.PF_X,
+  p_offset,
+  p_vaddr,
+  p_paddr: p_vaddr,
+  p_filesz: length,
+  p_memsz: length,
+  p_align: PAGE_SIZE,
+});
+
+/** An entry that there was room for and that nobody needs. */
+const nothing: ProgramHeader = {
+  index: -1,
+  p_type: elf.PT_NULL,
+  p_flags: 0,
+  p_offset: fileOffset(0),
+  p_vaddr: vaddr(0),
+  p_paddr: 0,
+  p_filesz: 0,
+  p_memsz: 0,
+  p_align: 0,
+};
 
 export function encodeProgramHeaders(headers: readonly ProgramHeader[]): Uint8Array {
   const bytes = new Uint8Array(headers.length * elf.PHDR_SIZE);

@@ -20,7 +20,8 @@ export type TacticName =
   | "retarget-short"
   | "hop-retarget"
   | "displace-call"
-  | "evict";
+  | "evict"
+  | "punned";
 
 /** A piece of new code: a probe, or an instruction of the window that moves. */
 export type Fragment =
@@ -73,10 +74,13 @@ export interface Detour {
   /**
    * How the window leads there: by a jump at its start, or by the call that it ends with, behind nops; the new code then
    * runs with rsp 8 lower than the probe did, and goes on to the function that was called; or by a short jump to padding
-   * nearby, which holds the long one or another short one to the next padding.
+   * nearby, which holds the long one or another short one to the next padding; or not at all: only the branches that are led
+   * to new code come there; or, of one byte, by a jump whose distance is the bytes behind it, to a far place that holds one more.
    */
-  readonly via: "jump" | "call" | { readonly hop: readonly Stretch[] };
+  readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Stretch[] } | { readonly far: Vaddr };
   readonly body: readonly Fragment[];
+  /** Bytes behind the window that its jump goes by, and so must not change. */
+  readonly kept?: Stretch;
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
   /** Branches into the window, which are led to the new code instead. */
@@ -113,6 +117,8 @@ export interface WantedProbe {
   readonly form: ProbeForm;
   /** The form where nothing below rsp can be needed by the program: without a guard. */
   readonly unguarded: ProbeForm;
+  /** Bytes below rsp are or may be needed by the program or a tracer. */
+  readonly usesRedZone: boolean;
   /** An argument of its notes lies below rsp. */
   readonly readsBelowStack: boolean;
   /** Why its notes' arguments could not follow where rsp is lower, or undefined where they can. */

@@ -7,14 +7,18 @@ import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
+import { hasStackPointer } from "../facts/stack-pointer.js";
+import { encodeCertificates } from "../rewritten/certificate.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
-import { assemble, trailingBytes } from "./assemble.js";
+import { type Assembly, assemble } from "./assemble.js";
 import { followRecipe, isUntouched, readCarry } from "./carry.js";
+import { certificatesFor } from "./certificates.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "./contract.js";
 import { derivedBuildId } from "./derived-build-id.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
+import { farCosts } from "./far-jumps.js";
 import {
   type ForkGuardPlan,
   guardedPlaces,
@@ -27,17 +31,27 @@ import { hazardsOf } from "./hazards.js";
 import type { ChildHandlerChanges } from "./imports/child-handler.js";
 import { coverChanges } from "./imports/fork-cover.js";
 import { chooseLayout } from "./layout-choice.js";
-import { type Located, locate, locateGuarded, type Places } from "./locate.js";
+import {
+  type AddGuard,
+  type IsOfLibrary,
+  type Located,
+  locate,
+  locateGuarded,
+  type Places,
+  withFarJumps,
+} from "./locate.js";
 import { decodeMemo, encodeMemo, sameOptions } from "./memo.js";
 import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
 import { placesFor } from "./place.js";
+import { checkPlaced } from "./placed.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Selection, selectSites } from "./select.js";
 import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
+import { trailingBytes } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
 import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/plan.js";
@@ -127,10 +141,13 @@ function rewriteUnguarded(
   const { image, options, notes } = input;
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
-  const located = locatePlan(subject, notes, false, (plan) => {
-    const origins = plan.proposals.map((p) => p.window.start);
-    return locate(plan, () => placesWithUnwind(placesFor(image, options.tableAtEnd), subject, origins));
-  });
+  const located = locatePlan(subject, notes, false, (all) =>
+    withFarJumps(all, (plan, farSegments) => {
+      const origins = plan.proposals.map((p) => p.window.start);
+      const places = (): Places => placesWithUnwind(placesFor(image, { ...options, farSegments }), subject, origins);
+      return locate(plan, places, libraryProbes(notes));
+    }),
+  );
   const forkGuard = reason === null ? null : { installed: false, reason, sites: 0, pages: 0 };
   return finish(input, subject, located, { wayToFork: fork, neverForks, forkGuard, uncovered: [], changes: undefined });
 }
@@ -145,13 +162,15 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
   const subject = survey(input, layout);
   const isAsked = notes.filter((note) => asked.has(note.location));
   const already = nop5Before(image, isAsked, new Set());
-  const places = placesWithUnwind(guardedPlaces(guard, options.tableAtEnd), subject);
-  const located = locatePlan(subject, notes, true, (plan) => {
-    if (plan.proposals.length === 0 && already.length === 0) return "no probe is or becomes a nop5";
-    return locateGuarded(plan, places, (place, newCode, placed) =>
-      withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site)))),
-    );
-  });
+  const located = locatePlan(subject, notes, true, (all) =>
+    withFarJumps<Located | string>(all, (plan, farSegments) => {
+      if (plan.proposals.length === 0 && already.length === 0) return "no probe is or becomes a nop5";
+      const places = placesWithUnwind(guardedPlaces(guard, { ...options, farSegments }), subject);
+      const addGuard: AddGuard = (place, newCode, placed) =>
+        withForkGuard(guard, place, newCode, placed, nop5Before(image, notes, new Set(placed.map((p) => p.site))));
+      return locateGuarded(plan, places, addGuard, libraryProbes(notes));
+    }),
+  );
   if (typeof located === "string") return located;
   const { sites, pages, code } = located.guard!;
   return finish(input, subject, located, {
@@ -161,6 +180,15 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
     uncovered: guard.uncovered,
     changes: { image: guard.cover.image, ...coverChanges(guard.cover, code) },
   });
+}
+
+/** The providers of glibc, its dynamic loader, and GCC's libraries. */
+const libraries = new Set(["libc", "rtld", "libm", "libpthread", "libgcc", "libstdcxx"]);
+
+/** Which sites a library has brought along: by the provider that the first note names. */
+function libraryProbes(notes: readonly UsdtNote[]): IsOfLibrary {
+  const own = new Set(notes.filter((n) => !libraries.has(n.provider)).map((n) => n.location));
+  return (site) => !own.has(site);
 }
 
 /** What is known about forks by now. */
@@ -186,7 +214,8 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   // Where a guard is, program headers are those that have room for its words.
   const image = forks.changes?.image ?? input.image;
   const chosen = new Map(proposals.flatMap((p) => probesOf(p).map((site) => [site, p] as const)));
-  const sites = notes.map((note) => reportSite(note, subject, chosen, located));
+  const costs = farCosts(image, proposals);
+  const sites = notes.map((note) => reportSite(note, subject, chosen, located, costs.get(note.location) ?? null));
   // A guard is for probes, too, that were a nop5 before and stay what they are.
   const changes = proposals.length > 0 || forks.changes !== undefined;
   const frames = subject.facts?.functions.ehFrame;
@@ -205,6 +234,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     guard: located.guard,
     noGuard: forks.forkGuard?.reason ?? undefined,
     uncovered: forks.uncovered,
+    costs: [...costs.values()],
     missing: missingFrames(laid, code?.newCode.chunks ?? [], frames),
     trailing: trailingBytes(image),
     changes,
@@ -221,7 +251,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   if (!changes) return { report: report(image.bytes.length), content: null };
 
   const noteChanges = changeNotes(image, notes, placed);
-  const content = assemble(image, {
+  const assembly: Assembly = {
     edits: [
       ...changedCode,
       ...noteChanges.edits,
@@ -237,9 +267,12 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
       return `${provider}.${name}`;
     },
     memo: encodeMemo(options, { layout, sites, hazards, forkGuard }),
+    certificates: encodeCertificates(certificatesFor(subject.facts, proposals, code?.newCode)),
     before: input.before,
     originalHash: createHash("sha256").update(input.original.bytes).digest(),
-  });
+  };
+  const content = assemble(image, assembly);
+  checkPlaced(content, { original: input.original.bytes, image, frames, assembly, layout, sites });
   return { report: report(content.size), content };
 }
 
@@ -266,7 +299,9 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
     if (selection.get(own[0]!)!.kind !== "candidate") continue;
     const form = formOf(layout, redZone !== "unused");
     const stackPinned = own.map(stackPin).find((reason) => reason !== undefined);
-    if (form.guard && stackPinned !== undefined)
+    if (!hasStackPointer(facts, location))
+      skipped.set(location, "rsp may be no stack pointer here, and a traced probe writes below it");
+    else if (form.guard && stackPinned !== undefined)
       skipped.set(
         location,
         `bytes below rsp are or may be needed, and a probe that keeps off them lowers rsp: ${stackPinned}`,
@@ -276,6 +311,7 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
         location,
         form,
         unguarded: formOf(layout, false),
+        usesRedZone: redZone !== "unused",
         readsBelowStack: own.some(readsBelowStack),
         stackPinned,
         pinned: own.map(movePin).find((reason) => reason !== undefined),
@@ -326,7 +362,7 @@ function planFor(
 ): Plan {
   if (facts === undefined || wanted.length === 0) return { proposals: [], skipped };
   const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode, unwindable);
-  return { proposals: plan.proposals, skipped: new Map([...skipped, ...plan.skipped]) };
+  return { ...plan, skipped: new Map([...skipped, ...plan.skipped]) };
 }
 
 const growthsOf = (proposals: readonly Proposal[]): NonNullable<InPlaceChange["growth"]>[] =>

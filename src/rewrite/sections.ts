@@ -29,6 +29,8 @@ export interface OutputSection {
 
 /** The name of the section that holds new code. */
 export const CODE_SECTION = ".text.nop5";
+/** The name of a section that holds far jumps. */
+export const FAR_SECTION = ".text.nop5.far";
 /** The name of the section that holds what revert needs. */
 export const CARRY_SECTION = ".usdt_nop5";
 
@@ -47,6 +49,13 @@ export function codeSection(address: Vaddr, offset: FileOffset, size: number): O
     origin: undefined,
   };
 }
+
+/** A section with far jumps: tools keep no bytes that are in none. */
+export const farSection = (address: Vaddr, offset: FileOffset, size: number): OutputSection => ({
+  ...codeSection(address, offset, size),
+  name: FAR_SECTION,
+  sh_addralign: 1,
+});
 
 /** The output's sections in their final order: the null section, loaded ones by address, the others as they were. */
 export function orderSections(

@@ -7,7 +7,7 @@ import type { ElfImage } from "../elf/image.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { parsePattern } from "../usdt/pattern.js";
-import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { codeFrom, isUnusualNop5, probeInstruction } from "../usdt/sites.js";
 import { disassemble } from "../x86/relocate.js";
 import type { RewriteOptions } from "./contract.js";
 
@@ -51,7 +51,7 @@ function selectionOf(image: ElfImage, location: Vaddr, layout: ProbeLayout): Sel
   switch (instruction) {
     // A bare nop5 is never touched: what a longer probe would need has been overwritten by whoever put it there.
     case "nop5":
-      return { kind: "already" };
+      return layout === "nop5" && isUnusualNop5(code) ? { kind: "candidate" } : { kind: "already" };
     case "nop10":
       return { kind: "skipped", reason: "a bare ten-byte nop stands there, which no kernel before 7.3 can trace" };
     case null:

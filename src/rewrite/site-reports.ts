@@ -4,7 +4,7 @@
 import type { Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import type { UsdtNote } from "../usdt/notes.js";
-import type { RedZone, RewriteResult, SiteReport } from "./contract.js";
+import type { RedZone, RewriteResult, SiteCost, SiteReport } from "./contract.js";
 import type { Located } from "./locate.js";
 import type { Memo } from "./memo.js";
 import type { Proposal } from "./proposal.js";
@@ -16,12 +16,16 @@ interface Known {
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
 }
 
-/** What became of one note's probe. @param chosen the proposals that are carried out, by the sites they are for */
+/**
+ * What became of one note's probe.
+ * @param chosen the proposals that are carried out, by the sites they are for
+ */
 export function reportSite(
   note: UsdtNote,
   { selection, redZones }: Known,
   chosen: ReadonlyMap<Vaddr, Proposal>,
   { placed, skipped }: Located,
+  cost: SiteCost | null,
 ): SiteReport {
   const selected = selection.get(note)!;
   const { provider, name, location } = note;
@@ -38,9 +42,10 @@ export function reportSite(
       guard: form.guard,
       reason: null,
       displaced,
+      cost,
     };
   }
-  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [] };
+  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [], cost: null };
   if (selected.kind === "already") return { ...unchanged, status: "already", reason: null };
   const reason = selected.kind === "skipped" ? selected.reason : (skipped.get(location) ?? "no tactic fits");
   return { ...unchanged, status: "skipped", reason };
@@ -64,6 +69,7 @@ export function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard
         tactic: null,
         reason,
         displaced: [],
+        cost: null,
       })),
     },
     content: null,

@@ -5,7 +5,13 @@
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
-import { forEachSymbol, functionsAt, dynsym as readDynsym, symtab as readSymtab } from "../elf/symbols.js";
+import {
+  forEachSymbol,
+  functionsAt,
+  dynsym as readDynsym,
+  symtab as readSymtab,
+  type SymbolTable,
+} from "../elf/symbols.js";
 import { type Edit, editAt, word } from "./edits.js";
 import type { NewCode } from "./new-code.js";
 import type { InPlaceChange } from "./proposal.js";
@@ -21,6 +27,16 @@ export interface AddedSymbols {
   readonly names: Uint8Array;
 }
 
+/** The symbol table, where it can have more entries. */
+export function takesSymbols(image: ElfImage): SymbolTable | null {
+  const table = readSymtab(image);
+  if (table === null) return null;
+  const isCounted = image.sections.some(
+    (s) => (s.sh_type === elf.SHT_RELA || s.sh_type === elf.SHT_REL) && s.sh_link === table.section.index,
+  );
+  return isCounted || table.section.sh_flags & elf.SHF_ALLOC || table.strings.sh_flags & elf.SHF_ALLOC ? null : table;
+}
+
 /** Symbols for new code, or undefined where the file has no symbol table, or relocations that count its entries. */
 export function symbolsFor(
   image: ElfImage,
@@ -28,12 +44,8 @@ export function symbolsFor(
   probeName: (site: Vaddr) => string,
   codeNumber: number,
 ): AddedSymbols | undefined {
-  const table = readSymtab(image);
+  const table = takesSymbols(image);
   if (table === null || chunks.length + named.length === 0) return undefined;
-  const isCounted = image.sections.some(
-    (s) => (s.sh_type === elf.SHT_RELA || s.sh_type === elf.SHT_REL) && s.sh_link === table.section.index,
-  );
-  if (isCounted || table.section.sh_flags & elf.SHF_ALLOC || table.strings.sh_flags & elf.SHF_ALLOC) return undefined;
   const functions = functionsAt(
     image,
     chunks.map((c) => c.proposal.window.start),

@@ -1,7 +1,7 @@
 /**
- * One more program header, without moving the table.
+ * More program headers, one in most cases, without moving the table.
  *
- * The table stands behind the ELF header and something stands right behind the table: .interp, notes, .gnu.hash. The
+ * The table stands behind the ELF header and something stands right behind the table: .interp, notes, .gnu.hash. An
  * entry needs 56 bytes of that. So the sections behind the table move into the new segment, as many as it takes; whoever
  * points to them (program headers, the dynamic section) is told. The build-id does not move but slides up behind the
  * longer table where there is room, since older kernels look for it in the file's first page only.
@@ -36,7 +36,7 @@ export interface TableGrowth {
   readonly tags: readonly { readonly tag: DynamicTag; readonly value: Vaddr }[];
   /** The bytes behind the old table that get new content: the longer table, the slid sections, and zeros. */
   readonly cleared: { readonly start: FileOffset; readonly end: FileOffset } | undefined;
-  /** The program headers for the new table, without the one of the new segment. */
+  /** The program headers for the new table, without those of the new segments. */
   readonly programHeaders: readonly ProgramHeader[];
 }
 
@@ -56,16 +56,17 @@ const sectionTags = new Set<number>([
   elf.DT_VERNEED,
 ]);
 
-/** How a file gets room for one more program header, or why it does not. */
+/** How a file gets room for `count` more program headers, or why it does not. */
 export function growTable(
   image: ElfImage,
   p_vaddr: Vaddr,
   p_offset: FileOffset,
   tableAtEnd: boolean,
+  count: number,
 ): TableGrowth | string {
   const { programHeaders, header } = image;
-  const free = programHeaders.find((p) => p.p_type === elf.PT_NULL);
-  if (free !== undefined) {
+  const free = programHeaders.filter((p) => p.p_type === elf.PT_NULL).slice(0, count);
+  if (free.length === count) {
     return {
       kind: "free entry",
       e_phoff: header.e_phoff,
@@ -73,15 +74,15 @@ export function growTable(
       moved: [],
       tags: [],
       cleared: undefined,
-      programHeaders: programHeaders.filter((p) => p !== free),
+      programHeaders: programHeaders.filter((p) => !free.includes(p)),
     };
   }
-  const inPlace = growInPlace(image, p_vaddr, p_offset);
+  const inPlace = growInPlace(image, p_vaddr, p_offset, count);
   if (typeof inPlace !== "string") return inPlace;
-  return tableAtEnd ? moveTable(image, p_vaddr, p_offset) : inPlace;
+  return tableAtEnd ? moveTable(image, p_vaddr, p_offset, count) : inPlace;
 }
 
-function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): TableGrowth | string {
+function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset, count: number): TableGrowth | string {
   const { header, sections } = image;
   const tableEnd = header.e_phoff + header.e_phnum * elf.PHDR_SIZE;
   const segment = image.programHeaders.find(
@@ -101,7 +102,7 @@ function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): Tab
     .sort((a, b) => a.sh_offset - b.sh_offset);
   const tags = readDynamicTags(image);
   const taken: Section[] = [];
-  const newEnd = tableEnd + elf.PHDR_SIZE;
+  const newEnd = tableEnd + count * elf.PHDR_SIZE;
   for (const keepBuildId of [true, false]) {
     taken.length = 0;
     for (let i = 0; i <= behind.length; i++) {
@@ -112,7 +113,7 @@ function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): Tab
       if (slidEnd <= border && split === undefined) {
         const stray = strayBytes(image, tableEnd, border, taken);
         if (stray !== undefined) return stray;
-        return finish(image, tags, taken, slid, border, p_vaddr, p_offset);
+        return finish(image, tags, taken, slid, border, p_vaddr, p_offset, count);
       }
       const next = behind[i];
       if (next === undefined) break;
@@ -185,6 +186,7 @@ function finish(
   border: number,
   p_vaddr: Vaddr,
   p_offset: FileOffset,
+  count: number,
 ): TableGrowth {
   const { header } = image;
   const moved: MovedSection[] = [...slid];
@@ -201,8 +203,10 @@ function finish(
     return target === undefined ? [] : [{ tag, value: target.sh_addr }];
   });
   const programHeaders = image.programHeaders.map((p) => {
-    if (p.p_type === elf.PT_PHDR)
-      return { ...p, p_filesz: p.p_filesz + elf.PHDR_SIZE, p_memsz: p.p_memsz + elf.PHDR_SIZE };
+    if (p.p_type === elf.PT_PHDR) {
+      const by = count * elf.PHDR_SIZE;
+      return { ...p, p_filesz: p.p_filesz + by, p_memsz: p.p_memsz + by };
+    }
     if (p.p_type === elf.PT_LOAD) return p;
     const first = moved.filter((m) => contains(p, m.section)).sort((a, b) => a.section.sh_addr - b.section.sh_addr)[0];
     if (first === undefined || p.p_type === elf.PT_GNU_STACK) return p;
@@ -226,13 +230,13 @@ function finish(
 }
 
 /** The last resort: the table itself goes to the start of the new segment. */
-function moveTable(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset): TableGrowth | string {
+function moveTable(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset, count: number): TableGrowth | string {
   const { header, programHeaders } = image;
   // Kernels before 5.18 take AT_PHDR for the first segment's load address + e_phoff, so the two must agree.
   const first = programHeaders.find((p) => p.p_type === elf.PT_LOAD);
   if (first === undefined || p_vaddr - first.p_vaddr !== p_offset - first.p_offset)
     return "the program header table cannot move to the end: kernels before 5.18 would not find it there";
-  const size = (header.e_phnum + 1) * elf.PHDR_SIZE;
+  const size = (header.e_phnum + count) * elf.PHDR_SIZE;
   return {
     kind: "at end",
     e_phoff: p_offset,

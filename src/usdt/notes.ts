@@ -8,7 +8,8 @@
  *     "provider\0" "name\0" "arguments\0", padded to 4
  *
  * The prelink rule: prelink moves sections but does not touch notes, so readers compare the base in the note with the
- * sh_addr of .stapsdt.base: what they differ by is added to the location, and to the semaphore if there is one. Where
+ * sh_addr of .stapsdt.base: what they differ by is added to the location, and to the semaphore if there is one. A base of 0
+ * says nothing (headers exist that write none): then nothing is added, as in libbpf; gdb differs. Where
  * the section is missing (lld and mold drop it under --gc-sections) nothing is added.
  *
  * Specification: https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
@@ -18,7 +19,8 @@ import * as elf from "../elf/constants.js";
 import { type ElfImage, read64, type Section, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 
-const NOTE_SECTION = ".note.stapsdt";
+/** The section with the notes. */
+export const NOTE_SECTION = ".note.stapsdt";
 const BASE_SECTION = ".stapsdt.base";
 const STAPSDT_TYPE = 3;
 const NOTE_HEADER_SIZE = 12;
@@ -106,7 +108,7 @@ function readNote(
     argumentOffset = at;
     at = nul + 1;
   }
-  const shift = baseSection === undefined ? 0 : baseSection.sh_addr - base;
+  const shift = !baseSection?.sh_addr || base === 0 ? 0 : baseSection.sh_addr - base;
   if (![location, base, semaphore, location + shift, semaphore + shift].every(Number.isSafeInteger))
     throw damaged("a stapsdt note holds an address beyond 2^53", offset);
   return {

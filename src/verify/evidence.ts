@@ -6,6 +6,7 @@ import type { Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { ChangedCode } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
+import type { Doubt } from "./doubts.js";
 import type { NotePair } from "./note-pairs.js";
 import type { WindowRuns } from "./run-states.js";
 import type { Proof } from "./same-code.js";
@@ -19,6 +20,8 @@ export interface ExaminedWindow {
   readonly uncovered: readonly Vaddr[];
   /** From each arrival. */
   readonly runs: readonly WindowRuns[];
+  /** What the witness has against it. */
+  readonly doubts: readonly Doubt[];
 }
 
 export interface Evidence {

@@ -18,20 +18,21 @@ export function explainedCode(
   blamed: ReadonlySet<ExaminedWindow>,
 ): readonly Stretch[] {
   const explained: { start: number; end: number }[] = [];
+  const sites = united(pairs.map(({ original: { location } }) => ({ start: location, end: location + 1 })));
   const replaced: Stretch[] = [];
   const ran: Stretch[] = [];
   const walked: Stretch[] = [];
   for (const one of found) {
     const { window, proof } = one;
     // What could not be told is a site's verdict where one is; where none is, nobody answers for the change.
-    const isSite = pairs.some(({ original: { location } }) => location >= window.start && location < window.end);
+    const isSite = touches(sites, window.start, window.end);
     if (proof === undefined || blamed.has(one)) {
       if (isSite || blamed.has(one)) explained.push(window);
       walked.push(...(proof?.walkedNew ?? []));
       continue;
     }
-    // A difference that no probe is near enough to answer for is nobody's.
-    if (proof.mismatches.length > 0) continue;
+    // A difference or a doubt that no probe is near enough to answer for is nobody's.
+    if (proof.mismatches.length > 0 || one.doubts.length > 0) continue;
     if (accountsFor(proof)) replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);

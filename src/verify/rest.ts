@@ -76,7 +76,7 @@ export function compareRest(
   ]);
   const all: Finding[] = [
     ...judgeHeader(original, rewritten, sections),
-    ...judgeSegments(original, rewritten, segments, contents, guard?.words, asLaidOut),
+    ...judgeSegments(original, rewritten, segments, contents, guard?.words, sections.far, asLaidOut),
     ...judgeSections(original, rewritten, sections, guard, asLaidOut),
     ...[frames, symbols, names, notes, dynamic, guarded, moved].flatMap(({ findings }) => findings),
     ...compareLoaded(original, rewritten, segments, judged),

@@ -18,6 +18,7 @@
  */
 import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import { Flow } from "../x86/decode.js";
+import { isFiveByteNop } from "../x86/nops.js";
 import { traitsOf } from "../x86/relocate.js";
 import { type Stretch, stretch } from "./changed-code.js";
 import type { Instruction } from "./code-reader.js";
@@ -37,8 +38,15 @@ import type { Arrival } from "./windows.js";
 
 const RETURN_ADDRESS = 8;
 
-/** No window needs nearly as many. */
-const MOST_PAIRS = 4000;
+/**
+ * In so many places of the rewritten side, or by so many ways of counting the stack, an instruction of the original may be met. A
+ * sound file needs a few; a broken one must not make pairs of everything with everything. How long a function is does not
+ * matter.
+ */
+const MOST_MEETINGS = 64;
+
+/** The steps of a way that are shown and asked for a probe, the last ones. */
+const LONGEST_WAY = 400;
 
 /** Both sides pass the probe of the same notes. */
 export interface Passing {
@@ -66,6 +74,8 @@ export interface Mismatch {
 }
 
 export interface Proof {
+  /** All ways were followed. */
+  readonly isWhole: boolean;
   readonly passings: readonly Passing[];
   readonly mismatches: readonly Mismatch[];
   /** Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their stead. */
@@ -76,6 +86,8 @@ export interface Proof {
   readonly ranInPlace: readonly Stretch[];
   /** For each instruction of new code that was walked, and each jump on the way there, where the original is then. */
   readonly frames: readonly FrameOrigin[];
+  /** Where both sides were followed from the same address on, in the same state: who arrives there is answered for. */
+  readonly together: ReadonlySet<number>;
 }
 
 /** An instruction that is new, and where the original is when it runs: its frame is the one of that place. */
@@ -115,7 +127,12 @@ export class Walk {
   private readonly walkedNew: { start: number; end: number }[] = [];
   private readonly ranInPlace: { start: number; end: number }[] = [];
   private readonly frames: FrameOrigin[] = [];
-  private readonly seen = new Set<string>();
+  private readonly together = new Set<number>();
+  /** By the original's address: the pairs that were met there. */
+  private readonly seen = new Map<number, Set<string>>();
+  private isWhole = true;
+  /** The notes of all passings. */
+  readonly passed = new Set<number>();
   private readonly pairs: Pair[] = [];
 
   constructor(private readonly subject: Subject) {}
@@ -125,26 +142,34 @@ export class Walk {
     const { address } = arrival;
     this.pairs.push({ o: address, r: address, shift: 0, pending: -1, jumped: false, past: false, from: undefined });
     for (let pair = this.pairs.pop(); pair !== undefined; pair = this.pairs.pop()) {
-      const key = `${pair.o},${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped}`;
-      if (this.seen.has(key)) continue;
-      this.seen.add(key);
-      if (this.seen.size > MOST_PAIRS) {
-        const reason = `the ways through it are more than ${MOST_PAIRS}`;
+      const key = `${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped}`;
+      const here = this.seen.get(pair.o) ?? new Set();
+      this.seen.set(pair.o, here);
+      if (here.has(key)) continue;
+      if (here.size < MOST_MEETINGS) {
+        here.add(key);
+        this.step(arrival, pair);
+        continue;
+      }
+      if (this.isWhole) {
+        const reason = `the original's code at ${hex(pair.o)} runs in more than ${MOST_MEETINGS} ways`;
         this.report(arrival, pair, pair, { reason, verdict: "unproved", notes: [] });
-        this.pairs.length = 0;
-      } else this.step(arrival, pair);
+      }
+      this.isWhole = false;
     }
   }
 
   proof(): Proof {
-    const { passings, mismatches, replaced, walkedNew, ranInPlace, frames } = this;
+    const { passings, mismatches, replaced, walkedNew, ranInPlace, frames, together, isWhole } = this;
     return {
+      isWhole,
       passings,
       mismatches,
       replaced: replaced.map(stretch),
       walkedNew: walkedNew.map(stretch),
       ranInPlace: ranInPlace.map(stretch),
       frames,
+      together,
     };
   }
 
@@ -152,6 +177,7 @@ export class Walk {
     const { subject } = this;
     const isTogether = pair.o === pair.r && pair.shift === 0 && pair.pending < 0;
     if (isTogether && !pair.past && !subject.inWindow(pair.o)) return;
+    if (isTogether && !pair.past && !pair.jumped) this.together.add(pair.o);
     const original = passOriginal(subject, pair);
     const { quiet: rewritten, stop } = passRewritten(subject, pair, original);
     const touched = !isTogether || [...rewritten.passed].some((at) => subject.isNew(at));
@@ -195,23 +221,29 @@ export class Walk {
     const passing = { notes: wanted, original: vaddr(o), rewritten: vaddr(r), stackShift: here.shift };
     const isSame = o === r && nop !== null && sameBytes(nop.bytes, after.bytes(r, nop.length));
     if (isSame && form?.name === formAt(before.bytes(o, LONGEST_FORM))?.name) {
-      this.passings.push({ ...passing, form: undefined });
+      this.pass({ ...passing, form: undefined });
       this.passedQuietly(step, false);
       this.pairs.push({ ...here, past: true });
       return undefined;
     }
     if (form === undefined) return different(`no probe that a kernel optimizes stands at ${hex(r)}`, wanted);
-    if (nop === null || (nop.flow & Flow.Nop) === 0 || nop.length !== 1)
-      return different(`what the probe at ${hex(r)} replaces is no one-byte nop`, wanted);
+    // One that the kernel would patch as it stands may be replaced as well.
+    const isReplaced = nop !== null && (nop.flow & Flow.Nop) !== 0 && (nop.length === 1 || isFiveByteNop(nop.bytes));
+    if (!isReplaced) return different(`what the probe at ${hex(r)} replaces is no nop of one byte or five`, wanted);
     if (((r + form.patched.offset) % PAGE_SIZE) + form.patched.size > PAGE_SIZE)
       return different(`the probe at ${hex(r)} crosses a page boundary, where no kernel optimizes it`, wanted);
-    this.passings.push({ ...passing, form });
+    this.pass({ ...passing, form });
     this.passedQuietly(step, true);
-    this.replace(o, 1);
+    this.replace(o, nop.length);
     this.ran(r, form.size, true);
     this.frame(r, [o], here.shift);
-    this.pairs.push({ ...here, o: o + 1, r: r + form.size, past: false });
+    this.pairs.push({ ...here, o: o + nop.length, r: r + form.size, past: false });
     return undefined;
+  }
+
+  private pass(passing: Passing): void {
+    this.passings.push(passing);
+    for (const note of passing.notes) this.passed.add(note);
   }
 
   /** A guard's half: the first stands before a probe, the second behind it, and nothing but the probe between them. */
@@ -350,7 +382,7 @@ export class Walk {
 
   private report(arrival: Arrival, pair: Pair, here: Pick<Pair, "o" | "r">, { reason, verdict, notes }: Problem): void {
     const pairs: Pair[] = [];
-    for (let p: Pair | undefined = pair; p !== undefined; p = p.from) pairs.push(p);
+    for (let p: Pair | undefined = pair; p !== undefined && pairs.length < LONGEST_WAY; p = p.from) pairs.push(p);
     pairs.reverse();
     const way = (last: number, of: (p: Pair) => number): Vaddr[] =>
       [...pairs.map(of), last].filter((at, i, all) => i === 0 || all[i - 1] !== at).map(vaddr);

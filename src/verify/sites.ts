@@ -6,20 +6,26 @@
  */
 import { type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import { InputError } from "../errors.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
+import { readCarry } from "../rewrite/carry.js";
+import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { type ChangedCode, compareCode, touches, united, without } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict } from "./contract.js";
+import { testify, withDoubts } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
 import { FunctionEnds } from "./function-ends.js";
 import { findForkDetours } from "./guard/fork-detours.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
+import { punsIn } from "./puns.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
 import { type FrameOrigin, type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
+import { followUnreached } from "./unreached.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import { OriginalLayout, type Window, windowsOf } from "./windows.js";
 
@@ -33,11 +39,15 @@ export const verifySites = (rewritten: ElfImage, original: ElfImage): readonly S
  * Judges all probes, and all code.
  * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is damaged
  */
-export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport =>
-  judge(gatherEvidence(rewritten, original));
+export const examineCode = (rewritten: ElfImage, original: ElfImage, asksWitness = false): CodeReport =>
+  judge(gatherEvidence(rewritten, original, asksWitness));
 
-/** Everything that the verdicts follow from. @throws InputError like examineCode */
-export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidence {
+/**
+ * Everything that the verdicts follow from.
+ * @param asksWitness whether the witness is asked as well, who shares nothing with the facts (doubts.ts)
+ * @throws InputError like examineCode
+ */
+export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitness = false): Evidence {
   const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten));
   const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<number, readonly number[]> => {
     const map = new Map<number, number[]>();
@@ -57,18 +67,32 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage): Evidenc
   const readers = { original: before.code, rewritten: after.code };
   if (code.changed.length === 0) return { pairs, code, ...readers, found: [], facts: undefined, layout: undefined };
 
+  const testimony = asksWitness ? testify(original, code.changed, certificatesOf(rewritten)) : undefined;
   const facts = gatherFacts(original, anchorsOf(pairs, code));
   const layout = new OriginalLayout(facts, before.code);
-  const windows = windowsOf(facts, layout, code.changed);
+  const windows = windowsOf(facts, layout, code.changed, punsIn(code, before.code, after));
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const sides = sidesFor(original, rewritten, subject, pairs);
   const functionEnds = new FunctionEnds(rewritten, facts, layout);
-  const found = windows.map((window): ExaminedWindow => {
-    const proof = prove(subject, window);
+  const proofs = prove(subject, windows);
+  const examined = windows.map((window, i): ExaminedWindow => {
+    const proof = proofs[i];
     const uncovered = proof === undefined ? [] : functionEnds.uncovered(subject, proof);
-    return { window, proof, uncovered, runs: run(facts, sides, window, proof) };
+    return { window, proof, uncovered, runs: run(facts, sides, window, proof), doubts: [] };
   });
+  const found = testimony === undefined ? examined : withDoubts(testimony, code.changed, examined);
   return { pairs, code, ...readers, found, facts, layout };
+}
+
+/** What the rewritten file claims of its functions: nothing where it carries nothing, or what is damaged. */
+function certificatesOf(rewritten: ElfImage): readonly Certificate[] {
+  try {
+    const carry = readCarry(rewritten);
+    return (carry && decodeCertificates(carry.certificates)) ?? [];
+  } catch (error) {
+    if (error instanceof InputError) return [];
+    throw error;
+  }
 }
 
 /**
@@ -116,18 +140,27 @@ function anchorsOf(pairs: readonly NotePair[], { changed }: ChangedCode): readon
   return [...anchors];
 }
 
-function prove(subject: Subject, window: Window): Proof | undefined {
-  if (window.unknown !== undefined) return undefined;
-  const walk = new Walk(subject);
-  for (const arrival of window.arrivals) walk.follow(arrival);
-  // Code that nothing is known to lead to has to be right all the same where it holds a probe.
-  const holdsProbe = [...subject.original.notesAt].some(
-    ([at, notes]) =>
-      at >= window.start && at < window.end && !walk.passings.some((p) => p.notes.some((n) => notes.includes(n))),
-  );
-  if (holdsProbe && walk.mismatches.length === 0)
-    walk.follow({ address: window.start, reason: "it holds a probe", doubtful: false });
-  return walk.proof();
+/**
+ * One proof for each window; none where the original's code cannot be told, and nothing speaks against it. What is wrong
+ * behind a probe is wrong whoever comes there.
+ */
+function prove(subject: Subject, windows: readonly Window[]): readonly (Proof | undefined)[] {
+  const walks = windows.map((window) => {
+    const walk = new Walk(subject);
+    if (window.unknown === undefined) {
+      for (const arrival of window.arrivals) walk.follow(arrival);
+      return walk;
+    }
+    for (const site of subject.sitesWithin(window.start, window.end))
+      walk.follow({ address: vaddr(site), reason: "it holds a probe", doubtful: false });
+    return walk.mismatches.some((m) => m.verdict === "different") ? walk : undefined;
+  });
+  // The ways of one window may lead through another.
+  const passed = new Set(walks.flatMap((walk) => (walk === undefined ? [] : [...walk.passed])));
+  return walks.map((walk, i) => {
+    if (walk?.mismatches.length === 0) followUnreached(subject, windows[i]!, walk, passed);
+    return walk?.proof();
+  });
 }
 
 /** Both files in the emulator. */
@@ -163,9 +196,10 @@ function run(
 ): ExaminedWindow["runs"] {
   if (proof === undefined) return [];
   const states = proof.mismatches.length > 0 ? MANY_STATES : undefined;
-  const certain = arrivals.filter((a) => !a.doubtful).map((a) => a.address);
+  const certain = new Set(arrivals.filter((a) => !a.doubtful).map((a) => a.address));
+  const calls = new Map(proof.frames.map((f) => [returnOf(f), f] as const).reverse());
   return [...new Set([...certain, ...returns])].map((original) => {
-    const call = certain.includes(original) ? undefined : proof.frames.find((f) => returnOf(f) === original);
+    const call = certain.has(original) ? undefined : calls.get(original);
     const rewritten = call === undefined ? original : vaddr(call.rewritten + call.lengths.rewritten);
     return runStates(sides, { original, rewritten }, stackAddressesAt(facts, original), states);
   });

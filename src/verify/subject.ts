@@ -19,6 +19,8 @@ export interface Side {
 const MOST_JUMPS = 3;
 
 export class Subject {
+  private sites: readonly number[] | undefined;
+
   /**
    * @param changed bytes of the original that are others in the rewritten file; ascending and disjoint, like the rest
    * @param added new code: addresses that the original does not have
@@ -35,6 +37,21 @@ export class Subject {
   /** Whether an address is in new code. */
   isNew(address: number): boolean {
     return touches(this.added, address, address + 1);
+  }
+
+  /** The places of the original's probes with start <= address < end, ascending. */
+  sitesWithin(start: number, end: number): readonly number[] {
+    this.sites ??= [...this.original.notesAt.keys()].sort((a, b) => a - b);
+    const { sites } = this;
+    let [low, high] = [0, sites.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (sites[middle]! < start) low = middle + 1;
+      else high = middle;
+    }
+    let last = low;
+    while (last < sites.length && sites[last]! < end) last++;
+    return sites.slice(low, last);
   }
 
   inWindow(address: number): boolean {

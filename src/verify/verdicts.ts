@@ -10,6 +10,7 @@ import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
+import { notesFor } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
 import { explainedCode } from "./explained.js";
 import { compareArguments, compareNotes, type NotePair, type NoteProblem } from "./note-pairs.js";
@@ -67,6 +68,7 @@ export function judge(evidence: Evidence): CodeReport {
     const { start, frozen } = examined.window;
     if (frozen !== undefined)
       accuse(nearest(start, start, examined, evidence), { verdict: "different", reason: frozen });
+    for (const doubt of examined.doubts) accuse(notesFor(examined, evidence), doubt);
     for (const [note, states] of statesByNote(examined)) cases[note]!.states += states;
   }
   const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, evidence));
@@ -198,12 +200,31 @@ function untouchedProblem(original: UsdtNote, rewritten: UsdtNote, { code, found
   const to = rewritten.location;
   if (to === location && !touches(code.changed, location, location + 1))
     return compareArguments(original, rewritten, 0, 0);
-  const unknown = found.find(({ window }) => location >= window.start && location < window.end)?.window.unknown;
+  const here = found.find(({ window }) => location >= window.start && location < window.end);
+  const unknown = here?.window.unknown;
   if (unknown !== undefined) return { verdict: "unproved", reason: unknown };
+  if (here?.proof?.isWhole === false)
+    return { verdict: "unproved", reason: "not all ways to it were followed: there are too many" };
   return {
     verdict: "different",
     reason: `where the original passes its probe at ${hex(location)}, ${hex(to)} is not passed in the rewritten file`,
   };
+}
+
+const notesByPlace = new WeakMap<readonly NotePair[], ReadonlyMap<number, readonly UsdtNote[]>>();
+
+/** The original's notes by the place that they name. */
+function notesAt(pairs: readonly NotePair[]): ReadonlyMap<number, readonly UsdtNote[]> {
+  const known = notesByPlace.get(pairs);
+  if (known !== undefined) return known;
+  const notes = new Map<number, UsdtNote[]>();
+  for (const { original } of pairs) {
+    const here = notes.get(original.location);
+    if (here === undefined) notes.set(original.location, [original]);
+    else here.push(original);
+  }
+  notesByPlace.set(pairs, notes);
+  return notes;
 }
 
 const RED_ZONE = 128;
@@ -224,7 +245,7 @@ function stackProblem(
   );
   if (!isBare || facts === undefined) return undefined;
   const { location } = pair.original;
-  const notes = pairs.filter((p) => p.original.location === location).map((p) => p.original);
+  const notes = notesAt(pairs).get(location)!;
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
   const { redZone, because } = stackFacts(facts, location, reads);
   if (redZone === "unused") return undefined;

@@ -13,9 +13,14 @@ import { examineCode } from "./sites.js";
 
 /**
  * Holds a rewritten file against its original.
+ * @param asksWitness whether a second checker says what may enter the bytes that changed, too, who shares no facts with the first
  * @throws InputError where a table of the original that has to be trusted is damaged
  */
-export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Original): VerifyReport {
+export function verify(
+  rewritten: ElfImage,
+  { image, findings, asLaidOut }: Original,
+  asksWitness = false,
+): VerifyReport {
   if (image === undefined)
     return {
       sites: unjudged(rewritten, "the original cannot be restored"),
@@ -30,7 +35,7 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
-    const { sites, explained, origins } = examineCode(rewritten, image);
+    const { sites, explained, origins } = examineCode(rewritten, image, asksWitness);
     const guard = examineGuard(rewritten, image, compareCode(image, rewritten));
     const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };

@@ -10,6 +10,9 @@
  *
  * A branch that lies in a window itself does not count: where it leads is followed when its window is.
  *
+ * A jump whose distance is the bytes behind it as they were (a pun) changes one byte, the nop's: it is a window of its own. Who
+ * enters behind it finds what was there, so nothing has to be known of that; it is passed from its start alone.
+ *
  * Changed bytes close to each other make one window: among the bytes of a jump, or of a block that moved, some are what
  * they were by chance.
  */
@@ -20,6 +23,7 @@ import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/dec
 import { nopLength } from "../x86/nops.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
+import { type Pun, punWindow } from "./puns.js";
 
 /** As long as the longest block that moves: within it bytes may be equal by chance. */
 const CLOSE = 64;
@@ -44,6 +48,8 @@ export interface Window {
   readonly frozen: string | undefined;
   /** Why the original's code cannot be told here, or undefined. */
   readonly unknown: string | undefined;
+  /** Nothing has to be known of who enters the bytes behind it. */
+  readonly isPun?: boolean;
 }
 
 /** The instructions of the original, padding included, as far as they are known. */
@@ -101,23 +107,37 @@ export class OriginalLayout {
   }
 }
 
-/** @param changed what differs, ascending and disjoint */
-export function windowsOf(facts: ProgramFacts, layout: OriginalLayout, changed: readonly Stretch[]): readonly Window[] {
-  const around: { start: Vaddr; end: Vaddr }[] = [];
+/**
+ * @param changed what differs, ascending and disjoint
+ * @param puns those of them that are the first byte of a jump over bytes that did not change
+ */
+export function windowsOf(
+  facts: ProgramFacts,
+  layout: OriginalLayout,
+  changed: readonly Stretch[],
+  puns: ReadonlyMap<Stretch, Pun>,
+): readonly Window[] {
+  const around: { start: Vaddr; end: Vaddr; pun?: Pun | undefined }[] = [];
   for (const run of changed) {
+    const pun = puns.get(run);
     const { start, end } = layout.widened(run.start, run.end);
     const last = around.at(-1);
-    if (last !== undefined && belongsTo(layout, last, start)) last.end = vaddr(Math.max(last.end, end));
-    else around.push({ start, end });
+    const isMore = pun === undefined && last !== undefined && last.pun === undefined && belongsTo(layout, last, start);
+    if (isMore) last.end = vaddr(Math.max(last.end, end));
+    else around.push({ start, end, pun });
   }
-  return around.map(({ start, end }) => ({
-    start,
-    end,
-    arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
-    returns: returnsIn(layout, start, end),
-    frozen: frozenIn(facts, changed, start, end),
-    unknown: layout.unknown(start) ?? layout.unknown(end - 1),
-  }));
+  return around.map(({ start, end, pun }) =>
+    pun === undefined
+      ? {
+          start,
+          end,
+          arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
+          returns: returnsIn(layout, start, end),
+          frozen: frozenIn(facts, changed, start, end),
+          unknown: layout.unknown(start) ?? layout.unknown(end - 1),
+        }
+      : punWindow(facts, { start, end }, pun),
+  );
 }
 
 /** Whether changed bytes from `at` on make one window with those before them: in one function, and its padding. */
@@ -148,8 +168,7 @@ function arrivalsIn(
       add({ address: vaddr(at), reason: "a function begins here", doubtful: false });
     at = Math.max(at + 1, layout.instruction(at).end);
   }
-  const before = layout.part(start - 1);
-  if (before !== undefined && layout.part(start) === before && goesOn(before.flow[indexAt(before, start - 1)]!))
+  if (isRunInto(facts, layout, start))
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
   for (const entry of facts.entries.within(start, end)) {
     if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
@@ -161,6 +180,22 @@ function arrivalsIn(
     add({ address: entry.address, reason: describeEntry(entry), doubtful });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
+}
+
+/** How far back it is looked for what leads to the code in front of a window. */
+const MOST_BEFORE = 16;
+
+/** Whether the code in front of a window goes on into it; not if it is padding, or other code, that nothing leads to. */
+function isRunInto(facts: ProgramFacts, layout: OriginalLayout, start: Vaddr): boolean {
+  const part = layout.part(start - 1);
+  if (part === undefined || layout.part(start) !== part) return false;
+  for (let at = start, count = 0; count < MOST_BEFORE; count++) {
+    const index = indexAt(part, at - 1);
+    if (!goesOn(part.flow[index]!)) return false;
+    at = addressOf(part, index);
+    if (at <= part.start || !facts.covers(at, start) || facts.entries.within(at, at + 1).length > 0) return true;
+  }
+  return true;
 }
 
 function returnsIn(layout: OriginalLayout, start: Vaddr, end: Vaddr): Vaddr[] {

@@ -101,7 +101,9 @@ export function decode(bytes: Uint8Array, start: Vaddr, fast = true): DecodedCod
     decoder.ip = BigInt(start + at);
     decoder.decodeOut(scratch);
     if (scratch.code === Code.INVALID) {
-      unclean = "bytes that are no instruction";
+      unclean = isApx(bytes, at)
+        ? "an instruction of Intel APX, which is not known here"
+        : "bytes that are no instruction";
       break;
     }
     offsets[count] = at;
@@ -135,6 +137,18 @@ export function decode(bytes: Uint8Array, start: Vaddr, fast = true): DecodedCod
   return unclean === undefined ? { ...code, unclean: inconsistency(code) } : code;
 }
 
+/**
+ * Whether bytes look like an instruction of APX: behind legacy prefixes REX2 (d5), or EVEX with opcode map 4. In 64-bit mode
+ * neither is anything else (Intel APX architecture specification, 3.1.2).
+ */
+function isApx(bytes: Uint8Array, start: number): boolean {
+  let at = start;
+  while (LEGACY_PREFIXES.has(bytes[at] ?? 0)) at++;
+  return bytes[at] === 0xd5 || (bytes[at] === 0x62 && at + 1 < bytes.length && (bytes[at + 1]! & 7) === 4);
+}
+
+const LEGACY_PREFIXES = new Set([0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65]);
+
 /** Where the instruction from index `at` to `end` leads, whose last byte or bytes are the distance; NaN for address 0. */
 function nearTarget(bytes: Uint8Array, start: Vaddr, at: number, end: number): number {
   const last = bytes[end - 1]!;
@@ -154,6 +168,8 @@ function classify(instruction: typeof scratch): number {
       if (mnemonic === Mnemonic.Nop) return Flow.Nop;
       if (mnemonic === Mnemonic.Lea) return instruction.isIpRelMemoryOperand ? Flow.Lea : Flow.Next;
       if (mnemonic === Mnemonic.Endbr64) return Flow.Landing;
+      // A fault in user mode: it stands where nothing goes on, behind a system call that does not come back.
+      if (mnemonic === Mnemonic.Hlt) return Flow.Trap;
       return Flow.Next;
     }
     case FlowControl.UnconditionalBranch:

@@ -32,6 +32,21 @@ export function nopLength(bytes: Uint8Array, at: number): number {
   return end <= bytes.length ? bounded(end - at) : 0;
 }
 
+/**
+ * Whether a nop of five bytes begins there that Linux 6.18 turns into a call: 0x90 or 0f 1f /0, behind prefixes. Tried on 6.18.44:
+ * one with a segment prefix of 32-bit days (26, 2e, 36, 3e) it refuses; lea to itself and a jump to what follows are no nops to it.
+ */
+export function isFiveByteNop(bytes: Uint8Array): boolean {
+  if (bytes.length < 5) return false;
+  let p = 0;
+  while (p < 4 && (bytes[p] === 0x66 || bytes[p] === 0x64 || bytes[p] === 0x65)) p++;
+  const isRexed = (bytes[p]! & 0xf0) === 0x40;
+  if (isRexed && bytes[p + 1] === 0x90) return p === 3 && (bytes[p]! & 1) === 0;
+  const opcode = isRexed ? p + 1 : p;
+  if (bytes[opcode] === 0x90) return opcode === 4;
+  return bytes[opcode] === 0x0f && opcode + nopLength(bytes.subarray(opcode, 15), 0) === 5;
+}
+
 const bounded = (length: number): number => (length <= LONGEST_INSTRUCTION ? length : 0);
 
 /**

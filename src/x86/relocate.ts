@@ -105,6 +105,9 @@ const isFloating = (register: number): boolean =>
 export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
   return decodeOne(bytes, from, (instruction) => {
     if (!isRelative(instruction)) return bytes;
+    // What names an address of its own bytes means where it stood: the encoder would take that for a label that moves along.
+    const named = instruction.isIpRelMemoryOperand ? instruction.ipRelMemoryAddress : instruction.nearBranchTarget;
+    if (named >= BigInt(from) && named < BigInt(from + bytes.length)) return renamed(bytes, from, to);
     const encoder = new iced.BlockEncoder(64, iced.BlockEncoderOptions.None);
     try {
       encoder.add(instruction);
@@ -115,6 +118,27 @@ export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array 
       encoder.free();
     }
   });
+}
+
+/** An instruction that names one of its own bytes, by a 32-bit displacement, at another address; a short branch cannot. */
+function renamed(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  decoder.ip = BigInt(from);
+  const instruction = decoder.decode();
+  const constants = decoder.getConstantOffsets(instruction);
+  const isBranch = !instruction.isIpRelMemoryOperand;
+  const at = isBranch ? constants.immediateOffset : constants.displacementOffset;
+  const size = isBranch ? constants.immediateSize : constants.displacementSize;
+  constants.free();
+  instruction.free();
+  decoder.free();
+  if (size !== 4) return undefined;
+  const moved = Uint8Array.from(bytes);
+  const view = new DataView(moved.buffer);
+  const displacement = view.getInt32(at, true) + from - to;
+  if (displacement !== (displacement | 0)) return undefined;
+  view.setInt32(at, displacement, true);
+  return moved;
 }
 
 /** Whether a branch is a jmp or jcc without prefixes, short or near: what nearBranch can encode. */

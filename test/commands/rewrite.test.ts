@@ -30,6 +30,7 @@ const done: SiteReport = {
   guard: true,
   reason: null,
   displaced: ["mov rdi,rbx"],
+  cost: null,
 };
 const skipped: SiteReport = {
   ...done,
@@ -87,6 +88,7 @@ describe("rewrite", () => {
           guard: true,
           reason: null,
           displaced: ["mov rdi,rbx"],
+          cost: null,
         },
       ],
       hazards: [{ code: "fork", message: "a child that forks while traced dies" }],
@@ -111,11 +113,12 @@ describe("rewrite", () => {
       only: [],
       newBuildId: false,
       tableAtEnd: false,
+      keepOffsets: false,
       forkGuard: true,
     });
     await usdtNop5(
       ...["rewrite", path, "--kernel", "any", "--layout", "nop,nop10", "--only", "sample:*"],
-      ...["--only", "*:add", "--new-build-id", "--table-at-end", "--no-fork-guard"],
+      ...["--only", "*:add", "--new-build-id", "--keep-offsets", "--table-at-end", "--no-fork-guard"],
     );
     expect(rewriter.rewrite.mock.lastCall![1]).toEqual({
       kernel: "any",
@@ -123,6 +126,7 @@ describe("rewrite", () => {
       only: ["sample:*", "*:add"],
       newBuildId: true,
       tableAtEnd: true,
+      keepOffsets: true,
       forkGuard: false,
     });
   });

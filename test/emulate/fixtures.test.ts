@@ -52,7 +52,15 @@ function chosen(): readonly Entry[] {
 /** The file rewritten in a layout, or undefined where there was nothing to rewrite. */
 function rewrittenAs(file: string, layout: (typeof layouts)[number], name: string): string | undefined {
   const image = parseElf(readFileSync(file));
-  const options = { kernel: "6.18", layout, only: [], newBuildId: false, tableAtEnd: false, forkGuard: false } as const;
+  const options = {
+    kernel: "6.18",
+    layout,
+    only: [],
+    newBuildId: false,
+    tableAtEnd: false,
+    keepOffsets: false,
+    forkGuard: false,
+  } as const;
   const { content, report } = rewrite(image, options);
   if (content === null || report.sites.every(({ status }) => status !== "rewritten")) return undefined;
   const bytes = Buffer.alloc(content.size);

@@ -147,5 +147,5 @@ describe.skipIf(cannotOptimize("postgres that forks"))("postgres with a backend 
     } finally {
       probes.detach();
     }
-  }, 60_000);
+  }, 300_000);
 });

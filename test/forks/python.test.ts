@@ -53,5 +53,5 @@ describe.skipIf(cannotOptimize("Python that forks"))("Python that forks", () => 
   it("loses them without the guard", async () => {
     const { result } = await traced(versions.unguarded, "20");
     expect(result.stdout).toBe("signal 11: 20\n");
-  }, 60_000);
+  }, 300_000);
 });

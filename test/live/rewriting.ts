@@ -3,7 +3,7 @@ import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll } from "vitest";
+import { behindFile } from "../behind.js";
 import { type RewriteDocument, usdtNop5 } from "../command.js";
 import { must } from "../run.js";
 
@@ -12,13 +12,16 @@ let files = 0;
 
 /** A path that nothing has yet. The folder is made when it is needed: where all tests are skipped nothing would remove it. */
 export function scratch(name: string): string {
-  folder ??= mkdtempSync(join(tmpdir(), "usdt-live-"));
+  if (folder === undefined) {
+    const made = mkdtempSync(join(tmpdir(), "usdt-live-"));
+    folder = made;
+    behindFile(() => {
+      rmSync(made, { recursive: true, force: true });
+      folder = undefined;
+    });
+  }
   return join(folder, `${files++}-${name}`);
 }
-
-afterAll(() => {
-  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
-});
 
 export const programSource = (name: string): string => fileURLToPath(new URL(`programs/${name}`, import.meta.url));
 

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "./corpus.js";
 import { addressToOffset, bytesAt, disassembleAt, readelfBuildId, readelfSites } from "./readelf.js";
 import { type Scratch, scratchDirectory } from "./scratch.js";
-import { type RewriteDocument, rewrite, usdtNop5 } from "./tool.js";
+import { type RewriteDocument, rewrite, rewriteBy, startNop5, usdtNop5 } from "./tool.js";
 
 const NOP5 = "0f 1f 44 00 00";
 const EVERY_SITE = 627;
@@ -62,7 +62,8 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
     original = scratch.file(`${name}.original`);
     rewritten = scratch.file(`${name}.rewritten`);
     copyFileSync(corpusPath(file), original);
-    const r = await rewrite(original, rewritten);
+    // As users do it; the other times in this process, which has to come to the same.
+    const r = await rewriteBy(startNop5, original, rewritten);
     report = r.report;
     const { sites } = report;
     const grown = statSync(rewritten).size - statSync(original).size;
@@ -76,7 +77,7 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
         s.status === "skipped" ? [`    skipped ${s.provider}:${s.name} ${s.location}: ${s.reason}`] : [],
       ),
     );
-  }, 60_000);
+  }, 300_000);
 
   it("accounts for every note that readelf finds", () => {
     const before = readelfSites(original);
@@ -103,7 +104,7 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
     const other = await rewrite(original, scratch.file(`${name}.unguarded`), "--no-fork-guard");
     expect(other.report.summary.rewritten).toBe(file.sites);
     table.push(`    without the fork guard: ${tally(other.report.sites.map((s) => s.tactic ?? "no tactic named"))}`);
-  }, 60_000);
+  }, 300_000);
 
   /*
    * perf wants p_vaddr - p_offset to be the same in all segments, so what .bss takes in memory is a hole in the file where a
@@ -159,7 +160,7 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
     const second = await rewrite(rewritten, again);
     expect(sha256(again)).toBe(sha256(rewritten));
     expect(second.report.summary.sites).toBe(report.summary.sites);
-  }, 60_000);
+  }, 300_000);
 
   it("is given back by revert, byte for byte", async () => {
     const reverted = scratch.file(`${name}.reverted`);
@@ -167,5 +168,5 @@ describe.each(Object.entries(corpus))("%s", (name, file: CorpusFile) => {
     expect(r.status, r.stderr).toBe(0);
     expect(sha256(reverted)).toBe(sha256(original));
     expect(sha256(rewritten)).not.toBe(sha256(original));
-  }, 60_000);
+  }, 300_000);
 });

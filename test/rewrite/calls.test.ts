@@ -35,7 +35,7 @@ const isThere = (compiler: string): boolean =>
   ["/usr/bin", "/usr/local/bin"].some((d) => existsSync(`${d}/${compiler}`));
 
 describe.skipIf(!canCompile)("calls that move", () => {
-  it.skipIf(!isThere("g++")).each(builds)("%s %s %s", { timeout: 120_000 }, async (...command) => {
+  it.skipIf(!isThere("g++")).each(builds)("%s %s %s", { timeout: 300_000 }, async (...command) => {
     const [compiler, ...flags] = command as readonly string[] as [string, ...string[]];
     if (!isThere(compiler)) return;
     const source = fileURLToPath(new URL("./calls.cc", import.meta.url));

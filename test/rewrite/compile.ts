@@ -2,15 +2,24 @@
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll } from "vitest";
+import { behindFile } from "../behind.js";
 import { must, run } from "../run.js";
 
-const folder = mkdtempSync(join(tmpdir(), "usdt-rewrite-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+let folder: string | undefined;
 let files = 0;
 
 /** A path in the tests' folder that nothing has yet. */
-export const scratch = (name: string): string => join(folder, `${files++}-${name}`);
+export function scratch(name: string): string {
+  if (folder === undefined) {
+    const made = mkdtempSync(join(tmpdir(), "usdt-rewrite-"));
+    folder = made;
+    behindFile(() => {
+      rmSync(made, { recursive: true, force: true });
+      folder = undefined;
+    });
+  }
+  return join(folder, `${files++}-${name}`);
+}
 
 const header = ["/usr/include/sys/sdt.h", "/usr/include/x86_64-linux-gnu/sys/sdt.h"].some(existsSync);
 export const canCompile = header && (await run("gcc", ["--version"]).catch(() => ({ status: 1 }))).status === 0;

@@ -453,6 +453,11 @@ h: .cfi_startproc
 
 const flags = ["-x", "assembler-with-cpp", "-fPIE", "-pie"];
 const noUprobes = cannotTrace("hits of probes with little room");
+/** A process that traces takes its time: LONG=1 counts hits in all, else in the first program of each tactic, and where probes are neighbours. */
+const isCounted = (way: Way): boolean =>
+  process.env.LONG === "1" ||
+  Object.keys(way.hits).length > 1 ||
+  Object.values(ways).find(({ tactic }) => tactic === way.tactic) === way;
 
 interface Verdicts {
   readonly summary: Readonly<Record<"equivalent" | "unproved" | "different", number>>;
@@ -475,7 +480,8 @@ async function hitsOf(file: string): Promise<Record<string, number>> {
 }
 
 describe.skipIf(!canCompile)("sites with little room", () => {
-  describe.each(Object.entries(ways))("%s", (_, { body, data, tactic, hits }) => {
+  describe.each(Object.entries(ways))("%s", (_, way) => {
+    const { body, data, tactic, hits } = way;
     let input: string;
     let output: string;
     let tactics: readonly (string | null)[];
@@ -498,7 +504,7 @@ describe.skipIf(!canCompile)("sites with little room", () => {
       expect([summary.different, summary.unproved]).toEqual([0, 0]);
     });
 
-    it.skipIf(noUprobes)("are hit by uprobes as often as before", async () => {
+    it.skipIf(noUprobes || !isCounted(way))("are hit by uprobes as often as before", async () => {
       expect(await hitsOf(input)).toEqual(hits);
       expect(await hitsOf(output)).toEqual(hits);
     });
@@ -510,6 +516,8 @@ describe.skipIf(!canCompile)("sites with little room", () => {
     const { sites } = await rewrite(input, output);
     for (const site of sites) if (site.status === "skipped") expect(site.reason).toMatch(/\S+ \S+/);
     expect(await must(output, [])).toBe(await must(input, []));
+    // Where all are left alone the output is a copy.
+    if (sites.every((site) => site.status === "skipped")) return;
     expect((await verified(output)).summary.different).toBe(0);
   });
 });

@@ -31,7 +31,9 @@ const steps = (text: string): readonly string[] => text.trimEnd().split("\n");
 
 describe.skipIf(!canCompile)("stacks in new code, step by step", () => {
   compilers.forEach(([compiler, ...flags], i) => {
-    for (const options of [[], ["--no-fork-guard"]])
+    // With the guard and without: by turns, and both of the first. LONG=1 tries both of all.
+    const both: readonly string[][] = [[], ["--no-fork-guard"]];
+    for (const options of both.filter((_, k) => process.env.LONG === "1" || i === 0 || i % 2 === k))
       it.skipIf(!usable[i])(`${compiler} ${flags.join(" ")} ${options.join(" ")}`, async () => {
         const { before, after, report } = await build("steps.c", compiler, ["-rdynamic", ...flags], options);
         expect(report.sites.some((s) => s.tactic !== "in-place")).toBe(true);

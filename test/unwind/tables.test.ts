@@ -67,6 +67,8 @@ const linkers: readonly (readonly [string, ...string[]])[] = [
   ["clang"],
 ];
 
+const LONG = process.env.LONG === "1";
+
 const tables = [".eh_frame_hdr", ".eh_frame"] as const;
 
 /** Changes the bytes of one of the input's tables. */
@@ -129,13 +131,7 @@ describe.skipIf(!canCompile)("the input's unwind tables", () => {
     expect(is.status).toBe(0);
     expect(is.stdout.trimEnd()).not.toMatch(/^$/m);
     expect((await usdtNop5("verify", after, "--original", before)).status).toBe(0);
-    await must("node", [
-      new URL("../../bin/usdt-nop5.js", import.meta.url).pathname,
-      "revert",
-      after,
-      "-o",
-      `${after}.r`,
-    ]);
+    expect((await usdtNop5("revert", after, "-o", `${after}.r`)).status).toBe(0);
     expect(readFileSync(`${after}.r`).equals(readFileSync(before))).toBe(true);
   });
 
@@ -150,10 +146,10 @@ describe.skipIf(!canCompile)("the input's unwind tables", () => {
     };
     const file = scratch("damaged");
     let refused = 0;
-    for (let i = 0; i < 40; i++) {
+    for (let i = 0; i < (LONG ? 40 : 16); i++) {
       const section = sections.find((s) => s.name === tables[i % 2])!;
       const bytes = readFileSync(intact);
-      const at = Number(section.offset) + next(i < 20 ? 40 : Number(section.size));
+      const at = Number(section.offset) + next(i % 4 < 2 ? 40 : Number(section.size));
       bytes[at] = next(256);
       writeFileSync(file, bytes, { mode: 0o755 });
       const outcome = await usdtNop5("rewrite", file, "-o", `${file}.out`, "--layout", "nop5", "--no-fork-guard");
@@ -167,5 +163,5 @@ describe.skipIf(!canCompile)("the input's unwind tables", () => {
       expect((await run(`${file}.out`, ["still"])).stdout).toBe((await run(file, ["still"])).stdout);
     }
     expect(refused).toBeGreaterThan(0);
-  }, 120_000);
+  }, 300_000);
 });

@@ -2,7 +2,9 @@
  * The fork guard under verification: files that have one are found to be as they should, however they were built; and whatever
  * is changed in what a guard adds is found.
  *
- * LONG=1 builds in all ways, and flips bits of every byte of new code.
+ * LONG=1 builds in all ways, verifies all of the Debian packages in two layouts, and changes every instruction of a guard and
+ * hundreds of bits in tables. Otherwise each compiler meets each linker once, with kinds of tables and links dealt out among these
+ * eight; of the packages a program, a library, and the largest.
  */
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
@@ -47,7 +49,7 @@ const ways = compilers.flatMap((compiler, c) =>
   linkers.flatMap((linker, l) =>
     (["gnu", "both", "sysv"] as const).flatMap((hash, h) =>
       Object.keys(links)
-        .filter((_, k) => LONG || (c + l + h + k) % 5 === 0)
+        .filter((_, k) => LONG || (h === (l + 2 * c) % 3 && k === (l + c) % 4))
         .map((link) => ({ compiler, linker, hash, link: link as keyof typeof links })),
     ),
   ),
@@ -62,8 +64,9 @@ describe.skipIf(!canCompile)("a guarded file is as it should be", () => {
 });
 
 describe("a guarded Debian package is as it should be", () => {
-  it.each(Object.keys(corpus) as (keyof typeof corpus)[])("%s", { timeout: 240_000 }, (name) => {
-    for (const layout of ["nop5", "auto"] as const) {
+  const names = LONG ? (Object.keys(corpus) as (keyof typeof corpus)[]) : (["python", "libstdcxx", "libjvm"] as const);
+  it.each(names)("%s", { timeout: 240_000 }, (name) => {
+    for (const layout of LONG ? (["nop5", "auto"] as const) : (["nop5"] as const)) {
       const { bytes, report } = rewritten(corpusPath(corpus[name]), { layout, forkGuard: true });
       const answer = held(bytes);
       expect(complaints(answer)).toEqual([]);
@@ -340,8 +343,10 @@ describe.skipIf(!canCompile)("what is changed in a guard is found", () => {
       lines.some((line) => says.test(line)),
       lines.join("\n"),
     ).toBe(true);
-    expect(complaints(held(copy)).length).toBeGreaterThan(0);
+    // Whether the original is given or carried makes no difference to what is looked at: each fourth change is held against both.
+    if (LONG || found++ % 4 === 0) expect(complaints(held(copy)).length).toBeGreaterThan(0);
   }
+  let found = 0;
 
   it.each(changes)("%s", (_what, change, says) => {
     expectFound(subject, change, says);
@@ -426,7 +431,7 @@ describe.skipIf(!canCompile)("what is changed in a guard is found", () => {
         if (opcode === 0x0f && condition === 0x80)
           faults.push(["opposite", Uint8Array.of(0x0f, file.bytes[at + 1]! ^ 1)]);
         for (const [kind, bytes] of faults) {
-          if (!LONG && planted++ % 23 !== 0) continue;
+          if (!LONG && planted++ % 41 !== 0) continue;
           const copy = changed(file.bytes, (b) => b.set(bytes, at));
           if (held(copy, file.original).forkGuard?.verdict === "different") continue;
           const what = `${kind}: ${text.replace(/0x0{4}.*/, namesOf(offset + size - at))}`;
@@ -460,7 +465,7 @@ describe.skipIf(!canCompile)("what is changed in a guard is found", () => {
     };
     for (const name of where) {
       const { sh_offset, sh_size } = section(image, name);
-      for (let turn = 0; turn < (LONG ? 200 : 2); turn++) {
+      for (let turn = 0; turn < (LONG ? 200 : 1); turn++) {
         const at = sh_offset + random(sh_size);
         const copy = changed(bytes, (b) => b.writeUInt8(b[at]! ^ (1 << random(8)), at));
         try {
@@ -510,7 +515,7 @@ describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
     ["system calls of a static program", ["-static"]],
     ["system calls of a static program that may stand anywhere", [...all, "-static-pie"]],
     ["system calls beside instructions that move along", ["-DLED", "-static"]],
-  ])("%s", { timeout: 60_000 }, async (_what, flags) => {
+  ])("%s", { timeout: 300_000 }, async (_what, flags) => {
     expectRight(await forking(flags));
   });
 
@@ -527,7 +532,7 @@ describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
     return count;
   }
 
-  it("and do not lead there as they should", { timeout: 120_000 }, async () => {
+  it("and do not lead there as they should", { timeout: 300_000 }, async () => {
     const imports = await forking(all);
     // test eax, eax; jne: the parent runs the handler, and the child does not.
     expect(planted(imports, "85c00f85", "85c00f84")).toBeGreaterThan(0);
@@ -540,7 +545,7 @@ describe.skipIf(!canCompile)("ways to fork that lead through new code", () => {
     expect(planted(calls, "4889c1e3", "4889c9e3")).toBeGreaterThan(0);
     expect(planted(calls, "488d642480e8", "488d642488e8")).toBeGreaterThan(0);
     expect(planted(calls, "8d48c7e3", "8d48c5e3")).toBeGreaterThan(0);
-    for (const flags of ["-static", "-static-pie"]) {
+    for (const flags of LONG ? ["-static", "-static-pie"] : ["-static"]) {
       const led = await forking(["-DLED", flags]);
       // mov [rsi+16], rsi: elsewhere, another register, read and not written, not at all
       for (const other of ["48897618", "48897e10", "488b7610", "0f1f4000"])

@@ -13,12 +13,14 @@ export interface RewrittenFile {
   readonly report: RewriteReport;
 }
 
-const plain: RewriteOptions = {
+/** Options as the command has them, without a fork guard. */
+export const plain: RewriteOptions = {
   kernel: "6.18",
   layout: "nop5",
   only: [],
   newBuildId: false,
   tableAtEnd: false,
+  keepOffsets: false,
   forkGuard: false,
 };
 

@@ -12,12 +12,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bin } from "../command.js";
+import { usdtNop5 } from "../command.js";
 import { build } from "../fixtures/build.js";
 import { corpus, corpusPath } from "../packages/corpus.js";
 import { compileFamily } from "../redzone/family.js";
 import { canCompile } from "../rewrite/compile.js";
-import { run } from "../run.js";
 import { codeFaults } from "./mutation/code-faults.js";
 import { chosen, type Fault, plant } from "./mutation/fault.js";
 import { fileFaults } from "./mutation/file-faults.js";
@@ -111,7 +110,7 @@ describe.skipIf(!canCompile)("every planted fault is reported as different", () 
       }
       // One alone, the next with its original.
       const options = i % 2 === 0 ? [] : ["--original", original];
-      const { status, stdout, stderr } = await run(process.execPath, [bin, "verify", "--json", ...options, file]);
+      const { status, stdout, stderr } = await usdtNop5("verify", "--json", ...options, file);
       const { summary } =
         status === 3 ? (JSON.parse(stdout) as { summary: { different: number } }) : { summary: undefined };
       if (!((summary?.different ?? 0) > 0)) wrong.push(`${describeFault(fault)}: exit ${status} ${stderr}`);

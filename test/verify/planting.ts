@@ -26,7 +26,15 @@ export async function tacticsLibrary(): Promise<string> {
 
 export function rewriteFile(path: string, layout: Exclude<Layout, "auto">): Rewritten {
   const original = parseElf(readFileSync(path));
-  const options = { kernel: "6.18", layout, only: [], newBuildId: false, tableAtEnd: false, forkGuard: false } as const;
+  const options = {
+    kernel: "6.18",
+    layout,
+    only: [],
+    newBuildId: false,
+    tableAtEnd: false,
+    keepOffsets: false,
+    forkGuard: false,
+  } as const;
   const { content, report } = rewrite(original, options);
   if (content === null) throw new Error(`nothing to rewrite in ${path}`);
   const bytes = Buffer.alloc(content.size);

@@ -53,6 +53,7 @@ export async function unprovable(): Promise<{ readonly program: string; readonly
     replaced: new Map(),
     code: undefined,
     probeName: () => "",
+    certificates: new Uint8Array(0),
     memo: "{}",
     before: [],
     originalHash: createHash("sha256").update(original).digest(),

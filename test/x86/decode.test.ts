@@ -43,7 +43,7 @@ describe("common instructions", () => {
     expect(common / all, "how many are common").toBeGreaterThan(0.9);
   });
 
-  it("random bytes, each with every prefix and opcode in front", { timeout: 120_000 }, () => {
+  it("random bytes, each with every prefix and opcode in front", { timeout: 300_000 }, () => {
     let seed = 20261122;
     const random = (): number => {
       seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
@@ -72,5 +72,19 @@ describe("common instructions", () => {
             const start = vaddr(round % 2 === 0 ? 0x401000 : 0);
             expectSame(decode(bytes, start), decode(bytes, start, false));
           }
+  });
+});
+
+describe("instructions of Intel APX", () => {
+  it.each([
+    ["REX2", [0xd5, 0x10, 0x89, 0xc0]],
+    ["REX2 behind a prefix", [0x66, 0xd5, 0x10, 0x89, 0xc0]],
+    ["EVEX with map 4", [0x62, 0xf4, 0x7c, 0x18, 0x01, 0xc3]],
+  ])("%s: the function is left alone, and the reason says why", (_, bytes) => {
+    expect(decode(Uint8Array.from(bytes), vaddr(0x1000)).unclean).toMatch(/Intel APX/);
+  });
+
+  it("other bytes that are no instruction are not taken for them", () => {
+    expect(decode(Uint8Array.from([0x06, 0xd5]), vaddr(0x1000)).unclean).toBe("bytes that are no instruction");
   });
 });

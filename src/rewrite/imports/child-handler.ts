@@ -26,7 +26,7 @@ import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbo
 import { readNeededVersions } from "../../elf/versions.js";
 import { type SignalSlots, SLOT_SIZE, SLOTS } from "../../guard/signal-slots.js";
 import type { Edit } from "../edits.js";
-import { type Place, placesFor } from "../place.js";
+import { type Place, type PlaceOptions, placesFor } from "../place.js";
 import type { OutputSection } from "../sections.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
@@ -149,9 +149,9 @@ function usesGlibc(tables: DynamicTables): boolean {
 /** The places for new code once the tables are as they have to be, best first. */
 export function childHandlerPlaces(
   plan: ChildHandlerPlan,
-  tableAtEnd: boolean,
+  options: PlaceOptions,
 ): { readonly places: readonly Place[]; readonly obstacle: string } {
-  const { places, obstacle } = placesFor(plan.image, tableAtEnd);
+  const { places, obstacle } = placesFor(plan.image, options);
   if (draftsOf(plan.tables).every((draft) => draft.tail.length === 0)) return { places, obstacle };
   const segments = places.flatMap((p) => (p.kind === "new segment" ? [placeWithTables(p, plan.tables)] : []));
   return { places: segments, obstacle };

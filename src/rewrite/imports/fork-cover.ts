@@ -14,7 +14,7 @@
  * without running handlers (a library that calls _Fork, code that is made at run time, a C library of another namespace)
  * has to be guarded itself.
  */
-import { alignUp, type Vaddr, vaddr } from "../../address.js";
+import { alignUp, hex, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { isMarkedPie } from "../../elf/dynamic.js";
 import type { ElfImage } from "../../elf/image.js";
@@ -27,7 +27,7 @@ import { readUsdtNotes } from "../../usdt/notes.js";
 import { INT3 } from "../../x86/bytes.js";
 import { type Edit, editAtAddress } from "../edits.js";
 import type { NamedCode } from "../new-code.js";
-import { type Place, placesFor } from "../place.js";
+import { type Place, type PlaceOptions, placesFor } from "../place.js";
 import type { Stretch } from "../proposal.js";
 import {
   type ChildHandlerChanges,
@@ -185,11 +185,14 @@ function detoursOf(
   const detours: ForkDetour[] = [];
   const sites = readUsdtNotes(image).map((note) => note.location);
   // Farther away than anything that is done for a probe.
-  const isFree = ({ start, end }: Stretch): boolean =>
-    sites.every((site) => site + REACH_BEHIND <= start || site - REACH_BEFORE >= end) &&
-    detours.every(({ window }) => window.end <= start || window.start >= end);
+  const keptFor = ({ start, end }: Stretch): string | undefined => {
+    const site = sites.find((s) => s + REACH_BEHIND > start && s - REACH_BEFORE < end);
+    if (site !== undefined) return `it is close to the probe at ${hex(site)}, for which bytes nearby are kept`;
+    const other = detours.find(({ window }) => window.end > start && window.start < end);
+    return other && `its bytes are needed for the system call at ${hex(other.call)}`;
+  };
   for (const call of calls.filter(mayCopyMemory)) {
-    const detour = planForkDetour(facts!, call, isFree);
+    const detour = planForkDetour(facts!, call, keptFor);
     if (typeof detour === "string") uncovered.push(detour);
     else detours.push(detour);
   }
@@ -208,9 +211,9 @@ const MOST_TOLD = 4;
 /** The places for the new code, best first. */
 export function coverPlaces(
   plan: ForkCoverPlan,
-  tableAtEnd: boolean,
+  options: PlaceOptions,
 ): { readonly places: readonly Place[]; readonly obstacle: string } {
-  return plan.handler === undefined ? placesFor(plan.image, tableAtEnd) : childHandlerPlaces(plan.handler, tableAtEnd);
+  return plan.handler === undefined ? placesFor(plan.image, options) : childHandlerPlaces(plan.handler, options);
 }
 
 /** New code, at its addresses. */

@@ -66,22 +66,22 @@ export interface ForkDetour {
   readonly after: readonly Moved[];
   /** Disassembly of the instructions that run at another address. */
   readonly displaced: readonly string[];
-  /** Whether the return address stands at rsp, and is all that an unwinder looks for. */
+  /** Whether the return address stands at rsp all along, and is all that an unwinder looks for. */
   readonly isLeaf: boolean;
 }
 
 /**
  * The detour for a system call that may fork, or why there can be none.
- * @param isFree whether bytes belong to nothing else that is to change
+ * @param keptFor what else bytes belong to that is to change, for people; undefined where nothing does
  */
 export function planForkDetour(
   facts: ProgramFacts,
   call: SystemCall,
-  isFree: (bytes: Stretch) => boolean,
+  keptFor: (bytes: Stretch) => string | undefined,
 ): ForkDetour | string {
   const reasons = new Set<string>();
   for (let first = call.index; first >= Math.max(0, call.index - MOST_BEFORE); first--) {
-    const detour = detourFrom(facts, call, first, isFree);
+    const detour = detourFrom(facts, call, first, keptFor);
     if (typeof detour !== "string") return detour;
     reasons.add(detour);
   }
@@ -93,7 +93,7 @@ function detourFrom(
   facts: ProgramFacts,
   call: SystemCall,
   first: number,
-  isFree: (bytes: Stretch) => boolean,
+  keptFor: (bytes: Stretch) => string | undefined,
 ): ForkDetour | string {
   const { code, index } = call;
   const start = addressOf(code, first);
@@ -114,7 +114,8 @@ function detourFrom(
   const window = { start, end };
   const obstacle = windowObstacle(facts, window, vaddr(call.at + SYSCALL_SIZE));
   if (obstacle !== undefined) return obstacle;
-  if (!isFree(window)) return "bytes that are needed are needed for a probe";
+  const kept = keptFor(window);
+  if (kept !== undefined) return kept;
   const displaced = [...before, ...after].map(({ at, bytes }) => disassemble(bytes, at));
   return {
     call: call.at,
@@ -123,7 +124,7 @@ function detourFrom(
     before,
     after,
     displaced,
-    isLeaf: isLeafAt(facts, window),
+    isLeaf: isLeafAt(facts, window) && ![...before, ...after].some((m) => traitsOf(m.bytes, m.at).usesStackPointer),
   };
 }
 

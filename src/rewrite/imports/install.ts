@@ -35,7 +35,7 @@ export interface Installed {
 export function installChildHandler(image: ElfImage, child: MakeChild): Installed | string {
   const plan = planChildHandler(image);
   if (typeof plan === "string") return plan;
-  const made = install(image, childHandlerPlaces(plan, false), (place) => {
+  const made = install(image, childHandlerPlaces(plan, { tableAtEnd: false, keepOffsets: true }), (place) => {
     const code = childHandlerCode(plan, place.start, child);
     return { code, image: plan.image, changes: () => childHandlerChanges(plan, code) };
   });
@@ -55,7 +55,7 @@ export function installForkCover(
   child: MakeChild,
   tableAtEnd = false,
 ): Covered | string {
-  return install(image, coverPlaces(plan, tableAtEnd), (place) => {
+  return install(image, coverPlaces(plan, { tableAtEnd, keepOffsets: true }), (place) => {
     const code = coverCode(plan, place.start, child);
     return { code, image: plan.image, changes: () => coverChanges(plan, code) };
   });
@@ -92,6 +92,7 @@ function install<Code extends { readonly bytes: Uint8Array; readonly named: read
       addedSections,
       probeName: () => "",
       memo: "{}",
+      certificates: new Uint8Array(0),
       before: [],
       originalHash: createHash("sha256").update(input.bytes).digest(),
     });

@@ -1,5 +1,6 @@
 /**
- * Words that can be written: at the end of the highest writable segment, behind .bss.
+ * Words that can be written: at the end of the highest writable segment, behind .bss (of a lower one, where a linker script
+ * gave .bss a segment of its own, and an offset in the file that belongs to another).
  *
  *     before   [.data][.bss          ]
  *     after    [.data][.bss          ][.bss.nop5]
@@ -34,12 +35,27 @@ export interface WordSpace {
 /** The space behind .bss for at most `most` words, or why there is none. */
 export function wordSpace(image: ElfImage, most: number): WordSpace | string {
   const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
-  const writable = loads.filter((p) => p.p_flags & elf.PF_W && !(p.p_flags & elf.PF_X));
-  const segment = writable.reduce<ProgramHeader | undefined>(
-    (last, p) => (last === undefined || p.p_vaddr > last.p_vaddr ? p : last),
-    undefined,
-  );
-  if (segment === undefined) return "it has no writable segment";
+  const writable = loads
+    .filter((p) => p.p_flags & elf.PF_W && !(p.p_flags & elf.PF_X))
+    .sort((a, b) => b.p_vaddr - a.p_vaddr);
+  const [highest] = writable;
+  if (highest === undefined) return "it has no writable segment";
+  // A segment that has nothing in the file may say any offset; where that is in another, tools take the words for a part of it.
+  if (highest.p_filesz === 0 && belongsElsewhere(loads, highest, most * WORD))
+    for (const lower of writable.slice(1)) {
+      const space = spaceBehind(image, loads, lower, most);
+      if (typeof space === "object" && !isProtected(image, space.start) && !belongsElsewhere(loads, lower, most * WORD))
+        return space;
+    }
+  return spaceBehind(image, loads, highest, most);
+}
+
+function spaceBehind(
+  image: ElfImage,
+  loads: readonly ProgramHeader[],
+  segment: ProgramHeader,
+  most: number,
+): WordSpace | string {
   const start = vaddr(alignUp(segment.p_vaddr + segment.p_memsz, WORD));
   const end = alignUp(start + most * WORD, PAGE_SIZE);
   const follows = (p: ProgramHeader): boolean => p !== segment && p.p_vaddr + p.p_memsz > segment.p_vaddr;
@@ -53,6 +69,19 @@ export function wordSpace(image: ElfImage, most: number): WordSpace | string {
       return { image: grown(image, segment, start + size), section: wordsSection(start, sh_offset, size) };
     },
   };
+}
+
+/** Whether the loader takes away the right to write there. */
+const isProtected = ({ programHeaders }: ElfImage, at: Vaddr): boolean =>
+  programHeaders.some(
+    (p) => p.p_type === elf.PT_GNU_RELRO && at >= p.p_vaddr && at < alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE),
+  );
+
+/** Whether eu-elflint takes a section behind what the segment has in the file for one of another segment, and finds fault. */
+function belongsElsewhere(loads: readonly ProgramHeader[], segment: ProgramHeader, size: number): boolean {
+  const at = nominalOffset(loads, segment, size);
+  const taker = loads.find((p) => p.p_offset <= at && at < p.p_offset + p.p_memsz);
+  return taker !== undefined && taker !== segment && at < taker.p_offset + taker.p_filesz;
 }
 
 /**

@@ -16,6 +16,7 @@
  * No guard is needed: the call itself writes below rsp, so the program needs nothing there.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
+import { knows } from "../../facts/knowledge.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { movedCode } from "./displace.js";
@@ -40,6 +41,9 @@ export function callThrough(context: SiteContext): Proposal | string {
   if (moved.next !== call) return "the block ends before a call";
   for (let i = index + 1; i < call; i++) {
     const traits = traitsAt(code, i);
+    // What lies below rsp is needed until the call, and the call is made before.
+    if (knows("reads below rsp") && probe.usesRedZone && traits.mayTrap)
+      return `${traits.text} at ${hex(addressOf(code, i))} may read below rsp, where the call writes before it runs`;
     if (traits.usesStackPointer)
       return `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`;
   }

@@ -20,7 +20,15 @@ import { hex, type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Detour, Fragment, Proposal, Retarget, SiteContext, Stretch, TacticName } from "../proposal.js";
-import { frozenObstacle, instructionBytes, movable, paddingRoom, reachObstacle, windowObstacle } from "./safety.js";
+import {
+  askewObstacle,
+  frozenObstacle,
+  instructionBytes,
+  movable,
+  paddingRoom,
+  reachObstacle,
+  windowObstacle,
+} from "./safety.js";
 
 /** How many instructions before the nop are tried. */
 const MOST_BEFORE = 8;
@@ -86,25 +94,57 @@ export function detour(
   const obstacle =
     lead === undefined
       ? windowObstacle(context, start, end)
-      : (reachObstacle(context.facts, start, end) ?? frozenObstacle(context.facts, start, end));
+      : (reachObstacle(context.facts, start, end) ??
+        askewObstacle(context, start) ??
+        frozenObstacle(context.facts, start, end));
   if (obstacle !== undefined) return obstacle;
   const led = lead === undefined ? { retargets: [], helpers: [] } : lead(window, moved.fragments);
   if (typeof led === "string") return led;
+  // No probe is among what stands before it.
+  const entered = led.retargets.length === 0 ? start : firstEntered(context, first, moved.fragments, led.retargets);
   return {
     tactic,
     site: context.site,
-    window,
+    window: { start: entered, end },
     change: {
       kind: "detour",
-      via,
-      body: moved.fragments,
+      via: entered === start ? via : "branches",
+      body: moved.fragments.filter((f) => !isBefore(f, entered)),
       resume: moved.fallsThrough ? end : undefined,
       retargets: led.retargets,
     },
-    displaced: [...moved.texts, ...led.helpers.flatMap((h) => h.displaced)],
+    displaced: [
+      ...moved.texts.slice(moved.fragments.filter((f) => isBefore(f, entered)).length),
+      ...led.helpers.flatMap((h) => h.displaced),
+    ],
     helpers: led.helpers,
   };
 }
+
+/**
+ * Where the code that moves is entered first: at its beginning, or, where nothing leads there, at the first branch that leads
+ * in. What stands before that never runs: it stays, and a jump in its place would be one that nobody takes.
+ *
+ *     jmp other
+ *     66 90       padding        never runs, but would give room for a jump
+ *     90          *nop           <- probe; a branch leads here, and will lead to new code
+ */
+function firstEntered(
+  { code, facts }: SiteContext,
+  first: number,
+  fragments: readonly Fragment[],
+  retargets: readonly Retarget[],
+): Vaddr {
+  const start = addressOf(code, first);
+  if (first === 0 || (code.flow[first - 1]! & GOES_NOWHERE) === 0 || facts.entries.has(start)) return start;
+  const target = vaddr(Math.min(...retargets.map((r) => r.target)));
+  // A probe that never runs has to be somewhere all the same.
+  return fragments.some((f) => f.kind === "probe" && f.site < target) ? start : target;
+}
+
+const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
+
+const isBefore = (f: Fragment, address: Vaddr): boolean => (f.kind === "probe" ? f.site : f.at) < address;
 
 interface MovedCode {
   readonly fragments: readonly Fragment[];
@@ -141,7 +181,7 @@ export function movedCode(
       texts.push(traits.text);
     }
     end = vaddr(end + lengthOf(code, i));
-    fallsThrough = (code.flow[i]! & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;
+    fallsThrough = (code.flow[i]! & GOES_NOWHERE) === 0;
   }
   if (i <= context.index) return "the block before the probe ends";
   return { fragments, texts, next: i, end, fallsThrough };

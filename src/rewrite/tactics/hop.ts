@@ -47,6 +47,7 @@ export const hopRetarget = hopping("hop-retarget", "any branch");
 /** The padding that the short jump at a proposal's start goes through: none that it changes already. */
 function withPadding(context: SiteContext, proposal: Proposal | string): Proposal | string {
   if (typeof proposal === "string" || proposal.change.kind !== "detour") return proposal;
+  if (proposal.change.via === "branches") return proposal;
   const { window, change, helpers } = proposal;
   const own = [
     window,

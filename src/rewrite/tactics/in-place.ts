@@ -25,7 +25,8 @@ export function inPlace(context: SiteContext): Proposal | string {
   if (unguardable !== undefined) return unguardable;
   const isRoom = (i: number): boolean =>
     i >= 0 && i < code.count && (code.flow[i]! & Flow.Nop) !== 0 && !context.isSite(addressOf(code, i));
-  let end = vaddr(site + 1);
+  // A nop of another length is a nop5 with unusual bytes: see select.ts.
+  let end = vaddr(site + lengthOf(code, index));
   for (let i = index + 1; isRoom(i) && end - site < LONGEST_RUN; i++) {
     if (facts.entries.has(end)) break;
     end = vaddr(end + lengthOf(code, i));
@@ -44,7 +45,10 @@ export function inPlace(context: SiteContext): Proposal | string {
     places.find((p) => !crossesLine(located(p), form)) ?? places.find((p) => !crossesPage(located(p), form));
   if (place === undefined) return "the probe would cross a page boundary, where the kernel does not optimize it";
   // No more of the run is touched than the probe needs, from and to the borders of whole instructions.
-  const window = { start: vaddr(Math.min(site, place)), end: vaddr(Math.max(site + 1, place + form.bytes.length)) };
+  const window = {
+    start: vaddr(Math.min(site, place)),
+    end: vaddr(Math.max(site + lengthOf(code, index), place + form.bytes.length)),
+  };
   for (let i = index; i >= 0 && addressOf(code, i) >= start; i--)
     if (addressOf(code, i) <= place) {
       window.start = vaddr(Math.min(site, addressOf(code, i)));

@@ -111,10 +111,22 @@ const endOf = (way: readonly Stretch[], from: Vaddr): Vaddr => {
  * @param origin the place that comes by: its frame has to be found in the padding, too
  * @param from where the distance of the jump counts from
  */
-function inReach(context: SiteContext, origin: Vaddr, from: Vaddr, need: number, isFree: IsFree): Stretch[] {
+const inReach = (context: SiteContext, origin: Vaddr, from: Vaddr, need: number, isFree: IsFree): Stretch[] =>
+  between(context, origin, vaddr(from + SHORT_JUMP_LOW), vaddr(from + SHORT_JUMP_HIGH), need, isFree);
+
+/** Padding that begins at an address and has room for a near jump, which the site leads to. */
+export const paddingAt = (context: SiteContext, at: Vaddr): Stretch | undefined =>
+  between(context, context.site, at, at, JUMP_SIZE, (start, end) => context.isFree(start, end))[0];
+
+function between(
+  context: SiteContext,
+  origin: Vaddr,
+  low: Vaddr,
+  high: Vaddr,
+  need: number,
+  isFree: IsFree,
+): Stretch[] {
   const { image, functions } = context.facts;
-  const low = vaddr(from + SHORT_JUMP_LOW);
-  const high = vaddr(from + SHORT_JUMP_HIGH);
   const found: Stretch[] = [];
   for (const { start, room } of paddings(context, low, high, need)) {
     const end = vaddr(start + room);

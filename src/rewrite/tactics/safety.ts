@@ -8,21 +8,41 @@ import type { Fde } from "../../elf/eh-frame.js";
 import { type CallSite, readCallSites } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
 import type { CodeRange } from "../../facts/functions.js";
+import { knows } from "../../facts/knowledge.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { looksAtReturnAddress } from "../../facts/return-address.js";
 import type { ProbeForm } from "../../usdt/forms.js";
-import { addressOf, type DecodedCode, Flow, lengthOf } from "../../x86/decode.js";
+import { addressOf, type DecodedCode, decode, Flow, indexOf, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
 import { encodeExceptionTable, personalityObstacle } from "../unwind/exceptions.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
-export function windowObstacle({ facts }: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
-  const obstacle = reachObstacle(facts, start, end);
+export function windowObstacle(context: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
+  const { facts } = context;
+  const obstacle = reachObstacle(facts, start, end) ?? facts.unknown(start, end);
   if (obstacle !== undefined) return obstacle;
   const entry = facts.entries.within(start + 1, end)[0];
   if (entry !== undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
-  return frozenObstacle(facts, start, end);
+  return askewObstacle(context, start) ?? frozenObstacle(facts, start, end);
+}
+
+/** Instructions have so many bytes at most. */
+const LONGEST = 15;
+
+/** Who enters an instruction in front of the bytes in its middle runs another one, which may take some of them. */
+export function askewObstacle({ facts, code }: SiteContext, start: Vaddr): string | undefined {
+  if (start > code.end) return undefined;
+  for (const entry of facts.entries.within(vaddr(Math.max(code.start, start - LONGEST + 1)), start)) {
+    if (!entry.isCertain || indexOf(code, entry.address) >= 0) continue;
+    const from = entry.address - code.start;
+    const askew = decode(code.bytes.subarray(from, from + 2 * LONGEST), entry.address);
+    const next = Array.from({ length: askew.count }, (_, i) => entry.address + askew.offsets[i]!).find(
+      (at) => at >= start,
+    );
+    if (next !== start) return `${describeEntry(entry)}, and what runs from there takes bytes that are needed`;
+  }
+  return undefined;
 }
 
 /** No entry says something only where entries have been looked for. */
@@ -102,7 +122,9 @@ function callObstacle({ code, facts, range }: SiteContext, index: number): strin
   if (target > code.start && target < code.end)
     return "it calls into its own function, which may be after its return address";
   if (Number.isNaN(target)) return "its callee is not known, and may look at its return address";
-  const looks = looksAtReturnAddress(facts.functions, vaddr(target));
+  const looks = knows("return addresses")
+    ? looksAtReturnAddress(facts.functions, facts.computed, vaddr(target))
+    : undefined;
   if (looks !== undefined) return looks;
   // __morestack of split stacks goes on behind the ret that follows its call.
   if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
@@ -159,6 +181,10 @@ export function callSites({ facts, range }: SiteContext): readonly CallSite[] {
  * pad, or the function's table was visibly built for non-call exceptions (a record that covers no call).
  */
 function trapObstacle(context: SiteContext, start: number, end: number): string | undefined {
+  const { entries } = context.facts;
+  if (knows("faulting addresses"))
+    for (const entry of [...entries.within(start, start + 1), ...entries.within(end, end + 1)])
+      if (entry.isNamed) return `it may fault, and its address may be known to a handler: ${describeEntry(entry)}`;
   const sites = callSites(context);
   if (sites.some((s) => s.landingPad !== undefined && s.start < end && s.end > start))
     return "it may trap, in a range with a landing pad";

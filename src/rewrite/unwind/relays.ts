@@ -17,11 +17,13 @@ import type { OriginStretch } from "./origins.js";
 
 /**
  * Whether a jump at [start, end) that is jumped to from `origin` can be unwound as what it is there: by an FDE of its own, by
- * the one that covers it, or, where the origin has none, as little as before.
+ * the one that covers it, or, where the origin has none, as little as before: a neighbour's rules would lead through a stack
+ * that is not theirs.
  */
 export function keepsFrame(image: ElfImage, frames: EhFrame, origin: Vaddr, start: Vaddr, end: Vaddr): boolean {
   const from = frames.indexAt(origin);
-  if (from < 0 || !isCovered(frames, start, end)) return true;
+  if (!isCovered(frames, start, end)) return true;
+  if (from < 0) return false;
   const at = frames.indexAt(start);
   if (at < 0 || frames.indexAt(end - 1) !== at) return false;
   try {

@@ -142,6 +142,8 @@ function readHeader(image: ElfImage, frames: EhFrame): HeaderTable | string | un
 
 function isComplete(hdr: EhFrameHdr, section: Section, { starts, count }: EhFrame): boolean {
   const listed = hdr.starts;
+  // A null pointer would become one that leads somewhere.
+  if (listed.includes(0) || hdr.fdes.includes(0)) return false;
   if (!hdr.isUsual || !hdr.isSorted || listed.length === 0) return false;
   if (section.sh_size !== HDR_TABLE_AT + listed.length * HDR_ENTRY_SIZE) return false;
   let at = 0;

@@ -4,7 +4,7 @@
  *     nobody traces     from many states: it comes back with everything as it was, has asked the kernel for nothing, and has
  *                       looked at all five bytes of every nop5 of the file
  *     somebody traces   each site by itself, in each way in which a child may find it, so that none can be missing in its
- *                       tables; then many at once, with every answer that the kernel may give (kernel.ts)
+ *                       tables (of thousands some by themselves, all with one other a page); then many at once, with every answer that the kernel may give (kernel.ts)
  *
  * In either case with signals that were blocked before the fork, by this thread or by none: it lets them in again, last of
  * all, and leaves the table of slots empty.
@@ -15,6 +15,7 @@ import { Random } from "../machine-states.js";
 import { HandlerRuns } from "./handler-runs.js";
 import { ChildKernel, type Guarded, isSound, type Scene } from "./kernel.js";
 import type { Machine } from "./machine.js";
+import { sampled } from "./sampled.js";
 import { isFree, isOwn, type Slots } from "./slots.js";
 import { beginsAsTarget } from "./stubs.js";
 
@@ -60,7 +61,7 @@ export function judgeChild(
 ): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
   const child = new ChildRuns(machine, start, guarded, slots);
-  return child.untraced() ?? child.each() ?? child.many();
+  return child.untraced() ?? child.each() ?? child.eachInItsPage() ?? child.many();
 }
 
 class ChildRuns {
@@ -110,7 +111,7 @@ class ChildRuns {
   each(): string | undefined {
     const { sites } = this.guarded;
     const ways = sites.length > FEW_SITES ? 1 : broken.length;
-    for (const site of sites.keys())
+    for (const site of sampled(sites.length))
       for (let way = 0; way < ways; way++) {
         const bytes = broken[(site + way) % broken.length]!;
         const problem = this.scene({
@@ -120,6 +121,24 @@ class ChildRuns {
         });
         if (problem !== undefined) return `traced at ${hex(sites[site]!.address)} (${text(bytes)}): ${problem}`;
       }
+    return undefined;
+  }
+
+  /** Where not each site was tried by itself: one in every page at a time, until all were tried. Pages are mended one by one. */
+  eachInItsPage(): string | undefined {
+    const { sites, pages } = this.guarded;
+    if (sampled(sites.length).length === sites.length) return undefined;
+    const most = Math.max(...pages.map((page) => page.sites.length));
+    for (let turn = 0; turn < most; turn++) {
+      const wanted = new Set(pages.flatMap((page) => page.sites[turn] ?? []));
+      const bytes = broken[turn % broken.length]!;
+      const problem = this.scene({
+        ...plain,
+        bytes: (i) => (wanted.has(i) ? bytes : NOP5),
+        isTraced: (i) => wanted.has(i),
+      });
+      if (problem !== undefined) return `traced at the site ${turn} of each page (${text(bytes)}): ${problem}`;
+    }
     return undefined;
   }
 

@@ -210,14 +210,15 @@ class Examination {
     });
   }
 
-  /** What the highest writable segment has behind its variables, as words. */
+  /** What a writable segment has behind its variables, as words. */
   private words(): Run | undefined {
-    const segment = highestWritable(this.original);
-    const grown = segment && highestWritable(this.rewritten);
-    if (segment === undefined || grown?.p_vaddr !== segment.p_vaddr) return undefined;
+    const [longer, another] = longerInMemory(this.original, this.rewritten);
+    if (longer === undefined) return undefined;
+    const { segment, grown } = longer;
     const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
     const end = grown.p_vaddr + grown.p_memsz;
-    if (end <= segment.p_vaddr + segment.p_memsz) return undefined;
+    if (another !== undefined)
+      this.say(atAddress(another.grown.p_vaddr), "a second segment has words behind its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
     // Whoever is mapped to the same page later on lies over them.
     const shares = (p: ProgramHeader): boolean =>
@@ -451,11 +452,17 @@ const addressesIn = (words: Run | undefined): ReadonlySet<number> =>
       : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => words.start + WORD * i),
   );
 
-function highestWritable({ programHeaders }: ElfImage): ProgramHeader | undefined {
-  let highest: ProgramHeader | undefined;
-  for (const p of programHeaders)
-    if (p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0 && p.p_vaddr >= (highest?.p_vaddr ?? 0)) highest = p;
-  return highest;
+/** The writable segments that have more in memory than they had, and not in the file. */
+function longerInMemory(
+  original: ElfImage,
+  rewritten: ElfImage,
+): { readonly segment: ProgramHeader; readonly grown: ProgramHeader }[] {
+  const isWritable = (p: ProgramHeader): boolean => p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0;
+  return original.programHeaders.filter(isWritable).flatMap((segment) => {
+    const grown = rewritten.programHeaders.find((p) => isWritable(p) && p.p_vaddr === segment.p_vaddr);
+    const isLonger = grown !== undefined && grown.p_memsz > segment.p_memsz && grown.p_filesz === segment.p_filesz;
+    return isLonger ? [{ segment, grown }] : [];
+  });
 }
 
 /** Pairs in the order in which a file has their tags. */

@@ -17,6 +17,7 @@ import { BREAKPOINT, broken } from "./child.js";
 import { HandlerRuns } from "./handler-runs.js";
 import { BLOCKED, type Guarded } from "./kernel.js";
 import { type Machine, THREAD } from "./machine.js";
+import { sampled } from "./sampled.js";
 import { isFree, isOwn, isSame, type Slot, type Slots } from "./slots.js";
 import { beginsAsTarget } from "./stubs.js";
 
@@ -44,10 +45,11 @@ export function judgePrepare(machine: Machine, start: number, guarded: Guarded, 
   }
   const { sites } = guarded;
   const each = sites.length > FEW_SITES ? 1 : ways.length;
-  const most = Math.max(sites.length * each, 2 * scenes.length);
+  const tried = sampled(sites.length);
+  const most = Math.max(tried.length * each, 2 * scenes.length);
   for (let i = 0; i < most; i++) {
-    const site = sites[i % sites.length]!.address;
-    const bytes = ways[(i + Math.floor(i / sites.length)) % ways.length]!;
+    const site = sites[tried[i % tried.length]!]!.address;
+    const bytes = ways[(i + Math.floor(i / tried.length)) % ways.length]!;
     const at = runtimeAddress(site + machine.bias);
     machine.memory.onWrite = null;
     machine.memory.poke(at, bytes);

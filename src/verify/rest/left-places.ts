@@ -58,8 +58,7 @@ function endOfTaken(original: ElfImage, rewritten: ElfImage, moved: readonly (re
   if (e_phoff !== original.header.e_phoff) return 0;
   const border = Math.max(...moved.map(([old]) => old.sh_offset + old.sh_size));
   const slid = moved
-    .filter(([, now]) => now.sh_type === elf.SHT_NOTE)
-    .map(([, now]) => now.sh_offset + now.sh_size)
-    .filter((end) => end <= border);
+    .filter(([, now]) => now.sh_type === elf.SHT_NOTE && now.sh_offset < border)
+    .map(([, now]) => now.sh_offset + now.sh_size);
   return Math.max(e_phoff + e_phnum * elf.PHDR_SIZE, ...slid);
 }

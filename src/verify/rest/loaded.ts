@@ -4,7 +4,7 @@
  * and zeros.
  */
 import * as elf from "../../elf/constants.js";
-import { type ElfImage, type ProgramHeader, sectionBytes } from "../../elf/image.js";
+import { type ElfImage, type ProgramHeader, type Section, sectionBytes } from "../../elf/image.js";
 import { atAddress, atOffset, type FileStretch, type Finding, finding, sectionAt, shown } from "./findings.js";
 import { tableStretch } from "./moved.js";
 import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
@@ -74,7 +74,7 @@ export function judgeAdded(
   original: ElfImage,
   rewritten: ElfImage,
   segments: SegmentPairs,
-  { pairs, code, exceptions }: SectionPairs,
+  { pairs, code, far, exceptions }: SectionPairs,
 ): Finding[] {
   const added: { start: number; end: number }[] = segments.added
     .filter((p) => p.p_type === elf.PT_LOAD)
@@ -85,7 +85,7 @@ export function judgeAdded(
   const explained: Run[] = pairs
     .filter(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr && r.sh_type !== elf.SHT_NOBITS)
     .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
-  for (const s of [code, exceptions])
+  for (const s of [code, exceptions, ...far])
     if (s !== undefined) explained.push({ start: s.sh_offset, end: s.sh_offset + s.sh_size });
   if (original.header.e_phoff !== rewritten.header.e_phoff) explained.push(tableStretch(rewritten));
   const findings: Finding[] = [];
@@ -96,8 +96,9 @@ export function judgeAdded(
       if (at >= 0)
         findings.push(finding("loaded", atOffset(start + at), "something new is loaded that nothing explains"));
     }
-  if (code !== undefined && outside(union(added), code.sh_offset, code.sh_offset + code.sh_size).length > 0)
-    findings.push(finding("loaded", atAddress(code.sh_addr), `${code.name} covers what was there before`));
+  for (const s of [code, ...far])
+    if (s !== undefined && outside(union(added), s.sh_offset, s.sh_offset + s.sh_size).length > 0)
+      findings.push(finding("loaded", atAddress(s.sh_addr), `${s.name} covers what was there before`));
   return findings;
 }
 
@@ -105,8 +106,11 @@ export function judgeAdded(
  * New code that no probe leads to: there is only int3 between what they lead to.
  * @param explained stretches of the rewritten file's addresses that sites explain, ascending and disjoint
  */
-export function judgeFill(rewritten: ElfImage, { code }: SectionPairs, explained: readonly Run[]): Finding[] {
-  if (code === undefined) return [];
+export function judgeFill(rewritten: ElfImage, { code, far }: SectionPairs, explained: readonly Run[]): Finding[] {
+  return [...(code ? [code] : []), ...far].flatMap((s) => judgeFillOf(rewritten, s, explained));
+}
+
+function judgeFillOf(rewritten: ElfImage, code: Section, explained: readonly Run[]): Finding[] {
   const bytes = sectionBytes(rewritten, code);
   const runs: Run[] = [];
   for (const { start, end } of outside(explained, code.sh_addr, code.sh_addr + code.sh_size))

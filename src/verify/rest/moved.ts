@@ -111,9 +111,9 @@ function judgeVacated(
     .map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size }));
   const growth: FileStretch[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
   const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));
-  // Sections that slid stand between the table and the border of what moved away.
+  // Sections that slid begin between the table and the border of what moved away; padding behind that may be theirs as well.
   const slid: FileStretch[] = moved
-    .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset + r.sh_size <= border)
+    .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset < border)
     .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
   const occupied = [...growth, ...slid].sort((a, b) => a.start - b.start);
   occupied.forEach((place, i) => {

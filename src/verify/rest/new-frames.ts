@@ -12,6 +12,7 @@ import { hex, vaddr } from "../../address.js";
 import type { RegisterRule } from "../../elf/call-frames.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
+import { DW_EH_PE_omit } from "../../elf/eh-cursor.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
 import { type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
 import { type FrameState, type FrameTable, readFrameTable, stateAt, stateKey } from "../../elf/frame-states.js";
@@ -188,6 +189,8 @@ function handlers(side: Side, index: number, address: number): string {
 function exceptionProblem(old: Side, own: Side, { rewritten, originals, lengths }: FrameOrigin): string | undefined {
   const [was, is] = [old.frames.indexAt(originals[0]!), own.frames.indexAt(rewritten)];
   if (was < 0 || is < 0) return undefined;
+  const augmentation = augmentationProblem(own, is);
+  if (augmentation !== undefined) return augmentation;
   const [cieBefore, cieNow] = [old.frames.record(was).cie, own.frames.record(is).cie];
   const isSignal = (letters: string): boolean => letters.includes("S");
   if (isSignal(cieBefore.augmentation) !== isSignal(cieNow.augmentation))
@@ -205,9 +208,23 @@ function exceptionProblem(old: Side, own: Side, { rewritten, originals, lengths 
   return found.includes(now) ? undefined : `an exception there ${now}; at ${hex(originals[0]!)} it ${found[0]}`;
 }
 
+/** DW_EH_PE_pcrel | DW_EH_PE_sdata4: how the tables that rewriting makes write addresses. */
+const PCREL_SDATA4 = 0x1b;
+
+/** What is wrong with the length of a record's augmentation data: it holds the address of an exception table, or nothing. */
+function augmentationProblem({ image, frames }: Side, index: number): string | undefined {
+  const { idAt, cie } = frames.record(index);
+  if (!cie.hasAugmentationData || cie.fdeEncoding !== PCREL_SDATA4) return undefined;
+  const length = image.bytes[idAt + 12]!;
+  const wanted = cie.lsdaEncoding === DW_EH_PE_omit ? 0 : 4;
+  return length === wanted ? undefined : `has ${length} bytes of augmentation data, not ${wanted}`;
+}
+
 /** Why the rows of code of its own do not fit it, or undefined. */
 function ownProblem(own: Side, index: number, bytes: Uint8Array): string | undefined {
   const start = vaddr(own.frames.starts[index]!);
+  const augmentation = augmentationProblem(own, index);
+  if (augmentation !== undefined) return `the unwind record from ${hex(start)} on ${augmentation}`;
   const depths = stackDepths(bytes, start);
   if (typeof depths === "string") return `the unwind rules from ${hex(start)} on cannot be judged: ${depths}`;
   const table = own.table(index);

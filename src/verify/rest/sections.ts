@@ -1,7 +1,7 @@
 /**
  * Which section of the rewritten file is which of the original, and what the section headers say.
  *
- * Sections keep their names and their order. New are one `.text.nop5` at most, its exception tables, with a fork guard
+ * Sections keep their names and their order. New are one `.text.nop5` at most, jumps to it in `.text.nop5.far`, its exception tables, with a fork guard
  * `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
  * change where a new one stands before them, so every number is translated before it is compared.
  */
@@ -10,7 +10,7 @@ import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
 import { WORDS_SECTION } from "../../rewrite/imports/words.js";
 import { OLD_PLACE_SECTION } from "../../rewrite/old-places.js";
-import { CARRY_SECTION, CODE_SECTION } from "../../rewrite/sections.js";
+import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../../rewrite/sections.js";
 import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewrite/unwind/layout.js";
 import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
@@ -27,6 +27,8 @@ export interface SectionPairs {
   readonly pairs: readonly SectionPair[];
   /** The section with new code, where there is one. */
   readonly code: Section | undefined;
+  /** Sections with jumps to it, far behind. */
+  readonly far: readonly Section[];
   readonly carry: Section | undefined;
   /** The section with exception tables of new code, where there is one. */
   readonly exceptions: Section | undefined;
@@ -67,6 +69,7 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   }
   const carry = take(CARRY_SECTION, () => true);
   const code = take(CODE_SECTION, () => true);
+  const far = rewritten.sections.flatMap((s) => (s.name === FAR_SECTION ? (take(FAR_SECTION, () => true) ?? []) : []));
   const exceptions = take(EXCEPTIONS_SECTION, () => true);
   const kept: Section[] = [];
   // Where a table stood that moved there may be a section still: frames.ts and moved.ts judge its bytes.
@@ -86,6 +89,7 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
       return partner === undefined ? [] : [{ original: s, rewritten: partner }];
     }),
     code,
+    far,
     carry,
     exceptions,
     kept,
@@ -168,7 +172,7 @@ export function judgeSections(
     if (isLoaded(o) && offset !== undefined && offset !== r.sh_offset && agreed(original, o))
       say(r, `${changed("sh_offset", r.sh_offset, offset)}, where its segment has it`);
   }
-  const { code, carry, words, exceptions } = pairs;
+  const { code, far, carry, words, exceptions } = pairs;
   if (exceptions !== undefined) {
     const { sh_type, sh_flags, sh_link, sh_info, sh_entsize, sh_addralign } = exceptions;
     if (
@@ -186,12 +190,12 @@ export function judgeSections(
     else if (!holdsWords(rewritten, words, guard.words)) say(words, "has an unexpected header");
   } else if (guard?.words !== undefined)
     findings.push(finding("described", "section headers", `${WORDS_SECTION} is missing`));
-  if (code !== undefined) {
-    if (code.sh_type !== elf.SHT_PROGBITS || code.sh_flags !== (elf.SHF_ALLOC | elf.SHF_EXECINSTR))
-      say(code, "is not plain code");
-    if (offsetInSegment(rewritten, code) !== code.sh_offset) say(code, "does not stand where its segment has it");
-    if (code.sh_link !== 0 || code.sh_info !== 0 || code.sh_entsize !== 0 || code.sh_addralign !== 16)
-      say(code, "has an unexpected header");
+  for (const s of [...(code ? [code] : []), ...far]) {
+    if (s.sh_type !== elf.SHT_PROGBITS || s.sh_flags !== (elf.SHF_ALLOC | elf.SHF_EXECINSTR))
+      say(s, "is not plain code");
+    if (offsetInSegment(rewritten, s) !== s.sh_offset) say(s, "does not stand where its segment has it");
+    if (s.sh_link !== 0 || s.sh_info !== 0 || s.sh_entsize !== 0 || s.sh_addralign !== (s === code ? 16 : 1))
+      say(s, "has an unexpected header");
   }
   if (carry !== undefined) {
     const { sh_type, sh_flags, sh_addr, sh_link, sh_info, sh_entsize, sh_addralign } = carry;

@@ -3,12 +3,12 @@
  *
  * Every segment of the original is there, at its address, with its place in the file, its size and its permissions. Three
  * things may be more: a segment of code may end later, in the rest of its last page; there may be a new segment, which
- * is never writable; and a fork guard has words in memory behind all variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
+ * is never writable, and others with nothing but jumps to it; and a fork guard has words in memory behind all variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
  * place with the same content. The table itself must be found where kernels and loaders look for it.
  */
 import { alignUp, hex, PAGE_SIZE } from "../../address.js";
 import * as elf from "../../elf/constants.js";
-import type { ElfImage, ProgramHeader } from "../../elf/image.js";
+import type { ElfImage, ProgramHeader, Section } from "../../elf/image.js";
 import { atAddress, atOffset, type FileStretch, type Finding, finding } from "./findings.js";
 import { differingRuns, outside, type Run } from "./runs.js";
 
@@ -65,6 +65,7 @@ export function pairSegments(original: ElfImage, rewritten: ElfImage): SegmentPa
 /**
  * Judges the program headers.
  * @param judged stretches of the original's file whose content others judge, wherever it is now
+ * @param far sections with far jumps
  * @param words the fork guard's words: link-time addresses
  */
 export function judgeSegments(
@@ -73,6 +74,7 @@ export function judgeSegments(
   segments: SegmentPairs,
   judged: readonly FileStretch[],
   words: Run | undefined,
+  far: readonly Section[],
   asLaidOut: boolean,
 ): Finding[] {
   const findings: Finding[] = [];
@@ -95,9 +97,13 @@ export function judgeSegments(
     if (p.p_type !== elf.PT_LOAD) say(p, "is not in the original");
     else for (const problem of newSegmentProblems(p, asLaidOut)) say(p, problem);
   }
-  if (asLaidOut && segments.added.length > 1) say(segments.added[1]!, "is a second new segment");
+  if (asLaidOut) for (const p of segments.added.slice(1)) if (!holdsFarJumps(p, far)) say(p, "is a second new segment");
   return [...findings, ...judgeOrder(original, rewritten, segments), ...judgeTable(original, rewritten)];
 }
+
+/** Jumps to new code, far behind it, and nothing else: one section, which is judged with the sites. */
+const holdsFarJumps = (p: ProgramHeader, far: readonly Section[]): boolean =>
+  far.some((s) => s.sh_addr === p.p_vaddr && s.sh_size === p.p_filesz && s.sh_offset === p.p_offset);
 
 const permissions = ({ p_flags }: ProgramHeader): string =>
   `${p_flags & elf.PF_R ? "R" : "-"}${p_flags & elf.PF_W ? "W" : "-"}${p_flags & elf.PF_X ? "X" : "-"}${p_flags > 7 ? ` (${hex(p_flags)})` : ""}`;
@@ -135,6 +141,8 @@ function* placeProblems(
   );
   if (home === undefined) {
     if (r.p_vaddr !== o.p_vaddr || r.p_offset !== o.p_offset) yield "tells of what is in no segment";
+  } else if (r.p_vaddr === o.p_vaddr && r.p_offset === o.p_offset) {
+    // As it was, even where that was wrong.
   } else if (r.p_offset - home.p_offset !== r.p_vaddr - home.p_vaddr)
     yield `p_offset is ${hex(r.p_offset)}, which is not where its address is in the file`;
   const [before, now] = [

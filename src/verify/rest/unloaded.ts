@@ -75,17 +75,23 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
         finding("described", atOffset(end + run.start), differs("what is appended", before, now, run)),
       ),
     );
+  // Who knows of it by an offset finds it where it was.
+  if (!rewritten.bytes.subarray(endBefore, endBefore + before.length).equals(before))
+    say(endBefore, "what is appended to the original does not stand here any more");
   const loaded = Math.max(
     ...original.programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_offset + p.p_filesz),
   );
-  for (const gap of outside(described, 0, end)) {
+  // In holes there is nothing.
+  for (const gap of outside(union([...described, ...rewritten.holes]), 0, end)) {
     const bytes = rewritten.bytes.subarray(gap.start, gap.end);
     if (firstNonZero(bytes) < 0) continue;
-    // Among what is loaded nothing moves, padding neither.
-    const was = original.bytes.subarray(gap.start, Math.max(gap.start, Math.min(gap.end, loaded)));
+    // What is left of the original where it was is no news: padding, appended data, what a section was that grew.
+    const was = original.bytes.subarray(gap.start, gap.end);
     const size = Math.min(was.length, bytes.length);
+    // Zeros are what is left where tables stood that have moved; behind what is loaded there is no such place.
+    const isWhole = gap.start >= loaded && before.length > 0;
     for (const run of differingRuns(was.subarray(0, size), bytes.subarray(0, size)))
-      if (firstNonZero(bytes.subarray(run.start, run.end)) >= 0)
+      if (isWhole || firstNonZero(bytes.subarray(run.start, run.end)) >= 0)
         say(gap.start + run.start, "bytes that no header describes, and that were not there");
     if (firstNonZero(bytes.subarray(size)) >= 0)
       say(gap.start + size, "bytes that no header describes, and that were not there");

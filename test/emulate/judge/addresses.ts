@@ -89,7 +89,7 @@ export function placeMemory(state: CaseState): void {
   } else {
     let index = 0n;
     if (memory.index >= 0) {
-      index = state.pinned & (1 << memory.index) ? state.gpr(memory.index) : chooseIndex(state);
+      index = state.pinned & (1 << memory.index) ? state.gpr(memory.index) : chooseIndex(state, memory.base);
       setAddressGpr(state, memory.index, index, bits);
     }
     setAddressGpr(state, memory.base, sum - memory.displacement - index * scale, bits);
@@ -125,14 +125,16 @@ function chooseTarget(state: CaseState, size: number, room: number): bigint {
   return random.pick([0x8000000000000000n, 0x0000900000000000n, 0xffff7f0000000000n, 0xffff900000000000n]);
 }
 
-function chooseIndex(state: CaseState): bigint {
-  return state.random.oneIn(3) ? state.random.bits64() : BigInt(state.random.between(-300, 300));
+/** A base in rsp stays canonical: native.ts says why. */
+function chooseIndex(state: CaseState, base: number): bigint {
+  return base !== RSP && state.random.oneIn(3) ? state.random.bits64() : BigInt(state.random.between(-300, 300));
 }
 
 function setAddressGpr(state: CaseState, register: number, value: bigint, bits: bigint): void {
   const low = BigInt.asUintN(Number(bits), value);
   // With an address-size prefix the upper half is garbage that must not matter.
-  state.setGpr(register, bits === 32n ? (BigInt(state.random.bits()) << 32n) | low : low);
+  const garbage = BigInt(state.random.bits()) & (register === RSP ? 0x7fffn : 0xffffffffn);
+  state.setGpr(register, bits === 32n ? (garbage << 32n) | low : low);
 }
 
 function effectiveAddress(state: CaseState, bits: bigint): number {

@@ -3,6 +3,8 @@ import * as at from "./layout.js";
 import { Record } from "./layout.js";
 import type { Random } from "./random.js";
 
+const RSP = 4;
+
 /** What an instruction works on, as far as values for it are chosen. */
 export type Element = "integer" | "float32" | "float64" | "bytes";
 
@@ -11,6 +13,8 @@ export function fillRecord(record: Uint8Array, address: number, random: Random, 
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
   record.fill(0);
   for (let i = 0; i < 16; i++) view.setBigUint64(Record.GPR + 8 * i, random.integer(), true);
+  // Canonical: native.ts says why.
+  view.setBigInt64(Record.GPR + 8 * RSP, BigInt.asIntN(48, view.getBigInt64(Record.GPR + 8 * RSP, true)), true);
   view.setUint32(Record.FLAGS, randomFlags(random), true);
   view.setUint32(Record.IP, address, true);
   view.setUint16(Record.FX, 0x37f, true);

@@ -6,6 +6,10 @@
  * What the instruction does to the flow of control shows in which landing it reaches: each stores its own address and
  * jumps to the common exit. An exception becomes a signal; the handler notes it and has the kernel return to the exit,
  * which brings back all registers as they were at the exception.
+ *
+ * Some processors (seen on Zen 5 under a hypervisor) fault when the kernel returns to a program whose rsp is not
+ * canonical, whatever it came for. So a case starts with a canonical rsp, nothing has to be paged in once it runs, and
+ * after an exception rsp gets its value back behind the kernel, not by it.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -28,9 +32,14 @@ const SIGNAL_STACK = DATA + 0x10000;
 const SIGNAL_STACK_SIZE = 0x10000;
 const INPUT = 0x30000000;
 const OUTPUT = 0x50000000;
-/** Four words: where the input ends, and the output; where area and edge are. */
+/** Six words: where the input ends, and the output; where area and edge are; where the code is, and its length. */
 const PLACES = 0x72000000;
-const [INPUT_END, OUTPUT_END, AREA, EDGE] = [0, 8, 16, 24].map((i) => PLACES + i) as [number, number, number, number];
+const INPUT_END = PLACES;
+const OUTPUT_END = PLACES + 8;
+const AREA = PLACES + 16;
+const EDGE = PLACES + 24;
+const CODE = PLACES + 32;
+const CODE_SIZE = PLACES + 40;
 
 /** In DATA: the record of the case that runs, then variables. */
 const RECORD = DATA;
@@ -40,6 +49,9 @@ export const LANDED = RECORD + Record.IP;
 const INPUT_AT = DATA + 0x808;
 const OUTPUT_AT = DATA + 0x810;
 const ACTION = DATA + 0x820;
+/** Where a program that was interrupted goes on, and its rsp. */
+const RESUME_AT = DATA + 0x840;
+const RESUME_STACK = DATA + 0x848;
 const ALT_STACK = DATA + 0x860;
 
 /** SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV. */
@@ -49,7 +61,15 @@ const registers = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15
 
 /** In ucontext_t of x86-64: uc_mcontext.gregs. */
 const GREGS = 40;
-const [REG_RIP, REG_TRAPNO, REG_CR2] = [16, 20, 22].map((i) => GREGS + 8 * i) as [number, number, number];
+const [REG_RSP, REG_RIP, REG_TRAPNO, REG_CR2] = [15, 16, 20, 22].map((i) => GREGS + 8 * i) as [
+  number,
+  number,
+  number,
+  number,
+];
+
+/** madvise(2): page in, as if read. */
+const MADV_POPULATE_READ = 22;
 
 /**
  * One instruction with an absolute address as its memory operand (ModRM with SIB, no base, no index), as bytes:
@@ -104,6 +124,11 @@ function stub(): string {
       mov eax, 158
       mov edi, 0x1001
       mov esi, ${at.GS_BASE}
+      syscall
+      mov eax, 28
+      ${load("rdi", CODE)}
+      ${load("rsi", CODE_SIZE)}
+      mov edx, ${MADV_POPULATE_READ}
       syscall
       ${set(INPUT_AT, INPUT)}
       ${set(OUTPUT_AT, OUTPUT)}
@@ -160,6 +185,8 @@ function stub(): string {
 export const EXIT = STUB + 0x800;
 const HANDLER = STUB + 0xc00;
 const RESTORER = STUB + 0xe00;
+const RESUME = STUB + 0xe40;
+const STUB_SIZE = 0x1000;
 
 const exit = (next: number): string => `
       ${registers.map((r, i) => store(r, RECORD + Record.GPR + 8 * i)).join("\n")}
@@ -182,16 +209,30 @@ const exit = (next: number): string => `
       ${add(INPUT_AT, RECORD_SIZE)}
       jmp ${next}`;
 
+/** What faults in the stub itself is the return to it: that goes on where it was. */
 const handler = `
+      mov rax, qword ptr [rdx + ${REG_RIP}]
+      lea rcx, [rax - ${STUB}]
+      cmp rcx, ${STUB_SIZE}
+      jb resume
+      ${store("rax", LANDED)}
       mov rax, qword ptr [rdx + ${REG_TRAPNO}]
       or rax, ${at.FAULTED}
       ${store("rax", RECORD + Record.TRAP)}
       mov rax, qword ptr [rdx + ${REG_CR2}]
       ${store("rax", RECORD + Record.ADDRESS)}
-      mov rax, qword ptr [rdx + ${REG_RIP}]
-      ${store("rax", LANDED)}
-      mov qword ptr [rdx + ${REG_RIP}], ${EXIT}
+      mov eax, ${EXIT}
+    resume:
+      ${store("rax", RESUME_AT)}
+      mov rax, qword ptr [rdx + ${REG_RSP}]
+      ${store("rax", RESUME_STACK)}
+      mov qword ptr [rdx + ${REG_RSP}], ${STACK_TOP}
+      mov qword ptr [rdx + ${REG_RIP}], ${RESUME}
       ret`;
+
+const resume = `
+      ${load("rsp", RESUME_STACK)}
+      ${jumpTo(RESUME_AT)}`;
 
 let keystone: Keystone | undefined;
 
@@ -211,11 +252,12 @@ async function stubBytes(): Promise<Uint8Array> {
   if (main.length > EXIT - STUB) throw new Error("the stub has outgrown its place");
   // Where the next case begins, found by its first instruction.
   const next = Buffer.from(main).indexOf(await assemble(load("rsi", INPUT_AT), 0));
-  assembled = new Uint8Array(0x1000).fill(0xcc);
+  assembled = new Uint8Array(STUB_SIZE).fill(0xcc);
   assembled.set(main, 0);
   assembled.set(await assemble(exit(STUB + next), EXIT), EXIT - STUB);
   assembled.set(await assemble(handler, HANDLER), HANDLER - STUB);
   assembled.set(await assemble("mov eax, 15; syscall", RESTORER), RESTORER - STUB);
+  assembled.set(await assemble(resume, RESUME), RESUME - STUB);
   return assembled;
 }
 
@@ -252,8 +294,16 @@ export function codeOf(layout: Layout, instructions: readonly Uint8Array[]): Uin
  * @returns the states after
  */
 export async function runNatively(layout: Layout, code: Uint8Array, records: Uint8Array): Promise<Uint8Array> {
-  const places = Buffer.alloc(32);
-  [INPUT + records.length, OUTPUT + records.length, layout.area, layout.edge].forEach((value, i) => {
+  const words = [
+    INPUT + records.length,
+    OUTPUT + records.length,
+    layout.area,
+    layout.edge,
+    layout.code,
+    Math.ceil(code.length / 0x1000) * 0x1000,
+  ];
+  const places = Buffer.alloc(8 * words.length);
+  words.forEach((value, i) => {
     places.writeBigUInt64LE(BigInt(value), 8 * i);
   });
   const program = writeProgram(vaddr(STUB), [

@@ -50,13 +50,13 @@ after:
         pushfq                          /* changes nothing above the red zone's 16 */
         pop     %r14
         cld
-        lea     check(%rip), %r15       /* nothing names the address behind the call itself */
+        lea     check(%rip), %r15       /* nothing makes the address behind the call itself */
+        sub     %r15, %rcx
 #ifdef STUCK
-        add     $behind - check, %r15
+        cmp     $behind - check, %rcx
 #else
-        add     $after - 3 - check, %r15
+        cmp     $after - 3 - check, %rcx
 #endif
-        cmp     %r15, %rcx
         mov     $1, %edi
         jne     fail
         cmp     %r14, %r11

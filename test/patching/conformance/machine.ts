@@ -2,10 +2,10 @@
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll } from "vitest";
 import { treatmentOf } from "../../../src/live/kernel-tests.js";
 import { findTracefs } from "../../../src/live/tracefs.js";
 import { makeProgram } from "../../../src/patching/programs.js";
+import { behindFile } from "../../behind.js";
 import { uprobesMissing } from "../../packages/uprobes.js";
 import { hexBytes, LiveRun } from "./live.js";
 import { type LiveProgram, liveProgram } from "./live-program.js";
@@ -38,14 +38,18 @@ async function takesCallsBack(): Promise<boolean> {
 }
 
 let folder: string | undefined;
-afterAll(() => {
-  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
-});
 
 /** Writes a program that can be run, into a folder that goes away with the tests. Names of uprobes take no blanks. */
 export function write(title: string, { bytes }: LiveProgram): string {
   // Made when it is needed: where all tests are skipped nothing would remove it.
-  folder ??= mkdtempSync(path.join(tmpdir(), "conformance-"));
+  if (folder === undefined) {
+    const made = mkdtempSync(path.join(tmpdir(), "conformance-"));
+    folder = made;
+    behindFile(() => {
+      rmSync(made, { recursive: true, force: true });
+      folder = undefined;
+    });
+  }
   const file = path.join(folder, title.replace(/\W+/g, "-"));
   writeFileSync(file, bytes);
   chmodSync(file, 0o755);

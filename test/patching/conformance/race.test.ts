@@ -49,7 +49,7 @@ function modelled(program: Program): readonly ReadonlySet<string>[] {
 
 /**
  * Reads the sites again and again, in a thread of its own. What is read is kept when it is read twice. Words: whether to
- * stop, then for each site whether a call was read.
+ * stop, then for each site whether a call was read, then for each whether its nop was.
  */
 const READER = `
 const { workerData, parentPort } = require("node:worker_threads");
@@ -65,6 +65,7 @@ for (let turn = 0; Atomics.load(words, 0) === 0; turn++)
     if (first !== read()) return;
     seen[i].set(first, (seen[i].get(first) ?? 0) + 1);
     if (first.startsWith("e8")) Atomics.store(words, 1 + i, 1);
+    if (first.startsWith("0f")) Atomics.store(words, 1 + sites.length + i, 1);
   });
 parentPort.postMessage(seen);
 `;
@@ -72,12 +73,14 @@ parentPort.postMessage(seen);
 interface Reader {
   /** Whether a call has been read at each site. */
   hasReadCalls(): boolean;
+  /** Whether the nop has. */
+  hasReadNops(): boolean;
   /** Ends it: what was read at each site, and how often. */
   end(): Promise<readonly ReadonlyMap<string, number>[]>;
 }
 
 function readAllAlong(pid: number, program: Program): Reader {
-  const words = new Int32Array(new SharedArrayBuffer(4 * (1 + program.sites.length)));
+  const words = new Int32Array(new SharedArrayBuffer(4 * (1 + 2 * program.sites.length)));
   const sites = program.sites.map(({ address, original }) => ({ address, size: original.length }));
   const worker = new Worker(READER, { eval: true, workerData: { pid, sites, words } });
   const result = new Promise<readonly ReadonlyMap<string, number>[]>((resolve, reject) => {
@@ -85,7 +88,8 @@ function readAllAlong(pid: number, program: Program): Reader {
     worker.once("error", reject);
   });
   return {
-    hasReadCalls: () => words.subarray(1).every((_, i) => Atomics.load(words, 1 + i) === 1),
+    hasReadCalls: () => sites.every((_, i) => Atomics.load(words, 1 + i) === 1),
+    hasReadNops: () => sites.every((_, i) => Atomics.load(words, 1 + sites.length + i) === 1),
     end: () => {
       Atomics.store(words, 0, 1);
       return result;
@@ -110,6 +114,9 @@ describe.skipIf(skipBecause("races on the live kernel", await cannotCompare()))(
         const passing = Promise.all(
           Array.from({ length: THREADS }, (_, thread) => run.perform({ do: "pass", thread, times: PASSES })),
         );
+        // On busy cores the reader may get its first turn late.
+        const started = Date.now();
+        while (!reader.hasReadNops() && Date.now() - started < READ_WITHIN) await sleep(5);
         for (let i = 0; i < TOGGLES; i++) {
           await run.perform({ do: "attach" });
           const attached = Date.now();

@@ -1,0 +1,114 @@
+/**
+ * Which functions have to be followed for the sake of all others: those that make addresses of code and may compute with them,
+ * and those that may jump to a computed place. Most do neither, and are seen not to at a glance.
+ */
+import type { Vaddr } from "../address.js";
+import { Flow } from "../x86/decode.js";
+import { distantEnd, mayCallInside, mayLeave } from "./byte-hints.js";
+import type { CodeRange, FunctionIndex } from "./functions.js";
+import { handsOnAll } from "./values/carried.js";
+import type { ElfMemory } from "./values/memory.js";
+import type { NameIndex } from "./values/names.js";
+import { hasPlainTransfers, leavesFor, type Tables } from "./values/quick.js";
+import type { ReturnReaders } from "./values/return-readers.js";
+
+/** What has to be known of the program. All addresses are link-time addresses. */
+export interface Around {
+  readonly memory: ElfMemory;
+  readonly names: NameIndex;
+  readonly functions: FunctionIndex;
+  readonly readers: ReturnReaders;
+  partsOf(range: CodeRange): readonly CodeRange[] | string;
+  /** Whether an instruction makes an address, and it does not only look so. */
+  isMade(name: { readonly at: number; readonly target: number }): boolean;
+  isNamedInside(part: CodeRange): boolean;
+  clobbered(target: Vaddr): number;
+  landingPads(range: CodeRange, call: Vaddr): readonly Vaddr[];
+}
+
+export class Followed {
+  constructor(private readonly context: Around) {}
+
+  /** The ranges that make addresses of code and may compute with them. */
+  *makers(): Iterable<CodeRange> {
+    const made = new Map<number, number[]>();
+    for (const name of this.context.names.allMade()) {
+      const { at } = name;
+      const range = this.context.functions.containing(at);
+      if (range === undefined || !this.context.isMade(name)) continue;
+      const list = made.get(range.index);
+      if (list === undefined) made.set(range.index, [at]);
+      else list.push(at);
+    }
+    const readers = new Set<number>(
+      [...this.context.readers.all()].map(({ start }) => start).filter((start) => this.context.names.isCalled(start)),
+    );
+    for (let i = 0; i < this.context.functions.count; i++) {
+      const range = this.context.functions.range(i);
+      if (readers.size > 0 && this.calls(range, readers)) {
+        yield range;
+        continue;
+      }
+      const own = made.get(i);
+      const isHandedOn = own === undefined || this.handsOn(range, own);
+      // Code that finds out where it is, or goes by the global offset table, as large models do.
+      const isOdd =
+        this.context.names.usesOffsetTable(range.start, range.end) ||
+        this.context.names.makesStray(range.start, range.end);
+      if (!isHandedOn || isOdd || this.callsInside(range)) yield range;
+    }
+  }
+
+  private calls(range: CodeRange, callees: ReadonlySet<number>): boolean {
+    const bytes = this.context.functions.bytes(range);
+    for (let p = 0; p + 5 <= bytes.length; p++)
+      if (bytes[p] === 0xe8 && callees.has(range.start + distantEnd(bytes, p))) return true;
+    return false;
+  }
+
+  private callsInside(range: CodeRange): boolean {
+    if (!mayCallInside(this.context.functions.bytes(range))) return false;
+    const { start, end, count, flow, targets, unclean } = this.context.functions.code(range);
+    if (unclean !== undefined) return true;
+    for (let i = 0; i < count; i++) if (flow[i]! & Flow.Call && targets[i]! > start && targets[i]! < end) return true;
+    return false;
+  }
+
+  private tablesOf(range: CodeRange): Tables {
+    return {
+      isReadOnly: (address) => this.context.memory.isReadOnly(address),
+      landingPads: (call) => this.context.landingPads(range, call),
+      isNamedInside: this.context.isNamedInside(range),
+    };
+  }
+
+  private handsOn(range: CodeRange, made: readonly number[]): boolean {
+    const code = this.context.functions.code(range);
+    let tables: Tables | undefined;
+    let parts: readonly CodeRange[] | string | undefined;
+    return handsOnAll(code, made, {
+      fixed: this.context.memory.fixed,
+      clobbered: this.context.clobbered,
+      landingPads: (call) => this.context.landingPads(range, call),
+      isTailCall: (target) => {
+        const other = this.context.functions.containing(target);
+        if (other === undefined) return false;
+        parts ??= this.context.partsOf(range);
+        return typeof parts !== "string" && !parts.includes(other);
+      },
+      leaves: (index) => {
+        tables ??= this.tablesOf(range);
+        return leavesFor(code, index, tables);
+      },
+    });
+  }
+
+  /** The ranges that may jump to a computed place. */
+  *leavers(): Iterable<CodeRange> {
+    for (let i = 0; i < this.context.functions.count; i++) {
+      const range = this.context.functions.range(i);
+      if (!mayLeave(this.context.functions.bytes(range))) continue;
+      if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
+    }
+  }
+}

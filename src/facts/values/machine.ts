@@ -1,0 +1,548 @@
+/**
+ * One step of a program on values: the registers, and those stack slots whose distance from the stack pointer is known.
+ *
+ * Stores through pointers that are not made of rsp change no slot here: a compiler's spill slot has no other name, and
+ * whoever keeps addresses of code in one keeps to that as well (docs/assumptions.md).
+ */
+import { ALL_CLOBBERED } from "./clobbered.js";
+import type { MemoryOperand, Operand, Step } from "./steps.js";
+import { Arithmetic, type Findings, loaded, type Memory } from "./sums.js";
+import {
+  GIVEN,
+  Is,
+  image,
+  isNumber,
+  isStack,
+  join,
+  plain,
+  RET,
+  SOMEWHERE_ON_STACK,
+  type Source,
+  same,
+  small,
+  stack,
+  TAINT,
+  type Value,
+} from "./value.js";
+
+const RAX = 0;
+const RSP = 4;
+const RBP = 5;
+const REGISTERS = 16;
+
+export interface Slot {
+  readonly frame: number;
+  readonly offset: number;
+  readonly size: number;
+  readonly value: Value;
+}
+
+/** What is known right before an instruction. Not changed once others have it. */
+export interface State {
+  readonly registers: readonly Value[];
+  readonly slots: readonly Slot[];
+}
+
+/** At the start of a function, with the return address where rsp points to. */
+export function entryState(): State {
+  const registers = Array<Value>(REGISTERS).fill(GIVEN);
+  registers[RSP] = stack(0, 0);
+  return { registers, slots: [{ frame: 0, offset: 0, size: 8, value: RET }] };
+}
+
+/** Somewhere, with anything in the registers that may be handed over. */
+export function anyState(): State {
+  const registers = Array<Value>(REGISTERS).fill(GIVEN);
+  registers[RSP] = SOMEWHERE_ON_STACK;
+  return { registers, slots: [] };
+}
+
+export const sameState = (a: State, b: State): boolean =>
+  a === b ||
+  (a.slots.length === b.slots.length &&
+    a.registers.every((v, i) => same(v, b.registers[i]!)) &&
+    a.slots.every((s, i) => {
+      const o = b.slots[i]!;
+      if (s === o) return true;
+      return s.frame === o.frame && s.offset === o.offset && s.size === o.size && same(s.value, o.value);
+    }));
+
+/** Either of two states: a slot that one of them does not know is not known. */
+export function joinStates(a: State, b: State, widened: (joined: Value, before: Value) => Value): State {
+  let { registers } = a;
+  for (let i = 0; i < registers.length; i++) {
+    const before = a.registers[i]!;
+    const other = b.registers[i]!;
+    if (before === other) continue;
+    const joined = join(before, other);
+    // Nearly always nothing is new.
+    if (joined === before) continue;
+    const value = widened(joined, before);
+    if (same(value, before)) continue;
+    if (registers === a.registers) registers = [...registers];
+    (registers as Value[])[i] = value;
+  }
+  if (a.slots === b.slots) return registers === a.registers ? a : { registers, slots: a.slots };
+  let isSame = true;
+  const slots: Slot[] = [];
+  for (let i = 0, j = 0; i < a.slots.length && j < b.slots.length; ) {
+    const [slot, other] = [a.slots[i]!, b.slots[j]!];
+    const order = slot.frame - other.frame || slot.offset - other.offset;
+    if (order < 0) {
+      i++;
+      isSame = false;
+    } else if (order > 0) j++;
+    else {
+      if (slot === other) slots.push(slot);
+      else if (slot.size === other.size) {
+        const joined = join(slot.value, other.value);
+        const value = joined === slot.value ? joined : widened(joined, slot.value);
+        if (same(value, slot.value)) slots.push(slot);
+        else {
+          isSame = false;
+          slots.push({ ...slot, value });
+        }
+      } else isSame = false;
+      i++;
+      j++;
+    }
+  }
+  if (isSame && slots.length === a.slots.length) return registers === a.registers ? a : { registers, slots: a.slots };
+  return { registers, slots };
+}
+
+/** Runs steps, one after the other, from a state on. */
+export class Machine {
+  readonly arithmetic: Arithmetic;
+  registers: Value[] = [];
+  /** Ascending by frame and offset; never changed, but replaced. */
+  private known: readonly Slot[] = [];
+  /** `known` is this machine's own and nobody else has seen it: it may be changed. */
+  private isOwn = false;
+  /** The link-time address of the step. */
+  at = 0;
+
+  constructor(
+    readonly memory: Memory,
+    findings: Findings,
+    /** Told of loads: what an address without an index may be, and the instruction. */
+    private readonly onLoad?: (at: number, address: Value, size: number) => void,
+    /** Values go to vector registers and come back: what comes back may be anything that went there. */
+    private readonly keepsInVectors = false,
+  ) {
+    this.arithmetic = new Arithmetic(memory, findings);
+  }
+
+  /** The slots, which stay as they are from now on. */
+  get slots(): readonly Slot[] {
+    this.isOwn = false;
+    return this.known;
+  }
+
+  private set slots(slots: readonly Slot[]) {
+    this.known = slots;
+    this.isOwn = false;
+  }
+
+  enter({ registers, slots }: State): void {
+    this.registers = [...registers];
+    this.slots = slots;
+  }
+
+  /** What holds now. */
+  get state(): State {
+    return { registers: [...this.registers], slots: this.slots };
+  }
+
+  /** Where a jump, call or return leads: what its operand is. */
+  target({ operation, operands }: Step): Value {
+    if (operation === "return") return this.loadAt(this.registers[RSP]!, 8, false, false);
+    const [operand] = operands;
+    if (operand === undefined || operand.kind === "other") return TAINT;
+    // Through some slot of the stack, whichever.
+    if (operand.kind === "memory" && operand.index >= 0) {
+      const { address } = this.placeOf(operand);
+      if (address !== undefined && address.kinds & Is.Stack) return TAINT;
+    }
+    return this.read(operand, 8);
+  }
+
+  /** The state after a step, which is no direct jump. `next` is the link-time address of what follows. */
+  run(step: Step, at: number, next: number): void {
+    this.at = at;
+    const [first, second] = step.operands;
+    switch (step.operation) {
+      case "compare":
+      case "jump":
+        return;
+      case "return":
+        return;
+      case "move":
+        this.write(first!, this.extended(second!, first!, false));
+        return;
+      case "move signed":
+        this.write(first!, this.extended(second!, first!, true));
+        return;
+      case "address":
+        this.write(first!, this.sized(this.addressOf(second as MemoryOperand), first!));
+        return;
+      case "add":
+      case "subtract":
+      case "and":
+      case "or":
+      case "xor":
+        this.binary(step.operation, first!, second!);
+        return;
+      case "multiply":
+        this.write(
+          first!,
+          this.sized(this.scaled(this.read(second!, sizeOf(first!)), this.read(step.operands[2]!, 8)), first!),
+        );
+        return;
+      case "shift left": {
+        const count = second?.kind === "number" ? this.read(second, 8) : undefined;
+        const factor =
+          count !== undefined && isNumber(count) && count.plain[0]! < 32 ? plain(2 ** count.plain[0]!) : TAINT;
+        this.write(first!, this.sized(this.scaled(this.read(first!, sizeOf(first!)), factor), first!));
+        return;
+      }
+      case "shift right": {
+        const value = this.read(first!, sizeOf(first!));
+        const isSmall = value.kinds === Is.Small && value.low >= 0 && value.image.length === 0;
+        this.write(first!, isSmall ? value : this.arithmetic.spoiled(at, value));
+        return;
+      }
+      case "rotate": {
+        const value = this.read(first!, sizeOf(first!));
+        // Pointers that glibc keeps mangled: ror $0x11, xor %fs:0x30 (PTR_DEMANGLE).
+        const isPointer = value.kinds === Is.Given && value.image.length === 0 && second?.kind === "number";
+        this.write(first!, isPointer && second.value === 0x11 ? MANGLED : this.arithmetic.spoiled(at, value));
+        return;
+      }
+      case "exchange": {
+        const [a, b] = [this.read(first!, sizeOf(first!)), this.read(second!, sizeOf(second!))];
+        this.write(first!, b);
+        this.write(second!, a);
+        return;
+      }
+      case "conditional move":
+        this.write(
+          first!,
+          this.sized(join(this.read(first!, sizeOf(first!)), this.read(second!, sizeOf(first!))), first!),
+        );
+        return;
+      case "set condition":
+        this.write(first!, small(0, 1));
+        return;
+      case "push":
+        this.push(first === undefined || first.kind === "other" ? GIVEN : this.read(first, 8));
+        return;
+      case "pop": {
+        const value = this.pop();
+        if (first !== undefined) this.write(first, value);
+        return;
+      }
+      case "leave":
+        this.registers[RSP] = this.registers[RBP]!;
+        this.registers[RBP] = this.pop();
+        return;
+      case "sign extend eax":
+        this.registers[RAX] = this.arithmetic.signed32(at, this.registers[RAX]!);
+        return;
+      case "system call":
+        this.registers[RAX] = this.registers[1] = this.registers[11] = GIVEN;
+        return;
+      case "call":
+        this.call(ALL_CLOBBERED);
+        return;
+      case "other":
+        this.other(step, next);
+        return;
+    }
+  }
+
+  /** What a call leaves. @param clobbered the registers that it may change (System V ABI, AMD64 supplement, section 3.2.1) */
+  call(clobbered: number): void {
+    this.forgetPassed();
+    for (let r = 0; r < REGISTERS; r++) if (clobbered & (1 << r)) this.registers[r] = GIVEN;
+    const top = this.registers[RSP]!;
+    if (isStack(top) && !Number.isNaN(top.offset))
+      this.slots = this.known.filter((s) => s.frame !== top.frame || s.offset >= top.offset);
+  }
+
+  /** A callee that may hand its return address to its caller, in any of these registers. */
+  tell(registers: number, address: number): void {
+    const told = join(GIVEN, this.memory.fixed ? plain(address) : image(address));
+    for (let r = 0; r < REGISTERS; r++) if (registers & (1 << r)) this.registers[r] = told;
+  }
+
+  /** A callee may write to the objects on the stack that it is given addresses of, and these go on upwards from there. */
+  private forgetPassed(): void {
+    for (let r = 0; r < REGISTERS; r++) {
+      const { kinds, frame, offset } = this.registers[r]!;
+      if (r === RSP || r === RBP || (kinds & Is.Stack) === 0) continue;
+      if (frame < 0 || Number.isNaN(offset)) this.slots = [];
+      else
+        this.slots = this.known.filter(
+          (s) => s.frame !== frame || s.offset + s.size <= offset || s.value.kinds === Is.Ret,
+        );
+    }
+  }
+
+  push(value: Value): void {
+    const top = this.arithmetic.add(this.at, this.registers[RSP]!, plain(8), true);
+    this.registers[RSP] = top;
+    this.storeAt(top, 8, value);
+  }
+
+  private pop(): Value {
+    const value = this.loadAt(this.registers[RSP]!, 8, false);
+    this.registers[RSP] = this.arithmetic.add(this.at, this.registers[RSP]!, plain(8), false);
+    return value;
+  }
+
+  private binary(operation: "add" | "subtract" | "and" | "or" | "xor", first: Operand, second: Operand): void {
+    const size = sizeOf(first);
+    const isSame =
+      first.kind === "register" && second.kind === "register" && first.register === second.register && size >= 4;
+    if (isSame && (operation === "xor" || operation === "subtract")) {
+      this.write(first, plain(0));
+      return;
+    }
+    const [a, b] = [this.read(first, size), this.read(second, size)];
+    const { arithmetic, at } = this;
+    if (operation === "xor" && a === MANGLED && second.kind === "memory" && second.hasSegment) {
+      this.write(first, GIVEN);
+      return;
+    }
+    const result =
+      operation === "add" || operation === "subtract"
+        ? arithmetic.add(at, a, b, operation === "subtract")
+        : arithmetic.bits(at, a, b, operation);
+    this.write(first, this.sized(result, first));
+  }
+
+  /** Registers that an instruction writes which is not looked at more closely. */
+  private other({ operands, writes, reads }: Step, _next: number): void {
+    for (let r = 0; r < REGISTERS; r++)
+      if (reads & (1 << r) && writes !== 0) this.arithmetic.spoiled(this.at, this.registers[r]!);
+    for (let r = 0; r < REGISTERS; r++) {
+      if ((writes & (1 << r)) === 0) continue;
+      // From a vector register: something that was handed over. From memory alone: the same.
+      const isMove =
+        reads === 0 && operands.length === 2 && operands[0]!.kind === "register" && sizeOf(operands[0]!) === 8;
+      this.registers[r] =
+        r === RSP
+          ? SOMEWHERE_ON_STACK
+          : isMove && !(this.keepsInVectors && operands[1]!.kind === "other")
+            ? GIVEN
+            : TAINT;
+    }
+    const [first] = operands;
+    for (const o of operands)
+      if (o.kind === "memory" && !o.hasSegment) {
+        const { address } = this.placeOf(o);
+        if (address !== undefined) this.onLoad?.(this.at, address, o.size || 8);
+      }
+    if (first?.kind === "memory") this.store(first, first.size || 64, TAINT);
+  }
+
+  private scaled(value: Value, factor: Value): Value {
+    return isNumber(factor)
+      ? this.arithmetic.times(this.at, value, factor.plain[0]!)
+      : this.arithmetic.spoiled(this.at, value);
+  }
+
+  /** What an operand is, as far as `size` bytes of it are used. */
+  private read(operand: Operand, size: number): Value {
+    switch (operand.kind) {
+      case "number":
+        return plain(operand.value);
+      case "other":
+        return TAINT;
+      case "register": {
+        const value = this.registers[operand.register]!;
+        if (operand.size === 8) return value;
+        if (operand.size === 4) return this.arithmetic.low32(this.at, value);
+        return this.narrow(value, operand.size, operand.high);
+      }
+      case "memory":
+        return this.load(operand, operand.size || size, false);
+    }
+  }
+
+  /** The low 8 or 16 bits, zero-extended. */
+  private narrow(value: Value, size: number, isHigh: boolean): Value {
+    const range = 2 ** (8 * size);
+    if (this.arithmetic.codeOf(value).length > 0) this.arithmetic.spoiled(this.at, value);
+    if (isNumber(value) && !isHigh) return plain(((value.plain[0]! % range) + range) % range);
+    return small(0, range - 1);
+  }
+
+  /** The source of a mov, movzx or movsx, as wide as it gets. */
+  private extended(source: Operand, destination: Operand, isSigned: boolean): Value {
+    const size = source.kind === "register" || source.kind === "memory" ? sizeOf(source) : sizeOf(destination);
+    if (source.kind === "memory") return this.sized(this.load(source, size, isSigned), destination);
+    const value = this.read(source, size);
+    if (source.kind === "number") return destination.kind === "memory" ? value : this.sized(value, destination);
+    if (!isSigned) return value;
+    if (size === 4) return sizeOf(destination) === 8 ? this.arithmetic.signed32(this.at, this.fullOf(source)) : value;
+    if (isNumber(value)) return plain((value.plain[0]! << (32 - 8 * size)) >> (32 - 8 * size));
+    const half = 2 ** (8 * size - 1);
+    return this.sized(small(-half, half - 1), destination);
+  }
+
+  private fullOf(operand: Operand): Value {
+    return operand.kind === "register" ? this.registers[operand.register]! : TAINT;
+  }
+
+  /** What is left of a result in a register of this size. */
+  private sized(value: Value, destination: Operand): Value {
+    return destination.kind === "register" && destination.size === 4 ? this.arithmetic.low32(this.at, value) : value;
+  }
+
+  private write(destination: Operand, value: Value): void {
+    if (destination.kind === "memory") {
+      const { size } = destination;
+      const kept = size === 8 ? value : size === 4 ? this.arithmetic.low32(this.at, value) : TAINT;
+      this.store(destination, size, kept);
+      return;
+    }
+    if (destination.kind !== "register") return;
+    const { register, size } = destination;
+    if (register === RSP && !isStack(value) && value.kinds & Is.Stack) this.registers[RSP] = SOMEWHERE_ON_STACK;
+    else if (size >= 4) this.registers[register] = value;
+    else this.registers[register] = this.partly(this.registers[register]!, size);
+  }
+
+  /** A register of which the low 8 or 16 bits are something else now. */
+  private partly(old: Value, size: number): Value {
+    const isSmallOld = old.kinds & ~Is.Small ? false : old.image.length === 0;
+    const low = Math.min(old.kinds & Is.Small ? old.low : 0, 0, ...old.plain);
+    const high = Math.max(old.kinds & Is.Small ? old.high : 0, ...old.plain);
+    if (isSmallOld && low >= 0 && high < 2 ** 24) return small(0, Math.max(high, 2 ** (8 * size) - 1) * 2);
+    return this.arithmetic.spoiled(this.at, old);
+  }
+
+  /** The value that a memory operand's address has. */
+  addressOf(m: MemoryOperand): Value {
+    if (m.isRipRelative) return this.memory.fixed ? plain(m.displacement) : image(m.displacement);
+    let value = plain(m.displacement);
+    const { arithmetic, at, registers } = this;
+    if (m.base >= 0) value = arithmetic.add(at, registers[m.base]!, value, false);
+    if (m.index >= 0) value = arithmetic.add(at, value, arithmetic.times(at, registers[m.index]!, m.scale), false);
+    return value;
+  }
+
+  /** Where a memory operand lies, as far as that can be said without making a sum that nobody makes. */
+  private placeOf(m: MemoryOperand): { address: Value | undefined; sources: readonly Source[] | undefined } {
+    const { registers, memory } = this;
+    if (m.isRipRelative)
+      return { address: memory.fixed ? plain(m.displacement) : image(m.displacement), sources: undefined };
+    const base = m.base < 0 ? plain(0) : registers[m.base]!;
+    const numbers = (v: Value): readonly number[] => (v.kinds !== 0 ? [] : memory.fixed ? v.plain : v.image);
+    if (m.index < 0) {
+      if (isStack(base)) return { address: stack(base.frame, base.offset + m.displacement), sources: undefined };
+      if (m.base < 0) return { address: plain(m.displacement), sources: undefined };
+      const known = numbers(base).map((n) => n + m.displacement);
+      if (known.length === 0)
+        return { address: base.kinds & Is.Stack ? SOMEWHERE_ON_STACK : undefined, sources: undefined };
+      return {
+        address: { ...plain(0), plain: memory.fixed ? known : [], image: memory.fixed ? [] : known },
+        sources: undefined,
+      };
+    }
+    const index = registers[m.index]!;
+    if (base.kinds & Is.Stack || (index.kinds & Is.Stack && m.scale === 1))
+      return { address: SOMEWHERE_ON_STACK, sources: undefined };
+    const fromBase = m.base < 0 ? (memory.fixed ? [0] : []) : numbers(base);
+    const isBase =
+      m.base < 0 ? memory.fixed : fromBase.length > 0 && fromBase.every((n) => memory.isImage(n + m.displacement));
+    if (isBase)
+      return { address: undefined, sources: fromBase.map((n) => ({ at: n + m.displacement, step: m.scale })) };
+    // gcc -O0 has the address as index, with a scale of 1.
+    const fromIndex = m.scale === 1 ? numbers(index) : [];
+    if (fromIndex.length > 0 && fromIndex.every((n) => memory.isImage(n + m.displacement)))
+      return { address: undefined, sources: fromIndex.map((n) => ({ at: n + m.displacement, step: 1 })) };
+    return { address: undefined, sources: undefined };
+  }
+
+  private load(m: MemoryOperand, size: number, isSigned: boolean): Value {
+    if (m.hasSegment) return loaded(size > 8 ? 8 : size, isSigned, undefined);
+    const { address, sources } = this.placeOf(m);
+    if (address !== undefined) return this.loadAt(address, size, isSigned);
+    if (sources !== undefined)
+      for (const { at } of sources) this.onLoad?.(this.at, this.memory.fixed ? plain(at) : image(at), size);
+    else if (m.base >= 0) this.onLoad?.(this.at, this.registers[m.base]!, size);
+    return loaded(size > 8 ? 8 : size, isSigned, sources);
+  }
+
+  private loadAt(address: Value, size: number, isSigned: boolean, isTold = true): Value {
+    if (isTold) this.onLoad?.(this.at, address, size);
+    if (address.kinds & Is.Stack) {
+      const slot = this.known.find((s) => s.frame === address.frame && s.offset === address.offset && s.size >= size);
+      if (slot === undefined) return loaded(size, isSigned, undefined);
+      if (size === 8) return slot.value;
+      if (size === 4)
+        return isSigned ? this.arithmetic.signed32(this.at, slot.value) : this.arithmetic.low32(this.at, slot.value);
+      return loaded(size, isSigned, undefined);
+    }
+    const known = this.memory.fixed ? address.plain : address.image;
+    if (address.kinds === 0 && known.length > 0 && known.every((n) => this.memory.isImage(n))) {
+      // No index: this one word.
+      const sources = known.map((at) => ({ at, step: 0 }));
+      if (size !== 8) return loaded(size, isSigned, sources);
+      let result: Value | undefined;
+      for (const at of known) {
+        const value = this.memory.pointerAt(at) ?? { ...GIVEN, sources: [{ at, step: 0 }] };
+        result = result === undefined ? value : join(result, value);
+      }
+      return result!;
+    }
+    return loaded(size, isSigned, undefined);
+  }
+
+  private store(m: MemoryOperand, size: number, value: Value): void {
+    if (!m.hasSegment) this.storeAt(this.placeOf(m).address ?? TAINT, size, value);
+  }
+
+  private storeAt(address: Value, size: number, value: Value): void {
+    if ((address.kinds & Is.Stack) === 0) return;
+    if (!isStack(address) || Number.isNaN(address.offset)) {
+      this.slots = [];
+      return;
+    }
+    const { frame, offset } = address;
+    // What a load gives that finds no slot need not be kept.
+    const isKept =
+      size === 8
+        ? !same(value, GIVEN)
+        : size === 4 && (this.memory.fixed || value.kinds !== Is.Taint || value.image.length > 0);
+    const slots = this.known;
+    let first = 0;
+    while (
+      first < slots.length &&
+      (slots[first]!.frame < frame ||
+        (slots[first]!.frame === frame && slots[first]!.offset + slots[first]!.size <= offset))
+    )
+      first++;
+    let last = first;
+    while (last < slots.length && slots[last]!.frame === frame && slots[last]!.offset < offset + size) last++;
+    if (last === first && !isKept) return;
+    if (isKept && last === first + 1) {
+      const old = slots[first]!;
+      if (old.offset === offset && old.size === size && same(old.value, value)) return;
+    }
+    const own = this.isOwn ? (slots as Slot[]) : [...slots];
+    if (isKept) own.splice(first, last - first, { frame, offset, size, value });
+    else own.splice(first, last - first);
+    this.known = own;
+    this.isOwn = true;
+  }
+}
+
+/** A pointer that was loaded and rotated: xor with the guard makes it whole again. */
+const MANGLED: Value = { ...TAINT };
+
+const sizeOf = (operand: Operand): number =>
+  operand.kind === "register" || operand.kind === "memory" ? operand.size : 8;

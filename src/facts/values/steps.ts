@@ -1,0 +1,242 @@
+/**
+ * Instructions as steps of the analysis of values: what is read, what is done, what is written. One object an instruction,
+ * made once a function; iced-x86 is asked no more after that.
+ *
+ * Whatever is not listed is an "other" step: the registers that it writes get something unknown.
+ */
+import type { DecodedCode } from "../../x86/decode.js";
+import { iced } from "../../x86/iced.js";
+
+const { Mnemonic, OpKind, Register, OpAccess, MemorySizeExt, ConditionCode } = iced;
+type Instruction = InstanceType<typeof iced.Instruction>;
+type Decoder = InstanceType<typeof iced.Decoder>;
+
+export type Operand =
+  | { readonly kind: "register"; readonly register: number; readonly size: number; readonly high: boolean }
+  | { readonly kind: "number"; readonly value: number }
+  | MemoryOperand
+  /** A vector register, a segment: nothing is known of it. */
+  | { readonly kind: "other" };
+
+export interface MemoryOperand {
+  readonly kind: "memory";
+  /** Numbers of registers, or -1. */
+  readonly base: number;
+  readonly index: number;
+  readonly scale: number;
+  /** The displacement, or the link-time address of a %rip-relative operand. */
+  readonly displacement: number;
+  readonly isRipRelative: boolean;
+  /** Thread-local storage. */
+  readonly hasSegment: boolean;
+  /** Bytes; 0 where it is not known. */
+  readonly size: number;
+}
+
+export type Operation =
+  | "move"
+  | "move signed"
+  | "address"
+  | "add"
+  | "subtract"
+  | "and"
+  | "or"
+  | "xor"
+  | "multiply"
+  | "shift left"
+  | "shift right"
+  | "rotate"
+  | "exchange"
+  | "conditional move"
+  | "set condition"
+  | "push"
+  | "pop"
+  | "leave"
+  | "sign extend eax"
+  | "compare"
+  | "call"
+  | "jump"
+  | "return"
+  | "system call"
+  | "other";
+
+export interface Step {
+  readonly operation: Operation;
+  /** Operands as the instruction has them: the first is written, where any is. */
+  readonly operands: readonly Operand[];
+  /** Of "other": a bit for each register that is written. */
+  readonly writes: number;
+  /** Of "other": a bit for each register whose value, and not only an address, is read. */
+  readonly reads: number;
+}
+
+const [RSP, RBP] = [4, 5];
+
+/** Whether an operand is memory that may be a slot of the stack. */
+export const usesStack = (o: Operand): boolean =>
+  o.kind === "memory" && (o.base === RSP || o.base === RBP || o.index === RBP) && !o.hasSegment;
+
+const NOTHING: Step = { operation: "compare", operands: [], writes: 0, reads: 0 };
+
+const byMnemonic = new Map<number, Operation>([
+  [Mnemonic.Mov, "move"],
+  [Mnemonic.Movzx, "move"],
+  [Mnemonic.Movsx, "move signed"],
+  [Mnemonic.Movsxd, "move signed"],
+  [Mnemonic.Lea, "address"],
+  [Mnemonic.Add, "add"],
+  [Mnemonic.Inc, "add"],
+  [Mnemonic.Sub, "subtract"],
+  [Mnemonic.Dec, "subtract"],
+  [Mnemonic.And, "and"],
+  [Mnemonic.Or, "or"],
+  [Mnemonic.Xor, "xor"],
+  [Mnemonic.Shl, "shift left"],
+  [Mnemonic.Sal, "shift left"],
+  [Mnemonic.Shr, "shift right"],
+  [Mnemonic.Sar, "shift right"],
+  [Mnemonic.Ror, "rotate"],
+  [Mnemonic.Rol, "rotate"],
+  [Mnemonic.Xchg, "exchange"],
+  [Mnemonic.Push, "push"],
+  [Mnemonic.Pop, "pop"],
+  [Mnemonic.Leave, "leave"],
+  [Mnemonic.Cdqe, "sign extend eax"],
+  [Mnemonic.Cmp, "compare"],
+  [Mnemonic.Test, "compare"],
+  [Mnemonic.Nop, "compare"],
+  [Mnemonic.Endbr64, "compare"],
+  [Mnemonic.Bt, "compare"],
+  [Mnemonic.Call, "call"],
+  [Mnemonic.Jmp, "jump"],
+  [Mnemonic.Ret, "return"],
+  [Mnemonic.Syscall, "system call"],
+]);
+
+const FIRST_VECTOR = Register.XMM0;
+const scratch = new iced.Instruction();
+const infoFactory = new iced.InstructionInfoFactory();
+
+/** The steps of a range that decodes, by the index of the instruction. */
+export function stepsOf(code: DecodedCode): readonly Step[] {
+  const steps: Step[] = [];
+  for (let i = 0; i < code.count; i++) steps.push(stepAt(code, i));
+  return steps;
+}
+
+/** Of the last ranges that were asked about: all of a large library would take more memory than the file. */
+const kept = new Map<DecodedCode, Step[]>();
+const MOST_KEPT = 64;
+/** Whoever asks of one instruction asks of its neighbours next. */
+let current: { readonly code: DecodedCode; readonly steps: Step[]; readonly decoder: Decoder } | undefined;
+
+/** The step of one instruction. */
+export function stepAt(code: DecodedCode, index: number): Step {
+  if (current?.code !== code) current = turnTo(code);
+  const { steps, decoder } = current;
+  const known = steps[index];
+  if (known !== undefined) return known;
+  decoder.position = code.offsets[index]!;
+  decoder.ip = BigInt(code.start + code.offsets[index]!);
+  decoder.decodeOut(scratch);
+  const step = read(scratch);
+  steps[index] = step;
+  return step;
+}
+
+function turnTo(code: DecodedCode): NonNullable<typeof current> {
+  current?.decoder.free();
+  const steps = kept.get(code) ?? [];
+  kept.delete(code);
+  kept.set(code, steps);
+  if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value!);
+  return { code, steps, decoder: new iced.Decoder(64, code.bytes, iced.DecoderOptions.None) };
+}
+
+function read(instruction: Instruction): Step {
+  const { mnemonic } = instruction;
+  let operation = byMnemonic.get(mnemonic);
+  if (operation === undefined && instruction.conditionCode !== ConditionCode.None) {
+    if (instruction.isJccShortOrNear || instruction.isLoop || instruction.isLoopcc) operation = "compare";
+    else if (instruction.opCount === 2) operation = "conditional move";
+    else if (instruction.opCount === 1) operation = "set condition";
+  }
+  if (operation === "compare" && !instruction.isLoop && !instruction.isLoopcc) return NOTHING;
+  if (mnemonic === Mnemonic.Imul && instruction.opCount === 3) operation = "multiply";
+  if (operation === undefined || operation === "compare") return other(instruction);
+  const operands: Operand[] = [];
+  for (let k = 0; k < instruction.opCount; k++) operands.push(operand(instruction, k));
+  if (mnemonic === Mnemonic.Inc || mnemonic === Mnemonic.Dec) operands.push({ kind: "number", value: 1 });
+  // mov from and to segment and control registers.
+  if (operation === "move" && operands[1]?.kind === "other") return other(instruction);
+  return { operation, operands, writes: 0, reads: 0 };
+}
+
+/** The number of a general-purpose register, or -1. */
+function numberOf(register: number): number {
+  if (register < Register.AL || register > Register.R15) return -1;
+  return iced.RegisterExt.fullRegister(register) - Register.RAX;
+}
+
+function operand(instruction: Instruction, k: number): Operand {
+  const kind = instruction.opKind(k);
+  if (kind === OpKind.Register) {
+    const register = instruction.opRegister(k);
+    const number = numberOf(register);
+    if (number < 0) return { kind: "other" };
+    const high = register >= Register.AH && register <= Register.BH;
+    const size = register >= Register.RAX ? 8 : register >= Register.EAX ? 4 : register >= Register.AX ? 2 : 1;
+    return { kind: "register", register: number, size, high };
+  }
+  if (kind === OpKind.Memory) return memoryOperand(instruction);
+  if (kind >= OpKind.Immediate8 && kind <= OpKind.Immediate32to64)
+    return { kind: "number", value: Number(BigInt.asIntN(64, instruction.immediate(k))) };
+  return { kind: "other" };
+}
+
+function memoryOperand(instruction: Instruction): MemoryOperand {
+  const { memoryBase, memoryIndex } = instruction;
+  const isRipRelative = instruction.isIpRelMemoryOperand;
+  const segment = instruction.memorySegment;
+  return {
+    kind: "memory",
+    base: isRipRelative ? -1 : numberOf(memoryBase),
+    index: numberOf(memoryIndex),
+    scale: instruction.memoryIndexScale,
+    displacement: isRipRelative
+      ? Number(BigInt.asIntN(64, instruction.ipRelMemoryAddress))
+      : Number(BigInt.asIntN(64, instruction.memoryDisplacement)),
+    isRipRelative,
+    hasSegment: segment === Register.FS || segment === Register.GS,
+    size: MemorySizeExt.size(instruction.memorySize),
+  };
+}
+
+function other(instruction: Instruction): Step {
+  const count = instruction.opCount;
+  const operands: Operand[] = [];
+  for (let k = 0; k < count; k++) operands.push(operand(instruction, k));
+  // Vector instructions write what they name first, and no general-purpose register besides.
+  const first = count > 0 && instruction.opKind(0) === OpKind.Register ? instruction.opRegister(0) : -1;
+  if (first >= FIRST_VECTOR && first <= Register.ZMM31) return { operation: "other", operands, writes: 0, reads: 0 };
+  const info = infoFactory.info(instruction);
+  const used = info.usedRegisters();
+  let writes = 0;
+  let reads = 0;
+  for (const { register, access, free } of used.map((u) => ({
+    register: u.register,
+    access: u.access,
+    free: () => u.free(),
+  }))) {
+    const number = numberOf(register);
+    free();
+    if (number < 0) continue;
+    if (access !== OpAccess.Read && access !== OpAccess.CondRead && access !== OpAccess.NoMemAccess)
+      writes |= 1 << number;
+    if (access !== OpAccess.Write && access !== OpAccess.CondWrite) reads |= 1 << number;
+  }
+  info.free();
+  for (const o of operands)
+    if (o.kind === "memory") reads &= ~((o.base >= 0 ? 1 << o.base : 0) | (o.index >= 0 ? 1 << o.index : 0));
+  return { operation: "other", operands, writes, reads };
+}

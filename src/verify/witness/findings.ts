@@ -1,0 +1,150 @@
+/**
+ * What following a group finds, taken down as the arithmetic tells of it; and where the entries of a table lead.
+ */
+import type { Parts } from "./parts.js";
+import type { Loads } from "./place.js";
+import type { Program } from "./program.js";
+import type { Atom, Table, Value, Watcher } from "./values.js";
+
+export interface Formation {
+  readonly base: number;
+  readonly table: Table;
+  readonly minus: boolean;
+  readonly at: number;
+  /** Where its entries lead. The table may end before: its end is not known. */
+  readonly entries: readonly number[];
+  /** So many of them come before another address of data that code makes. */
+  readonly sure: number;
+}
+
+/** What is found in a group. All addresses are link-time addresses. */
+export interface Findings {
+  /** What each indirect transfer, and each ret, goes by. */
+  readonly transfers: Map<number, { readonly value: Value; readonly kind: "jmp" | "call" | "ret" }>;
+  /** Addresses of code, and instructions that make them. */
+  readonly made: Map<number, number>;
+  readonly lost: Map<
+    string,
+    { readonly base: number; readonly reach: readonly [number, number] | undefined; readonly at: number }
+  >;
+  readonly formations: Map<string, Formation>;
+  /** Code that is read as data, and where. */
+  readonly readAsData: Map<number, number>;
+  /** Loads that find the return address, or may. */
+  readonly returnReads: Map<number, "found" | "maybe">;
+  /** Bases of sums that go anywhere: to memory, into a call, out of the function, to a transfer. Others are only read by. */
+  readonly handedOn: Set<number>;
+  /** Addresses that were asked for at which an instruction was followed. */
+  readonly reached: Set<number>;
+  /** rsp at addresses that were asked for. */
+  readonly stackPointers: Map<number, Value>;
+}
+
+const MOST_ENTRIES = 1 << 16;
+
+/** Where the entries of a table lead, as far as they lead to code; undefined where it may change at run time. */
+function entriesOf(program: Program, base: number, table: Table, minus: boolean): readonly number[] | undefined {
+  const { first, stride, width, signed } = table;
+  if (!program.isConstant(first)) return undefined;
+  const span = program.spanOf(first);
+  const found: number[] = [];
+  if (span === undefined) return found;
+  const step = Math.max(stride, width);
+  for (let at = first; at + width <= span.end && found.length < MOST_ENTRIES; at += step) {
+    if (program.isRelocated(at, width)) break;
+    const word = wordAt(span.view, at - span.start, width, signed);
+    const target = minus ? base - word : base + word;
+    if (!program.isCode(target)) break;
+    found.push(target);
+    if (stride === 0) break;
+  }
+  return found;
+}
+
+/** A base and a table, whose entries are as many as lead to code; undefined where they may change at run time. */
+export function formationOf(
+  program: Program,
+  parts: Parts,
+  base: number,
+  table: Table,
+  minus: boolean,
+  at: number,
+): Formation | undefined {
+  const entries = entriesOf(program, base, table, minus);
+  if (entries === undefined) return undefined;
+  const { first, stride, width } = table;
+  const sure = Math.min(entries.length, Math.ceil((parts.nextMade(first) - first) / Math.max(stride, width)));
+  return { base, table, minus, at, entries, sure };
+}
+
+export function wordAt(view: DataView, at: number, width: number, signed: boolean): number {
+  if (width === 8) return Number(view.getBigInt64(at, true));
+  if (width === 4) return signed ? view.getInt32(at, true) : view.getUint32(at, true);
+  if (width === 2) return signed ? view.getInt16(at, true) : view.getUint16(at, true);
+  return signed ? view.getInt8(at) : view.getUint8(at);
+}
+
+/** Takes down what the arithmetic tells. */
+export class Watch implements Watcher, Loads {
+  readonly isFixed: boolean;
+  at = 0;
+  private findings!: Findings;
+
+  constructor(
+    private readonly program: Program,
+    private readonly parts: Parts,
+  ) {
+    this.isFixed = program.isFixed;
+  }
+
+  begin(): Findings {
+    this.findings = {
+      transfers: new Map(),
+      made: new Map(),
+      lost: new Map(),
+      formations: new Map(),
+      readAsData: new Map(),
+      returnReads: new Map(),
+      handedOn: new Set(),
+      reached: new Set(),
+      stackPointers: new Map(),
+    };
+    return this.findings;
+  }
+
+  isCode(address: number): boolean {
+    return this.program.isCode(address);
+  }
+
+  made(address: number): void {
+    this.findings.made.set(address, this.at);
+  }
+
+  lost(base: number, reach: readonly [number, number] | undefined): void {
+    this.findings.lost.set(`${base},${reach}`, { base, reach, at: this.at });
+  }
+
+  formed(base: number, table: Table, minus: boolean): "unknown" | "nowhere" | "code" {
+    const { first, stride, width, signed } = table;
+    const key = `${base},${first},${stride},${width},${signed},${minus}`;
+    if (this.findings.formations.has(key)) return "code";
+    const formation = formationOf(this.program, this.parts, base, table, minus, this.at);
+    if (formation === undefined || (formation.entries.length === 0 && this.isCode(base))) return "unknown";
+    if (formation.entries.length === 0) return "nowhere";
+    this.findings.formations.set(key, formation);
+    return "code";
+  }
+
+  handOn(value: Value): void {
+    for (const { kind, n } of value) if (kind === "sum") this.findings.handedOn.add(n);
+  }
+
+  readCode(address: number): void {
+    this.findings.readAsData.set(address, this.at);
+  }
+
+  readStack({ n, extra }: Atom): void {
+    if (extra !== 0 || n <= -8 || n >= 8) return;
+    this.findings.returnReads.set(this.at, Number.isNaN(n) ? "maybe" : "found");
+  }
+}

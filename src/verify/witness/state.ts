@@ -1,0 +1,154 @@
+/**
+ * What is known at an address: sixteen registers, and the slots of the stack that this function has written.
+ *
+ * A slot is known by where its address comes from (rsp at entry, or an instruction that rounded rsp) and its distance from there.
+ * After a store at a place on the stack that is not known no slot is known; what it stored may be found at such places only
+ * (`loose`). Stores through other pointers are assumed to leave the function's own slots alone.
+ */
+import { type Atom, GIVEN, join, SCRAP, TAINT, type Value } from "./values.js";
+
+export const RSP = 4;
+export const RBP = 5;
+
+/** rbx, rsp, rbp, r12 to r15: what a call gives back. */
+export const isPreserved = (register: number): boolean =>
+  register === 3 || register === RSP || register === RBP || register >= 12;
+
+interface Slot {
+  readonly value: Value;
+  readonly size: number;
+}
+
+/** Farther from its base nothing is told apart. */
+const FARTHEST = 2 ** 15;
+const key = ({ extra, n }: Atom): number => extra * 2 ** 16 + n + FARTHEST;
+export const isPlaced = ({ n }: Atom): boolean => Math.abs(n) < FARTHEST;
+
+export class State {
+  constructor(
+    readonly registers: Value[],
+    /** Shared with copies until one of them changes it. */
+    private slots: Map<number, Slot>,
+    private loose: Value,
+    private isShared = false,
+  ) {}
+
+  static of(rsp: Value): State {
+    const registers: Value[] = new Array<Value>(16).fill(GIVEN);
+    registers[RSP] = rsp;
+    return new State(registers, new Map(), GIVEN);
+  }
+
+  copy(): State {
+    this.isShared = true;
+    return new State(this.registers.slice(), this.slots, this.loose, true);
+  }
+
+  private own(): Map<number, Slot> {
+    if (this.isShared) {
+      this.slots = new Map(this.slots);
+      this.isShared = false;
+    }
+    return this.slots;
+  }
+
+  /** Takes in another state; whether this one has become wider. */
+  join(other: State): boolean {
+    let wider = false;
+    const { registers } = this;
+    for (let i = 0; i < 16; i++) {
+      const both = join(registers[i]!, other.registers[i]!);
+      if (both !== registers[i]) wider = true;
+      registers[i] = both;
+    }
+    const loose = join(this.loose, other.loose);
+    if (loose !== this.loose) wider = true;
+    this.loose = loose;
+    if (this.slots === other.slots) return wider;
+    for (const [at, slot] of this.slots) {
+      const theirs = other.slots.get(at);
+      if (slot.size < 8 && theirs !== undefined && theirs.size < 8) continue;
+      // Where only one side put eight bytes there, the other has what was handed over.
+      const size = 8;
+      const value = join(slot.size === 8 ? slot.value : GIVEN, theirs?.size === 8 ? theirs.value : GIVEN);
+      if (value === slot.value && size === slot.size) continue;
+      wider = true;
+      this.own().set(at, { value, size });
+    }
+    for (const [at, slot] of other.slots) {
+      if (this.slots.has(at)) continue;
+      if (slot.size < 8) continue;
+      const value = join(GIVEN, slot.value);
+      if (value === GIVEN) continue;
+      wider = true;
+      this.own().set(at, { value, size: 8 });
+    }
+    return wider;
+  }
+
+  /** The eight bytes at a place on the stack. What this function did not put there was handed over. */
+  load(place: Atom): Value {
+    if (!isPlaced(place)) return join(GIVEN, this.loose);
+    if (this.slots.size === 0) return GIVEN;
+    const at = key(place);
+    const slot = this.slots.get(at);
+    if (slot !== undefined && slot.size === 8) return slot.value;
+    // Pieces that this function wrote, all eight bytes of them, are something that it put together.
+    const written = this.overlapping(at, 8).reduce((sum, other) => sum + Math.min(this.slots.get(other)!.size, 8), 0);
+    return written >= 8 ? TAINT : GIVEN;
+  }
+
+  /** What slots hold of which a load of fewer than eight bytes takes a part. */
+  pieces(place: Atom, size: number): readonly Value[] {
+    if (!isPlaced(place)) return [this.loose];
+    if (this.slots.size === 0) return [];
+    const own = this.overlapping(key(place), size).map((at) => this.slots.get(at)!);
+    return own.filter((slot) => slot.size === 8).map(({ value }) => value);
+  }
+
+  /** `isOne`: the store goes there and nowhere else. */
+  store(place: Atom, size: number, value: Value, isOne: boolean): void {
+    if (!isPlaced(place)) {
+      this.slots = new Map();
+      this.isShared = false;
+      const strange = value.filter(({ kind }) => kind !== "given" && kind !== "number" && kind !== "stack");
+      if (strange.length > 0) this.loose = join(this.loose, strange);
+      return;
+    }
+    const at = key(place);
+    if (!isOne) {
+      const before = this.load(place);
+      // A pointer that walks over an array of the frame ends before the return address.
+      if (before.some(({ kind }) => kind === "return")) return;
+      if (size === 8) this.own().set(at, { value: join(before, value), size });
+      return;
+    }
+    if (this.slots.size > 0) for (const other of this.overlapping(at, size)) this.own().delete(other);
+    if (size <= 8) this.own().set(at, { value: size === 8 ? value : TAINT, size });
+  }
+
+  /** What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or above. */
+  call(changed: number): void {
+    const { registers, slots } = this;
+    for (let register = 0; register < 12; register++)
+      if (changed & (1 << register)) registers[register] = register === 0 || register === 2 ? GIVEN : SCRAP;
+    const rsp = registers[RSP]!;
+    const [only] = rsp;
+    for (const [at, { size }] of slots) {
+      const isBelow =
+        rsp.length === 1 && only!.kind === "stack" && isPlaced(only!) && isInFrame(at, only!) && at < key(only!);
+      if (size < 8 || isBelow) this.own().delete(at);
+    }
+  }
+
+  private overlapping(at: number, size: number): number[] {
+    const found: number[] = [];
+    for (let other = at - 7; other < at + size; other++) {
+      const slot = this.slots.get(other);
+      if (slot !== undefined && other + slot.size > at) found.push(other);
+    }
+    return found;
+  }
+}
+
+const isInFrame = (at: number, { extra }: Atom): boolean => Math.floor(at / 2 ** 16) === extra;
