@@ -129,7 +129,9 @@ describe.skipIf(cannotOptimize("real loads: postgres"))("postgres under pgbench,
     (share: number) =>
     (probe: string): Noise => {
       if (repeatable.test(probe)) return EXACT;
-      return WAITING.test(probe) ? ANY : { share, few: 20 };
+      // A lock that is tried without waiting is had or not as the server's own processes come by: 2 % apart in a run of three here.
+      const ofChance = /:lwlock__condacquire$/.test(probe) ? Math.max(share, 0.1) : share;
+      return WAITING.test(probe) ? ANY : { share: ofChance, few: 20 };
     };
   const total = (hits: readonly SiteHits[], probe: RegExp): number =>
     hits.filter((h) => probe.test(h.probe)).reduce((sum, h) => sum + h.hits, 0);
