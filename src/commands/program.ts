@@ -117,10 +117,6 @@ Exit status:
       new Option("--original <file>", "the original; without it, the one that the file carries").argParser(notEmpty),
     )
     .option("--strict", "exit with 3 also if anything could not be proved")
-    .option(
-      "--witness",
-      "ask a second checker, too, that shares nothing with the rewriter (slower; doubts some sound files)",
-    )
     .option("--live", "run the program, too, without and with uprobes: same output and exit status? (root)")
     .option("--json", "print one JSON document")
     .action(async (file: string, options: VerifyOptions) => {

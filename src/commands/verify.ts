@@ -15,8 +15,6 @@ export interface VerifyOptions {
   readonly strict?: boolean;
   /** The original, where the user has it; else the file's own. */
   readonly original?: string;
-  /** Ask the witness, too: a checker that shares no facts with the rewriter. */
-  readonly witness?: boolean;
   /** Run the program as well, without and with uprobes on its probes. */
   readonly live?: boolean;
 }
@@ -35,7 +33,7 @@ export async function verify(path: string, options: VerifyOptions, streams: Stre
       ? carriedOriginal(rewritten)
       : givenOriginal(rewritten, readOriginal(options.original));
   const live = options.live ? await runLive(path, rewritten) : null;
-  const run: VerifyRun = { input: path, report: verifyImage(rewritten, original, options.witness), live };
+  const run: VerifyRun = { input: path, report: verifyImage(rewritten, original), live };
   await print(
     streams,
     options.json ? document(verifyDocument(run)) : verifyText(run, makeStyle(wantsColours(streams.stdout))),

@@ -43,7 +43,7 @@ export interface GroupFacts {
 /** What an indirect transfer goes by that is known: any of these. */
 export interface Way {
   readonly at: Vaddr;
-  /** What was handed over as it is. */
+  /** What was handed over, as it is or, where loaders call it, two words of that. */
   readonly isPointer: boolean;
   /** Addresses of this file. */
   readonly addresses: readonly number[];
@@ -263,8 +263,16 @@ export class ComputedTargets {
       looksAtReturn,
       rspAtNops,
     };
-    const known = transfers.filter((t) => this.isKnown(t) && !isOrdinaryReturn(t));
-    return { flow, ways: known.map((t) => this.wayOf(t, formations)) };
+    const known = transfers.filter((t) => (this.isKnown(t) || isLoaderCall(t)) && !isOrdinaryReturn(t));
+    const ways = known.map((t) => this.wayOf(t, formations));
+    const claimed = new Set(ways.flatMap(({ tables }) => tables));
+    // A sum that went through memory comes back as what was handed over.
+    const stored = formations.filter((f) => f.base !== 0 && !claimed.has(f));
+    return {
+      flow,
+      ways:
+        stored.length === 0 ? ways : ways.map((w) => (w.isPointer ? { ...w, tables: [...w.tables, ...stored] } : w)),
+    };
   }
 
   private wayOf({ at, target }: Transfer, formations: readonly Formation[]): Way {
@@ -279,7 +287,7 @@ export class ComputedTargets {
     const numbers = (this.memory.fixed ? plain : image).filter((n) => this.memory.isImage(n));
     return {
       at,
-      isPointer: (kinds & (Is.Given | Is.Word | Is.Ret)) !== 0 && entries.length === 0,
+      isPointer: (kinds & (Is.Given | Is.Word | Is.Ret | Is.Moved)) !== 0 && entries.length === 0,
       addresses: isTable ? numbers : [...numbers, ...entries],
       tables: [
         ...(kinds & Is.Sum ? formations.filter((f) => f.base !== 0 && bases.includes(f.base)) : []),

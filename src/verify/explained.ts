@@ -29,10 +29,10 @@ export function explainedCode(
     if (proof === undefined || blamed.has(one)) {
       if (isSite || blamed.has(one)) explained.push(window);
       walked.push(...(proof?.walkedNew ?? []));
-      continue;
     }
-    // A difference or a doubt that no probe is near enough to answer for is nobody's.
-    if (proof.mismatches.length > 0 || one.doubts.length > 0) continue;
+    // A difference or a doubt that no probe is near enough to answer for is nobody's. Of what is only doubted the ways are known.
+    if (proof === undefined || proof.mismatches.some((m) => m.verdict === "different")) continue;
+    if (proof.mismatches.length + one.doubts.length > 0 && !blamed.has(one)) continue;
     if (accountsFor(proof)) replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);

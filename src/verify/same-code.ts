@@ -17,6 +17,7 @@
  * place that the same note names there, and nowhere else.
  */
 import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { LONGEST_INSTRUCTION } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import { isFiveByteNop } from "../x86/nops.js";
 import { traitsOf } from "../x86/relocate.js";
@@ -109,6 +110,11 @@ interface Problem {
 }
 
 const different = (reason: string, notes: readonly number[] = []): Problem => ({ reason, verdict: "different", notes });
+const unproved = (at: number): Problem => ({
+  reason: `there is no instruction at ${hex(at)}`,
+  verdict: "unproved",
+  notes: [],
+});
 
 /** One step of both: what each passed in silence, and the pair where that ended. */
 interface Step {
@@ -190,7 +196,7 @@ export class Walk {
   /** What the ends of both silences have to do with each other. */
   private meet(stop: Stop, step: Step): Problem | undefined {
     const { here, original, rewritten, touched } = step;
-    if (stop.kind === "wrong") return different(stop.reason);
+    if (stop.kind === "wrong") return this.isNoCode(here) ? unproved(here.o) : different(stop.reason);
     const nops = nopProblem(this.subject, original, rewritten);
     if (nops !== undefined) return different(nops);
     switch (stop.kind) {
@@ -206,6 +212,15 @@ export class Walk {
     if (stop.kind === "event" || originalNotes(this.subject, here.o, here) !== undefined)
       return this.event(stop.kind === "event" ? stop.notes : undefined, step);
     return stop.kind === "callee" ? this.callee(step) : this.instruction(stop.instruction, step);
+  }
+
+  /** Whether neither side has an instruction here, in the same bytes. */
+  private isNoCode({ o, r }: Pair): boolean {
+    const { original, rewritten } = this.subject;
+    return (
+      original.code.at(o) === null &&
+      sameBytes(original.code.bytes(o, LONGEST_INSTRUCTION), rewritten.code.bytes(r, LONGEST_INSTRUCTION))
+    );
   }
 
   private event(found: readonly number[] | undefined, step: Step): Problem | undefined {

@@ -39,8 +39,8 @@ export const verifySites = (rewritten: ElfImage, original: ElfImage): readonly S
  * Judges all probes, and all code.
  * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is damaged
  */
-export const examineCode = (rewritten: ElfImage, original: ElfImage, asksWitness = false): CodeReport =>
-  judge(gatherEvidence(rewritten, original, asksWitness));
+export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport =>
+  judge(gatherEvidence(rewritten, original, true));
 
 /**
  * Everything that the verdicts follow from.

@@ -13,14 +13,9 @@ import { examineCode } from "./sites.js";
 
 /**
  * Holds a rewritten file against its original.
- * @param asksWitness whether a second checker says what may enter the bytes that changed, too, who shares no facts with the first
  * @throws InputError where a table of the original that has to be trusted is damaged
  */
-export function verify(
-  rewritten: ElfImage,
-  { image, findings, asLaidOut }: Original,
-  asksWitness = false,
-): VerifyReport {
+export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Original): VerifyReport {
   if (image === undefined)
     return {
       sites: unjudged(rewritten, "the original cannot be restored"),
@@ -35,7 +30,7 @@ export function verify(
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
-    const { sites, explained, origins } = examineCode(rewritten, image, asksWitness);
+    const { sites, explained, origins } = examineCode(rewritten, image);
     const guard = examineGuard(rewritten, image, compareCode(image, rewritten));
     const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };

@@ -14,6 +14,9 @@ export const SHORT_JUMP_SIZE = 2;
 export const SHORT_JUMP_LOW = -128;
 export const SHORT_JUMP_HIGH = 127;
 
+/** No instruction has more bytes (Intel SDM vol. 2A, 2.3.11). */
+export const LONGEST_INSTRUCTION = 15;
+
 /** What fills bytes that nothing may run any more: int3, so that a mistake is loud. */
 export const INT3 = 0xcc;
 

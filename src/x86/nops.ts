@@ -5,11 +5,10 @@
  * Two families exist: 0x90, and 0f 1f /0 with any memory operand. Both may carry operand-size and segment prefixes.
  * 0x90 behind f3 is pause, and with a REX prefix it may be an xchg: neither is taken for a nop.
  */
+import { LONGEST_INSTRUCTION } from "./bytes.js";
 
 const isPrefix = (byte: number): boolean =>
   byte === 0x66 || byte === 0x2e || byte === 0x3e || byte === 0x26 || byte === 0x36 || byte === 0x64 || byte === 0x65;
-
-const LONGEST_INSTRUCTION = 15;
 
 /** How many bytes the nop that begins at index `at` has, or 0 where none does. */
 export function nopLength(bytes: Uint8Array, at: number): number {

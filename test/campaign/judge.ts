@@ -55,7 +55,7 @@ export interface JudgeOptions {
   readonly folder: string;
   readonly driver: string;
   readonly tracedShare: number;
-  /** Copies of programs that are not the same any more go here. */
+  /** Copies of programs that are not the same any more, or are not proved, go here. */
   readonly keep: string | null;
   readonly layout: Layout | null;
 }
@@ -185,8 +185,9 @@ function judgeBuilt(
   const records = functions.map((f) =>
     record(f, program, layout, { native, after, traced, report, verified, built, output }),
   );
-  if (options.keep !== null && records.some((r) => r.untraced === "wrong" || r.traced === "wrong" || r.different > 0))
-    keep(options.keep, program, folder);
+  const isNotable = (r: FunctionRecord): boolean =>
+    r.untraced === "wrong" || r.traced === "wrong" || r.different > 0 || r.unproved > 0;
+  if (options.keep !== null && records.some(isNotable)) keep(options.keep, program, folder);
   const findings = (verified?.findings ?? []).map(({ where, what }) => `program ${index}: ${where}: ${what}`);
   return { ...base, functions: records, findings };
 }

@@ -5,7 +5,7 @@
  *     --slices N          slices, of seeds that follow (1)       --jobs N          processes (one a CPU)
  *     --traced-share P    of the programs, run under uprobes (0.1; 0 where uprobes cannot be had)
  *     --layout L          for all, instead of one by chance      --dist DIR        the build to judge (dist)
- *     --out FILE          a line of JSON is added for each slice --keep DIR        programs that differ, with their sources
+ *     --out FILE          a line of JSON is added for each slice --keep DIR        programs that differ or are unproved, with sources
  *     --sum FILE          prints what the slices in FILE come to, and runs nothing
  *     --program N         judges one program and prints all that is known of it
  *     --source N:fnK      prints the source of a function of program N

@@ -39,7 +39,7 @@ export async function tryRewriting(path: string, isRun = true): Promise<Tried> {
   const problems = isRun ? await differingRuns(path, bytes) : [];
   const start = performance.now();
   const image = parseElf(bytes);
-  const { sites, findings } = verify(image, carriedOriginal(image), true);
+  const { sites, findings } = verify(image, carriedOriginal(image));
   const verifying = performance.now() - start;
   for (const s of sites) if (s.verdict !== "equivalent") problems.push(`${s.name} ${s.verdict}: ${s.reason}`);
   for (const { where, what } of findings) problems.push(`${where}: ${what}`);

@@ -7,10 +7,13 @@ import type { Vaddr } from "../../address.js";
 import { Flow, indexOf } from "../../x86/decode.js";
 import type { CodeRange, FunctionIndex } from "../functions.js";
 
+/** A short jump and its distance. */
+const SHORT_REACH = 130;
+
 /** No function has more parts than this. */
 const MOST_PARTS = 400;
 
-/** A jump with a 32-bit distance from one range into another. */
+/** A jump from one range into another. */
 interface CrossJump {
   readonly from: Vaddr;
   readonly to: Vaddr;
@@ -90,6 +93,22 @@ function crossJumps(functions: FunctionIndex): Map<number, CrossJump[]> {
     const bytes = functions.bytes(range);
     const { start, end } = range;
     const { length } = bytes;
+    const add = (at: number, to: number, isConditional: boolean): void => {
+      const other = functions.containing(to);
+      if (other === undefined || other.index === r || (!isConditional && to === other.start)) return;
+      const jump = { from: (start + at) as Vaddr, to: to as Vaddr };
+      const list = incoming.get(other.index);
+      if (list === undefined) incoming.set(other.index, [jump]);
+      else list.push(jump);
+    };
+    // Only from close to an end does a short one lead out.
+    for (let p = 0; p + 2 <= length; p++) {
+      if (p === SHORT_REACH && length > 2 * SHORT_REACH) p = length - SHORT_REACH;
+      const opcode = bytes[p]!;
+      if (opcode !== 0xeb && (opcode & 0xf0) !== 0x70 && (opcode < 0xe0 || opcode > 0xe3)) continue;
+      const to = start + p + 2 + ((bytes[p + 1]! << 24) >> 24);
+      if (to < start || to >= end) add(p, to, opcode !== 0xeb);
+    }
     for (let p = 0; p + 5 <= length; p++) {
       const opcode = bytes[p]!;
       let at = p;
@@ -98,14 +117,7 @@ function crossJumps(functions: FunctionIndex): Map<number, CrossJump[]> {
       else continue;
       const distance = bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24);
       const to = start + at + 4 + distance;
-      if (to >= start && to < end) continue;
-      const other = functions.containing(to);
-      if (other === undefined || other.index === r) continue;
-      if (opcode === 0xe9 && to === other.start) continue;
-      const jump = { from: (start + p) as Vaddr, to: to as Vaddr };
-      const list = incoming.get(other.index);
-      if (list === undefined) incoming.set(other.index, [jump]);
-      else list.push(jump);
+      if (to < start || to >= end) add(p, to, opcode !== 0xe9);
     }
   }
   return incoming;

@@ -12,6 +12,7 @@ import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { leadsInto } from "../../rewrite/unwind/references.js";
 import { codeFrom } from "../../usdt/sites.js";
+import { LONGEST_INSTRUCTION } from "../../x86/bytes.js";
 import { paddingLength } from "../../x86/nops.js";
 import type { FrameOrigin } from "../same-code.js";
 import { atAddress, atOffset, type FileStretch, type Finding, finding, type Ruling } from "./findings.js";
@@ -19,8 +20,6 @@ import { judgeNewFrames } from "./new-frames.js";
 import { differingRuns, firstNonZero, outside, type Run } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 import { compareRecords, isInFront, judgeHeader } from "./unwind-records.js";
-
-const LONGEST_INSTRUCTION = 15;
 
 /** A function part that ends later than before. */
 export interface Growth {

@@ -52,7 +52,7 @@ export class Certificates {
           continue;
         }
         const stop = Math.min(end, next?.start ?? end);
-        unclaimed.push(...this.unclaimed(at, stop, new Map()), ...this.unnamed(at, stop, new Set()));
+        unclaimed.push(...this.unclaimed(at, stop, NOTHING), ...this.unnamed(at, stop, new Set()));
         at = stop;
       }
     if (certificates.size === 0) return unproved(`nothing is claimed of the code at ${hex(group.parts[0]!.start)}`);
@@ -85,7 +85,9 @@ export class Certificates {
       if (i === undefined || !this.parts.isStart(at)) break;
       const { flowControl, length } = i;
       const isComputed = flowControl === FlowControl.IndirectBranch || flowControl === FlowControl.IndirectCall;
-      if (isComputed && !claimed.has(at)) yield unproved(`nothing is claimed of the transfer at ${hex(at)}`);
+      // Stubs go by words that the loader fills, and are no function's: who calls them is joined with them.
+      const isStub = claimed === NOTHING && i.isIpRelMemoryOperand;
+      if (isComputed && !isStub && !claimed.has(at)) yield unproved(`nothing is claimed of the transfer at ${hex(at)}`);
       at += length;
     }
   }
@@ -134,6 +136,8 @@ export class Certificates {
     // Who makes an address hands it over.
     if (kind === "number" && this.program.isCode(n))
       return claims.some((claim) => claim.kind !== "exact" || claim.addresses.some((a) => a === n));
+    // Whoever handed over an address has made it, and is asked for that.
+    if (kind === "given" && claims.some((claim) => claim.kind === "pointer")) return true;
     if (table === undefined || !known.some((f) => f.base === 0 && f.table.first === table.first)) return true;
     return claims.some((claim) => claim.kind === "table" && claim.base === 0 && claim.first === table.first);
   }
@@ -149,6 +153,9 @@ export class Certificates {
     }
   }
 }
+
+/** What is claimed of code that no certificate covers. */
+const NOTHING: ReadonlyMap<number, Transfer> = new Map();
 
 const unproved = (why: string): Failing => ({ verdict: "unproved", why });
 const different = (why: string): Failing => ({ verdict: "different", why });

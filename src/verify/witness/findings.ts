@@ -28,6 +28,8 @@ export interface Findings {
     { readonly base: number; readonly reach: readonly [number, number] | undefined; readonly at: number }
   >;
   readonly formations: Map<string, Formation>;
+  /** Addresses of data that a word of memory was added to of which more is not known. */
+  readonly loose: Set<number>;
   /** Code that is read as data, and where. */
   readonly readAsData: Map<number, number>;
   /** Loads that find the return address, or may. */
@@ -41,6 +43,8 @@ export interface Findings {
 }
 
 const MOST_ENTRIES = 1 << 16;
+/** More of them in one group are not looked for: all data would be gone through for each. */
+const MOST_LOOSE = 16;
 
 /** Where the entries of a table lead, as far as they lead to code; undefined where it may change at run time. */
 function entriesOf(program: Program, base: number, table: Table, minus: boolean): readonly number[] | undefined {
@@ -103,6 +107,7 @@ export class Watch implements Watcher, Loads {
       made: new Map(),
       lost: new Map(),
       formations: new Map(),
+      loose: new Set(),
       readAsData: new Map(),
       returnReads: new Map(),
       handedOn: new Set(),
@@ -116,12 +121,22 @@ export class Watch implements Watcher, Loads {
     return this.program.isCode(address);
   }
 
+  /** In fixed programs every number is marked. */
+  isData(address: number): boolean {
+    return !this.program.isCode(address) && (!this.isFixed || this.program.isImage(address));
+  }
+
   made(address: number): void {
     this.findings.made.set(address, this.at);
   }
 
   lost(base: number, reach: readonly [number, number] | undefined): void {
     this.findings.lost.set(`${base},${reach}`, { base, reach, at: this.at });
+  }
+
+  loose(base: number): boolean {
+    this.findings.loose.add(base);
+    return this.findings.loose.size <= MOST_LOOSE;
   }
 
   formed(base: number, table: Table, minus: boolean): "unknown" | "nowhere" | "code" {

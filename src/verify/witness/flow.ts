@@ -38,6 +38,8 @@ export class Follower {
     /** By the start of what they cover. */
     private readonly landings: readonly Landing[],
     private readonly watched: ReadonlySet<number>,
+    /** Addresses whose instruction changed. */
+    private readonly changed: ReadonlyMap<number, unknown>,
   ) {
     this.decoder = new Decoder(program.code);
     this.watcher = new Watch(program, parts);
@@ -48,8 +50,9 @@ export class Follower {
   /** @param isEntered whether a head of a part is entered from anywhere but by jumps of its own group */
   follow(group: Group, insides: readonly Inside[], isEntered: (head: number) => boolean): Findings {
     const findings = this.watcher.begin();
-    const { parts, landings, watched, decoder, stepper, watcher, callees } = this;
-    new Run(parts, landings, watched, decoder, stepper, watcher, callees, group, findings).all(insides, isEntered);
+    const { parts, landings, watched, changed, decoder, stepper, watcher, callees } = this;
+    const run = new Run(parts, landings, watched, changed, decoder, stepper, watcher, callees, group, findings);
+    run.all(insides, isEntered);
     return findings;
   }
 
@@ -78,6 +81,7 @@ class Run {
     private readonly parts: Parts,
     private readonly landings: readonly Landing[],
     private readonly watched: ReadonlySet<number>,
+    private readonly changed: ReadonlyMap<number, unknown>,
     private readonly decoder: Decoder,
     private readonly stepper: Stepper,
     private readonly watch: Watch,
@@ -99,8 +103,8 @@ class Run {
       if (part.unknown !== undefined) continue;
       for (let at = part.start; at < part.end; at++) {
         if (this.visited.has(at) || !this.parts.isStart(at)) continue;
-        // What fills gaps is nobody's, but a short nop that is asked about may be a probe.
-        if (this.isIdle(at) && !(this.watched.has(at) && this.decoder.at(at)?.length === 1)) continue;
+        // What fills gaps is nobody's, but a short nop that changed may be a probe.
+        if (this.isIdle(at) && !(this.changed.has(at) && this.decoder.at(at)?.length === 1)) continue;
         this.arrive(at, unknownState());
         this.drain();
       }

@@ -11,6 +11,7 @@ import type { Program } from "./program.js";
 import { isFree, type Ranges } from "./scan.js";
 
 /**
+ * @param distances whether words relative to their own place count: not where nothing but words of eight bytes is added
  * @param made addresses of code that instructions make
  * @param tables whose words are entries and nothing else
  */
@@ -19,6 +20,7 @@ export function namedInside(
   parts: Parts,
   made: Iterable<number>,
   tables: Ranges,
+  distances: boolean,
 ): ReadonlySet<number> {
   const inside = new Set<number>();
   const add = (address: number): void => {
@@ -40,7 +42,7 @@ export function namedInside(
         view.getUint32(at, true) < highest &&
         view.getUint32(at + 4, true) === 0;
       if (isPointer && !program.isRelocated(start + at, 8)) add(view.getUint32(at, true));
-      if ((start + at) % 4 !== 0) continue;
+      if (!distances || (start + at) % 4 !== 0) continue;
       const target = start + at + view.getInt32(at, true);
       if (target >= lowest && target < highest && parts.isStart(target) && isFree(program, tables, start + at))
         add(target);

@@ -21,9 +21,6 @@ export const Namer = {
   LandingPad: 7,
 } as const;
 
-/** The longest piece that tracers write over an entry of a patch table. */
-const PATCHED = 11;
-
 export class Name {
   constructor(
     readonly address: number,
@@ -41,9 +38,9 @@ export class Name {
     return this.namer === Namer.LocalSymbol;
   }
 
-  /** Bytes from there on that somebody overwrites at run time. */
-  get patched(): number {
-    return this.namer === Namer.PatchTable ? PATCHED : 0;
+  /** Somebody overwrites the code there at run time. */
+  get isPatched(): boolean {
+    return this.namer === Namer.PatchTable;
   }
 
   get why(): string {

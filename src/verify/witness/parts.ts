@@ -95,6 +95,12 @@ export class Parts {
     return (this.mark(address) & START) !== 0;
   }
 
+  /** A byte of code. */
+  byteAt(address: number): number {
+    const span = spanAt(this.program.code, address)!;
+    return span.bytes[address - span.start]!;
+  }
+
   isPadding(address: number): boolean {
     return (this.mark(address) & PADDING) !== 0;
   }
@@ -260,6 +266,11 @@ export class Parts {
             break;
         }
         at += i.length;
+        if (GOES_NOWHERE.has(i.flowControl)) {
+          const zeros = zerosAt(span.bytes, at - span.start, part.end - span.start);
+          mark.fill(PADDING, at - span.start, at - span.start + zeros);
+          at += zeros;
+        }
       }
       if (at !== part.end) {
         part.linear = false;
@@ -313,6 +324,21 @@ export class Parts {
       if (isOwn) visit(value);
     }
   }
+}
+
+/** Behind these nothing runs but what somebody leads to. */
+const GOES_NOWHERE: ReadonlySet<number> = new Set([
+  iced.FlowControl.UnconditionalBranch,
+  iced.FlowControl.IndirectBranch,
+  iced.FlowControl.Return,
+  iced.FlowControl.Exception,
+]);
+
+/** How many zeros stand there: what linkers fill gaps with, between functions that nothing tells apart. */
+function zerosAt(bytes: Uint8Array, from: number, end: number): number {
+  let at = from;
+  while (at < end && bytes[at] === 0) at++;
+  return at - from;
 }
 
 /** So many instructions in front of a call are looked at. */

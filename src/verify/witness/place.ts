@@ -15,6 +15,8 @@ export interface Place {
   readonly exact: readonly number[];
   readonly stride: number;
   readonly stack: readonly Atom[];
+  /** Somewhere in data: at an address of it and an index. */
+  readonly inData?: boolean;
   /** It may be anywhere else, too. */
   readonly other: boolean;
 }
@@ -68,11 +70,13 @@ export function placesOf(value: Value, displacement: number): Place {
   const exact: number[] = [];
   const stack: Atom[] = [];
   let other = false;
+  let inData = false;
   for (const atom of value) {
     if (atom.kind === "number") exact.push(atom.n + displacement);
+    else if (atom.kind === "data" && !atom.flag) inData = true;
     else if (atom.kind === "stack")
       stack.push(displacement === 0 ? atom : new Atom("stack", atom.n + displacement, false, atom.extra));
     else other = true;
   }
-  return { exact, stride: 0, stack, other };
+  return { exact, stride: 0, stack, inData, other };
 }

@@ -89,6 +89,15 @@ export function scanData(program: Program, asked: Asked, tables: Ranges, hit: Hi
     }
 }
 
+/** Words of four bytes that lead there from an address of data, wherever they are. */
+export function scanLoose(program: Program, base: number, asked: Asked, tables: Ranges, hit: Hit): void {
+  for (const { view, start, bytes } of program.data)
+    for (let at = 0; at + 4 <= bytes.length; at++) {
+      const target = base + view.getInt32(at, true);
+      if (asked.has(target) && isFree(program, tables, start + at)) hit(target, start + at, "a word");
+    }
+}
+
 /** Words that lead there from a base: all of a table's width, wherever they are. */
 export function scanTable(
   program: Program,

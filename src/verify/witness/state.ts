@@ -5,7 +5,7 @@
  * After a store at a place on the stack that is not known no slot is known; what it stored may be found at such places only
  * (`loose`). Stores through other pointers are assumed to leave the function's own slots alone.
  */
-import { type Atom, GIVEN, join, SCRAP, TAINT, type Value } from "./values.js";
+import { type Atom, GIVEN, join, OFF, SCRAP, TAINT, type Value } from "./values.js";
 
 export const RSP = 4;
 export const RBP = 5;
@@ -94,8 +94,10 @@ export class State {
     const slot = this.slots.get(at);
     if (slot !== undefined && slot.size === 8) return slot.value;
     // Pieces that this function wrote, all eight bytes of them, are something that it put together.
-    const written = this.overlapping(at, 8).reduce((sum, other) => sum + Math.min(this.slots.get(other)!.size, 8), 0);
-    return written >= 8 ? TAINT : GIVEN;
+    const pieces = this.overlapping(at, 8).map((other) => this.slots.get(other)!);
+    if (pieces.reduce((sum, { size }) => sum + Math.min(size, 8), 0) < 8) return GIVEN;
+    // Of an address that was taken to pieces it was said then what may be near it.
+    return pieces.every(({ value }) => value === OFF) ? OFF : TAINT;
   }
 
   /** What slots hold of which a load of fewer than eight bytes takes a part. */
@@ -124,7 +126,7 @@ export class State {
       return;
     }
     if (this.slots.size > 0) for (const other of this.overlapping(at, size)) this.own().delete(other);
-    if (size <= 8) this.own().set(at, { value: size === 8 ? value : TAINT, size });
+    if (size <= 8) this.own().set(at, { value: size === 8 || value === OFF ? value : TAINT, size });
   }
 
   /** What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or above. */

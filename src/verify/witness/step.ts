@@ -13,6 +13,7 @@ import {
   join,
   number,
   ROTATED,
+  SOME_TABLE,
   TAINT,
   type Table,
   unite,
@@ -278,7 +279,7 @@ export class Stepper {
   }
 
   private loadAt(
-    { exact, stride, stack, other }: Place,
+    { exact, stride, stack, inData, other }: Place,
     size: number,
     signed: boolean,
     state: State,
@@ -291,8 +292,9 @@ export class Stepper {
           ? GIVEN[0]!
           : new Atom("given", 0, false, 0, table)
         : new Atom("word", size, signed, 1, table);
-    if (exact.length === 0 && stack.length === 0) return size === 8 ? GIVEN : [plain()];
+    if (exact.length === 0 && stack.length === 0 && !inData) return size === 8 ? GIVEN : [plain()];
     const atoms: Atom[] = other ? [plain()] : [];
+    if (inData) atoms.push(plain(size >= 4 ? SOME_TABLE : undefined));
     for (const at of exact) {
       if (program.isCode(at)) watcher.readCode(at);
       const table = size >= 4 ? { first: at, stride, width: size, signed } : undefined;
@@ -329,9 +331,9 @@ export class Stepper {
     return Number.isSafeInteger(n) ? number(n, program.isFixed) : TAINT[0]!;
   }
 
-  private storeAt({ stack, exact, other }: Place, size: number, value: Value, state: State): undefined {
+  private storeAt({ stack, exact, inData, other }: Place, size: number, value: Value, state: State): undefined {
     this.watcher.handOn(value);
-    const isOne = stack.length === 1 && exact.length === 0 && !other && isPlaced(stack[0]!);
+    const isOne = stack.length === 1 && exact.length === 0 && !inData && !other && isPlaced(stack[0]!);
     for (const place of stack) state.store(place, size, value, isOne);
   }
 

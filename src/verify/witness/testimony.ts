@@ -8,7 +8,7 @@ export interface Arrival {
   readonly kind: "next" | "branch" | "pointer" | "table" | "word";
   /** For a person, with a link-time address. */
   readonly why: string;
-  /** It is an instruction, a relocation or an entry of a table for certain, and no chance. */
+  /** It is an instruction or a relocation for certain, and no chance. */
   readonly certain: boolean;
   /** The instruction that branches or goes on. */
   readonly from: number | undefined;

@@ -5,6 +5,7 @@
  *     given    handed over as it is: by the caller, a callee, memory; `table` where it was loaded from known addresses
  *     word     loaded from 1, 2 or 4 bytes and extended, times `scale`; `table` as above
  *     sum      a base and an entry of a table whose entries are known (or one of too many numbers): may be jumped to
+ *     data     an address of data with an index added, to load from; `flag`: with a word of memory, which may lead to code
  *     off      an address of code with anything else added: what may be near it is given up
  *     return   the function's own return address; `returned` is that with something added
  *     stack    the stack pointer that the function got, or one that was rounded at `base`, and an offset; NaN: any
@@ -19,6 +20,7 @@ export type Kind =
   | "given"
   | "word"
   | "sum"
+  | "data"
   | "off"
   | "return"
   | "returned"
@@ -41,7 +43,7 @@ export interface Table {
 export class Atom {
   constructor(
     readonly kind: Kind,
-    /** The number; of a sum the base; of a word its width; of a stack address the offset. */
+    /** The number; of a sum or an address of data the base; of a word its width; of a stack address the offset. */
     readonly n = 0,
     /** An address; a signed word; a sum with a table that leads nowhere is not `flag`. */
     readonly flag = false,
@@ -63,6 +65,8 @@ export const ASSUMED: Value = [new Atom("assumed")];
 export const REBASED: Value = [new Atom("rebased")];
 export const ROTATED: Value = [new Atom("rotated")];
 export const ZERO: Value = [new Atom("number", 0, false)];
+/** Of what was loaded from an address of data that is known but for an index. */
+export const SOME_TABLE: Table = { first: -1, stride: 0, width: 0, signed: false };
 export const SOMEWHERE = new Atom("stack", Number.NaN, false, 0);
 
 export const number = (n: number, isAddress: boolean): Atom => new Atom("number", n, isAddress);
@@ -133,8 +137,12 @@ function bounded(atoms: Atom[]): Value {
 export interface Watcher {
   readonly isFixed: boolean;
   isCode(address: number): boolean;
+  /** Whether a number that is marked as an address may be one of data. */
+  isData(address: number): boolean;
   /** An address of code was made. */
   made(address: number): void;
+  /** A word of memory was added to an address of data, or one relative to itself was. Whether it is kept in mind. */
+  loose(base: number): boolean;
   /** Something unknown was added to an address; `reach` is how far that leads at most: undefined where it is not known. */
   lost(base: number, reach: readonly [number, number] | undefined): void;
   /** A base and a table's entry, added or subtracted. Whether all entries are known; and whether any is an address of code. */
@@ -155,6 +163,9 @@ export class Arithmetic {
       if (x.kind === "number" && y.kind === "number" && x.flag) return [number(x.n - y.n, false)];
       if (x.kind === "stack" && y.kind === "stack" && x.extra === y.extra && Number.isFinite(x.n - y.n))
         return [number(x.n - y.n, false)];
+      // A distance, which leads nowhere: what is added to an address later is taint.
+      const isAway = x.kind === "return" || (x.kind === "given" && !this.watcher.isFixed);
+      if (isAway && y.kind === "number" && y.flag) return TAINT;
       return this.sum(x, y, true);
     });
   }
@@ -242,6 +253,8 @@ export class Arithmetic {
     if (y.kind === "stack" && x.kind === "number" && !minus) return [stack(y.extra, x.n + y.n)];
     if (x.kind === "number" && x.flag) return this.based(x, y, minus);
     if (y.kind === "number" && y.flag && !minus) return this.based(y, x, false);
+    if (x.kind === "data") return this.inData(x, y, minus);
+    if (y.kind === "data" && !minus) return this.inData(y, x, false);
     if (x.kind === "given" && y.kind === "given" && !minus && !x.table && !y.table) return REBASED;
     return this.mixed(x, y);
   }
@@ -260,7 +273,16 @@ export class Arithmetic {
       watcher.lost(base.n, reach);
       return watcher.isCode(base.n) ? OFF : TAINT;
     }
-    return this.mixed(base, y);
+    return watcher.isData(base.n) ? this.inData(base, y, minus) : this.mixed(base, y);
+  }
+
+  /** An address of data, and something that is no address. */
+  private inData(base: Atom, y: Atom, minus: boolean): readonly Atom[] {
+    const isIndex = y.kind === "given" || y.kind === "word" || y.kind === "taint" || y.kind === "number";
+    if (!isIndex || minus || (base.kind === "data" && base.flag)) return this.mixed(base, y);
+    if (y.table === undefined) return y.flag && y.kind === "number" ? this.mixed(base, y) : [new Atom("data", base.n)];
+    const isWord = y.kind === "given" || (y.kind === "word" && y.n === 4 && y.extra === 1);
+    return isWord && this.watcher.loose(base.n) ? [new Atom("data", base.n, true)] : this.mixed(base, y);
   }
 
   private mixed(x: Atom, y: Atom): readonly Atom[] {
@@ -289,10 +311,11 @@ export function strangeness(value: Value, isFixed: boolean): Kind | "sum of no c
   for (const { kind, n, flag, extra } of value) {
     if (kind === "number" || kind === "given" || kind === "return" || kind === "scrap") continue;
     if (kind === "word" && isFixed && n === 4 && !flag && extra === 1) continue;
-    if (kind === "sum") {
-      if (!flag) worst ??= "sum of no code";
+    if (kind === "sum" || (kind === "data" && flag)) {
+      if (kind === "data" || !flag) worst ??= "sum of no code";
       continue;
     }
+    if (kind === "data") return "taint";
     if (kind === "taint" || worst === undefined || (kind === "rebased" && worst !== "taint")) worst = kind;
   }
   return worst;

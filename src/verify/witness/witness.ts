@@ -23,7 +23,7 @@ import { namedInside } from "./named.js";
 import { type Part, Parts, Use } from "./parts.js";
 import { Plainness } from "./plain.js";
 import { lastNotAfter, lowerBound, Program } from "./program.js";
-import { Asked, type Ranges, rangesOf, scanCode, scanData, scanTable } from "./scan.js";
+import { Asked, type Ranges, rangesOf, scanCode, scanData, scanLoose, scanTable } from "./scan.js";
 import { keepsStack } from "./stack-pointer.js";
 import type { Arrival, Failing, Question, Testimony } from "./testimony.js";
 import { type Atom, strangeness } from "./values.js";
@@ -40,6 +40,10 @@ export function examine(image: ElfImage, question: Question): Testimony {
 }
 
 const LONGEST = 15;
+/** Zeros and int3 are put where nothing runs; a nop may be where something begins. */
+const FILLING: ReadonlySet<number> = new Set([0x00, 0xcc]);
+/** An XRay sled: a short jump and a nop of nine bytes. */
+const LONGEST_PATCH = 11;
 
 class Witness {
   private readonly parts: Parts;
@@ -60,7 +64,8 @@ class Witness {
   private readonly crossed = new Set<number>();
   /** Tables in groups that were not followed. */
   private spared: readonly Formation[] = [];
-  private known: ReadonlySet<number> | undefined;
+  /** Groups inside of which an address is named, by whether words relative to themselves count. */
+  private readonly known = new Map<boolean, ReadonlySet<number>>();
   private starts: readonly number[] | undefined;
   private readonly arrivals = new Map<string, Arrival>();
   private readonly unknown = new Map<number, string>();
@@ -95,7 +100,7 @@ class Witness {
         for (const named of [at, at + i.length]) this.quiet.set(named, [...(this.quiet.get(named) ?? []), at]);
     }
     const landings = [...program.landings].sort((a, b) => a.start - b.start);
-    this.follower = new Follower(program, this.parts, landings, watched);
+    this.follower = new Follower(program, this.parts, landings, watched, this.shielded);
   }
 
   free(): void {
@@ -196,11 +201,13 @@ class Witness {
     };
     let last = -1;
     for (const name of program.names) {
-      const { address, isPad, patched, isLocal } = name;
+      const { address, isPad, isPatched, isLocal } = name;
       if (!isLocal) this.entered.add(address);
       if (this.shielded.has(address) || this.quiet.has(address)) this.arrive(address, "pointer", name.why, !isLocal);
-      if (patched > 0)
-        this.doubt(this.touching(address, address + patched), `the code at ${hex(address)} is patched at run time`);
+      if (isPatched) {
+        const end = address + this.patchedLength(address);
+        this.doubt(this.touching(address, end), `the code at ${hex(address)} is patched at run time`);
+      }
       if (!isPad && address !== last) inside(address, false);
       last = address;
     }
@@ -235,6 +242,16 @@ class Witness {
       if (!isOwn) inside(target, true);
       else if (how >= Use.Lea) inside(target, false);
     }
+  }
+
+  /** How many bytes are patched at an entry of a patch table: nops that are there to be overwritten, else the longest piece of any tracer. */
+  private patchedLength(address: number): number {
+    let end = address;
+    for (let i = this.decoder.at(end); i !== undefined; i = this.decoder.at(end)) {
+      if (i.mnemonic !== iced.Mnemonic.Nop && i.mnemonic !== iced.Mnemonic.Endbr64) break;
+      end += i.length;
+    }
+    return end > address ? end - address : LONGEST_PATCH;
   }
 
   private *touching(start: number, end: number): Iterable<number> {
@@ -323,7 +340,7 @@ class Witness {
         );
         if (strange === "returned") this.doubt(this.callers(index), why);
         if (strange !== "taint" && strange !== "rebased") continue;
-        const inside = this.namedInside();
+        const inside = this.namedInside(strange === "taint");
         this.doubt(
           this.windowsIn((p) => inside.has(p.group)),
           why,
@@ -331,12 +348,14 @@ class Witness {
       }
   }
 
-  private namedInside(): ReadonlySet<number> {
-    if (this.known === undefined) {
+  private namedInside(distances: boolean): ReadonlySet<number> {
+    let known = this.known.get(distances);
+    if (known === undefined) {
       const made = [...this.findings.values()].flatMap((found) => [...found.made.keys()]);
-      this.known = namedInside(this.program, this.parts, made, this.tables());
+      known = namedInside(this.program, this.parts, made, this.tables(), distances);
+      this.known.set(distances, known);
     }
-    return this.known;
+    return known;
   }
 
   /** Windows that contain a call of a group, or lie right behind one. */
@@ -371,16 +390,24 @@ class Witness {
     };
     scanCode(program, parts, asked, word);
     scanData(program, asked, this.tables(), word);
+    for (const base of new Set([...this.findings.values()].flatMap(({ loose }) => [...loose])))
+      scanLoose(program, base, asked, this.tables(), (address, place, why) =>
+        word(address, place, `${why}, added to ${hex(base)},`),
+      );
     for (const [index, found] of this.findings)
       for (const formation of found.formations.values())
         if (found.handedOn.has(formation.base)) this.table(formation, this.held.has(index) ? index : undefined);
     for (const formation of this.spared) this.table(formation, undefined);
   }
 
-  /** Whether an address is inside an instruction, and not its start: what looks like a word that leads there is something else. */
+  /**
+   * Whether an address is inside an instruction, and not its start, or is filling that is no code: what looks like a word that leads
+   * there is something else.
+   */
   private isBetween(address: number): boolean {
     const { parts } = this;
-    return parts.isLinear(address) && !parts.isPadding(address) && !parts.isStart(address);
+    if (parts.isPadding(address)) return FILLING.has(parts.byteAt(address));
+    return parts.isLinear(address) && !parts.isStart(address);
   }
 
   /** Where tables begin, ascending. */
@@ -405,10 +432,11 @@ class Witness {
     const next = this.tableStarts()[lowerBound(this.tableStarts(), first + 1)] ?? Number.POSITIVE_INFINITY;
     const sure = Math.min(formation.sure, Math.ceil((next - first) / Math.max(stride, width)));
     for (const [n, entry] of formation.entries.entries()) {
-      // Behind an address that other code makes a table has ended, mostly: what comes there leads anywhere.
+      // Behind an address that other code makes a table has ended, mostly: what comes there leads anywhere. No entry is certain:
+      // nobody says how many there are, nor that the first is one.
       const isSure = n < sure;
       if (isSure || (this.parts.owner(entry)?.group === group && !this.isBetween(entry)))
-        this.arrive(entry, "table", why, isSure);
+        this.arrive(entry, "table", why, false);
     }
     // Words that are addresses by themselves have been asked for.
     if (held === undefined || formation.base === 0) return;

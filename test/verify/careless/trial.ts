@@ -66,7 +66,7 @@ function rewritten(input: Buffer, lacking: readonly KnowledgeKind[]): Buffer | n
 
 function objections(bytes: Buffer): string[] {
   const image = parseElf(Buffer.from(bytes));
-  const { sites, findings } = verify(image, carriedOriginal(image), true);
+  const { sites, findings } = verify(image, carriedOriginal(image));
   return [
     ...sites.filter((s) => s.verdict !== "equivalent").map((s) => `${s.name} ${s.verdict}: ${s.reason}`),
     ...findings.map(({ where, what }) => `${where}: ${what}`),
