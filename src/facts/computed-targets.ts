@@ -362,6 +362,7 @@ export class ComputedTargets {
     }
     for (const code of this.gaps())
       take(this.followed([{ range: { index: -1, start: code.start, end: code.end }, code }]).flow);
+    this.functions.forget();
     return { computed, around, entries, candidates, made, read };
   }
 

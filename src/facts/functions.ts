@@ -114,7 +114,7 @@ export class FunctionIndex {
     return all.subarray(range.start - section.sh_addr, range.end - section.sh_addr);
   }
 
-  /** The range's instructions; decoded once. */
+  /** The range's instructions; decoded once, until they are let go. */
   code(range: CodeRange): DecodedCode {
     let code = this.decoded.get(range.index);
     if (code === undefined) {
@@ -125,6 +125,11 @@ export class FunctionIndex {
       this.decoded.set(range.index, code);
     }
     return code;
+  }
+
+  /** Lets go of all that was decoded: after a look at the whole program, of which little is asked for again. */
+  forget(): void {
+    this.decoded.clear();
   }
 
   /** The FDE that a range comes from, or undefined where a symbol told of it. @throws InputError where it is damaged */

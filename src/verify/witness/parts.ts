@@ -46,6 +46,8 @@ export class Parts {
   readonly references: References;
   /** Addresses of data that instructions make, ascending. */
   private madeData = new Float64Array(0);
+  /** Instructions that a first look is for, ascending: computed transfers, and what makes, reads or may form an address of code. */
+  private points = new Float64Array(0);
   private readonly marks: Map<Span, Uint8Array>;
 
   constructor(private readonly program: Program) {
@@ -118,6 +120,12 @@ export class Parts {
   /** The first address of data behind this one that an instruction makes. */
   nextMade(address: number): number {
     return this.madeData[lowerBound(this.madeData, address + 1)] ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** The instructions of a part that make it interesting, and its other computed transfers. */
+  *pointsIn({ start, end }: Part): Iterable<number> {
+    for (let i = lowerBound(this.points, start); i < this.points.length && this.points[i]! < end; i++)
+      yield this.points[i]!;
   }
 
   /** Whether what is known of a byte is the linear decode's word for it. */
@@ -203,6 +211,13 @@ export class Parts {
     let count = 0;
     let data = new Float64Array(room);
     let dataCount = 0;
+    let points = new Float64Array(room);
+    let pointCount = 0;
+    const point = (at: number): void => {
+      if (points[pointCount - 1] === at) return;
+      if (pointCount === points.length) points = grown(points, pointCount * 2);
+      points[pointCount++] = at;
+    };
     const refer = (part: Part, a: number, b: number, how: number): void => {
       if (!program.isCode(b)) {
         if (how !== Use.Lea && how !== Use.Immediate) return;
@@ -211,6 +226,7 @@ export class Parts {
         return;
       }
       if (how >= Use.Lea) part.interesting = true;
+      if (how >= Use.Lea || how === Use.Memory) point(a);
       if (count === room) {
         room *= 2;
         from = grown(from, room);
@@ -233,14 +249,19 @@ export class Parts {
         mark[at - span.start] = START;
         switch (i.flowControl) {
           case FlowControl.Next:
-            if (i.mnemonic === Mnemonic.Movsxd && i.memoryIndex !== Register.None) part.interesting = true;
-            else if (i.isIpRelMemoryOperand) {
+            if (i.mnemonic === Mnemonic.Movsxd && i.memoryIndex !== Register.None) {
+              part.interesting = true;
+              point(at);
+            } else if (i.isIpRelMemoryOperand) {
               const target = ripAddress(i);
               if (i.mnemonic === Mnemonic.Lea) refer(part, at, target, Use.Lea);
               else {
                 refer(part, at, target, Use.Memory);
                 const value = program.isConstant(target) ? program.pointerAt(target) : undefined;
-                if (value !== undefined && program.isCode(value)) part.interesting = true;
+                if (value !== undefined && program.isCode(value)) {
+                  part.interesting = true;
+                  point(at);
+                }
               }
             }
             if (program.isFixed) this.immediates(span, i, at, (value) => refer(part, at, value, Use.Immediate));
@@ -252,6 +273,7 @@ export class Parts {
             refer(part, at, Number(i.nearBranchTarget), Use.Conditional);
             break;
           case FlowControl.XbeginXabortXend:
+            point(at);
             if (i.mnemonic === Mnemonic.Xbegin) refer(part, at, Number(i.nearBranchTarget), Use.Conditional);
             break;
           case FlowControl.Call:
@@ -260,8 +282,10 @@ export class Parts {
           case FlowControl.IndirectBranch:
             // A stub in a table of calls to other files goes by a pointer that the loader fills.
             if (!i.isIpRelMemoryOperand) part.interesting = true;
+            point(at);
             break;
           case FlowControl.IndirectCall:
+            point(at);
             calls.push({ part, at });
             break;
         }
@@ -278,9 +302,10 @@ export class Parts {
       }
     }
     this.madeData = data.slice(0, dataCount);
+    this.points = points.slice(0, pointCount);
     const targets = to.slice(0, count).sort();
     for (const { part, at } of calls) part.interesting ||= !this.goesByLoad(decoder, part, at, targets);
-    return { count, from: from.subarray(0, count), to: to.subarray(0, count), use: use.subarray(0, count) };
+    return { count, from: from.slice(0, count), to: to.slice(0, count), use: use.slice(0, count) };
   }
 
   /**

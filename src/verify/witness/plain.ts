@@ -4,6 +4,7 @@
  */
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
 import type { Formation } from "./findings.js";
+import { FrameStores, isSlotLoad } from "./frame-stores.js";
 import { type Part, type Parts, Use } from "./parts.js";
 import { lowerBound, type Program } from "./program.js";
 import { isPreserved, RBP, RSP } from "./state.js";
@@ -12,7 +13,7 @@ import { generals, WritesTable } from "./writes.js";
 
 const { FlowControl, Mnemonic, OpKind, Register } = iced;
 
-const MOST_STEPS = 300;
+const MOST_STEPS = 2000;
 const isFrame = (register: number): boolean => generals[register]?.index === RSP || generals[register]?.index === RBP;
 
 /** What is followed: an address of code, which must not be read by or added to; a short word, which must not be added. */
@@ -24,6 +25,7 @@ export class Plainness {
   /** Of the part that is looked at: instructions that branch to an address. */
   private sources = new Map<number, number[]>();
   private switches: Switches | undefined;
+  private stores: FrameStores | undefined;
   /** Tables of switches in parts that are plain. */
   readonly formations: Formation[] = [];
 
@@ -54,14 +56,12 @@ export class Plainness {
       if (known === undefined) this.sources.set(target, [from[n]!]);
       else known.push(from[n]!);
     }
+    this.stores = undefined;
     this.switches = this.switchesOf(part);
     if (this.switches === undefined) return false;
-    for (let at = part.start; at < part.end; ) {
+    for (const at of this.parts.pointsIn(part)) {
       const i = this.decoder.at(at);
-      if (i === undefined) return false;
-      const next = at + i.length;
-      if (!this.isPlainAt(part, i, at, next)) return false;
-      at = next;
+      if (i === undefined || !this.isPlainAt(part, i, at, at + i.length)) return false;
     }
     this.formations.push(...this.switches.formations);
     return true;
@@ -71,12 +71,11 @@ export class Plainness {
   private switchesOf(part: Part): Switches | undefined {
     const found = new Switches(this.program, this.parts, this.decoder, this.writes, part, this.sources, this.isEntered);
     const jumps: { at: number; register: number }[] = [];
-    for (let at = part.start; at < part.end; ) {
+    for (const at of this.parts.pointsIn(part)) {
       const i = this.decoder.at(at);
       if (i === undefined) return undefined;
       if (i.flowControl === FlowControl.IndirectBranch && i.opKind(0) === OpKind.Register)
         jumps.push({ at, register: generals[i.opRegister(0)]!.index });
-      at += i.length;
     }
     const sums = jumps.filter(({ at, register }) => !this.isLoaded(part, at, register));
     if (sums.length === 0) return found;
@@ -220,9 +219,19 @@ export class Plainness {
     return isOne && !this.program.isFixed;
   }
 
-  /** Whether a register holds at an address what was loaded from other memory than the frame, or handed over. */
+  /**
+   * Whether a register holds at an address what was loaded or handed over: from a slot of the frame what was put there, which must
+   * be that, too.
+   */
   private isLoaded(part: Part, start: number, register: number): boolean {
-    return this.comesFrom(part, start, [register], (i, tracked) => this.origin(i, tracked));
+    return this.comesFrom(part, start, [register], (i, tracked, enter) => {
+      if (!isSlotLoad(i)) return this.origin(i, tracked);
+      this.stores ??= FrameStores.of(this.decoder, part);
+      const stores = this.stores.into(Number(BigInt.asIntN(64, i.memoryDisplacement)));
+      if (stores === undefined) return "bad";
+      for (const { at, register: stored } of stores) enter(at, stored);
+      return [];
+    });
   }
 
   /** Whether registers hold no address that this function makes, nor one that stands in memory that it knows the address of. */
@@ -236,7 +245,11 @@ export class Plainness {
     part: Part,
     start: number,
     registers: readonly number[],
-    origin: (i: Instruction, register: number) => "bad" | readonly number[],
+    origin: (
+      i: Instruction,
+      register: number,
+      enter: (at: number, register: number) => void,
+    ) => "bad" | readonly number[],
   ): boolean {
     const seen = new Set<number>();
     const waiting = registers.map((register) => start * 16 + register);
@@ -259,7 +272,7 @@ export class Plainness {
         case FlowControl.Next:
           if (!this.writes.of(i).written.includes(tracked)) enter(before, tracked);
           else {
-            const others = origin(i, tracked);
+            const others = origin(i, tracked, enter);
             if (others === "bad") return false;
             for (const other of others) enter(before, other);
           }
@@ -280,6 +293,11 @@ export class Plainness {
 
   /** The registers that what an instruction writes to a register may be an address by. */
   private foreignOrigin(i: Instruction, register: number): "bad" | readonly number[] {
+    // From a variable: whatever somebody put there. What the loader fills may be the address of a table.
+    if (i.isIpRelMemoryOperand && i.mnemonic === Mnemonic.Mov && i.opKind(1) === OpKind.Memory) {
+      const place = ripAddress(i);
+      return this.program.isConstant(place) && this.program.pointerAt(place) !== undefined ? "bad" : [];
+    }
     if (i.isIpRelMemoryOperand || i.opCount === 0 || i.opKind(0) !== OpKind.Register) return "bad";
     if (generals[i.opRegister(0)]?.index !== register) return "bad";
     const { read } = this.writes.of(i);

@@ -20,7 +20,7 @@ const { FlowControl, Mnemonic, OpKind, Register } = iced;
 
 /** So many instructions in front of the jump may hold the addition and the load. */
 const NEAR = 12;
-const MOST_STEPS = 400;
+const MOST_STEPS = 4000;
 
 /** The load and the addition, and what they need. */
 interface Shape {
@@ -147,8 +147,8 @@ export class Switches {
         flow === FlowControl.IndirectBranch ||
         flow === FlowControl.Return
       ) {
-        // Nothing else is known to lead here: who does may bring anything.
-        if (branches.length === 0) return undefined;
+        // Nothing else is known to lead here: who does may bring anything. Nops that align what follows nobody leads to.
+        if (branches.length === 0 && this.decoder.at(at)?.mnemonic !== Mnemonic.Nop) return undefined;
       } else if (flow === FlowControl.ConditionalBranch) enter(before, tracked);
       else if (flow === FlowControl.Call || flow === FlowControl.IndirectCall) {
         if (!isPreserved(tracked)) return undefined;
