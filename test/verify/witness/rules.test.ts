@@ -162,3 +162,48 @@ describe.runIf(canCompile).concurrent("an address of code that another function 
     expect((await asked(`${held()}\n${other}`)).unknown).toBe("");
   });
 });
+
+describe
+  .runIf(canCompile)
+  .concurrent("a jump by an address of data and a word of memory of which no more is known", () => {
+    const data = (code: string, words: string): string =>
+      far(code, ".Lx-.Lt").replace(".section .rodata", `.data\n.balign 4\n.Lw: ${words}\n.section .rodata`);
+    const writable = ` lea .Lw(%rip),%rdx\n${goBy}`;
+    const ofItself = " lea .Lw(%rip),%rdx\n lea (%rdx,%rdi,8),%rcx\n add (%rcx),%rcx\n jmp *%rcx";
+
+    it("leads where the file has a word for", async () => {
+      for (const [code, elsewhere, here] of [
+        [writable, ".long .Lx-.Lw", ".long .Lx-.Lw, .Lin-.Lw"],
+        [ofItself, ".quad .Lx-.", ".quad .Lx-.\n.quad .Lin-."],
+      ] as const) {
+        const one = await asked(`${held()}\n${data(code, elsewhere)}\n${named.replace(".Lin", "held+5")}`);
+        expect([one.arrivals, one.unknown]).toEqual([[], ""]);
+        expect((await asked(`${held()}\n${data(code, here)}`)).arrivals).toContainEqual([0, "word", false]);
+      }
+    });
+
+    it("may lead anywhere in its own function", async () => {
+      const own = `FN held\n${writable}\n${site()}\nEFN held\n.data\n.balign 4\n.Lw: .long 0`;
+      expect((await asked(own)).unknown).toMatch(/goes where is not known/);
+    });
+
+    it("may lead to any inside that somebody names, if the word is an argument", async () => {
+      const given = far(" lea .Lt(%rip),%rdx\n add %rdi,%rdx\n jmp *%rdx");
+      expect((await asked(`${held()}\n${given}\n${named}`)).unknown).toMatch(/goes where is not known \(taint\)/);
+    });
+  });
+
+describe.runIf(canCompile).concurrent("the entry of a patch table", () => {
+  const patched = `FN held\n.Lp: nop\n nop\n${site()}\nEFN held
+.section __patchable_function_entries,"awo",@progbits,.text\n.balign 8\n.quad .Lp`;
+
+  it("is overwritten as far as there are nops", async () => {
+    expect((await asked(patched, ["-pie"], -7)).unknown).toMatch(/patched at run time/);
+    expect((await asked(patched, ["-pie"], -5)).unknown).toBe("");
+  });
+
+  it("is overwritten by the longest piece that anybody writes where there are none", async () => {
+    const unfilled = patched.replace(".Lp: nop\n nop", ".Lp:");
+    expect((await asked(unfilled, ["-pie"], 0)).unknown).toMatch(/patched at run time/);
+  });
+});
