@@ -6,13 +6,20 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type Vaddr, vaddr } from "../../../src/address.js";
-import { type ElfImage, parseElf } from "../../../src/elf/image.js";
-import { readCarry } from "../../../src/rewrite/carry.js";
-import { type Certificate, type Claim, decodeCertificates, type Transfer } from "../../../src/rewritten/certificate.js";
+import { type ElfImage, parseElf, sectionNamed } from "../../../src/elf/image.js";
+import { readCarry, sealCarry } from "../../../src/rewrite/carry.js";
+import { CARRY_SECTION } from "../../../src/rewrite/sections.js";
+import {
+  type Certificate,
+  type Claim,
+  decodeCertificates,
+  encodeCertificates,
+  type Transfer,
+} from "../../../src/rewritten/certificate.js";
 import { readUsdtNotes } from "../../../src/usdt/notes.js";
 import { examine } from "../../../src/verify/witness/witness.js";
 import { canCompile, compile } from "../../rewrite/compile.js";
-import { rewriteFile } from "../held.js";
+import { held, rewriteFile } from "../held.js";
 
 const folder = fileURLToPath(new URL("./programs/", import.meta.url));
 
@@ -47,9 +54,23 @@ FN main
 EFN main
 `;
 
+let rewritten: Buffer;
 let image: ElfImage;
 let site: Vaddr;
 let whole: Certificate;
+
+/** The rewritten file with other claims of as many bytes, as if it had been written so. */
+function carrying(claims: Uint8Array): Buffer {
+  const bytes = Buffer.from(rewritten);
+  const { sh_offset, sh_size } = sectionNamed(parseElf(bytes), CARRY_SECTION)!;
+  const section = bytes.subarray(sh_offset, sh_offset + sh_size);
+  section.set(claims, sh_size - claims.length);
+  // The hash of the file is one with these bytes zero.
+  const [hash, check] = [12, 44] as const;
+  section.fill(0, hash, check + 8);
+  sealCarry(section, sh_offset, { size: bytes.length, pieces: [{ offset: 0, bytes: Buffer.from(bytes) }] });
+  return bytes;
+}
 
 function said(certificates: readonly Certificate[] | undefined) {
   const windows = [{ start: site, end: site + 5 }];
@@ -143,11 +164,12 @@ const faults: readonly (readonly [
 describe.skipIf(!canCompile)("claims about a function that changed", () => {
   beforeAll(async () => {
     const path = await compile(source, "-x", "assembler-with-cpp", `-Wa,-I,${folder}`, "-pie");
-    const rewritten = rewriteFile(path)!;
-    expect(rewritten.report.sites.map(({ status }) => status)).toEqual(["rewritten"]);
+    const { bytes, report } = rewriteFile(path)!;
+    expect(report.sites.map(({ status }) => status)).toEqual(["rewritten"]);
+    rewritten = bytes;
     image = parseElf(readFileSync(path));
     site = readUsdtNotes(image)[0]!.location;
-    const certificates = decodeCertificates(readCarry(parseElf(rewritten.bytes))!.certificates)!;
+    const certificates = decodeCertificates(readCarry(parseElf(rewritten))!.certificates)!;
     expect(certificates.length).toBe(1);
     whole = certificates[0]!;
     expect(whole.transfers.map(({ claims }) => claims.map(({ kind }) => kind))).toEqual([
@@ -161,6 +183,18 @@ describe.skipIf(!canCompile)("claims about a function that changed", () => {
   it("hold as they are written, and are not asked for where nobody gives any", () => {
     expect(said([whole])).toBeUndefined();
     expect(said(undefined)).toBeUndefined();
+  });
+
+  it("are asked for in the file that is verified", () => {
+    const verdictOf = (claims: Uint8Array) =>
+      held(carrying(claims)).sites.map(({ verdict, reason }) => [verdict, reason]);
+    const claims = encodeCertificates([whole]);
+    expect(verdictOf(claims)).toEqual([["equivalent", null]]);
+    const [, later] = faults.find(([what]) => what === "a later first entry")!;
+    expect(verdictOf(encodeCertificates(later()))).toEqual([["different", expect.stringMatching(/is another/)]]);
+    expect(verdictOf(Buffer.alloc(claims.length))).toEqual([
+      ["unproved", expect.stringMatching(/nothing is claimed of the code/)],
+    ]);
   });
 
   it.each(faults)("claim %s", (_, certificates, verdict, why) => {
