@@ -68,6 +68,8 @@ export interface ProgramWide {
 
 /** A table goes on for no longer. */
 const MOST_WORDS = 1 << 16;
+/** So many words below its name may be a table's. */
+const MOST_BELOW = 256;
 
 /** They live as long as their images, which never change. */
 const known = new WeakMap<ElfImage, ComputedTargets>();
@@ -189,7 +191,8 @@ export class ComputedTargets {
     const code = this.functions.code(part);
     const isPlace = (address: number): boolean => code.unclean !== undefined || indexOf(code, address) >= 0;
     return (
-      this.names.byAlignedData(start + 1, end).some(isPlace) ||
+      // A relocation may name what something is still added to.
+      this.names.byPointers(start + 1, end).some(({ target, isCertain }) => isCertain || isPlace(target)) ||
       this.namedByCode(vaddr(start + 1), end).some(({ target }) => isPlace(target))
     );
   }
@@ -354,12 +357,14 @@ export class ComputedTargets {
       for (const target of this.targetsOf(table)) if (!candidates.has(target)) candidates.set(target, at);
     }
     const seen = new Set<FlowResult>();
-    for (const range of this.toFollow.makers()) {
-      const { flow } = this.groupOf(range);
-      if (flow === undefined || seen.has(flow)) continue;
-      seen.add(flow);
-      take(flow);
-    }
+    // Who jumps by a sum may have its base from memory that only the loader writes.
+    for (const ranges of [this.toFollow.makers(), this.toFollow.leavers()])
+      for (const range of ranges) {
+        const { flow } = this.groupOf(range);
+        if (flow === undefined || seen.has(flow)) continue;
+        seen.add(flow);
+        take(flow);
+      }
     for (const code of this.gaps())
       take(this.followed([{ range: { index: -1, start: code.start, end: code.end }, code }]).flow);
     this.functions.forget();
@@ -408,26 +413,39 @@ export class ComputedTargets {
     others?: ReadonlySet<number>,
   ): readonly number[] {
     const targets: number[] = [];
+    const { view } = this.image;
+    const targetAt = (place: number): number => {
+      const offset = offsetOf(this.image, vaddr(place))!;
+      // A pointer that the loader makes, or what stands in the file.
+      const relocated = base === 0 ? this.memory.relocationAt(place) : undefined;
+      const word =
+        relocated ??
+        (width === 8
+          ? Number(view.getBigInt64(offset, true))
+          : signed
+            ? view.getInt32(offset, true)
+            : view.getUint32(offset, true));
+      return minus ? base - word : base + word;
+    };
     for (const { at, step } of sources) {
       const segment = segmentAt(this.image, vaddr(at));
       if (segment === undefined) continue;
       const end = segment.p_vaddr + segment.p_filesz;
       for (let i = 0, place = at; i < MOST_WORDS && place + width <= end; i++, place += Math.max(step, 1)) {
         if (i > 0 && (step === 0 || others?.has(place))) break;
-        const offset = offsetOf(this.image, vaddr(place))!;
-        const { view } = this.image;
-        // A pointer that the loader makes, or what stands in the file.
-        const relocated = base === 0 ? this.memory.relocationAt(place) : undefined;
-        const word =
-          relocated ??
-          (width === 8
-            ? Number(view.getBigInt64(offset, true))
-            : signed
-              ? view.getInt32(offset, true)
-              : view.getUint32(offset, true));
-        const target = minus ? base - word : base + word;
+        const target = targetAt(place);
         if (this.memory.isCode(target)) targets.push(target);
         else if (step >= width || i % width === 0) break;
+      }
+      // An index may count from below the table's name. What is there may be another's: only what leads into the same function.
+      const own = step >= width && base !== 0 ? this.functions.containing(base) : undefined;
+      if (own === undefined) continue;
+      for (let i = 1, place = at - step; i < MOST_BELOW && place >= segment.p_vaddr; i++, place -= step) {
+        const target = targetAt(place);
+        if (!this.memory.isCode(target)) break;
+        if (target < own.start || target >= own.end) continue;
+        const code = this.functions.code(own);
+        if (code.unclean !== undefined || indexOf(code, target) >= 0) targets.push(target);
       }
     }
     return targets;

@@ -94,7 +94,7 @@ export class Followed {
         const other = this.context.functions.containing(target);
         if (other === undefined) return false;
         parts ??= this.context.partsOf(range);
-        return typeof parts !== "string" && !parts.includes(other);
+        return typeof parts !== "string" && !parts.some((part) => part.index === other.index);
       },
       leaves: (index) => {
         tables ??= this.tablesOf(range);

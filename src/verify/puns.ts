@@ -35,7 +35,10 @@ export function punsIn(
     const isJump = jump !== null && (jump.flow & Flow.Jump) !== 0 && jump.length > 1;
     if (end !== start + 1 || !isJump || before.bytes(start, 1)[0] !== NOP) continue;
     const last = vaddr(start + jump.length);
-    if (touches(changed, end, last)) continue;
+    // The instructions whose bytes are its distance are still there, whole: else it is a jump whose distance is their bytes by chance.
+    let behind = end;
+    while (behind < last) behind = vaddr(behind + (before.at(behind)?.length ?? 1));
+    if (touches(changed, end, behind)) continue;
     // To new code, or to padding that leads there.
     if (![added, changed].some((stretches) => touches(stretches, jump.target, jump.target + 1))) continue;
     let probe: Vaddr | undefined;

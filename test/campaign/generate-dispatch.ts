@@ -76,6 +76,24 @@ function possible(w: Writer, { index, base, table, combine, leave, where }: Choi
   return true;
 }
 
+/** docs/assumptions.md: the sum of what was handed over is jumped to where it is made, out of a register or a slot. */
+const SUMS_STAY = "sums of what was handed over are jumped to where they are made";
+const LEAVING: ReadonlySet<string> = new Set([
+  "jmp global",
+  "another function's jmp",
+  "another function's jmp by a global",
+]);
+const BY_MEMORY: ReadonlySet<string> = new Set([
+  "global",
+  "global over a call",
+  "global that a callee overwrites",
+  "callee's result",
+  "caller's memory",
+  "thread's memory",
+]);
+const isHandedOver = ({ base, carry }: Choice, stage: string): boolean =>
+  base === "caller's register" || (stage === "base" && BY_MEMORY.has(carry));
+
 export function dispatch(name: string, random: Random, flavour: Flavour, unusual: number): GeneratedFunction {
   const w = new Writer(name, random, flavour);
   let choice = choose(random, unusual);
@@ -120,7 +138,7 @@ export function dispatch(name: string, random: Random, flavour: Flavour, unusual
     name,
     kinds: { ...plain, ...choice, special: differing === 0 ? "usual table" : "-" },
     unusual: differing,
-    assumption: leave.assumption ?? null,
+    assumption: leave.assumption ?? (isHandedOver(choice, stage) && LEAVING.has(choice.leave) ? SUMS_STAY : null),
     selectors: count,
     text: w.text(count),
   };

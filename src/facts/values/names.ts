@@ -79,12 +79,15 @@ export class NameIndex {
   private readonly strays: number[] = [];
   /** Addresses of data that code makes, from which words lead to code if they are added to it. */
   private readonly tables = new Set<number>();
+  /** Its words may be addresses that no relocation tells of. */
+  private readonly fixed: boolean;
 
   /** @throws InputError where a table is damaged */
   constructor(image: ElfImage) {
     const sections = image.sections.filter(isCode);
     const isInCode = containment(sections);
     const fixed = image.header.e_type === elf.ET_EXEC;
+    this.fixed = fixed;
     forEachRelocation(image, (place, value) => {
       if (isInCode(value)) this.data.add(place, value);
     });
@@ -112,9 +115,15 @@ export class NameIndex {
     return this.data.within(start, end).map((p) => p.target);
   }
 
-  /** As byData, without words of data that are at no multiple of 8: nobody keeps a pointer there but in packed structures. */
-  byAlignedData(start: number, end: number): readonly number[] {
-    return this.data.within(start, end).flatMap(({ at, target }) => (at % 8 === 0 || Number.isNaN(at) ? [target] : []));
+  /**
+   * As byData, and whether it is certain that an address is meant. Without words of data of fixed programs that are at no multiple of
+   * 8: nobody keeps a pointer there but in packed structures.
+   */
+  byPointers(start: number, end: number): readonly { readonly target: number; readonly isCertain: boolean }[] {
+    return this.data.within(start, end).flatMap(({ at, target }) => {
+      const isCertain = !this.fixed && !Number.isNaN(at);
+      return isCertain || at % 8 === 0 || Number.isNaN(at) ? [{ target, isCertain }] : [];
+    });
   }
 
   byCode(start: number, end: number): readonly { readonly at: number; readonly target: number }[] {

@@ -119,8 +119,12 @@ export class Certificates {
     const formations = [...found.formations.values()];
     for (const table of tables) {
       // Words that are addresses themselves are named by what the loader does with them.
-      const isPointers = table.base === 0 && value.some((atom) => atom.table?.first === table.first);
-      if (isPointers || formations.some((f) => isSame(f, table))) continue;
+      const isPointers = table.base === 0 && this.program.isConstant(table.first);
+      const isFilled = isPointers && this.program.pointerAt(table.first) !== undefined;
+      if (isFilled || (isPointers && value.some((atom) => atom.table?.first === table.first))) continue;
+      if (formations.some((f) => isSame(f, table))) continue;
+      // A sum that may be among what is handed over: it is more than needs to be claimed.
+      if (claims.some(({ kind }) => kind === "pointer")) continue;
       const why = `the table at ${hex(table.first)} that the transfer at ${hex(address)} is claimed to go by is another`;
       yield strangeness(value, this.program.isFixed) === undefined ? different(why) : unproved(why);
     }

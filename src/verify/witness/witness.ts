@@ -203,7 +203,11 @@ class Witness {
     for (const name of program.names) {
       const { address, isPad, isPatched, isLocal } = name;
       if (!isLocal) this.entered.add(address);
-      if (this.shielded.has(address) || this.quiet.has(address)) this.arrive(address, "pointer", name.why, !isLocal);
+      if (this.shielded.has(address) || this.quiet.has(address)) {
+        // In the middle of an instruction: something is still added to it.
+        const isCertain = !isLocal && (parts.isStart(address) || !parts.isLinear(address));
+        this.arrive(address, "pointer", name.why, isCertain);
+      }
       if (isPatched) {
         const end = address + this.patchedLength(address);
         this.doubt(this.touching(address, end), `the code at ${hex(address)} is patched at run time`);
