@@ -252,10 +252,10 @@ export class ComputedTargets {
     readonly flow: FlowResult;
     readonly ways: readonly Way[];
   } {
-    const { transfers, formations, computed, around, made, read, looksAtReturn, rspAtNops } = new ValueFlow(
-      parts,
-      this.surroundings,
-    );
+    const first = new ValueFlow(parts, this.surroundings);
+    const { transfers, formations, computed, around, made, read, looksAtReturn, rspAtNops } = first.isMisled
+      ? new ValueFlow(parts, this.surroundings, true)
+      : first;
     const flow = {
       transfers: transfers.filter((t) => !this.isKnown(t)),
       formations,
@@ -357,14 +357,16 @@ export class ComputedTargets {
       for (const target of this.targetsOf(table)) if (!candidates.has(target)) candidates.set(target, at);
     }
     const seen = new Set<FlowResult>();
-    // Who jumps by a sum may have its base from memory that only the loader writes.
-    for (const ranges of [this.toFollow.makers(), this.toFollow.leavers()])
+    const takeAll = (ranges: Iterable<CodeRange>): void => {
       for (const range of ranges) {
         const { flow } = this.groupOf(range);
         if (flow === undefined || seen.has(flow)) continue;
         seen.add(flow);
         take(flow);
       }
+    };
+    takeAll(this.toFollow.makers());
+    takeAll(this.toFollow.loaders());
     for (const code of this.gaps())
       take(this.followed([{ range: { index: -1, start: code.start, end: code.end }, code }]).flow);
     this.functions.forget();

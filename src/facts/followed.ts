@@ -103,6 +103,33 @@ export class Followed {
     });
   }
 
+  /** Those that may jump to a computed place and load an address of code from memory that only the loader writes. */
+  *loaders(): Iterable<CodeRange> {
+    for (let i = 0; i < this.context.functions.count; i++) {
+      const range = this.context.functions.range(i);
+      const bytes = this.context.functions.bytes(range);
+      if (!mayLeave(bytes) || !this.loadsPointer(range, bytes)) continue;
+      if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
+    }
+  }
+
+  /** Whether bytes look like an operand in memory where a pointer to code is: relative to rip, or in fixed programs as it stands. */
+  private loadsPointer({ start }: CodeRange, bytes: Uint8Array): boolean {
+    const { memory } = this.context;
+    const isPointer = (place: number): boolean => {
+      const value = memory.isReadOnly(place) ? memory.pointerAt(place) : undefined;
+      return value !== undefined && (memory.fixed ? value.plain : value.image).some((n) => memory.isCode(n));
+    };
+    for (let p = 1; p + 4 <= bytes.length; p++) {
+      if (memory.fixed && isPointer(distantEnd(bytes, p - 1) - p - 4)) return true;
+      if ((bytes[p - 1]! & 0xc7) !== 0x05) continue;
+      // Behind the distance an operand of up to four bytes may follow.
+      const end = start + distantEnd(bytes, p - 1);
+      if (isPointer(end) || isPointer(end + 1) || isPointer(end + 2) || isPointer(end + 4)) return true;
+    }
+    return false;
+  }
+
   /** The ranges that may jump to a computed place. */
   *leavers(): Iterable<CodeRange> {
     for (let i = 0; i < this.context.functions.count; i++) {

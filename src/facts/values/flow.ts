@@ -86,6 +86,7 @@ export class ValueFlow implements FlowResult, Findings {
   private readonly known = new Set<string>();
   private readonly parts: readonly Part[];
   private readonly machine: Machine;
+  private readonly computesInVectors: boolean;
   /** Leaders to go on from, by number: parts in order, then their instructions. The first one comes first. */
   private readonly work = new PendingSet();
   private readonly firsts: number[] = [];
@@ -100,6 +101,7 @@ export class ValueFlow implements FlowResult, Findings {
   constructor(
     ranges: readonly { readonly range: CodeRange; readonly code: DecodedCode }[],
     private readonly surroundings: Surroundings,
+    putsIntoVectors = false,
   ) {
     this.parts = ranges.map(({ range, code }) => ({
       range,
@@ -114,14 +116,13 @@ export class ValueFlow implements FlowResult, Findings {
       this.firsts.push(first);
       first += code.count;
     }
-    const isBoth = (into: boolean): boolean =>
-      this.parts.some(({ steps }) => steps.some((step) => movesVector(step, into)));
-    const keepsInVectors = isBoth(true) && isBoth(false);
+    this.computesInVectors =
+      putsIntoVectors || this.parts.some(({ steps }) => steps.some(({ vectors }) => vectors === "computes"));
     this.machine = new Machine(
       surroundings.memory,
       this,
       (at, address, size) => this.loads(at, address, size),
-      keepsInVectors,
+      this.computesInVectors,
     );
     for (const { steps } of this.parts)
       for (const { operands } of steps)
@@ -135,6 +136,11 @@ export class ValueFlow implements FlowResult, Findings {
     this.enterInside();
     this.enterUnreached();
     this.collect();
+  }
+
+  /** Whether something that was computed went through vector registers, which had to be known from the start. */
+  get isMisled(): boolean {
+    return this.machine.putsIntoVectors && !this.computesInVectors;
   }
 
   onFormation(at: number, formation: Formation): void {
@@ -268,7 +274,7 @@ export class ValueFlow implements FlowResult, Findings {
       this.machine.call(isOwn ? ALL_CLOBBERED : this.surroundings.clobbered(vaddr(target)));
       const told = isOwn ? 0 : this.surroundings.returnAddressIn(vaddr(target));
       if (told !== 0) this.machine.tell(told, code.start + code.offsets[i + 1]!);
-    } else this.machine.run(part.steps[i]!, addressOf(code, i), code.start + code.offsets[i + 1]!);
+    } else this.machine.run(part.steps[i]!, addressOf(code, i));
   }
 
   /** Runs from a leader to the next one, or to where nothing follows. */
@@ -477,14 +483,6 @@ export class ValueFlow implements FlowResult, Findings {
       }
     }
   }
-}
-
-/** Whether a step moves 64 bits from a general-purpose register into a vector register, or back. */
-function movesVector({ operation, operands, writes }: Step, into: boolean): boolean {
-  if (operation !== "other" || operands.length !== 2) return false;
-  const [a, b] = operands;
-  if (into) return a!.kind === "other" && b!.kind === "register" && b!.size === 8;
-  return writes !== 0 && a!.kind === "register" && a!.size === 8 && b!.kind === "other";
 }
 
 /** Whether a value has more numbers than before, or wider ones: it may go on like that. */

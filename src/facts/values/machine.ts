@@ -5,7 +5,8 @@
  * whoever keeps addresses of code in one keeps to that as well (docs/assumptions.md).
  */
 import { ALL_CLOBBERED } from "./clobbered.js";
-import type { MemoryOperand, Operand, Step } from "./steps.js";
+import { COMPUTED, joinSlots, overlapping, type Place, remnants, type Slot, sameSlots } from "./slots.js";
+import type { MemoryOperand, Operand, Step, StringStore } from "./steps.js";
 import { Arithmetic, type Findings, loaded, type Memory } from "./sums.js";
 import {
   GIVEN,
@@ -26,16 +27,12 @@ import {
 } from "./value.js";
 
 const RAX = 0;
+const RCX = 1;
 const RSP = 4;
 const RBP = 5;
+const RSI = 6;
+const RDI = 7;
 const REGISTERS = 16;
-
-export interface Slot {
-  readonly frame: number;
-  readonly offset: number;
-  readonly size: number;
-  readonly value: Value;
-}
 
 /** What is known right before an instruction. Not changed once others have it. */
 export interface State {
@@ -47,7 +44,7 @@ export interface State {
 export function entryState(): State {
   const registers = Array<Value>(REGISTERS).fill(GIVEN);
   registers[RSP] = stack(0, 0);
-  return { registers, slots: [{ frame: 0, offset: 0, size: 8, value: RET }] };
+  return { registers, slots: [{ frame: 0, offset: 0, size: 8, value: RET, isPart: false }] };
 }
 
 /** Somewhere, with anything in the registers that may be handed over. */
@@ -58,14 +55,7 @@ export function anyState(): State {
 }
 
 export const sameState = (a: State, b: State): boolean =>
-  a === b ||
-  (a.slots.length === b.slots.length &&
-    a.registers.every((v, i) => same(v, b.registers[i]!)) &&
-    a.slots.every((s, i) => {
-      const o = b.slots[i]!;
-      if (s === o) return true;
-      return s.frame === o.frame && s.offset === o.offset && s.size === o.size && same(s.value, o.value);
-    }));
+  a === b || (sameSlots(a.slots, b.slots, same) && a.registers.every((v, i) => same(v, b.registers[i]!)));
 
 /** Either of two states: a slot that one of them does not know is not known. */
 export function joinStates(a: State, b: State, widened: (joined: Value, before: Value) => Value): State {
@@ -82,33 +72,8 @@ export function joinStates(a: State, b: State, widened: (joined: Value, before: 
     if (registers === a.registers) registers = [...registers];
     (registers as Value[])[i] = value;
   }
-  if (a.slots === b.slots) return registers === a.registers ? a : { registers, slots: a.slots };
-  let isSame = true;
-  const slots: Slot[] = [];
-  for (let i = 0, j = 0; i < a.slots.length && j < b.slots.length; ) {
-    const [slot, other] = [a.slots[i]!, b.slots[j]!];
-    const order = slot.frame - other.frame || slot.offset - other.offset;
-    if (order < 0) {
-      i++;
-      isSame = false;
-    } else if (order > 0) j++;
-    else {
-      if (slot === other) slots.push(slot);
-      else if (slot.size === other.size) {
-        const joined = join(slot.value, other.value);
-        const value = joined === slot.value ? joined : widened(joined, slot.value);
-        if (same(value, slot.value)) slots.push(slot);
-        else {
-          isSame = false;
-          slots.push({ ...slot, value });
-        }
-      } else isSame = false;
-      i++;
-      j++;
-    }
-  }
-  if (isSame && slots.length === a.slots.length) return registers === a.registers ? a : { registers, slots: a.slots };
-  return { registers, slots };
+  const slots = joinSlots(a.slots, b.slots, widened, same);
+  return registers === a.registers && slots === a.slots ? a : { registers, slots };
 }
 
 /** Runs steps, one after the other, from a state on. */
@@ -121,14 +86,16 @@ export class Machine {
   private isOwn = false;
   /** The link-time address of the step. */
   at = 0;
+  /** Something that was computed went from a slot to a vector register. */
+  putsIntoVectors = false;
 
   constructor(
     readonly memory: Memory,
     findings: Findings,
     /** Told of loads: what an address without an index may be, and the instruction. */
     private readonly onLoad?: (at: number, address: Value, size: number) => void,
-    /** Values go to vector registers and come back: what comes back may be anything that went there. */
-    private readonly keepsInVectors = false,
+    /** What comes from a vector register may have been computed: something was put in there, or is computed there. */
+    private readonly computesInVectors = false,
   ) {
     this.arithmetic = new Arithmetic(memory, findings);
   }
@@ -167,8 +134,8 @@ export class Machine {
     return this.read(operand, 8);
   }
 
-  /** The state after a step, which is no direct jump. `next` is the link-time address of what follows. */
-  run(step: Step, at: number, next: number): void {
+  /** The state after a step, which is no direct jump. */
+  run(step: Step, at: number): void {
     this.at = at;
     const [first, second] = step.operands;
     switch (step.operation) {
@@ -256,7 +223,7 @@ export class Machine {
         this.call(ALL_CLOBBERED);
         return;
       case "other":
-        this.other(step, next);
+        this.other(step);
         return;
     }
   }
@@ -323,28 +290,74 @@ export class Machine {
   }
 
   /** Registers that an instruction writes which is not looked at more closely. */
-  private other({ operands, writes, reads }: Step, _next: number): void {
+  private other({ operands, writes, reads, vectors, string }: Step): void {
+    if (string !== undefined) this.storeString(string);
     for (let r = 0; r < REGISTERS; r++)
       if (reads & (1 << r) && writes !== 0) this.arithmetic.spoiled(this.at, this.registers[r]!);
     for (let r = 0; r < REGISTERS; r++) {
       if ((writes & (1 << r)) === 0) continue;
-      // From a vector register: something that was handed over. From memory alone: the same.
-      const isMove =
-        reads === 0 && operands.length === 2 && operands[0]!.kind === "register" && sizeOf(operands[0]!) === 8;
+      // From a vector register: something that was handed over.
+      const [to, from] = operands;
+      const isMove = reads === 0 && operands.length === 2 && to!.kind === "register" && sizeOf(to!) === 8;
       this.registers[r] =
-        r === RSP
-          ? SOMEWHERE_ON_STACK
-          : isMove && !(this.keepsInVectors && operands[1]!.kind === "other")
-            ? GIVEN
-            : TAINT;
+        r === RSP ? SOMEWHERE_ON_STACK : isMove && from!.kind === "other" && !this.computesInVectors ? GIVEN : TAINT;
     }
     const [first] = operands;
     for (const o of operands)
       if (o.kind === "memory" && !o.hasSegment) {
         const { address } = this.placeOf(o);
         if (address !== undefined) this.onLoad?.(this.at, address, o.size || 8);
+        if (o !== first && vectors !== "none") this.putsIntoVectors ||= this.holdsComputed(address, o.size || 64);
       }
-    if (first?.kind === "memory") this.store(first, first.size || 64, TAINT);
+    if (first?.kind === "memory") this.storeOther(first, vectors !== "none" && !this.computesInVectors ? GIVEN : TAINT);
+  }
+
+  /** What an instruction that is not looked at more closely stores: of vectors each eight bytes. */
+  private storeOther(m: MemoryOperand, value: Value): void {
+    const size = m.size || 64;
+    if (size <= 8 || m.hasSegment) {
+      this.store(m, size, value);
+      return;
+    }
+    const address = this.placeOf(m).address ?? TAINT;
+    if (!isStack(address) || Number.isNaN(address.offset)) this.storeAt(address, size, value);
+    else for (let at = 0; at < size; at += 8) this.storeAt(stack(address.frame, address.offset + at), 8, value);
+  }
+
+  /** A string instruction, or a masked store of a vector, at rdi. */
+  private storeString({ size, isRepeated, content }: StringStore): void {
+    const to = this.registers[RDI]!;
+    if ((to.kinds & Is.Stack) === 0) return;
+    const from = this.registers[RSI]!;
+    const isFromStack = content === "rsi" && (from.kinds & Is.Stack) !== 0;
+    const isComputed =
+      content === "vector" ||
+      (isFromStack && this.holdsComputed(SOMEWHERE_ON_STACK, 8)) ||
+      (content === "rax" && this.matters(this.registers[RAX]!));
+    const count = this.registers[RCX]!;
+    const times = !isRepeated ? 1 : isNumber(count) ? Math.max(0, count.plain[0]!) : MANY;
+    if (!isStack(to) || Number.isNaN(to.offset)) this.storeAt(to, size, TAINT);
+    else
+      this.put(
+        { frame: to.frame, offset: to.offset, size: size * Math.min(times, MANY) },
+        isComputed ? TAINT : undefined,
+        true,
+      );
+  }
+
+  /** Whether something computed is in the slots that an address may lead to. */
+  private holdsComputed(address: Value | undefined, size: number): boolean {
+    if (address === undefined || (address.kinds & Is.Stack) === 0) return false;
+    const { frame, offset } = address;
+    const [first, last] =
+      frame < 0 || Number.isNaN(offset) ? [0, this.known.length] : overlapping(this.known, { frame, offset, size });
+    for (let i = first; i < last; i++) if (this.known[i]!.value.kinds & COMPUTED) return true;
+    return false;
+  }
+
+  /** Whether it matters that a value is not lost: it was computed, or is an address of code. */
+  private matters(value: Value): boolean {
+    return (value.kinds & (COMPUTED | Is.Ret)) !== 0 || this.arithmetic.codeOf(value).length > 0;
   }
 
   private scaled(value: Value, factor: Value): Value {
@@ -412,7 +425,7 @@ export class Machine {
     const { register, size } = destination;
     if (register === RSP && !isStack(value) && value.kinds & Is.Stack) this.registers[RSP] = SOMEWHERE_ON_STACK;
     else if (size >= 4) this.registers[register] = value;
-    else this.registers[register] = this.partly(this.registers[register]!, size);
+    else this.registers[register] = this.partly(this.registers[register]!, destination.high ? 2 : size);
   }
 
   /** A register of which the low 8 or 16 bits are something else now. */
@@ -480,12 +493,7 @@ export class Machine {
   private loadAt(address: Value, size: number, isSigned: boolean, isTold = true): Value {
     if (isTold) this.onLoad?.(this.at, address, size);
     if (address.kinds & Is.Stack) {
-      const slot = this.known.find((s) => s.frame === address.frame && s.offset === address.offset && s.size >= size);
-      if (slot === undefined) return loaded(size, isSigned, undefined);
-      if (size === 8) return slot.value;
-      if (size === 4)
-        return isSigned ? this.arithmetic.signed32(this.at, slot.value) : this.arithmetic.low32(this.at, slot.value);
-      return loaded(size, isSigned, undefined);
+      return this.loadSlot(address, size, isSigned);
     }
     const known = this.memory.fixed ? address.plain : address.image;
     if (address.kinds === 0 && known.length > 0 && known.every((n) => this.memory.isImage(n))) {
@@ -506,10 +514,26 @@ export class Machine {
     if (!m.hasSegment) this.storeAt(this.placeOf(m).address ?? TAINT, size, value);
   }
 
+  private loadSlot({ frame, offset }: Value, size: number, isSigned: boolean): Value {
+    const { arithmetic, at } = this;
+    const [first, last] = Number.isNaN(offset) ? [0, 0] : overlapping(this.known, { frame, offset, size });
+    if (first === last) return loaded(size, isSigned, undefined);
+    const slot = this.known[first]!;
+    if (last === first + 1 && !slot.isPart && slot.offset === offset && slot.size >= size) {
+      if (size === 8) return slot.value;
+      if (size === 4) return isSigned ? arithmetic.signed32(at, slot.value) : arithmetic.low32(at, slot.value);
+    }
+    const values = this.known.slice(first, last).map((s) => s.value);
+    if (!values.some((v) => this.matters(v))) return loaded(size, isSigned, undefined);
+    const spoiled = arithmetic.spoiled(at, ...values);
+    return size === 8 ? spoiled : size === 4 ? arithmetic.low32(at, spoiled) : loaded(size, isSigned, undefined);
+  }
+
   private storeAt(address: Value, size: number, value: Value): void {
     if ((address.kinds & Is.Stack) === 0) return;
     if (!isStack(address) || Number.isNaN(address.offset)) {
-      this.slots = [];
+      // Any of them may be something else now. What was computed is not taken for something that was handed over.
+      this.slots = this.known.flatMap((s) => (s.value.kinds & COMPUTED ? [{ ...s, value: TAINT }] : []));
       return;
     }
     const { frame, offset } = address;
@@ -518,28 +542,30 @@ export class Machine {
       size === 8
         ? !same(value, GIVEN)
         : size === 4 && (this.memory.fixed || value.kinds !== Is.Taint || value.image.length > 0);
+    this.put({ frame, offset, size }, isKept ? value : undefined, false);
+  }
+
+  /** @param value undefined where it is not kept */
+  private put(place: Place, value: Value | undefined, isPart: boolean): void {
     const slots = this.known;
-    let first = 0;
-    while (
-      first < slots.length &&
-      (slots[first]!.frame < frame ||
-        (slots[first]!.frame === frame && slots[first]!.offset + slots[first]!.size <= offset))
-    )
-      first++;
-    let last = first;
-    while (last < slots.length && slots[last]!.frame === frame && slots[last]!.offset < offset + size) last++;
-    if (last === first && !isKept) return;
-    if (isKept && last === first + 1) {
+    const [first, last] = overlapping(slots, place);
+    if (last === first && value === undefined) return;
+    if (value !== undefined && last === first + 1) {
       const old = slots[first]!;
-      if (old.offset === offset && old.size === size && same(old.value, value)) return;
+      if (old.offset === place.offset && old.size === place.size && !old.isPart && !isPart && same(old.value, value))
+        return;
     }
     const own = this.isOwn ? (slots as Slot[]) : [...slots];
-    if (isKept) own.splice(first, last - first, { frame, offset, size, value });
-    else own.splice(first, last - first);
+    const left = remnants(slots.slice(first, last), place, (v) => this.matters(v));
+    const put = value === undefined ? [] : [{ ...place, value, isPart }];
+    own.splice(first, last - first, ...left.before, ...put, ...left.behind);
     this.known = own;
     this.isOwn = true;
   }
 }
+
+/** More bytes than a string instruction is followed for. */
+const MANY = 1 << 12;
 
 /** A pointer that was loaded and rotated: xor with the guard makes it whole again. */
 const MANGLED: Value = { ...TAINT };

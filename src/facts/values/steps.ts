@@ -68,6 +68,17 @@ export interface Step {
   readonly writes: number;
   /** Of "other": a bit for each register whose value, and not only an address, is read. */
   readonly reads: number;
+  /** What "other" does with vector registers: moves whole words of eight bytes from and to memory, or anything else. */
+  readonly vectors: "none" | "moves" | "computes";
+  /** A store at rdi, which no operand tells of. */
+  readonly string: StringStore | undefined;
+}
+
+/** What a string instruction stores, or a masked store of a vector: so many bytes at a time. */
+export interface StringStore {
+  readonly size: number;
+  readonly isRepeated: boolean;
+  readonly content: "rax" | "rsi" | "vector";
 }
 
 const [RSP, RBP] = [4, 5];
@@ -76,7 +87,8 @@ const [RSP, RBP] = [4, 5];
 export const usesStack = (o: Operand): boolean =>
   o.kind === "memory" && (o.base === RSP || o.base === RBP || o.index === RBP) && !o.hasSegment;
 
-const NOTHING: Step = { operation: "compare", operands: [], writes: 0, reads: 0 };
+const NO_VECTORS = { writes: 0, reads: 0, vectors: "none", string: undefined } as const;
+const NOTHING: Step = { operation: "compare", operands: [], ...NO_VECTORS };
 
 const byMnemonic = new Map<number, Operation>([
   [Mnemonic.Mov, "move"],
@@ -169,7 +181,7 @@ function read(instruction: Instruction): Step {
   if (mnemonic === Mnemonic.Inc || mnemonic === Mnemonic.Dec) operands.push({ kind: "number", value: 1 });
   // mov from and to segment and control registers.
   if (operation === "move" && operands[1]?.kind === "other") return other(instruction);
-  return { operation, operands, writes: 0, reads: 0 };
+  return { operation, operands, ...NO_VECTORS };
 }
 
 /** The number of a general-purpose register, or -1. */
@@ -218,7 +230,9 @@ function other(instruction: Instruction): Step {
   for (let k = 0; k < count; k++) operands.push(operand(instruction, k));
   // Vector instructions write what they name first, and no general-purpose register besides.
   const first = count > 0 && instruction.opKind(0) === OpKind.Register ? instruction.opRegister(0) : -1;
-  if (first >= FIRST_VECTOR && first <= Register.ZMM31) return { operation: "other", operands, writes: 0, reads: 0 };
+  const [vectors, string] = [vectorsOf(instruction, operands), stringStore(instruction)];
+  if (isVector(first) && string === undefined && !WRITES_INDEX.has(instruction.mnemonic))
+    return { operation: "other", operands, writes: 0, reads: 0, vectors, string };
   const info = infoFactory.info(instruction);
   const used = info.usedRegisters();
   let writes = 0;
@@ -238,5 +252,48 @@ function other(instruction: Instruction): Step {
   info.free();
   for (const o of operands)
     if (o.kind === "memory") reads &= ~((o.base >= 0 ? 1 << o.base : 0) | (o.index >= 0 ? 1 << o.index : 0));
-  return { operation: "other", operands, writes, reads };
+  return { operation: "other", operands, writes, reads, vectors, string };
 }
+
+const isVector = (register: number): boolean => register >= FIRST_VECTOR && register <= Register.ZMM31;
+const isAnyVector = (register: number): boolean =>
+  isVector(register) || (register >= Register.MM0 && register <= Register.MM7);
+
+function vectorsOf(instruction: Instruction, operands: readonly Operand[]): Step["vectors"] {
+  let has = false;
+  let isSame = instruction.opCount > 1;
+  for (let k = 0; k < instruction.opCount; k++) {
+    const register = instruction.opKind(k) === OpKind.Register ? instruction.opRegister(k) : -1;
+    has ||= isAnyVector(register);
+    isSame &&= register === instruction.opRegister(0) && register >= 0;
+  }
+  if (!has) return "none";
+  // From a general-purpose register: who knows what.
+  if (operands.some((o, k) => o.kind === "register" && k > 0)) return "computes";
+  if (VECTOR_MOVES.has(instruction.mnemonic) || (isSame && VECTOR_ZEROES.has(instruction.mnemonic))) return "moves";
+  return operands[0]?.kind === "other" || operands[0]?.kind === "memory" ? "computes" : "moves";
+}
+
+function stringStore(instruction: Instruction): StringStore | undefined {
+  if (instruction.opCount === 0) return undefined;
+  const kind = instruction.opKind(0);
+  const isMasked = kind === OpKind.MemorySegRDI || kind === OpKind.MemorySegEDI;
+  if (kind !== OpKind.MemoryESRDI && kind !== OpKind.MemoryESEDI && !isMasked) return undefined;
+  const isRepeated = instruction.hasRepPrefix || instruction.hasRepnePrefix;
+  const content = isMasked ? "vector" : instruction.opKind(1) === OpKind.Register ? "rax" : "rsi";
+  return { size: MemorySizeExt.size(instruction.memorySize) || 64, isRepeated, content };
+}
+
+const named = (names: RegExp): ReadonlySet<number> =>
+  new Set(
+    Object.entries(Mnemonic)
+      .filter(([name, value]) => names.test(name) && typeof value === "number")
+      .map(([, value]) => value as number),
+  );
+/** Whole words of eight bytes go from memory to memory by these. */
+const VECTOR_MOVES = named(
+  /^V?(Mov(ss|sd|d|aps|ups|dqa|dqu|apd|upd|dqa32|dqa64|dqu8|dqu16|dqu32|dqu64|q|lps|hps|lpd|hpd|lhps|hlps|ntps|ntdq|ntpd|ddup)|Lddqu|Punpck[lh]qdq|Unpck[lh]pd)$/,
+);
+const VECTOR_ZEROES = named(/^V?(Pxor|Xorps|Xorpd)$/);
+/** These write ecx, too. */
+const WRITES_INDEX = named(/^V?Pcmp[ei]stri(64)?$/);

@@ -51,6 +51,7 @@ export class Follower {
   follow(group: Group, insides: readonly Inside[], isEntered: (head: number) => boolean): Findings {
     const findings = this.watcher.begin();
     const { parts, landings, watched, changed, decoder, stepper, watcher, callees } = this;
+    stepper.begin();
     const run = new Run(parts, landings, watched, changed, decoder, stepper, watcher, callees, group, findings);
     run.all(insides, isEntered);
     return findings;

@@ -17,6 +17,8 @@ export const isPreserved = (register: number): boolean =>
 interface Slot {
   readonly value: Value;
   readonly size: number;
+  /** Something was stored over a part of it since. */
+  readonly isPart?: boolean;
 }
 
 /** Farther from its base nothing is told apart. */
@@ -71,9 +73,10 @@ export class State {
       // Where only one side put eight bytes there, the other has what was handed over.
       const size = 8;
       const value = join(slot.size === 8 ? slot.value : GIVEN, theirs?.size === 8 ? theirs.value : GIVEN);
-      if (value === slot.value && size === slot.size) continue;
+      const isPart = slot.isPart === true || theirs?.isPart === true;
+      if (value === slot.value && size === slot.size && isPart === (slot.isPart === true)) continue;
       wider = true;
-      this.own().set(at, { value, size });
+      this.own().set(at, { value, size, isPart });
     }
     for (const [at, slot] of other.slots) {
       if (this.slots.has(at)) continue;
@@ -81,9 +84,20 @@ export class State {
       const value = join(GIVEN, slot.value);
       if (value === GIVEN) continue;
       wider = true;
-      this.own().set(at, { value, size: 8 });
+      this.own().set(at, { value, size: 8, isPart: slot.isPart === true });
     }
     return wider;
+  }
+
+  /** Whether the eight bytes at a place were stored over in part: then what they hold was put together. */
+  isPart(place: Atom): boolean {
+    return isPlaced(place) && this.slots.get(key(place))?.isPart === true;
+  }
+
+  /** Whether any slot holds something that was computed. */
+  holdsComputed(): boolean {
+    for (const { value } of this.slots.values()) if (value.some(({ kind }) => COMPUTED.has(kind))) return true;
+    return false;
   }
 
   /** The eight bytes at a place on the stack. What this function did not put there was handed over. */
@@ -125,7 +139,16 @@ export class State {
       if (size === 8) this.own().set(at, { value: join(before, value), size });
       return;
     }
-    if (this.slots.size > 0) for (const other of this.overlapping(at, size)) this.own().delete(other);
+    if (this.slots.size > 0)
+      for (const other of this.overlapping(at, size)) {
+        const slot = this.slots.get(other)!;
+        const isWhole = other >= at && other + slot.size <= at + size;
+        if (isWhole || slot.size < 8) this.own().delete(other);
+        else this.own().set(other, { ...slot, isPart: true });
+      }
+    // A vector: its words.
+    if (size > 8 && value !== GIVEN)
+      for (let word = 0; word < size; word += 8) this.own().set(at + word, { value, size: 8 });
     if (size <= 8) this.own().set(at, { value: size === 8 || value === OFF ? value : TAINT, size });
   }
 
@@ -152,5 +175,7 @@ export class State {
     return found;
   }
 }
+
+const COMPUTED: ReadonlySet<string> = new Set(["sum", "data", "off", "taint", "rebased", "returned"]);
 
 const isInFrame = (at: number, { extra }: Atom): boolean => Math.floor(at / 2 ** 16) === extra;

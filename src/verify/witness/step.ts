@@ -31,12 +31,19 @@ export class Stepper {
   readonly arithmetic: Arithmetic;
   private readonly writes = new WritesTable();
   private readonly sizes = new Map<number, number>();
+  /** Vector registers may hold something that was computed. */
+  private computesInVectors = false;
 
   constructor(
     private readonly program: Program,
     private readonly watcher: Watcher & Loads,
   ) {
     this.arithmetic = new Arithmetic(watcher);
+  }
+
+  /** Before another group is followed. */
+  begin(): void {
+    this.computesInVectors = false;
   }
 
   /** Instructions that go on to the next one. */
@@ -302,7 +309,8 @@ export class Stepper {
     }
     for (const place of stack) {
       if (!isReturn) watcher.readStack(place);
-      if (size === 8) atoms.push(...state.load(place));
+      if (size === 8)
+        atoms.push(...(state.isPart(place) ? this.arithmetic.mix(state.load(place), TAINT) : state.load(place)));
       else atoms.push(...this.piece(state.pieces(place, size), plain()));
     }
     return unite(atoms);
@@ -343,19 +351,30 @@ export class Stepper {
     const { registers } = state;
     const { operands, written, read } = this.writes.of(i);
     const isVector = this.hasVector(i);
+    if (isVector && !this.computesInVectors) this.computesInVectors = this.putsIntoVectors(i, read, state);
+    const ofVector = this.computesInVectors ? TAINT : GIVEN;
     for (let n = 0; n < i.opCount; n++) {
       if (i.opKind(n) !== OpKind.Memory) continue;
       const old = this.load(i, state, this.sizeOf(i, n) === 8 ? 8 : 1, false);
       if (!operands.includes(n)) continue;
       const value = isVector
-        ? GIVEN
+        ? ofVector
         : read.reduce((all, r) => arithmetic.mix(all, registers[r]!), arithmetic.mix(TAINT, old));
       this.storeAt(placeOf(this.program, i, state), this.sizeOf(i, n), value, state);
     }
     if (written.length === 0) return;
     const isKept = isVector && KEEPS.has(i.mnemonic);
-    const result = isKept ? GIVEN : read.reduce((all, r) => arithmetic.mix(all, registers[r]!), TAINT);
+    const result = isKept ? ofVector : read.reduce((all, r) => arithmetic.mix(all, registers[r]!), TAINT);
     for (const register of written) registers[register] = result;
+  }
+
+  /** Whether an instruction brings something computed into a vector register: of a general one, or of a slot. */
+  private putsIntoVectors(i: Instruction, read: readonly number[], state: State): boolean {
+    if (read.length > 0) return true;
+    for (let n = 1; n < i.opCount; n++)
+      if (i.opKind(n) === OpKind.Memory && placeOf(this.program, i, state).stack.length > 0)
+        return state.holdsComputed();
+    return false;
   }
 
   private hasVector(i: Instruction): boolean {
