@@ -91,6 +91,13 @@ const BY_MEMORY: ReadonlySet<string> = new Set([
   "caller's memory",
   "thread's memory",
 ]);
+/** Nobody adds to the start of a function that was handed over in order to jump inside it from another one. */
+const STARTS_STAY = "a handed-over start of a function is not added to elsewhere";
+const assumptionOf = (choice: Choice, stage: string): string | null => {
+  if (!isHandedOver(choice, stage)) return null;
+  if (LEAVING.has(choice.leave)) return SUMS_STAY;
+  return choice.where !== "here" && bases[choice.base]!.anchor === "start" ? STARTS_STAY : null;
+};
 const isHandedOver = ({ base, carry }: Choice, stage: string): boolean =>
   base === "caller's register" || (stage === "base" && BY_MEMORY.has(carry));
 
@@ -138,7 +145,7 @@ export function dispatch(name: string, random: Random, flavour: Flavour, unusual
     name,
     kinds: { ...plain, ...choice, special: differing === 0 ? "usual table" : "-" },
     unusual: differing,
-    assumption: leave.assumption ?? (isHandedOver(choice, stage) && LEAVING.has(choice.leave) ? SUMS_STAY : null),
+    assumption: leave.assumption ?? assumptionOf(choice, stage),
     selectors: count,
     text: w.text(count),
   };

@@ -120,7 +120,7 @@ export class Certificates {
     for (const table of tables) {
       // Words that are addresses themselves are named by what the loader does with them.
       const isPointers = table.base === 0 && this.program.isConstant(table.first);
-      const isFilled = isPointers && this.program.pointerAt(table.first) !== undefined;
+      const isFilled = isPointers && (this.program.isFixed || this.program.pointerAt(table.first) !== undefined);
       if (isFilled || (isPointers && value.some((atom) => atom.table?.first === table.first))) continue;
       if (formations.some((f) => isSame(f, table))) continue;
       // A sum that may be among what is handed over: it is more than needs to be claimed.
