@@ -98,6 +98,19 @@ describe.skipIf(!canCompile).concurrent("a target that is put together", () => {
     expect(problems).toEqual([]);
   });
 
+  it("is none where a barrier writes to what is at rsp", async () => {
+    const barrier = " lock orl $0,(%rsp)\n lock orq $0,(%rsp)\n lock addl $0,-8(%rsp)";
+    const path = await compile(
+      assembly(`${put} lea .Lb(%rip),%rcx\n mov %rcx,-8(%rsp)\n1: xor %eax,%eax\n${barrier}\n jmp *-8(%rsp)`),
+      "-x",
+      "assembler-with-cpp",
+      `-Wa,-I,${folder}`,
+      "-pie",
+    );
+    const { problems, rewritten } = await tryRewriting(path);
+    expect([problems, rewritten]).toEqual([[], 1]);
+  });
+
   it("is not taken for one that is only handed on", async () => {
     const path = await compile(
       assembly(`${put} lea .Lb(%rip),%rcx\n mov %rcx,-8(%rsp)\n${go}`),

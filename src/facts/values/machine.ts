@@ -276,6 +276,8 @@ export class Machine {
       this.write(first, plain(0));
       return;
     }
+    // A barrier: lock or $0 of what is at rsp.
+    if (first.kind === "memory" && second.kind === "number" && second.value === 0 && operation !== "and") return;
     const [a, b] = [this.read(first, size), this.read(second, size)];
     const { arithmetic, at } = this;
     if (operation === "xor" && a === MANGLED && second.kind === "memory" && second.hasSegment) {
@@ -556,9 +558,12 @@ export class Machine {
         return;
     }
     const own = this.isOwn ? (slots as Slot[]) : [...slots];
-    const left = remnants(slots.slice(first, last), place, (v) => this.matters(v));
     const put = value === undefined ? [] : [{ ...place, value, isPart }];
-    own.splice(first, last - first, ...left.before, ...put, ...left.behind);
+    if (last === first) own.splice(first, 0, ...put);
+    else {
+      const left = remnants(slots.slice(first, last), place, (v) => this.matters(v));
+      own.splice(first, last - first, ...left.before, ...put, ...left.behind);
+    }
     this.known = own;
     this.isOwn = true;
   }

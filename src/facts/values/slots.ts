@@ -75,6 +75,7 @@ export function joinSlots(
   same: (a: Value, b: Value) => boolean,
 ): readonly Slot[] {
   if (a === b) return a;
+  const hasParts = a.some((s) => s.isPart) || b.some((s) => s.isPart);
   let isSame = true;
   const slots: Slot[] = [];
   let [i, j] = [0, 0];
@@ -83,12 +84,25 @@ export function joinSlots(
     if (slot !== undefined && other !== undefined && isSamePlace(slot, other)) {
       i++;
       j++;
-      const joined = slot === other ? slot.value : join(slot.value, other.value);
+      if (slot === other) {
+        slots.push(slot);
+        continue;
+      }
+      const joined = join(slot.value, other.value);
       const value = joined === slot.value ? joined : widened(joined, slot.value);
       const isPart = slot.isPart || other.isPart;
       const isKnown = same(value, slot.value) && isPart === slot.isPart;
       if (!isKnown) isSame = false;
       slots.push(isKnown ? slot : { ...slot, value, isPart });
+      continue;
+    }
+    if (!hasParts) {
+      // One of two that do not match goes, and what it overlaps at its turn.
+      if (slot === undefined || (other !== undefined && isBefore(other, slot))) j++;
+      else {
+        i++;
+        isSame = false;
+      }
       continue;
     }
     // What overlaps what comes first, on both sides.

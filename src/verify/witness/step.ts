@@ -190,6 +190,11 @@ export class Stepper {
     );
   }
 
+  /** Whether 0 is added to something, or combined with it by or or xor. */
+  private isZero(i: Instruction): boolean {
+    return i.mnemonic !== Mnemonic.And && i.opKind(1) !== OpKind.Memory && i.immediate(1) === 0n;
+  }
+
   private sizeOf(i: Instruction, operand: number): number {
     if (i.opKind(operand) === OpKind.Register) return generals[i.opRegister(operand)]?.size ?? 16;
     const kind = i.memorySize;
@@ -256,6 +261,8 @@ export class Stepper {
   }
 
   private binary(i: Instruction, state: State, make: (a: Value, b: Value) => Value): undefined {
+    // A barrier: lock or $0 of what is at rsp.
+    if (i.opKind(0) === OpKind.Memory && i.opKind(1) !== OpKind.Register && this.isZero(i)) return;
     this.write(i, 0, make(this.read(i, 0, state), this.read(i, 1, state)), state);
   }
 
