@@ -19,6 +19,8 @@ interface Slot {
   readonly size: number;
   /** Something was stored over a part of it since. */
   readonly isPart?: boolean;
+  /** Of a vector: an object, mostly, that a callee is given the address of and fills. */
+  readonly isVector?: boolean;
 }
 
 /** Farther from its base nothing is told apart. */
@@ -76,7 +78,7 @@ export class State {
       const isPart = slot.isPart === true || theirs?.isPart === true;
       if (value === slot.value && size === slot.size && isPart === (slot.isPart === true)) continue;
       wider = true;
-      this.own().set(at, { value, size, isPart });
+      this.own().set(at, { value, size, isPart, isVector: slot.isVector === true });
     }
     for (const [at, slot] of other.slots) {
       if (this.slots.has(at)) continue;
@@ -84,7 +86,7 @@ export class State {
       const value = join(GIVEN, slot.value);
       if (value === GIVEN) continue;
       wider = true;
-      this.own().set(at, { value, size: 8, isPart: slot.isPart === true });
+      this.own().set(at, { ...slot, value });
     }
     return wider;
   }
@@ -148,7 +150,7 @@ export class State {
       }
     // A vector: its words.
     if (size > 8 && value !== GIVEN)
-      for (let word = 0; word < size; word += 8) this.own().set(at + word, { value, size: 8 });
+      for (let word = 0; word < size; word += 8) this.own().set(at + word, { value, size: 8, isVector: true });
     if (size <= 8) this.own().set(at, { value: size === 8 || value === OFF ? value : TAINT, size });
   }
 
@@ -159,10 +161,10 @@ export class State {
       if (changed & (1 << register)) registers[register] = register === 0 || register === 2 ? GIVEN : SCRAP;
     const rsp = registers[RSP]!;
     const [only] = rsp;
-    for (const [at, { size }] of slots) {
+    for (const [at, { size, isVector }] of slots) {
       const isBelow =
         rsp.length === 1 && only!.kind === "stack" && isPlaced(only!) && isInFrame(at, only!) && at < key(only!);
-      if (size < 8 || isBelow) this.own().delete(at);
+      if (size < 8 || isBelow || isVector === true) this.own().delete(at);
     }
   }
 
