@@ -26,7 +26,7 @@ import { GroupIndex } from "./values/groups.js";
 import { ElfMemory } from "./values/memory.js";
 import { NameIndex } from "./values/names.js";
 import { ReturnReaders } from "./values/return-readers.js";
-import type { Formation } from "./values/sums.js";
+import { type Formation, NO_ADDRESS } from "./values/sums.js";
 import { Thunks } from "./values/thunks.js";
 import { Is, type Source, type Value } from "./values/value.js";
 
@@ -419,7 +419,7 @@ export class ComputedTargets {
     const targetAt = (place: number): number => {
       const offset = offsetOf(this.image, vaddr(place))!;
       // A pointer that the loader makes, or what stands in the file.
-      const relocated = base === 0 ? this.memory.relocationAt(place) : undefined;
+      const relocated = Math.abs(base) < NO_ADDRESS ? this.memory.relocationAt(place) : undefined;
       const word =
         relocated ??
         (width === 8

@@ -90,6 +90,7 @@ const BY_MEMORY: ReadonlySet<string> = new Set([
   "callee's result",
   "caller's memory",
   "thread's memory",
+  "an array on the stack",
 ]);
 /** Nobody adds to the start of a function that was handed over in order to jump inside it from another one. */
 const STARTS_STAY = "a handed-over start of a function is not added to elsewhere";

@@ -35,6 +35,7 @@ import {
 
 /** An address to which words of tables are added. */
 export interface Formation {
+  /** Below NO_ADDRESS: a number that is added to pointers. */
   readonly base: number;
   readonly width: 4 | 8;
   readonly signed: boolean;
@@ -42,6 +43,9 @@ export interface Formation {
   readonly minus: boolean;
   readonly sources: readonly Source[];
 }
+
+/** Nothing is added to pointers of a table to come further than this, and no code lies below. */
+export const NO_ADDRESS = 4096;
 
 /** What arithmetic finds out, besides its result. `at` is the link-time address of the instruction. */
 export interface Findings {
@@ -141,6 +145,8 @@ export class Arithmetic {
     if (!minus && isStack(b) && isNumber(a)) return stack(b.frame, b.offset + a.plain[0]!);
     if (isStack(a)) return stack(a.frame, Number.NaN);
     if (!minus && isStack(b)) return stack(b.frame, Number.NaN);
+    this.withPointers(at, a, b, minus);
+    if (!minus) this.withPointers(at, b, a, false);
     if (isUntold(a) && (isUntold(b) || this.isOrdinaryNumber(b)) && (minus || (a.kinds & b.kinds & Is.Given) === 0))
       return TAINT;
     const { findings } = this;
@@ -166,6 +172,16 @@ export class Arithmetic {
     if (y.kinds !== 0 && x.plain.includes(0) && !minus) out({ ...y, plain: [] });
     if (y.kinds !== 0 && x.plain.some((n) => n !== 0)) out(this.unbased(at, y, x, minus));
     return this.bounded(at, result ?? TAINT);
+  }
+
+  /** Pointers of a table that the loader fills, to each of which a number is added: where that leads. */
+  private withPointers(at: number, a: Value, b: Value, minus: boolean): void {
+    const { sources } = a;
+    if (a.kinds !== Is.Given || sources === undefined || sources.length === 0 || !this.isOrdinaryNumber(b)) return;
+    if (!sources.every((s) => this.memory.isReadOnly(s.at))) return;
+    const base = minus ? -b.plain[0]! : b.plain[0]!;
+    if (Math.abs(base) < NO_ADDRESS)
+      this.findings.onFormation(at, { base, width: 8, signed: false, minus: false, sources });
   }
 
   /** One number that is no address. */
