@@ -98,7 +98,7 @@ export class State {
 
   /** Whether any slot holds something that was computed. */
   holdsComputed(): boolean {
-    for (const { value } of this.slots.values()) if (value.some(({ kind }) => COMPUTED.has(kind))) return true;
+    for (const { value } of this.slots.values()) if (isComputed(value)) return true;
     return false;
   }
 
@@ -179,5 +179,8 @@ export class State {
 }
 
 const COMPUTED: ReadonlySet<string> = new Set(["sum", "data", "off", "taint", "rebased", "returned"]);
+
+/** Whether a value may be more than what was handed over, or an address. */
+export const isComputed = (value: Value): boolean => value.some(({ kind }) => COMPUTED.has(kind));
 
 const isInFrame = (at: number, { extra }: Atom): boolean => Math.floor(at / 2 ** 16) === extra;

@@ -5,7 +5,7 @@
 import { type Instruction, iced, ripAddress } from "./decode.js";
 import { type Loads, type Place, placeOf, placesOf } from "./place.js";
 import type { Program } from "./program.js";
-import { isPlaced, RBP, RSP, type State } from "./state.js";
+import { isComputed, isPlaced, RBP, RSP, type State } from "./state.js";
 import {
   Arithmetic,
   Atom,
@@ -375,9 +375,10 @@ export class Stepper {
     for (const register of written) registers[register] = result;
   }
 
-  /** Whether an instruction brings something computed into a vector register: of a general one, or of a slot. */
+  /** Whether an instruction brings something computed into a vector register: of a general one, of a slot, or by computing it. */
   private putsIntoVectors(i: Instruction, read: readonly number[], state: State): boolean {
-    if (read.length > 0) return true;
+    if (read.some((r) => isComputed(state.registers[r]!))) return true;
+    if (VECTOR_SUMS.has(i.mnemonic) && !this.isSameRegister(i)) return true;
     for (let n = 1; n < i.opCount; n++)
       if (i.opKind(n) === OpKind.Memory && placeOf(this.program, i, state).stack.length > 0)
         return state.holdsComputed();
@@ -393,6 +394,15 @@ export class Stepper {
 
 /** From a vector register as it is. */
 const KEEPS = new Set([Mnemonic.Movq, Mnemonic.Vmovq, Mnemonic.Pextrq, Mnemonic.Vpextrq]);
+
+/** Additions and bits of whole numbers in vector registers. */
+const VECTOR_SUMS = new Set(
+  Object.entries(Mnemonic)
+    .filter(
+      ([name, value]) => /^V?P(add|sub|or|xor|and|andn|shuf|insr|blend|ll|rl)/i.test(name) && typeof value === "number",
+    )
+    .map(([, value]) => value as number),
+);
 
 const CMOV = new Set(
   Object.entries(Mnemonic)
