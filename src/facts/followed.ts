@@ -104,13 +104,8 @@ export class Followed {
   }
 
   /** Those that may jump to a computed place and load an address of code from memory that only the loader writes. */
-  *loaders(): Iterable<CodeRange> {
-    for (let i = 0; i < this.context.functions.count; i++) {
-      const range = this.context.functions.range(i);
-      const bytes = this.context.functions.bytes(range);
-      if (!mayLeave(bytes) || !this.loadsPointer(range, bytes)) continue;
-      if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
-    }
+  loaders(): Iterable<CodeRange> {
+    return this.leaving((range, bytes) => this.loadsPointer(range, bytes));
   }
 
   /** Whether bytes look like an operand in memory where a pointer to code is: relative to rip, or in fixed programs as it stands. */
@@ -131,10 +126,15 @@ export class Followed {
   }
 
   /** The ranges that may jump to a computed place. */
-  *leavers(): Iterable<CodeRange> {
+  leavers(): Iterable<CodeRange> {
+    return this.leaving(() => true);
+  }
+
+  private *leaving(isAsked: (range: CodeRange, bytes: Uint8Array) => boolean): Iterable<CodeRange> {
     for (let i = 0; i < this.context.functions.count; i++) {
       const range = this.context.functions.range(i);
-      if (!mayLeave(this.context.functions.bytes(range))) continue;
+      const bytes = this.context.functions.bytes(range);
+      if (!mayLeave(bytes) || !isAsked(range, bytes)) continue;
       if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
     }
   }

@@ -33,6 +33,14 @@ export function release(code: readonly Span[]): void {
 /** The link-time address that an operand relative to rip names: below 0 where that is in front of the file's memory. */
 export const ripAddress = (i: Iced.Instruction): number => Number(BigInt.asIntN(64, i.ipRelMemoryAddress));
 
+/** The mnemonics whose names in iced fit. */
+export const mnemonicsLike = (names: RegExp): ReadonlySet<number> =>
+  new Set(
+    Object.entries(iced.Mnemonic)
+      .filter(([name, value]) => names.test(name) && typeof value === "number")
+      .map(([, value]) => value as number),
+  );
+
 /** Decodes at any address of code. What it gives back is the same object each time. */
 export class Decoder {
   readonly instruction = new iced.Instruction();

@@ -2,7 +2,7 @@
  * A first look at a part that spares following most of them: its indirect transfers go by what was just loaded or handed over,
  * and what addresses of code it makes it only compares, stores and passes on. Nothing is said of a part where that is not plain.
  */
-import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
+import { Decoder, type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import type { Formation } from "./findings.js";
 import { FrameStores, isSlotLoad } from "./frame-stores.js";
 import { type Part, type Parts, Use } from "./parts.js";
@@ -330,11 +330,7 @@ export class Plainness {
 const addressesOf = (i: Instruction): readonly number[] =>
   [i.memoryBase, i.memoryIndex].flatMap((register) => generals[register]?.index ?? []);
 
-const CHOICES = new Set(
-  Object.entries(Mnemonic)
-    .filter(([name, value]) => name.startsWith("Cmov") && typeof value === "number")
-    .map(([, value]) => value as number),
-);
+const CHOICES = mnemonicsLike(/^Cmov/);
 
 const MIXES = new Set<number>([
   Mnemonic.Shl,

@@ -2,7 +2,7 @@
  * What one instruction does to a state. Moves are followed, sums are made by values.ts; whatever is not known here leaves taint
  * in all that it writes, as iced says what that is.
  */
-import { type Instruction, iced, ripAddress } from "./decode.js";
+import { type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import { type Loads, type Place, placeOf, placesOf } from "./place.js";
 import type { Program } from "./program.js";
 import { isComputed, isPlaced, RBP, RSP, type State } from "./state.js";
@@ -396,16 +396,6 @@ export class Stepper {
 const KEEPS = new Set([Mnemonic.Movq, Mnemonic.Vmovq, Mnemonic.Pextrq, Mnemonic.Vpextrq]);
 
 /** Additions and bits of whole numbers in vector registers. */
-const VECTOR_SUMS = new Set(
-  Object.entries(Mnemonic)
-    .filter(
-      ([name, value]) => /^V?P(add|sub|or|xor|and|andn|shuf|insr|blend|ll|rl)/i.test(name) && typeof value === "number",
-    )
-    .map(([, value]) => value as number),
-);
+const VECTOR_SUMS = mnemonicsLike(/^V?P(add|sub|or|xor|and|andn|shuf|insr|blend|ll|rl)/i);
 
-const CMOV = new Set(
-  Object.entries(Mnemonic)
-    .filter(([name, value]) => name.startsWith("Cmov") && typeof value === "number")
-    .map(([, value]) => value as number),
-);
+const CMOV = mnemonicsLike(/^Cmov/);
