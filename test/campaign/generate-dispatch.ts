@@ -94,10 +94,10 @@ const BY_MEMORY: ReadonlySet<string> = new Set([
 ]);
 /** Nobody adds to the start of a function that was handed over in order to jump inside it from another one. */
 const STARTS_STAY = "a handed-over start of a function is not added to elsewhere";
-const assumptionOf = (choice: Choice, stage: string): string | null => {
+const assumptionOf = (choice: Choice, stage: string, isStart: boolean): string | null => {
   if (!isHandedOver(choice, stage)) return null;
   if (LEAVING.has(choice.leave)) return SUMS_STAY;
-  return choice.where !== "here" && bases[choice.base]!.anchor === "start" ? STARTS_STAY : null;
+  return choice.where !== "here" && isStart ? STARTS_STAY : null;
 };
 const isHandedOver = ({ base, carry }: Choice, stage: string): boolean =>
   base === "caller's register" || (stage === "base" && BY_MEMORY.has(carry));
@@ -146,7 +146,7 @@ export function dispatch(name: string, random: Random, flavour: Flavour, unusual
     name,
     kinds: { ...plain, ...choice, special: differing === 0 ? "usual table" : "-" },
     unusual: differing,
-    assumption: leave.assumption ?? assumptionOf(choice, stage),
+    assumption: leave.assumption ?? assumptionOf(choice, stage, anchor === host),
     selectors: count,
     text: w.text(count),
   };

@@ -1,14 +1,15 @@
 /**
  * The quick answer for most functions that make addresses of code: they compare them, store them, pass them on or jump to them,
  * and never compute with them. From each instruction that makes one, the registers that may hold it are followed on all ways,
- * a bit each; an instruction is looked at only while there is one. Where an address goes to a slot of the stack, comes to a
- * jump table or leaves for another part of the function, values have to be followed (flow.ts).
+ * a bit each; an instruction is looked at only while there is one. Where an address goes to a slot of the stack, also through
+ * a register that points there, comes to a jump table or leaves for another part of the function, values have to be followed (flow.ts).
  */
 import type { Vaddr } from "../../address.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../../x86/decode.js";
 import { ALL_CLOBBERED } from "./clobbered.js";
 import { isEnd } from "./endless.js";
-import { type Operand, type Step, stepAt, usesStack } from "./steps.js";
+import { stackRegisters } from "./stack-registers.js";
+import { type MemoryOperand, type Operand, type Step, stepAt, usesStack } from "./steps.js";
 
 /** What has to be known of the rest of the program. All addresses are link-time ones. */
 export interface Around {
@@ -35,6 +36,16 @@ const LOST = -1;
 export function handsOnAll(code: DecodedCode, made: readonly number[], around: Around): boolean {
   if (code.unclean !== undefined) return false;
   const held = new Int32Array(code.count);
+  let pointing: number | undefined;
+  const isSlot = (place: MemoryOperand): boolean => {
+    if (usesStack(place)) return true;
+    if (place.isRipRelative || place.hasSegment) return false;
+    pointing ??= stackRegisters(code);
+    return (
+      ((place.base < 0 ? 0 : 1 << place.base) & pointing) !== 0 ||
+      ((place.index < 0 ? 0 : 1 << place.index) & pointing) !== 0
+    );
+  };
   const work: number[] = [];
   const arrive = (index: number, mask: number): void => {
     if (mask === 0 || index >= code.count || (held[index]! | mask) === held[index]) return;
@@ -82,7 +93,7 @@ export function handsOnAll(code: DecodedCode, made: readonly number[], around: A
       arrive(i + 1, mask);
       continue;
     }
-    const after = afterStep(code, i, mask, around.fixed);
+    const after = afterStep(code, i, mask, around.fixed, isSlot);
     if (after === LOST) return false;
     arrive(i + 1, sources.has(i) ? after | bit(stepAt(code, i).operands[0]!) : after);
   }
@@ -108,7 +119,13 @@ const addresses = (o: Operand, mask: number): boolean =>
   ((o.base >= 0 && (mask & (1 << o.base)) !== 0) || (o.index >= 0 && (mask & (1 << o.index)) !== 0));
 
 /** What is held after an instruction that is no transfer, or LOST. */
-function afterStep(code: DecodedCode, i: number, mask: number, fixed: boolean): number {
+function afterStep(
+  code: DecodedCode,
+  i: number,
+  mask: number,
+  fixed: boolean,
+  isSlot: (place: MemoryOperand) => boolean,
+): number {
   const step = stepAt(code, i);
   const { operation, operands } = step;
   if (operands.some((o) => addresses(o, mask))) return LOST;
@@ -121,7 +138,7 @@ function afterStep(code: DecodedCode, i: number, mask: number, fixed: boolean): 
       return mask;
     case "move":
     case "move signed":
-      return moved(step, mask, fixed);
+      return moved(step, mask, fixed, isSlot);
     case "address":
       return mask & ~bit(first);
     case "xor":
@@ -156,11 +173,11 @@ function afterStep(code: DecodedCode, i: number, mask: number, fixed: boolean): 
   }
 }
 
-function moved({ operands }: Step, mask: number, fixed: boolean): number {
+function moved({ operands }: Step, mask: number, fixed: boolean, isSlot: (place: MemoryOperand) => boolean): number {
   const [first, second] = operands;
   const isHeld = (bit(second) & mask) !== 0;
   if (isHeld && second?.kind === "register" && second.size !== 8 && !(fixed && second.size === 4)) return LOST;
-  if (first?.kind === "memory") return isHeld && usesStack(first) ? LOST : mask;
+  if (first?.kind === "memory") return isHeld && isSlot(first) ? LOST : mask;
   if (first?.kind !== "register") return isHeld ? LOST : mask;
   if (isHeld) return first.size >= 4 ? mask | bit(first) : LOST;
   // A part of a register: the rest is an address still.
