@@ -10,7 +10,7 @@ import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
 import { HDR_ENCODINGS, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../elf/eh-frame-hdr.js";
-import { isEhFrame } from "../elf/eh-records.js";
+import { isEhFrame, readCie } from "../elf/eh-records.js";
 import { type ElfImage, offsetOf, type Section, sectionBytes, sectionNamed, segmentAt, words32 } from "../elf/image.js";
 import { symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
@@ -243,21 +243,45 @@ function frameLookup(file: Unwritten, output: ElfImage): (address: Vaddr) => boo
     const frames = orNotAsPlanned("the output's frame records would be damaged", () => readEhFrame(output));
     return (address) => frames.indexAt(address) >= 0;
   }
+  const width = pointerWidths(file, output, section);
   return (address) => {
     const found = table(address);
     const offset = found && offsetOf(output, found.fde);
-    if (offset === undefined || offset < section.sh_offset || offset + FDE_HEAD > section.sh_offset + section.sh_size)
+    if (offset === undefined || offset < section.sh_offset || offset + FDE_START > section.sh_offset + section.sh_size)
       return false;
-    file.need(offset, FDE_HEAD);
-    const isUsual = found!.fde + FDE_START + output.view.getInt32(offset + FDE_START, true) === found!.start;
-    // Other encodings than the usual one, 4 bytes relative to themselves, are left to verify.
-    return !isUsual || address < found!.start + output.view.getUint32(offset + FDE_START + 4, true);
+    file.need(offset, FDE_START + 16);
+    const bytes = width(offset + 4 - output.view.getUint32(offset + 4, true));
+    if (bytes === undefined) return true;
+    const at = offset + FDE_START;
+    const [distance, length] =
+      bytes === 4
+        ? [output.view.getInt32(at, true), output.view.getUint32(at + 4, true)]
+        : [Number(output.view.getBigInt64(at, true)), Number(output.view.getBigUint64(at + 8, true))];
+    return found!.fde + FDE_START + distance === found!.start && address < found!.start + length;
   };
 }
 
-/** Length, id, where the function begins and how long it is. */
-const FDE_HEAD = 16;
+/**
+ * By the file offset of a CIE, how many bytes its FDEs have for where a function begins, relative to themselves, and for its
+ * length; undefined for other encodings, which are left to verify.
+ */
+function pointerWidths(file: Unwritten, { view }: ElfImage, section: Section): (cie: number) => 4 | 8 | undefined {
+  const known = new Map<number, 4 | 8 | undefined>();
+  return (cie) => {
+    if (known.has(cie)) return known.get(cie);
+    file.need(cie, 4);
+    file.need(cie, 4 + view.getUint32(cie, true));
+    const { fdeEncoding } = orNotAsPlanned("a frame record would have no CIE", () => readCie(view, section, cie));
+    const width = fdeEncoding === PCREL_4 ? 4 : fdeEncoding === PCREL_8 ? 8 : undefined;
+    known.set(cie, width);
+    return width;
+  };
+}
+
+/** Behind the length and the id. */
 const FDE_START = 8;
+/** DW_EH_PE_pcrel with DW_EH_PE_sdata4 or sdata8. */
+const [PCREL_4, PCREL_8] = [0x1b, 0x1c];
 
 /** The last entry of .eh_frame_hdr that is not behind an address. Undefined where there is no table in the usual encodings. */
 function searchTable(

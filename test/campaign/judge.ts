@@ -3,7 +3,7 @@
  * machine's own CPU says whether it is still the same program.
  */
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Layout, RewriteReport, SparseContent } from "../../src/rewrite/contract.js";
 import type { VerifyReport } from "../../src/verify/contract.js";
@@ -176,6 +176,7 @@ function judgeBuilt(
     }
   } catch (error) {
     errors.push(`program ${index}, rewrite: ${text(error)}`);
+    if (options.keep !== null) keep(options.keep, program, folder);
     return { ...base, functions: [], findings: [] };
   }
   const after = changed ? runAll(built, output) : null;
@@ -187,8 +188,9 @@ function judgeBuilt(
   );
   const isNotable = (r: FunctionRecord): boolean =>
     r.untraced === "wrong" || r.traced === "wrong" || r.different > 0 || r.unproved > 0;
-  if (options.keep !== null && records.some(isNotable)) keep(options.keep, program, folder);
   const findings = (verified?.findings ?? []).map(({ where, what }) => `program ${index}: ${where}: ${what}`);
+  const isWorthKeeping = records.some(isNotable) || findings.length > 0 || errors.length > 0;
+  if (options.keep !== null && isWorthKeeping) keep(options.keep, program, folder);
   return { ...base, functions: records, findings };
 }
 
@@ -280,5 +282,6 @@ function keep(where: string, { index, build }: Program, folder: string): void {
   const to = join(where, `p${index}`);
   mkdirSync(to, { recursive: true });
   const source = build === null ? "program.s" : build.compiler === "g++" ? "program.cc" : "program.c";
-  for (const name of [source, "program", "rewritten"]) copyFileSync(join(folder, name), join(to, name));
+  for (const name of [source, "program", "rewritten"].filter((name) => existsSync(join(folder, name))))
+    copyFileSync(join(folder, name), join(to, name));
 }

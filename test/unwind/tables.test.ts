@@ -119,6 +119,17 @@ describe.skipIf(!canCompile)("the input's unwind tables", () => {
     if (define === "SIGNAL") expect(augmentations.get(own!.cie)).toBe("zRS");
   });
 
+  it("with records of 8-byte distances in the room of the search table", async ({ skip }) => {
+    if (!(await canRun("clang"))) skip();
+    const flags = ["-O2", "-mcmodel=large", "-fPIC"];
+    const { before, after } = await build("many-functions.c", "clang", flags, ["--layout", "nop,nop10"]);
+    const frames = (file: string) => readSections(file).then((all) => all.find((s) => s.name === ".eh_frame")!);
+    expect((await frames(after)).address).toBeLessThan((await frames(before)).address);
+    await expectComplete(after);
+    expect((await records(after)).fdes.length).toBeGreaterThan((await records(before)).fdes.length);
+    expect((await usdtNop5("verify", after, "--original", before)).status).toBe(0);
+  });
+
   it.each([
     ["is not in order", changed(".eh_frame_hdr", swap)],
     ["is missing", changed(".eh_frame_hdr", (bytes) => bytes.set([0xff, 0xff], 2))],
