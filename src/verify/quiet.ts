@@ -24,6 +24,8 @@ export interface Pair {
   readonly jumped: boolean;
   /** Both are at a probe that they have passed: what is left is the instruction there. */
   readonly past: boolean;
+  /** The conditional branch or call of the original by which both came here, or -1. */
+  readonly branch: number;
   readonly from: Pair | undefined;
 }
 

@@ -146,7 +146,16 @@ export class Walk {
   /** Follows all ways from an arrival on. */
   follow(arrival: Arrival): void {
     const { address } = arrival;
-    this.pairs.push({ o: address, r: address, shift: 0, pending: -1, jumped: false, past: false, from: undefined });
+    this.pairs.push({
+      o: address,
+      r: address,
+      shift: 0,
+      pending: -1,
+      jumped: false,
+      past: false,
+      branch: -1,
+      from: undefined,
+    });
     for (let pair = this.pairs.pop(); pair !== undefined; pair = this.pairs.pop()) {
       const key = `${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped}`;
       const here = this.seen.get(pair.o) ?? new Set();
@@ -188,7 +197,7 @@ export class Walk {
     const { quiet: rewritten, stop } = passRewritten(subject, pair, original);
     const touched = !isTogether || [...rewritten.passed].some((at) => subject.isNew(at));
     const past = pair.past && original.at === pair.o;
-    const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, from: pair };
+    const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, branch: -1, from: pair };
     const problem = this.meet(stop, { here, original, rewritten, touched });
     if (problem !== undefined) this.report(arrival, pair, here, problem);
   }
@@ -327,7 +336,14 @@ export class Walk {
     if (flow & Flow.Call) this.frame(b.address, [a.address], here.shift, { original: a.length, rewritten: b.length });
     else this.frame(b.address, [a.address], here.shift);
     if (flow & BRANCHES && !Number.isNaN(a.target))
-      this.pairs.push({ ...here, o: a.target, r: b.target, past: false, jumped: subject.isNew(b.address) });
+      this.pairs.push({
+        ...here,
+        o: a.target,
+        r: b.target,
+        past: false,
+        jumped: subject.isNew(b.address),
+        branch: a.address,
+      });
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
       this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
@@ -360,12 +376,14 @@ export class Walk {
       this.ran(address, length, touched);
       this.frame(address, [here.from!.o, ...original.passed], here.shift);
     }
-    // On the way to new code there may be jumps where the original has none.
+    // On the way to new code there may be jumps where the original has none: it is where both came from still, or there already.
+    const { o, branch } = here.from!;
+    const originals = [o, ...original.passed, ...(branch < 0 ? [] : [branch])].map(vaddr);
     for (const jump of rewritten.jumps)
       if (this.subject.isChanged(jump) && !this.subject.isNew(jump.address))
         this.frames.push({
           rewritten: vaddr(jump.address),
-          originals: [here.from!.o, ...original.passed].map(vaddr),
+          originals,
           shift: here.shift,
           lengths: { original: 1, rewritten: 1 },
         });

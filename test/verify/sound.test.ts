@@ -133,6 +133,35 @@ ${note("1b", "askew", "-4@%eax")}`,
     `int askew(int), leap(int);
 int main(void) { DTRACE_PROBE(sound, main); printf("%d %d\\n", askew(3), leap(4)); return 0; }`,
   ),
+  // gcc says the second behind the thunk of an indirect jump, as if nothing had left the stack.
+  "a branch to a place of which the unwind table says another frame": withAssembly(
+    `.text
+.p2align 4
+ ret
+.p2align 4
+.globl two
+.type two,@function
+two: .cfi_startproc
+ lea 1(%rdi),%eax
+4: test %edi,%edi
+ js 2f
+3: dec %edi
+ cmp $17,%edi
+ je 4b
+ jg 3b
+ je 1f
+ ret
+ .cfi_adjust_cfa_offset 8
+1: nop
+2: lea 9(%rdi),%eax
+ cltq
+ ret
+ .cfi_endproc
+.size two,.-two
+${note("1b", "two", "-4@%edi")}`,
+    `int two(int);
+int main(void) { DTRACE_PROBE(sound, main); printf("%d %d\\n", two(3), two(40)); return 0; }`,
+  ),
 } as const;
 
 /** A C program with many probes in one long straight function. */
