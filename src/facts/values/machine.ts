@@ -540,10 +540,7 @@ export class Machine {
     }
     const { frame, offset } = address;
     // What a load gives that finds no slot need not be kept.
-    const isKept =
-      size === 8
-        ? !same(value, GIVEN)
-        : size === 4 && (this.memory.fixed || value.kinds !== Is.Taint || value.image.length > 0);
+    const isKept = size === 8 ? !same(value, GIVEN) : size === 4;
     this.put({ frame, offset, size }, isKept ? value : undefined, false);
   }
 
