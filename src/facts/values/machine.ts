@@ -173,12 +173,9 @@ export class Machine {
         this.write(first!, this.sized(this.scaled(this.read(first!, sizeOf(first!)), factor), first!));
         return;
       }
-      case "shift right": {
-        const value = this.read(first!, sizeOf(first!));
-        const isSmall = value.kinds === Is.Small && value.low >= 0 && value.image.length === 0;
-        this.write(first!, isSmall ? value : this.arithmetic.spoiled(at, value));
+      case "shift right":
+        this.write(first!, this.arithmetic.shiftedRight(at, this.read(first!, sizeOf(first!))));
         return;
-      }
       case "rotate": {
         const value = this.read(first!, sizeOf(first!));
         // Pointers that glibc keeps mangled: ror $0x11, xor %fs:0x30 (PTR_DEMANGLE).
@@ -309,7 +306,7 @@ export class Machine {
       if (o.kind === "memory" && !o.hasSegment) {
         const { address } = this.placeOf(o);
         if (address !== undefined) this.onLoad?.(this.at, address, o.size || 8);
-        if (o !== first && vectors !== "none") this.putsIntoVectors ||= this.holdsComputed(address, o.size || 64);
+        if (o !== first && vectors !== "none") this.putsIntoVectors ||= this.losesComputed(address, o.size || 64);
       }
     if (first?.kind === "memory") this.storeOther(first, vectors !== "none" && !this.computesInVectors ? GIVEN : TAINT);
   }
@@ -334,7 +331,7 @@ export class Machine {
     const isFromStack = content === "rsi" && (from.kinds & Is.Stack) !== 0;
     const isComputed =
       content === "vector" ||
-      (isFromStack && this.holdsComputed(SOMEWHERE_ON_STACK, 8)) ||
+      (isFromStack && this.losesComputed(SOMEWHERE_ON_STACK, 8)) ||
       (content === "rax" && this.matters(this.registers[RAX]!));
     const count = this.registers[RCX]!;
     const times = !isRepeated ? 1 : isNumber(count) ? Math.max(0, count.plain[0]!) : MANY;
@@ -347,14 +344,18 @@ export class Machine {
       );
   }
 
-  /** Whether something computed is in the slots that an address may lead to. */
-  private holdsComputed(address: Value | undefined, size: number): boolean {
+  /**
+   * Whether something computed is in the slots that an address may lead to, of which the bytes go where they are not followed. An
+   * address of code that is there counts as computed from now on.
+   */
+  private losesComputed(address: Value | undefined, size: number): boolean {
     if (address === undefined || (address.kinds & Is.Stack) === 0) return false;
     const { frame, offset } = address;
     const [first, last] =
       frame < 0 || Number.isNaN(offset) ? [0, this.known.length] : overlapping(this.known, { frame, offset, size });
-    for (let i = first; i < last; i++) if (this.known[i]!.value.kinds & COMPUTED) return true;
-    return false;
+    const lost = this.known.slice(first, last).filter(({ value }) => this.matters(value) && value.kinds !== Is.Ret);
+    if (lost.length > 0) this.arithmetic.spoiled(this.at, ...lost.map(({ value }) => value));
+    return lost.some(({ value }) => value.kinds & COMPUTED);
   }
 
   /** Whether it matters that a value is not lost: it was computed, or is an address of code. */
@@ -432,7 +433,7 @@ export class Machine {
 
   /** A register of which the low 8 or 16 bits are something else now. */
   private partly(old: Value, size: number): Value {
-    const isSmallOld = old.kinds & ~Is.Small ? false : old.image.length === 0;
+    const isSmallOld = this.arithmetic.isSmall(old);
     const low = Math.min(old.kinds & Is.Small ? old.low : 0, 0, ...old.plain);
     const high = Math.max(old.kinds & Is.Small ? old.high : 0, ...old.plain);
     if (isSmallOld && low >= 0 && high < 2 ** 24) return small(0, Math.max(high, 2 ** (8 * size) - 1) * 2);

@@ -189,6 +189,16 @@ export class Arithmetic {
     return isNumber(v) && !(this.memory.fixed && this.memory.isImage(v.plain[0]!));
   }
 
+  /** Whether it is one of some numbers, none of which is an address. */
+  isSmall(v: Value): boolean {
+    return (
+      (v.kinds & ~NARROW) === 0 &&
+      v.image.length === 0 &&
+      (v.kinds !== 0 || v.plain.length > 0) &&
+      !(this.memory.fixed && v.plain.some((n) => this.memory.isImage(n)))
+    );
+  }
+
   /** The addresses among the numbers of `a`, with what `b` may be besides numbers. */
   private withAddresses(at: number, a: Value, b: Value, minus: boolean, out: (v: Value) => void): void {
     if (b.kinds === 0) return;
@@ -274,9 +284,14 @@ export class Arithmetic {
       }
     }
     if (operation === "and" && isNumber(a)) return this.bits(at, b, a, operation);
-    if (isSmall(a) && isSmall(b) && operation !== "and" && lowOf(a) >= 0 && lowOf(b) >= 0)
+    if (this.isSmall(a) && this.isSmall(b) && operation !== "and" && lowOf(a) >= 0 && lowOf(b) >= 0)
       return bounded(0, 2 ** Math.ceil(Math.log2(Math.max(highOf(a), highOf(b), 1) + 1)) - 1);
     return this.spoiled(at, a, b);
+  }
+
+  /** A value shifted to the right. */
+  shiftedRight(at: number, a: Value): Value {
+    return this.isSmall(a) && lowOf(a) >= 0 ? bounded(0, highOf(a)) : this.spoiled(at, a);
   }
 
   /** a * factor. */
@@ -287,7 +302,7 @@ export class Arithmetic {
       for (const n of a.plain) result = joined(result, plain(n * factor));
       return result!;
     }
-    if (isSmall(a)) return bounded(...ordered(lowOf(a) * factor, highOf(a) * factor));
+    if (this.isSmall(a)) return bounded(...ordered(lowOf(a) * factor, highOf(a) * factor));
     return this.spoiled(at, a);
   }
 
@@ -326,8 +341,6 @@ const isUntold = (v: Value): boolean =>
 
 const joined = (a: Value | undefined, b: Value): Value => (a === undefined ? b : join(a, b));
 const ordered = (a: number, b: number): [number, number] => (a < b ? [a, b] : [b, a]);
-const isSmall = (v: Value): boolean =>
-  (v.kinds & ~NARROW) === 0 && v.image.length === 0 && (v.kinds !== 0 || v.plain.length > 0);
 const lowOf = (v: Value): number => Math.min(...(v.kinds & NARROW ? [v.low] : []), ...v.plain);
 const highOf = (v: Value): number => Math.max(...(v.kinds & NARROW ? [v.high] : []), ...v.plain);
 

@@ -6,6 +6,7 @@ import { type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import { type Loads, type Place, placeOf, placesOf } from "./place.js";
 import type { Program } from "./program.js";
 import { isComputed, isPlaced, RBP, RSP, type State } from "./state.js";
+import { copied, putString, stringMove, takesComputed } from "./strings.js";
 import {
   Arithmetic,
   Atom,
@@ -130,8 +131,6 @@ export class Stepper {
         state.registers[0] = this.sizeOf(i, 0) === 8 ? join(state.registers[0]!, old) : TAINT;
         return this.write(i, 0, join(old, next), state);
       }
-      case Mnemonic.Stosq:
-        return this.assign(state, [1, 7], TAINT);
     }
     if (CMOV.has(i.mnemonic)) return this.write(i, 0, join(this.read(i, 0, state), this.read(i, 1, state)), state);
     this.unknown(i, state);
@@ -284,10 +283,6 @@ export class Stepper {
     else state.registers[general.index] = this.arithmetic.mix(state.registers[general.index]!, value);
   }
 
-  private assign(state: State, registers: readonly number[], value: Value): undefined {
-    for (const register of registers) state.registers[register] = value;
-  }
-
   private load(i: Instruction, state: State, size: number, signed: boolean): Value {
     return this.loadAt(placeOf(this.program, i, state), size, signed, state);
   }
@@ -360,6 +355,7 @@ export class Stepper {
     const isVector = this.hasVector(i);
     if (isVector && !this.computesInVectors) this.computesInVectors = this.putsIntoVectors(i, read, state);
     const ofVector = this.computesInVectors ? TAINT : GIVEN;
+    this.string(i, state, isVector ? ofVector : undefined);
     for (let n = 0; n < i.opCount; n++) {
       if (i.opKind(n) !== OpKind.Memory) continue;
       const old = this.load(i, state, this.sizeOf(i, n) === 8 ? 8 : 1, false);
@@ -373,6 +369,17 @@ export class Stepper {
     const isKept = isVector && KEEPS.has(i.mnemonic);
     const result = isKept ? ofVector : read.reduce((all, r) => arithmetic.mix(all, registers[r]!), TAINT);
     for (const register of written) registers[register] = result;
+  }
+
+  /** What goes by rsi and rdi. Addresses of code that are taken from slots are lost. */
+  private string(i: Instruction, state: State, masked: Value | undefined): void {
+    const move = stringMove(i, state);
+    if (move === undefined) return;
+    for (const place of move.from?.stack ?? []) this.piece(state.pieces(place, move.bytes), GIVEN[0]!);
+    const isTaken = move.from !== undefined && takesComputed(move.from, move.bytes, state);
+    const value = masked ?? move.value ?? copied(isTaken, move);
+    this.watcher.handOn(value);
+    putString(move, value, state);
   }
 
   /** Whether an instruction brings something computed into a vector register: of a general one, of a slot, or by computing it. */
