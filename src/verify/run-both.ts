@@ -67,8 +67,13 @@ const OPERAND_SIZE = 64;
 function readsChangedFile(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): boolean {
   const { operands, operandsBehind } = original.run(state, start, { withOperands: true });
   return [...operands, ...operandsBehind].some((address) => {
-    const [a, b] = [original, rewritten].map((side) => side.fileBytes(address - OPERAND_SIZE, 2 * OPERAND_SIZE));
-    return Buffer.compare(a!, b!) !== 0;
+    // Word by word: the first ones may lie in front of the file.
+    const first = Math.floor((address - OPERAND_SIZE) / 8) * 8;
+    for (let at = first; at < address + OPERAND_SIZE; at += 8) {
+      const [a, b] = [original, rewritten].map((side) => side.fileBytes(at, 8));
+      if (Buffer.compare(a!, b!) !== 0) return true;
+    }
+    return false;
   });
 }
 

@@ -176,7 +176,7 @@ function judgeBuilt(
     }
   } catch (error) {
     errors.push(`program ${index}, rewrite: ${text(error)}`);
-    if (options.keep !== null) keep(options.keep, program, folder);
+    if (options.keep !== null) keep(options.keep, options.seed, program, folder);
     return { ...base, functions: [], findings: [] };
   }
   const after = changed ? runAll(built, output) : null;
@@ -190,7 +190,7 @@ function judgeBuilt(
     r.untraced === "wrong" || r.traced === "wrong" || r.different > 0 || r.unproved > 0;
   const findings = (verified?.findings ?? []).map(({ where, what }) => `program ${index}: ${where}: ${what}`);
   const isWorthKeeping = records.some(isNotable) || findings.length > 0 || errors.length > 0;
-  if (options.keep !== null && isWorthKeeping) keep(options.keep, program, folder);
+  if (options.keep !== null && isWorthKeeping) keep(options.keep, options.seed, program, folder);
   return { ...base, functions: records, findings };
 }
 
@@ -278,8 +278,8 @@ function record(f: GeneratedFunction, program: Program, layout: Layout, seen: Se
   };
 }
 
-function keep(where: string, { index, build }: Program, folder: string): void {
-  const to = join(where, `p${index}`);
+function keep(where: string, seed: number, { index, build }: Program, folder: string): void {
+  const to = join(where, `${seed}-p${index}`);
   mkdirSync(to, { recursive: true });
   const source = build === null ? "program.s" : build.compiler === "g++" ? "program.cc" : "program.c";
   for (const name of [source, "program", "rewritten"].filter((name) => existsSync(join(folder, name))))

@@ -162,6 +162,22 @@ ${note("1b", "two", "-4@%edi")}`,
     `int two(int);
 int main(void) { DTRACE_PROBE(sound, main); printf("%d %d\\n", two(3), two(40)); return 0; }`,
   ),
+  "a read of the file's own header, which says where the section headers are": withAssembly(
+    `.text
+.globl header
+.type header,@function
+header: .cfi_startproc
+ xor %eax,%eax
+1: nop
+ lea __ehdr_start(%rip),%rcx
+ mov 40(%rcx),%rdx
+ ret
+ .cfi_endproc
+.size header,.-header
+${note("1b", "header", "-4@%edi")}`,
+    `int header(long);
+int main(void) { DTRACE_PROBE(sound, main); printf("%d\\n", header(3)); return 0; }`,
+  ),
 } as const;
 
 /** A C program with many probes in one long straight function. */

@@ -296,6 +296,7 @@ export class ValueFlow implements FlowResult, Findings {
       if (flow & Flow.Jump) return;
       if (flow & (Flow.IndirectJump | Flow.Return)) {
         const target = machine.target(steps[i]!);
+        if (flow & Flow.Return) machine.dropReturnAddress();
         if (flow & Flow.IndirectJump || target.kinds !== Is.Ret) this.jumpsBy(at, target);
         return;
       }

@@ -259,9 +259,14 @@ export class Machine {
     this.storeAt(top, 8, value);
   }
 
+  /** What a ret does to rsp; what it drops of the caller's arguments is not followed. */
+  dropReturnAddress(): void {
+    this.registers[RSP] = this.arithmetic.add(this.at, this.registers[RSP]!, plain(8), false);
+  }
+
   private pop(): Value {
     const value = this.loadAt(this.registers[RSP]!, 8, false);
-    this.registers[RSP] = this.arithmetic.add(this.at, this.registers[RSP]!, plain(8), false);
+    this.dropReturnAddress();
     return value;
   }
 

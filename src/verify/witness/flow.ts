@@ -98,6 +98,7 @@ class Run {
       for (const head of part.heads) if (parts.length === 1 || isEntered(head)) this.arrive(head, entryState());
     for (const { address, foreign } of insides) if (foreign) this.arrive(address, unknownState());
     this.drain();
+    this.takeMade();
     for (const address of this.insides) if (!this.visited.has(address)) this.arrive(address, unknownState());
     this.drain();
     for (const part of this.group.parts) {
@@ -109,6 +110,25 @@ class Run {
         this.arrive(at, unknownState());
         this.drain();
       }
+    }
+  }
+
+  /** Inside addresses that this code computes are where its jumps by pointers lead, too. */
+  private takeMade(): void {
+    for (;;) {
+      const made = [...this.findings.made.keys()].filter(
+        (address) =>
+          this.isOwn(address) &&
+          this.parts.isStart(address) &&
+          !this.parts.at(address)!.heads.includes(address) &&
+          !this.insides.includes(address),
+      );
+      if (made.length === 0) return;
+      this.insides = [...this.insides, ...made];
+      const hub = this.hubs.get(Number.NaN);
+      if (hub === undefined) return;
+      for (const address of made) this.flow(address, hub.state);
+      this.drain();
     }
   }
 
@@ -315,7 +335,8 @@ function entryState(): State {
 const unknownState = (): State => State.of(ASSUMED);
 
 const KEPT = [0, 1, 2, 6, 7, 8, 9, 10, 11];
-const isBase = ({ kind, flag }: Atom): boolean => (kind === "number" && flag) || kind === "sum" || kind === "off";
+const isBase = ({ kind, flag, table }: Atom): boolean =>
+  (kind === "number" && flag) || kind === "sum" || kind === "off" || table !== undefined;
 
 const LOOPS = new Set([Mnemonic.Loop, Mnemonic.Loope, Mnemonic.Loopne]);
 

@@ -351,14 +351,14 @@ export class Stepper {
   private unknown(i: Instruction, state: State): undefined {
     const { arithmetic } = this;
     const { registers } = state;
-    const { operands, written, read } = this.writes.of(i);
+    const { operands, loaded, written, read } = this.writes.of(i);
     const isVector = this.hasVector(i);
     if (isVector && !this.computesInVectors) this.computesInVectors = this.putsIntoVectors(i, read, state);
     const ofVector = this.computesInVectors ? TAINT : GIVEN;
     this.string(i, state, isVector ? ofVector : undefined);
     for (let n = 0; n < i.opCount; n++) {
       if (i.opKind(n) !== OpKind.Memory) continue;
-      const old = this.load(i, state, this.sizeOf(i, n) === 8 ? 8 : 1, false);
+      const old = loaded.includes(n) ? this.load(i, state, this.sizeOf(i, n) === 8 ? 8 : 1, false) : TAINT;
       if (!operands.includes(n)) continue;
       const value = isVector
         ? ofVector

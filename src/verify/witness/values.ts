@@ -159,7 +159,7 @@ export class Arithmetic {
 
   subtract(a: Value, b: Value): Value {
     return this.each(a, b, (x, y) => {
-      if (y.kind === "number" && (!y.flag || this.watcher.isFixed)) return this.sum(x, number(-y.n, x.flag), false);
+      if (y.kind === "number" && (!y.flag || this.watcher.isFixed)) return this.sum(x, number(-y.n, false), false);
       if (x.kind === "number" && y.kind === "number" && x.flag) return [number(x.n - y.n, false)];
       if (x.kind === "stack" && y.kind === "stack" && x.extra === y.extra && Number.isFinite(x.n - y.n))
         return [number(x.n - y.n, false)];

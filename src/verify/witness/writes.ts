@@ -16,6 +16,8 @@ for (let i = 0; i < 20; i++) generals[Register.AL + i] = { index: i < 4 ? i : i 
 /** What an instruction writes: indices of operands; registers, and those that it reads other than for an address. */
 export interface Writes {
   readonly operands: readonly number[];
+  /** Indices of operands that are read. */
+  readonly loaded: readonly number[];
   readonly written: readonly number[];
   readonly read: readonly number[];
 }
@@ -40,6 +42,7 @@ export class WritesTable {
     const info = this.info.info(i);
     const accesses = [info.op0Access, info.op1Access, info.op2Access, info.op3Access, info.op4Access];
     const operands = accesses.flatMap((access, n) => (n < i.opCount && isWrite(access) ? [n] : []));
+    const loaded = accesses.flatMap((access, n) => (n < i.opCount && isRead(access) ? [n] : []));
     const written: number[] = [];
     const read: number[] = [];
     for (const used of info.usedRegisters()) {
@@ -50,7 +53,7 @@ export class WritesTable {
       used.free();
     }
     info.free();
-    known = { operands, written, read };
+    known = { operands, loaded, written, read };
     this.known.set(key, known);
     return known;
   }
