@@ -41,10 +41,8 @@ export function handsOnAll(code: DecodedCode, made: readonly number[], around: A
     if (usesStack(place)) return true;
     if (place.isRipRelative || place.hasSegment) return false;
     pointing ??= stackRegisters(code);
-    return (
-      ((place.base < 0 ? 0 : 1 << place.base) & pointing) !== 0 ||
-      ((place.index < 0 ? 0 : 1 << place.index) & pointing) !== 0
-    );
+    const registers = (place.base < 0 ? 0 : 1 << place.base) | (place.index < 0 ? 0 : 1 << place.index);
+    return (registers & pointing) !== 0;
   };
   const work: number[] = [];
   const arrive = (index: number, mask: number): void => {
@@ -59,7 +57,7 @@ export function handsOnAll(code: DecodedCode, made: readonly number[], around: A
     if (makesCode(step, around.fixed)) {
       sources.add(index);
       arrive(index + 1, bit(step.operands[0]!));
-    } else if (around.fixed && namesNumber(step) && !storesNumber(step)) return false;
+    } else if (around.fixed && namesNumber(step) && !isHandedOn(step, isSlot)) return false;
   }
   for (let i = work.pop(); i !== undefined; i = work.pop()) {
     const mask = held[i]!;
@@ -228,6 +226,6 @@ const namesNumber = ({ operation, operands }: Step): boolean =>
       (o.kind === "memory" && !o.isRipRelative && Math.abs(o.displacement) > 0xffff),
   );
 
-/** A constant that goes to memory, or is pushed, as it is. */
-const storesNumber = ({ operation, operands }: Step): boolean =>
-  operation === "push" || (operation === "move" && operands[0]!.kind === "memory" && operands[1]!.kind === "number");
+/** Whether a constant goes to memory as it is, and to no slot. */
+const isHandedOn = ({ operation, operands: [first] }: Step, isSlot: (place: MemoryOperand) => boolean): boolean =>
+  operation === "move" && first?.kind === "memory" && !isSlot(first);
