@@ -71,8 +71,27 @@ const MOST_WORDS = 1 << 16;
 /** So many words below its name may be a table's. */
 const MOST_BELOW = 256;
 
+/** Nothing is known to be computed. */
+const NOTHING: ProgramWide = {
+  computed: new Map(),
+  around: [],
+  entries: new Map(),
+  candidates: new Map(),
+  made: new Map(),
+  read: new Map(),
+};
+
+/**
+ * Of which functions it is asked what they compute: of all that may do so, or of those alone that are asked about, where somebody
+ * else answers for the others.
+ */
+export type Asked = "all functions" | "those asked about";
+
 /** They live as long as their images, which never change. */
-const known = new WeakMap<ElfImage, ComputedTargets>();
+const known: Readonly<Record<Asked, WeakMap<ElfImage, ComputedTargets>>> = {
+  "all functions": new WeakMap(),
+  "those asked about": new WeakMap(),
+};
 
 export class ComputedTargets {
   readonly memory: ElfMemory;
@@ -91,6 +110,7 @@ export class ComputedTargets {
   private constructor(
     private readonly image: ElfImage,
     private readonly functions: FunctionIndex,
+    private readonly asked: Asked,
   ) {
     this.memory = new ElfMemory(image);
     this.names = new NameIndex(image);
@@ -128,11 +148,11 @@ export class ComputedTargets {
   }
 
   /** Found once for all who ask of an image. @throws InputError where tables of the file are damaged */
-  static of(image: ElfImage, functions: FunctionIndex): ComputedTargets {
-    let found = known.get(image);
+  static of(image: ElfImage, functions: FunctionIndex, asked: Asked): ComputedTargets {
+    let found = known[asked].get(image);
     if (found === undefined) {
-      found = new ComputedTargets(image, functions);
-      known.set(image, found);
+      found = new ComputedTargets(image, functions, asked);
+      known[asked].set(image, found);
     }
     return found;
   }
@@ -327,7 +347,7 @@ export class ComputedTargets {
    * hand them on, and by all tables whose words are relative to themselves.
    */
   get program(): ProgramWide {
-    this.wide ??= this.survey();
+    this.wide ??= this.asked === "all functions" ? this.survey() : NOTHING;
     return this.wide;
   }
 
@@ -375,7 +395,7 @@ export class ComputedTargets {
 
   /** A jump somewhere in the program of which nothing at all is known, or undefined. */
   private get anywhere(): Transfer | undefined {
-    if (!this.hasLooked) {
+    if (!this.hasLooked && this.asked === "all functions") {
       this.hasLooked = true;
       for (const range of this.toFollow.leavers()) {
         const transfer = this.groupOf(range).flow?.transfers.find((t) => t.target.kinds & (Is.Taint | Is.Moved));

@@ -8,7 +8,7 @@ import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { DecodedCode } from "../x86/decode.js";
 import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
-import { ComputedTargets } from "./computed-targets.js";
+import { type Asked, ComputedTargets } from "./computed-targets.js";
 import { Entries } from "./entries.js";
 import { type CodeRange, FunctionIndex } from "./functions.js";
 import { gapsNear, TrustedGaps } from "./gaps.js";
@@ -45,9 +45,10 @@ export interface ProgramFacts {
 
 /**
  * @param sites link-time addresses of all probe sites of the file that are worth rewriting
+ * @param asked of which functions it is asked where they may jump to: by default of all
  * @throws InputError where a table that has to be trusted (.eh_frame, relocations, symbols) is damaged
  */
-export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFacts {
+export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Asked = "all functions"): ProgramFacts {
   const functions = FunctionIndex.of(image);
   const fixed = image.header.e_type === elf.ET_EXEC;
   const { base, span } = codeSpan(functions);
@@ -66,7 +67,7 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[]): ProgramFa
   const context = { image, functions, gaps, near, entries };
   addLocalBranches(context, sites);
   entries.addQuestions(hits.allTargets, (index) => settleHit(context, hits.hit(index)));
-  const computed = ComputedTargets.of(image, functions);
+  const computed = ComputedTargets.of(image, functions, asked);
   addTables({ image, functions, computed, near, entries }, sites);
 
   return {

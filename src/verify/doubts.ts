@@ -7,7 +7,7 @@ import type { ElfImage } from "../elf/image.js";
 import type { Certificate } from "../rewritten/certificate.js";
 import type { Stretch } from "./changed-code.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
-import type { Testimony } from "./witness/testimony.js";
+import type { Changed, Testimony } from "./witness/testimony.js";
 import { examine } from "./witness/witness.js";
 
 export interface Doubt {
@@ -21,9 +21,9 @@ export interface Doubt {
  */
 export const testify = (
   original: ElfImage,
-  changed: readonly Stretch[],
+  windows: readonly Changed[],
   certificates: readonly Certificate[],
-): Testimony => examine(original, { windows: changed, certificates });
+): Testimony => examine(original, { windows, certificates });
 
 export function withDoubts(
   testimony: Testimony,
@@ -56,6 +56,10 @@ export function withDoubts(
   for (const [run, reason] of testimony.unknown) {
     const index = windowAt(changed[run]!.start);
     if (index >= 0 && !found[index]!.window.isPun) doubts[index]!.push({ verdict: "unproved", reason });
+  }
+  for (const [run, reason] of testimony.patched) {
+    const index = windowAt(changed[run]!.start);
+    if (index >= 0) doubts[index]!.push({ verdict: "unproved", reason });
   }
   for (const [run, { verdict, why }] of testimony.failing) {
     const index = windowAt(changed[run]!.start);
@@ -92,7 +96,7 @@ function changedBehind(changed: readonly Stretch[], address: number): number {
 
 /**
  * Whom a window's doubts concern: the probes that its proof passed or that it holds; else those on whose way something in it
- * runs; none: then it is nobody's, and a finding.
+ * runs, or whose new code it leads to; none: then it is nobody's, and a finding.
  */
 export function notesFor({ window, proof }: ExaminedWindow, { pairs, found }: Evidence): readonly number[] {
   const own = new Set((proof?.passings ?? []).flatMap(({ notes }) => notes));
@@ -103,7 +107,9 @@ export function notesFor({ window, proof }: ExaminedWindow, { pairs, found }: Ev
     const isOnTheWay =
       other.proof?.frames.some(({ rewritten }) => rewritten >= window.start && rewritten < window.end) ||
       // A jump in padding that a branch goes through.
-      other.proof?.ranInPlace.some(({ start, end }) => start < window.end && end > window.start);
+      other.proof?.ranInPlace.some(({ start, end }) => start < window.end && end > window.start) ||
+      // A branch that leads to new code.
+      proof?.walkedNew.some((own) => other.proof?.walkedNew.some((s) => s.start < own.end && s.end > own.start));
     if (isOnTheWay) for (const { notes } of other.proof!.passings) for (const note of notes) own.add(note);
   }
   return [...own];

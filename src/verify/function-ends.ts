@@ -6,7 +6,7 @@
  * A jump to new code needs none of that, nor does one to such a jump: it stands in padding of its own, and nothing happens
  * there.
  */
-import type { Vaddr } from "../address.js";
+import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
 import type { ElfImage } from "../elf/image.js";
@@ -33,6 +33,8 @@ export class FunctionEnds {
     return ranInPlace
       .filter(({ start, end }) => {
         if (this.layout.part(end - 1) !== undefined) return false;
+        // What stands there as it stood has moved from nowhere.
+        if (!subject.isChanged({ address: vaddr(start), length: end - start })) return false;
         const instruction = subject.rewritten.code.at(start);
         if (instruction === null || (instruction.flow & Flow.Nop) !== 0) return false;
         return !(instruction.flow & Flow.Jump && subject.leadsToNew(instruction)) && this.isUncovered(end - 1);

@@ -67,10 +67,14 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitn
   const readers = { original: before.code, rewritten: after.code };
   if (code.changed.length === 0) return { pairs, code, ...readers, found: [], facts: undefined, layout: undefined };
 
-  const testimony = asksWitness ? testify(original, code.changed, certificatesOf(rewritten)) : undefined;
-  const facts = gatherFacts(original, anchorsOf(pairs, code));
+  const puns = punsIn(code, before.code, after);
+  const changed = code.changed.map((run) => ({ ...run, jumpEnd: puns.get(run)?.end }));
+  const testimony = asksWitness ? testify(original, changed, certificatesOf(rewritten)) : undefined;
+  // Where functions lead that hold no change the witness says; the rewriter's answer is not asked for again.
+  const asked = testimony === undefined ? "all functions" : "those asked about";
+  const facts = gatherFacts(original, anchorsOf(pairs, code), asked);
   const layout = new OriginalLayout(facts, before.code);
-  const windows = windowsOf(facts, layout, code.changed, punsIn(code, before.code, after));
+  const windows = windowsOf(facts, layout, code.changed, puns);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const sides = sidesFor(original, rewritten, subject, pairs);
   const functionEnds = new FunctionEnds(rewritten, facts, layout);

@@ -9,9 +9,10 @@ import { InputError } from "../../errors.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
 import type { Parts } from "./parts.js";
 import type { Program } from "./program.js";
+import { RSP } from "./state.js";
 import { WritesTable } from "./writes.js";
 
-const { FlowControl, Mnemonic } = iced;
+const { FlowControl, Mnemonic, OpKind, Register } = iced;
 
 /** Declared not to return: C and POSIX, glibc's own, the C++ runtime. */
 const ENDLESS =
@@ -23,6 +24,8 @@ export const CHANGED_BY_CALLS = 0b1111_1100_0111;
 const DEEPEST = 10;
 const MOST_INSTRUCTIONS = 2000;
 const MOST_WRITING = 600;
+/** Bytes of a function that are looked at for whether it tells its caller where it was called. */
+const MOST_YIELDING = 64;
 
 export class Callees {
   private readonly decoder: Decoder;
@@ -31,6 +34,7 @@ export class Callees {
   private readonly named: ReadonlySet<number>;
   private readonly endless = new Map<number, boolean>();
   private readonly changed = new Map<number, number>();
+  private readonly yielded = new Map<number, number>();
 
   constructor(
     program: Program,
@@ -102,6 +106,40 @@ export class Callees {
     const found = isWhole ? mask & CHANGED_BY_CALLS : CHANGED_BY_CALLS;
     this.changed.set(target, found);
     return found;
+  }
+
+  /**
+   * The registers, a bit each, in which a call of this may find its own return address: what a function that reads it in front of
+   * its first branch writes there.
+   */
+  yields(target: number): number {
+    const known = this.yielded.get(target);
+    if (known !== undefined) return known;
+    const found = this.readsReturn(target);
+    this.yielded.set(target, found);
+    return found;
+  }
+
+  private readsReturn(target: number): number {
+    const part = this.parts.at(target);
+    let [depth, reads, mask] = [0, false, 0];
+    for (let at = target; part !== undefined && at < part.end && at < target + MOST_YIELDING; ) {
+      const i = this.decoder.at(at);
+      if (i === undefined || i.flowControl !== FlowControl.Next) break;
+      at += i.length;
+      const top = Number(BigInt.asIntN(64, i.memoryDisplacement));
+      const isAtTop =
+        i.memoryBase === Register.RSP && i.mnemonic !== Mnemonic.Lea && top < depth + 8 && top > depth - 8;
+      for (let n = 0; n < i.opCount; n++)
+        reads ||= i.opKind(n) === OpKind.Memory && isAtTop && !(n === 0 && i.mnemonic === Mnemonic.Mov);
+      reads ||= i.mnemonic === Mnemonic.Pop && depth === 0;
+      depth -= i.stackPointerIncrement;
+      const isFrame = i.opCount === 2 && i.op0Register === Register.RSP && i.opKind(1) !== OpKind.Register;
+      if (isFrame && i.mnemonic === Mnemonic.Sub) depth += Number(i.immediate(1));
+      if (isFrame && i.mnemonic === Mnemonic.Add) depth -= Number(i.immediate(1));
+      for (const register of this.writes.of(i).written) mask |= 1 << register;
+    }
+    return reads ? mask & ~(1 << RSP) : 0;
   }
 
   private endsAtCall(i: Instruction, depth: number): boolean {

@@ -15,6 +15,8 @@ export interface Formation {
   readonly entries: readonly number[];
   /** So many of them come before another address of data that code makes. */
   readonly sure: number;
+  /** Where words in front of it lead, if that is in the function of the base: an index may count from below a table's name. */
+  readonly below: readonly number[];
 }
 
 /** What is found in a group. All addresses are link-time addresses. */
@@ -43,6 +45,8 @@ export interface Findings {
 }
 
 const MOST_ENTRIES = 1 << 16;
+/** So many words in front of a table may be its own. */
+const MOST_BELOW = 256;
 /** More of them in one group are not looked for: all data would be gone through for each. */
 const MOST_LOOSE = 16;
 
@@ -65,6 +69,22 @@ function entriesOf(program: Program, base: number, table: Table, minus: boolean)
   return found;
 }
 
+/** Where the words in front of a table lead, as far as they lead to code, if that is an instruction of the base's function. */
+function entriesBelow(program: Program, parts: Parts, base: number, table: Table, minus: boolean): readonly number[] {
+  const { first, stride, width, signed } = table;
+  const own = parts.owner(base)?.group;
+  const span = program.spanOf(first);
+  const found: number[] = [];
+  if (own === undefined || span === undefined || stride < width) return found;
+  for (let i = 1, at = first - stride; i < MOST_BELOW && at >= span.start; i++, at -= stride) {
+    const word = wordAt(span.view, at - span.start, width, signed);
+    const target = minus ? base - word : base + word;
+    if (!program.isCode(target)) break;
+    if (parts.owner(target)?.group === own && (parts.isStart(target) || !parts.isLinear(target))) found.push(target);
+  }
+  return found;
+}
+
 /** A base and a table, whose entries are as many as lead to code; undefined where they may change at run time. */
 export function formationOf(
   program: Program,
@@ -78,7 +98,8 @@ export function formationOf(
   if (entries === undefined) return undefined;
   const { first, stride, width } = table;
   const sure = Math.min(entries.length, Math.ceil((parts.nextMade(first) - first) / Math.max(stride, width)));
-  return { base, table, minus, at, entries, sure };
+  const below = base === 0 || entries.length === 0 ? [] : entriesBelow(program, parts, base, table, minus);
+  return { base, table, minus, at, entries, sure, below };
 }
 
 export function wordAt(view: DataView, at: number, width: number, signed: boolean): number {

@@ -15,7 +15,7 @@ import type { Landing, Program } from "./program.js";
 import { Queue } from "./queue.js";
 import { RSP, State } from "./state.js";
 import { Stepper } from "./step.js";
-import { ASSUMED, type Atom, join, RETURN, stack, type Value } from "./values.js";
+import { ASSUMED, type Atom, GIVEN, join, number, RETURN, stack, type Value } from "./values.js";
 
 /** Inside addresses that are named, and by whom. */
 export interface Inside {
@@ -267,6 +267,10 @@ class Run {
     // Most registers hold nothing by then that matters: who asks what a function writes has to read it.
     const isNeeded = target !== undefined && KEPT.some((register) => state.registers[register]!.some(isBase));
     this.land(state, at, isNeeded ? this.callees.changedBy(target) : CHANGED_BY_CALLS);
+    const told = target === undefined ? 0 : this.callees.yields(target);
+    if (told !== 0) this.watch.made(next);
+    for (let register = 0; told >> register !== 0; register++)
+      if (told & (1 << register)) state.registers[register] = join(GIVEN, [number(next, true)]);
     const part = this.parts.at(at);
     if (part === undefined || next >= part.end) return false;
     // Where nothing else leads behind a call it returns, or nothing comes of it.

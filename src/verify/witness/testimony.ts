@@ -26,6 +26,8 @@ export interface Testimony {
   readonly arrivals: readonly Arrival[];
   /** Windows about which nothing can be said, by their index. */
   readonly unknown: ReadonlyMap<number, string>;
+  /** Windows of whose bytes, or of those that their jumps are made of besides, somebody overwrites some, by their index. */
+  readonly patched: ReadonlyMap<number, string>;
   /** Instructions of the original that changed bytes overlap: what else moved nothing is said of. */
   readonly asked: ReadonlySet<number>;
   /** Those of them that must not move, and why. */
@@ -36,9 +38,17 @@ export interface Testimony {
   readonly failing: ReadonlyMap<number, Failing>;
 }
 
+/** Link-time addresses of bytes that changed: [start, end). */
+export interface Changed {
+  readonly start: number;
+  readonly end: number;
+  /** Where the last jump ends that is made of them, if bytes behind them are a part of it. */
+  readonly jumpEnd?: number | undefined;
+}
+
 export interface Question {
-  /** Link-time addresses of bytes that changed: [start, end), ascending. */
-  readonly windows: readonly { readonly start: number; readonly end: number }[];
+  /** Bytes that changed, ascending. */
+  readonly windows: readonly Changed[];
   /** What is claimed of the functions that they are in; undefined: nobody asks what is. */
   readonly certificates?: readonly Certificate[];
 }

@@ -69,6 +69,7 @@ class Witness {
   private starts: readonly number[] | undefined;
   private readonly arrivals = new Map<string, Arrival>();
   private readonly unknown = new Map<number, string>();
+  private readonly patched = new Map<number, string>();
   private readonly noticed = new Map<number, string>();
 
   constructor(
@@ -121,6 +122,7 @@ class Witness {
     return {
       arrivals: [...this.arrivals.values()].sort((a, b) => a.address - b.address),
       unknown: this.unknown,
+      patched: this.patched,
       asked: new Set(this.shielded.keys()),
       noticed: this.noticed,
       stack: this.stackPointers(),
@@ -210,7 +212,8 @@ class Witness {
       }
       if (isPatched) {
         const end = address + this.patchedLength(address);
-        this.doubt(this.touching(address, end), `the code at ${hex(address)} is patched at run time`);
+        for (const window of this.touching(address, end))
+          this.patched.set(window, `the code at ${hex(address)} is patched at run time`);
       }
       if (!isPad && address !== last) inside(address, false);
       last = address;
@@ -260,8 +263,13 @@ class Witness {
 
   private *touching(start: number, end: number): Iterable<number> {
     const { windows } = this.question;
-    for (let i = Math.max(0, lastNotAfter(windows, start)); i < windows.length && windows[i]!.start < end; i++)
-      if (windows[i]!.end > start) yield i;
+    // A jump that reaches over several bytes may begin before the last change in front of them.
+    for (
+      let i = Math.max(0, lastNotAfter(windows, start) - LONGEST_PATCH);
+      i < windows.length && windows[i]!.start < end;
+      i++
+    )
+      if ((windows[i]!.jumpEnd ?? windows[i]!.end) > start) yield i;
   }
 
   /** Follows all groups that matter, and again those inside of which an address was made meanwhile. */
@@ -442,6 +450,7 @@ class Witness {
       if (isSure || (this.parts.owner(entry)?.group === group && !this.isBetween(entry)))
         this.arrive(entry, "table", why, false);
     }
+    for (const entry of formation.below) this.arrive(entry, "table", why, false);
     // Words that are addresses by themselves have been asked for.
     if (held === undefined || formation.base === 0) return;
     const own = [...this.shielded.keys()].filter((address) => this.parts.owner(address)?.group === held);
