@@ -8,6 +8,7 @@
 import { type Vaddr, vaddr } from "../../address.js";
 import { type DecodedCode, Flow } from "../../x86/decode.js";
 import type { CodeRange, FunctionIndex } from "../functions.js";
+import { ALL_CLOBBERED } from "./clobbered.js";
 import { stepAt } from "./steps.js";
 
 /** So many instructions are looked at. */
@@ -84,5 +85,5 @@ function registersOf(code: DecodedCode): number {
     else if (operation !== "compare" && operation !== "push")
       for (const o of operands) if (o.kind === "register") written |= 1 << o.register;
   }
-  return reads ? written & ~(1 << RSP) : 0;
+  return reads ? written & ALL_CLOBBERED : 0;
 }

@@ -9,7 +9,6 @@ import { InputError } from "../../errors.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
 import type { Parts } from "./parts.js";
 import type { Program } from "./program.js";
-import { RSP } from "./state.js";
 import { WritesTable } from "./writes.js";
 
 const { FlowControl, Mnemonic, OpKind, Register } = iced;
@@ -139,7 +138,7 @@ export class Callees {
       if (isFrame && i.mnemonic === Mnemonic.Add) depth -= Number(i.immediate(1));
       for (const register of this.writes.of(i).written) mask |= 1 << register;
     }
-    return reads ? mask & ~(1 << RSP) : 0;
+    return reads ? mask & CHANGED_BY_CALLS : 0;
   }
 
   private endsAtCall(i: Instruction, depth: number): boolean {

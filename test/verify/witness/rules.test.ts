@@ -22,7 +22,7 @@ async function asked(source: string, flags: readonly string[] = ["-pie"], first 
   const inside = said.arrivals.filter(({ address, kind }) => kind !== "next" && address > site && address < site + 5);
   return {
     arrivals: inside.map(({ address, kind, certain }) => [address - site - 1, kind, certain]),
-    unknown: [...said.unknown.values()].join("\n"),
+    unknown: [...said.unknown.values(), ...said.patched.values()].join("\n"),
     noticed: [...said.noticed].map(([at, why]) => [at - site - 1, why] as const),
   };
 }
