@@ -2,7 +2,7 @@
  * Both sides run from one state, and what is not the same afterwards: registers, flags, writes to memory, the probes that
  * were passed, and where execution goes on.
  */
-import { hex, type Vaddr } from "../address.js";
+import { hex, PAGE_SIZE, type Vaddr } from "../address.js";
 import { Gpr, MXCSR, Rflags, XMM } from "../emulate/state.js";
 import type { Difference } from "./contract.js";
 import type { MachineState } from "./machine-states.js";
@@ -67,13 +67,14 @@ const OPERAND_SIZE = 64;
 function readsChangedFile(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): boolean {
   const { operands, operandsBehind } = original.run(state, start, { withOperands: true });
   return [...operands, ...operandsBehind].some((address) => {
-    // Word by word: the first ones may lie in front of the file.
-    const first = Math.floor((address - OPERAND_SIZE) / 8) * 8;
-    for (let at = first; at < address + OPERAND_SIZE; at += 8) {
-      const [a, b] = [original, rewritten].map((side) => side.fileBytes(at, 8));
-      if (Buffer.compare(a!, b!) !== 0) return true;
-    }
-    return false;
+    const [first, end] = [address - OPERAND_SIZE, address + OPERAND_SIZE];
+    // The file may begin, or end, at a page that lies between.
+    const page = Math.floor(end / PAGE_SIZE) * PAGE_SIZE;
+    const isSame = (from: number, to: number): boolean => {
+      const [a, b] = [original, rewritten].map((side) => side.fileBytes(from, to - from));
+      return Buffer.compare(a!, b!) === 0;
+    };
+    return page > first ? !isSame(first, page) || !isSame(page, end) : !isSame(first, end);
   });
 }
 
