@@ -117,13 +117,9 @@ function encodeAll(proposals: readonly Proposal[], start: Vaddr): NewCode {
   const moved = new Map(encoded.flatMap((e) => [...e.moved]));
   const bytes = new Uint8Array(encoded.length === 0 ? 0 : at - start).fill(INT3);
   for (const piece of encoded) {
-    for (const { offset, target } of piece.branches) {
-      const old = piece.bytes.subarray(offset);
-      piece.bytes.set(
-        nearBranch(old.subarray(0, old[0] === 0x0f ? 6 : 5), piece.start + offset, moved.get(target)!),
-        offset,
-      );
-    }
+    const view = new DataView(piece.bytes.buffer);
+    for (const { end, target } of piece.branches)
+      view.setInt32(end - 4, moved.get(target)! - (piece.start + end), true);
     bytes.set(piece.bytes, piece.start - start);
   }
   return { start, bytes, chunks: encoded.map((e) => finish(e, moved)), named: [], failed };
@@ -158,13 +154,13 @@ interface Encoded {
   readonly origins: readonly OriginStretch[];
   /** Where each fragment is now, by where it was. */
   readonly moved: ReadonlyMap<Vaddr, Vaddr>;
-  /** Branches that are led to moved instructions: where they stand in `bytes`, and where they led. */
-  readonly branches: readonly { readonly offset: number; readonly target: Vaddr }[];
+  /** Branches that are led to moved instructions: where they end in `bytes`, and where they led. */
+  readonly branches: readonly { readonly end: number; readonly target: Vaddr }[];
 }
 
 /** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
 function encodeAt(proposal: Proposal, detour: Detour, start: Vaddr, led: ReadonlyMap<Vaddr, Vaddr>): Encoded | string {
-  const branches: { offset: number; target: Vaddr }[] = [];
+  const branches: { end: number; target: Vaddr }[] = [];
   const probes: PlacedProbe[] = [];
   const moved = new Map<Vaddr, Vaddr>();
   const pieces: Uint8Array[] = [];
@@ -187,10 +183,10 @@ function encodeAt(proposal: Proposal, detour: Detour, start: Vaddr, led: Readonl
       from(site, bytes.length - (form.guard ? form.location : 0), form.stackShift);
     } else {
       const target = led.get(fragment.at);
-      if (target !== undefined) branches.push({ offset: at - start, target });
-      bytes =
-        target === undefined ? relocate(fragment.bytes, fragment.at, vaddr(at)) : nearBranch(fragment.bytes, at, at); // where it leads has no place yet
+      bytes = target === undefined ? relocate(fragment.bytes, fragment.at, vaddr(at)) : nearBranch(fragment.bytes);
       if (bytes === undefined) return `the instruction at ${hex(fragment.at)} cannot reach its operand from new code`;
+      // Where it leads has no place yet.
+      if (target !== undefined) branches.push({ end: at - start + bytes.length, target });
       moved.set(fragment.at, vaddr(at));
       from(fragment.at, bytes.length, 0, lastByteOfCall(fragment));
     }

@@ -100,11 +100,13 @@ const isFloating = (register: number): boolean =>
  * @param bytes exactly one instruction
  * @param from where it stands, as a link-time address
  * @param to where it shall stand
- * @returns undefined where its operand or target is out of reach from there
+ * @returns undefined where its operand or target is out of reach from there, or not known
  */
 export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
   return decodeOne(bytes, from, (instruction) => {
     if (!isRelative(instruction)) return bytes;
+    // Relative to eip: an address that is cut to 32 bits, and which that is the loader decides.
+    if (instruction.memoryBase === Register.EIP) return undefined;
     // What names an address of its own bytes means where it stood: the encoder would take that for a label that moves along.
     const named = instruction.isIpRelMemoryOperand ? instruction.ipRelMemoryAddress : instruction.nearBranchTarget;
     if (named >= BigInt(from) && named < BigInt(from + bytes.length)) return renamed(bytes, from, to);
@@ -141,28 +143,45 @@ function renamed(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefi
   return moved;
 }
 
-/** Whether a branch is a jmp or jcc without prefixes, short or near: what nearBranch can encode. */
+/** Whether a branch is a jmp or jcc without prefixes, short or near. */
 export const isPlainBranch = (bytes: Uint8Array): boolean =>
   (bytes.length === 2 && (bytes[0] === 0xeb || (bytes[0]! & 0xf0) === 0x70)) ||
   (bytes.length === 5 && bytes[0] === 0xe9) ||
   (bytes.length === 6 && bytes[0] === 0x0f && (bytes[1]! & 0xf0) === 0x80);
 
+/** Over the jump behind it, to the one that leads on: what loop and jrcxz need, which have no near form. */
+const OVER_JUMP = [0x02, 0xeb, 0x05, 0xe9];
+
 /**
- * A plain branch in its near form, with a 32-bit distance in the last 4 bytes.
- * @param at where it shall stand @param target where it shall lead
- * @throws RangeError where it does not reach
+ * A jmp, jcc, loop or jrcxz, with its prefixes, whose distance of 32 bits is the last 4 bytes; or undefined for any other
+ * instruction. The distance is 0.
  */
-export function nearBranch(bytes: Uint8Array, at: number, target: number): Uint8Array {
-  const isJump = bytes[0] === 0xeb || bytes[0] === 0xe9;
-  const condition = bytes[bytes.length === 2 ? 0 : 1]! & 0x0f;
-  const opcode = isJump ? [0xe9] : [0x0f, 0x80 | condition];
-  const out = new Uint8Array(opcode.length + 4);
-  out.set(opcode);
-  const distance = target - (at + out.length);
-  if (distance !== (distance | 0)) throw new RangeError(`a branch over ${distance} bytes does not fit into 32 bits`);
-  new DataView(out.buffer).setInt32(opcode.length, distance, true);
-  return out;
+export function nearBranch(bytes: Uint8Array): Uint8Array | undefined {
+  let prefixes = 0;
+  while (BRANCH_PREFIXES.has(bytes[prefixes]!)) prefixes++;
+  const [opcode, second] = [bytes[prefixes]!, bytes[prefixes + 1] ?? 0];
+  let near: readonly number[];
+  if (opcode === 0xeb || opcode === 0xe9) near = [0xe9];
+  else if ((opcode & 0xf0) === 0x70) near = [0x0f, 0x80 | (opcode & 0x0f)];
+  else if (opcode === 0x0f && (second & 0xf0) === 0x80) near = [0x0f, second];
+  else if (opcode >= 0xe0 && opcode <= 0xe3) near = [opcode, ...OVER_JUMP];
+  else return undefined;
+  return Uint8Array.from([...bytes.subarray(0, prefixes), ...near, 0, 0, 0, 0]);
 }
+
+/** Segments, which are hints here, operand and address size, repeat (bnd) and REX. */
+const BRANCH_PREFIXES: ReadonlySet<number> = new Set([
+  0x26,
+  0x2e,
+  0x36,
+  0x3e,
+  0x64,
+  0x65,
+  0x67,
+  0xf2,
+  0xf3,
+  ...Array.from({ length: 16 }, (_, i) => 0x40 + i),
+]);
 
 /** Disassembles one instruction, for people. */
 export function disassemble(bytes: Uint8Array, at: Vaddr): string {
