@@ -371,11 +371,12 @@ export class ComputedTargets {
       }
       for (const [address, at] of flow.read) if (this.memory.isCode(address)) read.set(address, at);
     };
-    for (const at of this.names.relativeTables) {
-      if (!this.memory.isReadOnly(at)) continue;
-      const table = { base: at, width: 4, signed: true, minus: false, sources: [{ at, step: 4 }] } as const;
-      for (const target of this.targetsOf(table)) if (!candidates.has(target)) candidates.set(target, at);
-    }
+    // What is there at first counts as well where the program may write.
+    for (const at of this.names.relativeTables)
+      for (const width of [4, 8] as const) {
+        const table = { base: at, width, signed: true, minus: false, sources: [{ at, step: width }] } as const;
+        for (const target of this.targetsOf(table)) if (!candidates.has(target)) candidates.set(target, at);
+      }
     const seen = new Set<FlowResult>();
     const takeAll = (ranges: Iterable<CodeRange>): void => {
       for (const range of ranges) {

@@ -27,6 +27,14 @@ const programs = {
   "a struct that is copied": c(
     `${offsets}struct S s = { base + o[op], x }; asm volatile("" : "+m"(s)); struct S t = s; asm volatile("" : "+m"(t)); x = t.n; goto *t.p;`,
   ),
+  "a label in memory, to which a word is added there": c(
+    "static const int o[] = { &&a - &&a, &&b - &&a, &&c - &&a }; static void *volatile at; if (!base) return &&a; at = &&a; at += o[op]; goto *at;",
+  ),
+  "labels in memory, to each of which a word is added": c(
+    `static const int o[] = { &&a - &&a, &&b - &&a, &&c - &&a }; static void *t[3]; if (!base) return &&a;
+if (!t[0]) for (int i = 0; i < 3; i++) t[i] = &&a; asm volatile("" ::: "memory");
+if (t[1] == t[0]) for (int i = 0; i < 3; i++) t[i] += o[i]; goto *t[op];`,
+  ),
   "a sum of two vectors": c(
     `static const long o[][2] = { {&&a - &&a, 0}, {&&b - &&a, 1}, {&&c - &&a, 2} };
 if (!base) return &&a;

@@ -84,6 +84,7 @@ export class ValueFlow implements FlowResult, Findings {
   looksAtReturn: number | undefined;
   readonly rspAtNops = new Map<number, Value>();
   private readonly known = new Set<string>();
+  private readonly handedSums = new Map<string, { readonly at: number; readonly words: Omit<Formation, "base"> }>();
   private readonly parts: readonly Part[];
   private readonly machine: Machine;
   private readonly computesInVectors: boolean;
@@ -136,6 +137,7 @@ export class ValueFlow implements FlowResult, Findings {
     this.enterInside();
     this.enterUnreached();
     this.collect();
+    this.addHandedSums();
   }
 
   /** Whether something that was computed went through vector registers, which had to be known from the start. */
@@ -149,6 +151,10 @@ export class ValueFlow implements FlowResult, Findings {
     if (this.known.has(key)) return;
     this.known.add(key);
     this.formations.push({ ...formation, at });
+  }
+
+  onHandedSum(at: number, words: Omit<Formation, "base">): void {
+    this.handedSums.set(`${at} ${words.width} ${words.signed} ${words.minus}`, { at, words });
   }
 
   onMade(at: number, address: number): void {
@@ -484,7 +490,36 @@ export class ValueFlow implements FlowResult, Findings {
       }
     }
   }
+
+  /**
+   * A label that the function makes, keeps in memory and loads again is something handed over by then: a word that is added to that
+   * may be added to each of the function's labels.
+   */
+  private addHandedSums(): void {
+    if (this.handedSums.size === 0) return;
+    const labels = this.ownLabels();
+    for (const { at, words } of this.handedSums.values())
+      for (const base of labels)
+        if (labels.size > MOST_LABELS) this.onComputed(at, base);
+        else this.onFormation(at, { ...words, base });
+  }
+
+  /** Addresses inside of it that its own code makes, and where it jumps by what was handed over those that data names as well. */
+  private ownLabels(): ReadonlySet<number> {
+    const { parts, surroundings } = this;
+    const isOwn = (address: number): boolean => this.place(address) !== undefined;
+    const labels = new Set([...this.made.keys()].filter(isOwn));
+    for (const { range } of parts)
+      for (const { at, target } of surroundings.namedByCode(vaddr(range.start + 1), range.end))
+        if (parts.some((p) => at >= p.range.start && at < p.range.end)) labels.add(target);
+    if (this.atJumps !== undefined)
+      for (const [{ code }, indices] of this.inside) for (const index of indices) labels.add(addressOf(code, index));
+    return labels;
+  }
 }
+
+/** To more labels words of tables are not added one by one. */
+const MOST_LABELS = 64;
 
 /** Whether a value has more numbers than before, or wider ones: it may go on like that. */
 const grows = (v: Value, before: Value): boolean =>

@@ -77,7 +77,7 @@ export class NameIndex {
   private readonly offsetTable: number[] = [];
   /** Where code makes an address of this file's memory that is in no section: only with something added it is one of anything. */
   private readonly strays: number[] = [];
-  /** Addresses of data that code makes, from which words lead to code if they are added to it. */
+  /** Addresses of data that code or data names, from which words lead to code if they are added to it. */
   private readonly tables = new Set<number>();
   /** Its words may be addresses that no relocation tells of. */
   private readonly fixed: boolean;
@@ -88,8 +88,10 @@ export class NameIndex {
     const isInCode = containment(sections);
     const fixed = image.header.e_type === elf.ET_EXEC;
     this.fixed = fixed;
+    const isTable = tableTest(image, isInCode);
     forEachRelocation(image, (place, value) => {
       if (isInCode(value)) this.data.add(place, value);
+      else if (isTable(value)) this.tables.add(value);
     });
     for (const table of [symtab(image), dynsym(image)])
       if (table !== null)
@@ -100,9 +102,8 @@ export class NameIndex {
           if (isInCode(value)) this.data.add(Number.NaN, value);
         });
     if (isInCode(image.header.e_entry)) this.data.add(Number.NaN, image.header.e_entry);
-    if (fixed) this.addWords(image, isInCode);
+    if (fixed) this.addWords(image, isInCode, isTable);
     const gots = image.sections.filter((s) => /^\.got(\.plt)?$/.test(s.name)).map((s) => s.sh_addr as number);
-    const isTable = tableTest(image, isInCode);
     const [isStray, memory] = [strayTest(image), memoryOf(image)];
     for (const section of sections)
       this.addCode(sectionBytes(image, section), section.sh_addr, isInCode, fixed, isTable, gots, isStray, memory);
@@ -162,8 +163,12 @@ export class NameIndex {
     return this.called.has(address);
   }
 
-  /** Words of data that are addresses of code: 8 bytes at every position. */
-  private addWords(image: ElfImage, isInCode: (address: number) => boolean): void {
+  /** Words of data that are addresses of code, or of tables: 8 bytes at every position. */
+  private addWords(
+    image: ElfImage,
+    isInCode: (address: number) => boolean,
+    isTable: (address: number) => boolean,
+  ): void {
     for (const section of image.sections) {
       if ((section.sh_flags & elf.SHF_ALLOC) === 0 || isCode(section)) continue;
       const bytes = sectionBytes(image, section);
@@ -172,6 +177,7 @@ export class NameIndex {
         if (view.getUint32(p + 4, true) !== 0) continue;
         const value = view.getUint32(p, true);
         if (isInCode(value)) this.data.add(section.sh_addr + p, value);
+        else if (isTable(value)) this.tables.add(value);
       }
     }
   }

@@ -50,6 +50,8 @@ export const NO_ADDRESS = 4096;
 /** What arithmetic finds out, besides its result. `at` is the link-time address of the instruction. */
 export interface Findings {
   onFormation(at: number, formation: Formation): void;
+  /** A word of a table is added to what was handed over: that may be any address that went through memory. */
+  onHandedSum(at: number, words: Omit<Formation, "base">): void;
   /** An address of code that is computed: another one and a constant. */
   onMade(at: number, address: number): void;
   /** Something unknown is added to an address of code. */
@@ -146,7 +148,11 @@ export class Arithmetic {
     if (isStack(a)) return stack(a.frame, Number.NaN);
     if (!minus && isStack(b)) return stack(b.frame, Number.NaN);
     this.withPointers(at, a, b, minus);
-    if (!minus) this.withPointers(at, b, a, false);
+    this.withHandedOver(at, a, b, minus);
+    if (!minus) {
+      this.withPointers(at, b, a, false);
+      this.withHandedOver(at, b, a, false);
+    }
     if (isUntold(a) && (isUntold(b) || this.isOrdinaryNumber(b)) && (minus || (a.kinds & b.kinds & Is.Given) === 0))
       return TAINT;
     const { findings } = this;
@@ -182,6 +188,16 @@ export class Arithmetic {
     const base = minus ? -b.plain[0]! : b.plain[0]!;
     if (Math.abs(base) < NO_ADDRESS)
       this.findings.onFormation(at, { base, width: 8, signed: false, minus: false, sources });
+  }
+
+  /** Words of tables that nobody writes, one of which is added to something from memory, or from a callee. */
+  private withHandedOver(at: number, a: Value, b: Value, minus: boolean): void {
+    const { sources } = b;
+    if ((a.kinds & Is.Given) === 0 || sources === undefined || sources.length === 0) return;
+    if (!sources.every((s) => this.memory.isReadOnly(s.at))) return;
+    for (const kind of [Is.Given, Is.Word, Is.SignedWord])
+      if (b.kinds & kind)
+        this.findings.onHandedSum(at, { width: kind === Is.Given ? 8 : 4, signed: kind !== Is.Word, minus, sources });
   }
 
   /** One number that is no address. */

@@ -32,6 +32,8 @@ export interface Findings {
   readonly formations: Map<string, Formation>;
   /** Addresses of data that a word of memory was added to of which more is not known. */
   readonly loose: Set<number>;
+  /** Tables whose entries are added to what was handed over. */
+  readonly handedSums: Map<string, { readonly table: Table; readonly minus: boolean; readonly at: number }>;
   /** Code that is read as data, and where. */
   readonly readAsData: Map<number, number>;
   /** Loads that find the return address, or may. */
@@ -129,6 +131,7 @@ export class Watch implements Watcher, Loads {
       lost: new Map(),
       formations: new Map(),
       loose: new Set(),
+      handedSums: new Map(),
       readAsData: new Map(),
       returnReads: new Map(),
       handedOn: new Set(),
@@ -158,6 +161,14 @@ export class Watch implements Watcher, Loads {
   loose(base: number): boolean {
     this.findings.loose.add(base);
     return this.findings.loose.size <= MOST_LOOSE;
+  }
+
+  handedSum(table: Table, minus: boolean): void {
+    this.findings.handedSums.set(`${table.first},${table.stride},${table.width},${minus}`, {
+      table,
+      minus,
+      at: this.at,
+    });
   }
 
   formed(base: number, table: Table, minus: boolean): "unknown" | "nowhere" | "code" {

@@ -134,6 +134,18 @@ export class Program {
     return this.values.get(place) ?? (this.isRelocated(place, 8) ? Number.NaN : undefined);
   }
 
+  /** Addresses of data that data holds, and where: what the loader writes, and words of fixed programs at multiples of 8. */
+  *dataPointers(): Iterable<readonly [value: number, place: number]> {
+    const isData = (value: number): boolean => this.isImage(value) && !this.isCode(value);
+    for (const [place, value] of this.values) if (isData(value)) yield [value, place];
+    if (!this.isFixed) return;
+    for (const { start, end, view } of this.data)
+      for (let at = (8 - (start % 8)) % 8; start + at + 8 <= end; at += 8) {
+        const value = read64(view, at);
+        if (isData(value)) yield [value, start + at];
+      }
+  }
+
   /** The span of code or unstructured data that holds an address. */
   spanOf(address: number): Span | undefined {
     return spanAt(this.code, address) ?? this.data.find((s) => address >= s.start && address < s.end);

@@ -145,6 +145,8 @@ export interface Watcher {
   loose(base: number): boolean;
   /** Something unknown was added to an address; `reach` is how far that leads at most: undefined where it is not known. */
   lost(base: number, reach: readonly [number, number] | undefined): void;
+  /** A table's entry was added to what was handed over, or subtracted from it. */
+  handedSum(table: Table, minus: boolean): void;
   /** A base and a table's entry, added or subtracted. Whether all entries are known; and whether any is an address of code. */
   formed(base: number, table: Table, minus: boolean): "unknown" | "nowhere" | "code";
 }
@@ -251,12 +253,20 @@ export class Arithmetic {
     }
     if (x.kind === "stack" && y.kind === "number" && !minus) return [stack(x.extra, x.n + y.n)];
     if (y.kind === "stack" && x.kind === "number" && !minus) return [stack(y.extra, x.n + y.n)];
+    this.handed(x, y, minus);
+    if (!minus) this.handed(y, x, false);
     if (x.kind === "number" && x.flag) return this.based(x, y, minus);
     if (y.kind === "number" && y.flag && !minus) return this.based(y, x, false);
     if (x.kind === "data") return this.inData(x, y, minus);
     if (y.kind === "data" && !minus) return this.inData(y, x, false);
     if (x.kind === "given" && y.kind === "given" && !minus && !x.table && !y.table) return REBASED;
     return this.mixed(x, y);
+  }
+
+  /** What was handed over, and an entry of a table. */
+  private handed(base: Atom, y: Atom, minus: boolean): void {
+    const isWord = y.kind === "given" || (y.kind === "word" && y.n === 4 && y.extra === 1);
+    if (base.kind === "given" && y.table !== undefined && isWord) this.watcher.handedSum(y.table, minus);
   }
 
   /** An address and something that is no number. */

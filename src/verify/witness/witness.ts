@@ -16,7 +16,7 @@ import type { ElfImage } from "../../elf/image.js";
 import { Certificates } from "./certificates.js";
 import { Decoder, iced, release } from "./decode.js";
 import { goesOn, mayFault } from "./faults.js";
-import type { Findings, Formation } from "./findings.js";
+import { type Findings, type Formation, formationOf } from "./findings.js";
 import { Follower, type Inside } from "./flow.js";
 import { calledBy, type Group, groupsOf } from "./groups.js";
 import { namedInside } from "./named.js";
@@ -410,6 +410,38 @@ class Witness {
       for (const formation of found.formations.values())
         if (found.handedOn.has(formation.base)) this.table(formation, this.held.has(index) ? index : undefined);
     for (const formation of this.spared) this.table(formation, undefined);
+    this.handedSums();
+    this.pointedTables();
+  }
+
+  /**
+   * A label that a function makes and keeps in memory is handed over when it comes back: an entry that is added to that may be added to
+   * any of its labels.
+   */
+  private handedSums(): void {
+    const { parts, program } = this;
+    for (const [index, { handedSums, made }] of this.findings) {
+      if (handedSums.size === 0) continue;
+      const named = (this.insides.get(index) ?? []).map(({ address }) => address);
+      const own = [...made.keys()].filter((at) => parts.at(at)?.group === index && !parts.at(at)!.heads.includes(at));
+      for (const { table, minus, at } of handedSums.values())
+        for (const label of new Set([...named, ...own])) {
+          const formation = formationOf(program, parts, label, table, minus, at);
+          if (formation !== undefined) this.table(formation, undefined);
+        }
+    }
+  }
+
+  /** Tables of distances from their own starts that pointers in data lead to. */
+  private pointedTables(): void {
+    const { program, parts } = this;
+    for (const [first, place] of program.dataPointers())
+      for (const width of [4, 8]) {
+        const table = { first, stride: width, width, signed: true };
+        for (const entry of formationOf(program, parts, first, table, false, place)?.entries ?? [])
+          if (this.shielded.has(entry) && !this.isBetween(entry))
+            this.arrive(entry, "table", `a table at ${hex(first)}, which the pointer at ${hex(place)} leads to`, false);
+      }
   }
 
   /**

@@ -58,7 +58,7 @@ FN main
 EFN main
 .data
 .balign 4
-.Lt: .long .L0-.
+.Lt: .long 0x7fffffff
  .long .L1-.
  .long .L2-.
  .long .L3-.
