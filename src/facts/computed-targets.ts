@@ -273,9 +273,9 @@ export class ComputedTargets {
     readonly ways: readonly Way[];
   } {
     const first = new ValueFlow(parts, this.surroundings);
-    const { transfers, formations, computed, around, made, read, looksAtReturn, rspAtNops } = first.isMisled
-      ? new ValueFlow(parts, this.surroundings, true)
-      : first;
+    const starts = first.computedStarts;
+    const { transfers, formations, computed, around, made, read, looksAtReturn, rspAtNops } =
+      first.isMisled || starts.length > 0 ? new ValueFlow(parts, this.surroundings, first.isMisled, starts) : first;
     const flow = {
       transfers: transfers.filter((t) => !this.isKnown(t)),
       formations,

@@ -103,7 +103,9 @@ export class ValueFlow implements FlowResult, Findings {
     ranges: readonly { readonly range: CodeRange; readonly code: DecodedCode }[],
     private readonly surroundings: Surroundings,
     putsIntoVectors = false,
+    starts: readonly number[] = [],
   ) {
+    for (const start of starts) this.objects.add(start);
     this.parts = ranges.map(({ range, code }) => ({
       range,
       code,
@@ -143,6 +145,14 @@ export class ValueFlow implements FlowResult, Findings {
   /** Whether something that was computed went through vector registers, which had to be known from the start. */
   get isMisled(): boolean {
     return this.machine.putsIntoVectors && !this.computesInVectors;
+  }
+
+  /** Where tables begin whose addresses are computed, if there are several: one ends where another begins, which had to be known. */
+  get computedStarts(): readonly number[] {
+    const starts = new Set(
+      this.formations.flatMap(({ base, sources }) => (base === 0 ? [] : sources.map(({ at }) => at))),
+    );
+    return starts.size < 2 ? [] : [...starts].filter((start) => !this.objects.has(start));
   }
 
   onFormation(at: number, formation: Formation): void {

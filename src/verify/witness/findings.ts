@@ -95,11 +95,13 @@ export function formationOf(
   table: Table,
   minus: boolean,
   at: number,
+  starts: readonly number[] = [],
 ): Formation | undefined {
   const entries = entriesOf(program, base, table, minus);
   if (entries === undefined) return undefined;
   const { first, stride, width } = table;
-  const sure = Math.min(entries.length, Math.ceil((parts.nextMade(first) - first) / Math.max(stride, width)));
+  const next = Math.min(parts.nextMade(first), starts.find((start) => start > first) ?? Number.POSITIVE_INFINITY);
+  const sure = Math.min(entries.length, Math.ceil((next - first) / Math.max(stride, width)));
   const below = base === 0 || entries.length === 0 ? [] : entriesBelow(program, parts, base, table, minus);
   return { base, table, minus, at, entries, sure, below };
 }
@@ -116,6 +118,7 @@ export class Watch implements Watcher, Loads {
   readonly isFixed: boolean;
   at = 0;
   private findings!: Findings;
+  private starts: readonly number[] = [];
 
   constructor(
     private readonly program: Program,
@@ -124,7 +127,9 @@ export class Watch implements Watcher, Loads {
     this.isFixed = program.isFixed;
   }
 
-  begin(): Findings {
+  /** @param starts where tables are known to begin, ascending: another ends there */
+  begin(starts: readonly number[]): Findings {
+    this.starts = starts;
     this.findings = {
       transfers: new Map(),
       made: new Map(),
@@ -175,7 +180,7 @@ export class Watch implements Watcher, Loads {
     const { first, stride, width, signed } = table;
     const key = `${base},${first},${stride},${width},${signed},${minus}`;
     if (this.findings.formations.has(key)) return "code";
-    const formation = formationOf(this.program, this.parts, base, table, minus, this.at);
+    const formation = formationOf(this.program, this.parts, base, table, minus, this.at, this.starts);
     if (formation === undefined || (formation.entries.length === 0 && this.isCode(base))) return "unknown";
     if (formation.entries.length === 0) return "nowhere";
     this.findings.formations.set(key, formation);

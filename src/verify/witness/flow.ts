@@ -8,7 +8,7 @@
  */
 import { Callees, CHANGED_BY_CALLS } from "./callees.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
-import { type Findings, Watch } from "./findings.js";
+import { type Findings, type Formation, Watch } from "./findings.js";
 import type { Group } from "./groups.js";
 import type { Parts } from "./parts.js";
 import type { Landing, Program } from "./program.js";
@@ -49,12 +49,17 @@ export class Follower {
 
   /** @param isEntered whether a head of a part is entered from anywhere but by jumps of its own group */
   follow(group: Group, insides: readonly Inside[], isEntered: (head: number) => boolean): Findings {
-    const findings = this.watcher.begin();
     const { parts, landings, watched, changed, decoder, stepper, watcher, callees } = this;
-    stepper.begin();
-    const run = new Run(parts, landings, watched, changed, decoder, stepper, watcher, callees, group, findings);
-    run.all(insides, isEntered);
-    return findings;
+    let starts: readonly number[] = [];
+    for (;;) {
+      const findings = watcher.begin(starts);
+      stepper.begin();
+      const run = new Run(parts, landings, watched, changed, decoder, stepper, watcher, callees, group, findings);
+      run.all(insides, isEntered);
+      const inner = startsInside(findings.formations);
+      if (starts.length > 0 || inner.length === 0) return findings;
+      starts = inner;
+    }
   }
 
   free(): void {
@@ -62,6 +67,19 @@ export class Follower {
     this.stepper.free();
     this.callees.free();
   }
+}
+
+/**
+ * Where tables begin in the middle of others, ascending: code computes the address, of the global offset table for example, and what
+ * went on behind the end of a table was no way.
+ */
+function startsInside(formations: ReadonlyMap<string, Formation>): readonly number[] {
+  const all = [...formations.values()];
+  const isInside = (first: number): boolean =>
+    all.some(
+      ({ table, sure }) => first > table.first && first < table.first + sure * Math.max(table.stride, table.width),
+    );
+  return [...new Set(all.map(({ table }) => table.first).filter(isInside))].sort((a, b) => a - b);
 }
 
 class Run {

@@ -36,6 +36,13 @@ b: x += 19; DTRACE_PROBE1(app, b, x); to = &&c; goto next;
 c: DTRACE_PROBE1(app, c, x); to = &&a; goto next;`,
   ],
   [
+    "two switches whose tables are made of one register",
+    "clang",
+    ["-O2", "-fPIC", "-mcmodel=medium"],
+    `switch ((int)op) { case 0: x += 1; DTRACE_PROBE(app, s0); break; case 1: x -= 2; break; case 2: x ^= 3; break; case 4: x += x;
+case 5: DTRACE_PROBE(app, s5); x *= 9; break; case 100: x = -x; break; case 101: x >>= 1; case 102: x |= 64; case 103: x++; } return x * 2;`,
+  ],
+  [
     "a word of a table that a callee leaves in its register",
     "gcc",
     ["-O2", "-no-pie", "-fno-pie", "-mindirect-branch=thunk-inline"],
