@@ -74,7 +74,7 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitn
   const asked = testimony === undefined ? "all functions" : "those asked about";
   const facts = gatherFacts(original, anchorsOf(pairs, code), asked);
   const layout = new OriginalLayout(facts, before.code);
-  const windows = windowsOf(facts, layout, code.changed, puns);
+  const windows = windowsOf(facts, layout, code.changed, puns, testimony?.arrivals ?? []);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
   const sides = sidesFor(original, rewritten, subject, pairs);
   const functionEnds = new FunctionEnds(rewritten, facts, layout);

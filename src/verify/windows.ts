@@ -24,6 +24,7 @@ import { nopLength } from "../x86/nops.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import { type Pun, punWindow } from "./puns.js";
+import type { Arrival as Told } from "./witness/testimony.js";
 
 /** As long as the longest block that moves: within it bytes may be equal by chance. */
 const CLOSE = 64;
@@ -110,13 +111,16 @@ export class OriginalLayout {
 /**
  * @param changed what differs, ascending and disjoint
  * @param puns those of them that are the first byte of a jump over bytes that did not change
+ * @param told who else may arrive in changed code, as the witness says
  */
 export function windowsOf(
   facts: ProgramFacts,
   layout: OriginalLayout,
   changed: readonly Stretch[],
   puns: ReadonlyMap<Stretch, Pun>,
+  told: readonly Told[],
 ): readonly Window[] {
+  const byAddress = [...told].sort((a, b) => a.address - b.address);
   const around: { start: Vaddr; end: Vaddr; pun?: Pun | undefined }[] = [];
   for (const run of changed) {
     const pun = puns.get(run);
@@ -131,7 +135,9 @@ export function windowsOf(
       ? {
           start,
           end,
-          arrivals: arrivalsIn(facts, layout, start, end, changed, (branch) => touches(around, branch, branch + 1)),
+          arrivals: arrivalsIn({ facts, layout, changed, told: byAddress }, start, end, (branch) =>
+            touches(around, branch, branch + 1),
+          ),
           returns: returnsIn(layout, start, end),
           frozen: frozenIn(facts, changed, start, end),
           unknown: layout.unknown(start) ?? layout.unknown(end - 1),
@@ -149,12 +155,18 @@ function belongsTo(layout: OriginalLayout, { start, end }: { start: Vaddr; end: 
   return at <= end || part === undefined || part === layout.part(end - 1);
 }
 
+interface Known {
+  readonly facts: ProgramFacts;
+  readonly layout: OriginalLayout;
+  readonly changed: readonly Stretch[];
+  /** Ascending. */
+  readonly told: readonly Told[];
+}
+
 function arrivalsIn(
-  facts: ProgramFacts,
-  layout: OriginalLayout,
+  { facts, layout, changed, told }: Known,
   start: Vaddr,
   end: Vaddr,
-  changed: readonly Stretch[],
   isFollowed: (branch: number) => boolean,
 ): Arrival[] {
   const arrivals = new Map<Vaddr, Arrival>();
@@ -170,16 +182,36 @@ function arrivalsIn(
   }
   if (isRunInto(facts, layout, start))
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
+  // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that changed.
+  const isOther = (address: Vaddr): boolean => {
+    const { start: border, end: next } = layout.instruction(address);
+    const isCode = border === address && layout.part(border) !== undefined;
+    return !isCode && !touches(changed, border, next);
+  };
   for (const entry of facts.entries.within(start, end)) {
     if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
     const doubtful = !entry.isCertain;
-    // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that changed.
-    const { start: border, end: next } = layout.instruction(entry.address);
-    const isCode = border === entry.address && layout.part(border) !== undefined;
-    if (doubtful && !isCode && !touches(changed, border, next)) continue;
-    add({ address: entry.address, reason: describeEntry(entry), doubtful });
+    if (!doubtful || !isOther(entry.address)) add({ address: entry.address, reason: describeEntry(entry), doubtful });
+  }
+  for (let i = firstFrom(told, start); i < told.length && told[i]!.address < end; i++) {
+    const { why, certain, from } = told[i]!;
+    const address = vaddr(told[i]!.address);
+    if (from !== undefined && isFollowed(from)) continue;
+    if (certain || !isOther(address)) add({ address, reason: why, doubtful: !certain });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
+}
+
+/** The index of the first that is at an address or behind it. */
+function firstFrom(told: readonly Told[], address: number): number {
+  let low = 0;
+  let high = told.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (told[middle]!.address < address) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** How far back it is looked for what leads to the code in front of a window. */
