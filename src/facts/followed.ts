@@ -103,7 +103,7 @@ export class Followed {
     });
   }
 
-  /** Those that may jump to a computed place and load an address of code from memory that only the loader writes. */
+  /** Those that may jump to a computed place and load an address of code from memory, where the loader or the file put it. */
   loaders(): Iterable<CodeRange> {
     return this.leaving((range, bytes) => this.loadsPointer(range, bytes));
   }
@@ -112,7 +112,7 @@ export class Followed {
   private loadsPointer({ start }: CodeRange, bytes: Uint8Array): boolean {
     const { memory } = this.context;
     const isPointer = (place: number): boolean => {
-      const value = memory.isReadOnly(place) ? memory.pointerAt(place) : undefined;
+      const value = memory.isImage(place) ? memory.pointerAt(place) : undefined;
       return value !== undefined && (memory.fixed ? value.plain : value.image).some((n) => memory.isCode(n));
     };
     for (let p = 1; p + 4 <= bytes.length; p++) {

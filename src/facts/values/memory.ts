@@ -4,9 +4,9 @@
 import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
-import { type ElfImage, offsetOf, segmentAt } from "../../elf/image.js";
+import { type ElfImage, offsetOf, read64, segmentAt } from "../../elf/image.js";
 import type { Memory } from "./sums.js";
-import { image as imageValue, plain, type Value } from "./value.js";
+import { GIVEN, image as imageValue, join, plain, type Value } from "./value.js";
 
 interface Range {
   readonly start: number;
@@ -50,9 +50,8 @@ export class ElfMemory implements Memory {
   }
 
   pointerAt(address: number): Value | undefined {
-    if (!this.isReadOnly(address)) return undefined;
-    const { relocated } = this;
-    const places = relocated ?? this.readRelocations();
+    const places = this.relocated ?? this.readRelocations();
+    if (!this.isReadOnly(address)) return this.codeAtFirst(address, places);
     const value = places.get(address);
     if (value !== undefined) {
       if (Number.isNaN(value)) return undefined;
@@ -64,6 +63,15 @@ export class ElfMemory implements Memory {
     if (offset === undefined || segment === undefined || offset + 8 > segment.p_offset + segment.p_filesz)
       return undefined;
     return plain(Number(this.elfImage.view.getBigInt64(offset, true)));
+  }
+
+  /** Where a program may write: the address of code that is there at first, or anything that was handed over. */
+  private codeAtFirst(address: number, places: ReadonlyMap<number, number>): Value | undefined {
+    const offset = offsetOf(this.elfImage, vaddr(address));
+    const isStored = this.fixed && offset !== undefined && offset + 8 <= this.elfImage.bytes.length;
+    const value = places.get(address) ?? (isStored ? read64(this.elfImage.view, offset) : Number.NaN);
+    if (!this.isCode(value)) return undefined;
+    return join(GIVEN, this.fixed ? plain(value) : imageValue(value));
   }
 
   /** Whether a relocation writes to any of `size` bytes. */

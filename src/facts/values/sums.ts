@@ -68,7 +68,10 @@ export interface Memory {
   isImage(address: number): boolean;
   /** Whether the bytes at an address stay what the file has there, once the loader has done its work. */
   isReadOnly(address: number): boolean;
-  /** The pointer of this image that 8 such bytes hold, or the number; undefined where they are not known. */
+  /**
+   * The pointer of this image that 8 such bytes hold, or the number; of others an address of code that they hold at first, or anything;
+   * undefined where nothing is known of them.
+   */
   pointerAt(address: number): Value | undefined;
 }
 

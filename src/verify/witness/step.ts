@@ -307,7 +307,8 @@ export class Stepper {
     for (const at of exact) {
       if (program.isCode(at)) watcher.readCode(at);
       const table = size >= 4 ? { first: at, stride, width: size, signed } : undefined;
-      atoms.push(stride === 0 && size === 8 ? this.constantAt(at) : program.isImage(at) ? plain(table) : plain());
+      if (stride === 0 && size === 8) atoms.push(this.constantAt(at), ...this.codeAtFirst(at));
+      else atoms.push(program.isImage(at) ? plain(table) : plain());
     }
     for (const place of stack) {
       if (!isReturn) watcher.readStack(place);
@@ -339,6 +340,16 @@ export class Stepper {
     if (span === undefined || address + 8 > span.end) return GIVEN[0]!;
     const n = Number(span.view.getBigInt64(address - span.start, true));
     return Number.isSafeInteger(n) ? number(n, program.isFixed) : TAINT[0]!;
+  }
+
+  /** Where the program may write: the address of code that is there at first. */
+  private codeAtFirst(address: number): Value {
+    const { program } = this;
+    if (program.isConstant(address)) return [];
+    const span = program.isFixed ? program.spanOf(address) : undefined;
+    const isStored = span !== undefined && address + 8 <= span.end;
+    const value = isStored ? Number(span.view.getBigUint64(address - span.start, true)) : program.pointerAt(address);
+    return value !== undefined && program.isCode(value) ? [number(value, true)] : [];
   }
 
   private storeAt({ stack, exact, inData, other }: Place, size: number, value: Value, state: State): undefined {
