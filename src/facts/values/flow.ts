@@ -84,6 +84,8 @@ export class ValueFlow implements FlowResult, Findings {
   looksAtReturn: number | undefined;
   readonly rspAtNops = new Map<number, Value>();
   private readonly known = new Set<string>();
+  /** Return addresses that the function may find out. */
+  private readonly told = new Set<number>();
   private readonly handedSums = new Map<string, { readonly at: number; readonly words: Omit<Formation, "base"> }>();
   private readonly parts: readonly Part[];
   private readonly machine: Machine;
@@ -289,7 +291,10 @@ export class ValueFlow implements FlowResult, Findings {
       const isOwn = target >= code.start && target < code.end;
       this.machine.call(isOwn ? ALL_CLOBBERED : this.surroundings.clobbered(vaddr(target)));
       const told = isOwn ? 0 : this.surroundings.returnAddressIn(vaddr(target));
-      if (told !== 0) this.machine.tell(told, code.start + code.offsets[i + 1]!);
+      if (told !== 0) {
+        this.machine.tell(told, code.start + code.offsets[i + 1]!);
+        this.told.add(code.start + code.offsets[i + 1]!);
+      }
     } else this.machine.run(part.steps[i]!, addressOf(code, i));
   }
 
@@ -346,6 +351,7 @@ export class ValueFlow implements FlowResult, Findings {
     const next = code.start + code.offsets[i + 1]!;
     const own = this.place(target);
     if (own !== undefined && own.index > 0) {
+      this.told.add(next);
       // A call of the own inside: for the return address, or instead of a jump.
       const before = this.machine.state;
       this.machine.push(this.surroundings.memory.fixed ? plain(next) : image(next));
@@ -518,7 +524,7 @@ export class ValueFlow implements FlowResult, Findings {
   private ownLabels(): ReadonlySet<number> {
     const { parts, surroundings } = this;
     const isOwn = (address: number): boolean => this.place(address) !== undefined;
-    const labels = new Set([...this.made.keys()].filter(isOwn));
+    const labels = new Set([...this.told, ...[...this.made.keys()].filter(isOwn)]);
     for (const { range } of parts)
       for (const { at, target } of surroundings.namedByCode(vaddr(range.start + 1), range.end))
         if (parts.some((p) => at >= p.range.start && at < p.range.end)) labels.add(target);

@@ -34,6 +34,8 @@ export interface Findings {
   readonly loose: Set<number>;
   /** Tables whose entries are added to what was handed over. */
   readonly handedSums: Map<string, { readonly table: Table; readonly minus: boolean; readonly at: number }>;
+  /** Return addresses that callees leave in registers. */
+  readonly told: Set<number>;
   /** Code that is read as data, and where. */
   readonly readAsData: Map<number, number>;
   /** Loads that find the return address, or may. */
@@ -137,6 +139,7 @@ export class Watch implements Watcher, Loads {
       formations: new Map(),
       loose: new Set(),
       handedSums: new Map(),
+      told: new Set(),
       readAsData: new Map(),
       returnReads: new Map(),
       handedOn: new Set(),

@@ -286,6 +286,7 @@ class Run {
     const isNeeded = target !== undefined && KEPT.some((register) => state.registers[register]!.some(isBase));
     this.land(state, at, isNeeded ? this.callees.changedBy(target) : CHANGED_BY_CALLS);
     const told = target === undefined ? 0 : this.callees.yields(target);
+    if (told !== 0) this.findings.told.add(next);
     for (let register = 0; told >> register !== 0; register++)
       if (told & (1 << register)) state.registers[register] = join(GIVEN, [number(next, true)]);
     const part = this.parts.at(at);

@@ -420,12 +420,12 @@ class Witness {
    */
   private handedSums(): void {
     const { parts, program } = this;
-    for (const [index, { handedSums, made }] of this.findings) {
+    for (const [index, { handedSums, made, told }] of this.findings) {
       if (handedSums.size === 0) continue;
       const named = (this.insides.get(index) ?? []).map(({ address }) => address);
       const own = [...made.keys()].filter((at) => parts.at(at)?.group === index && !parts.at(at)!.heads.includes(at));
       for (const { table, minus, at } of handedSums.values())
-        for (const label of new Set([...named, ...own])) {
+        for (const label of new Set([...named, ...own, ...told])) {
           const formation = formationOf(program, parts, label, table, minus, at);
           if (formation !== undefined) this.table(formation, undefined);
         }
