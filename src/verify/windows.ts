@@ -111,7 +111,7 @@ export class OriginalLayout {
 /**
  * @param changed what differs, ascending and disjoint
  * @param puns those of them that are the first byte of a jump over bytes that did not change
- * @param told who else may arrive in changed code, as the witness says
+ * @param told who else may arrive in changed code, as the witness says, ascending
  */
 export function windowsOf(
   facts: ProgramFacts,
@@ -120,7 +120,6 @@ export function windowsOf(
   puns: ReadonlyMap<Stretch, Pun>,
   told: readonly Told[],
 ): readonly Window[] {
-  const byAddress = [...told].sort((a, b) => a.address - b.address);
   const around: { start: Vaddr; end: Vaddr; pun?: Pun | undefined }[] = [];
   for (const run of changed) {
     const pun = puns.get(run);
@@ -135,7 +134,7 @@ export function windowsOf(
       ? {
           start,
           end,
-          arrivals: arrivalsIn({ facts, layout, changed, told: byAddress }, start, end, (branch) =>
+          arrivals: arrivalsIn({ facts, layout, changed, told }, start, end, (branch) =>
             touches(around, branch, branch + 1),
           ),
           returns: returnsIn(layout, start, end),

@@ -41,8 +41,7 @@ export function handsOnAll(code: DecodedCode, made: readonly number[], around: A
     if (usesStack(place)) return true;
     if (place.isRipRelative || place.hasSegment) return false;
     pointing ??= stackRegisters(code);
-    const registers = (place.base < 0 ? 0 : 1 << place.base) | (place.index < 0 ? 0 : 1 << place.index);
-    return (registers & pointing) !== 0;
+    return addresses(place, pointing);
   };
   const work: number[] = [];
   const arrive = (index: number, mask: number): void => {
@@ -111,7 +110,7 @@ function afterCall(code: DecodedCode, i: number, mask: number, around: Around): 
   return operand !== undefined && addresses(operand, mask) ? LOST : mask & ~ALL_CLOBBERED;
 }
 
-/** Whether an operand is memory at an address made of what is followed. */
+/** Whether an operand is memory at an address made of any of some registers, a bit each. */
 const addresses = (o: Operand, mask: number): boolean =>
   o.kind === "memory" &&
   ((o.base >= 0 && (mask & (1 << o.base)) !== 0) || (o.index >= 0 && (mask & (1 << o.index)) !== 0));
