@@ -68,6 +68,8 @@ export interface ProgramWide {
 
 /** A table goes on for no longer. */
 const MOST_WORDS = 1 << 16;
+/** From one word of a table to the next, in bytes, where nobody says how many. */
+const LONGEST_STRIDE = 32;
 /** So many words below its name may be a table's. */
 const MOST_BELOW = 256;
 
@@ -454,11 +456,14 @@ export class ComputedTargets {
       const segment = segmentAt(this.image, vaddr(at));
       if (segment === undefined) continue;
       const end = segment.p_vaddr + segment.p_filesz;
+      let last = at;
       for (let i = 0, place = at; i < MOST_WORDS && place + width <= end; i++, place += Math.max(step, 1)) {
         if (i > 0 && (step === 0 || others?.has(place))) break;
         const target = targetAt(place);
-        if (this.memory.isCode(target)) targets.push(target);
-        else if (step >= width || i % width === 0) break;
+        if (this.memory.isCode(target)) {
+          targets.push(target);
+          last = place;
+        } else if (step >= width || place - last >= LONGEST_STRIDE) break;
       }
       // An index may count from below the table's name. What is there may be another's: only what leads into the same function.
       const own = step >= width && base !== 0 ? this.functions.containing(base) : undefined;

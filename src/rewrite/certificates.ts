@@ -7,6 +7,7 @@ import type { GroupFacts, Way } from "../facts/computed-targets.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { Formation } from "../facts/values/sums.js";
 import type { Certificate, Claim, MadeAddress, TableClaim } from "../rewritten/certificate.js";
+import { type DecodedCode, Flow } from "../x86/decode.js";
 import type { NewCode } from "./new-code.js";
 import type { Proposal } from "./proposal.js";
 
@@ -20,13 +21,16 @@ export function certificatesFor(
   const { functions, computed } = facts;
   const groups = new Set<GroupFacts>();
   const ranges = new Set<number>();
-  for (const address of changedPlaces(proposals, newCode)) {
+  const waiting: Vaddr[] = [...changedPlaces(proposals, newCode)];
+  for (let address = waiting.pop(); address !== undefined; address = waiting.pop()) {
     const range = functions.containing(address);
     if (range === undefined || ranges.has(range.index)) continue;
     const group = computed.groupOf(range);
     if (group.flow === undefined) continue;
     groups.add(group);
     for (const part of group.parts) ranges.add(part.index);
+    // Whether a conditional jump to a start is a tail call is a matter of opinion.
+    for (const part of group.parts) waiting.push(...conditionalTargets(functions.code(part)));
   }
   const made = new Map<number, MadeAddress[]>();
   const take = (index: number, address: Vaddr, value: Vaddr): void => {
@@ -42,6 +46,14 @@ export function certificatesFor(
       transfers: transfersOf(ways),
       made: unique(parts.flatMap(({ index }) => made.get(index) ?? [])),
     }));
+}
+
+/** Where conditional jumps lead to that leave a part. */
+function* conditionalTargets({ start, end, count, flow, targets }: DecodedCode): Iterable<Vaddr> {
+  for (let i = 0; i < count; i++) {
+    const target = targets[i]!;
+    if (flow[i]! & Flow.Conditional && !(target >= start && target < end)) yield vaddr(target);
+  }
 }
 
 /** Where bytes of functions change: one address of each stretch. */

@@ -187,10 +187,14 @@ function arrivalsIn(
     const isCode = border === address && layout.part(border) !== undefined;
     return !isCode && !touches(changed, border, next);
   };
+  const isBetween = (address: Vaddr): boolean =>
+    layout.part(address) !== undefined && layout.instruction(address).start !== address;
   for (const entry of facts.entries.within(start, end)) {
     if (entry.branches?.every((branch) => isFollowed(branch.at))) continue;
-    const doubtful = !entry.isCertain;
-    if (!doubtful || !isOther(entry.address)) add({ address: entry.address, reason: describeEntry(entry), doubtful });
+    // A pointer between two instructions may have something added before it is gone by.
+    const doubtful = !entry.isCertain || (entry.branches === undefined && isBetween(entry.address));
+    if (entry.isCertain || !isOther(entry.address))
+      add({ address: entry.address, reason: describeEntry(entry), doubtful });
   }
   for (let i = firstFrom(told, start); i < told.length && told[i]!.address < end; i++) {
     const { why, certain, from } = told[i]!;

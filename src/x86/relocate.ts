@@ -6,7 +6,7 @@
  * loop/jrcxz, which have no near form, into a short sequence.
  */
 import type { Vaddr } from "../address.js";
-import { iced } from "./iced.js";
+import { type Instruction, iced } from "./iced.js";
 
 /** Longest encoding of one moved instruction: loop or jrcxz becomes `loop +2; jmp short +5; jmp rel32`. */
 export const LONGEST_RELOCATED = 16;
@@ -50,8 +50,10 @@ export function decodeOne<T>(
   }
 }
 
-const isRelative = (instruction: InstanceType<typeof iced.Instruction>): boolean =>
-  instruction.isIpRelMemoryOperand ||
+const isRelative = (instruction: Instruction): boolean => instruction.isIpRelMemoryOperand || isBranch(instruction);
+
+/** Whether its constant is a distance to where it leads. */
+const isBranch = (instruction: Instruction): boolean =>
   instruction.isJccShortOrNear ||
   instruction.isJmpShortOrNear ||
   instruction.isCallNear ||
@@ -210,7 +212,7 @@ export function constantsOf(bytes: Uint8Array, at: Vaddr): readonly Constant[] {
   };
   if (offsets.hasDisplacement && !instruction.isIpRelMemoryOperand)
     add(offsets.displacementOffset, offsets.displacementSize);
-  if (offsets.hasImmediate && !isRelative(instruction)) add(offsets.immediateOffset, offsets.immediateSize);
+  if (offsets.hasImmediate && !isBranch(instruction)) add(offsets.immediateOffset, offsets.immediateSize);
   offsets.free();
   instruction.free();
   decoder.free();

@@ -133,6 +133,29 @@ ${note("1b", "askew", "-4@%eax")}`,
     `int askew(int), leap(int);
 int main(void) { DTRACE_PROBE(sound, main); printf("%d %d\\n", askew(3), leap(4)); return 0; }`,
   ),
+  // They are the last bytes of their functions: what follows is padding, and another function.
+  "probes in front of what is never reached": `#include <stdio.h>
+#include <sys/sdt.h>
+__attribute__((noinline)) int f(int i, int x) {
+  x += i;
+  DTRACE_PROBE1(sound, a, x);
+  if (x > 100) {
+    x++;
+    DTRACE_PROBE1(sound, b, x);
+    __builtin_unreachable();
+  }
+  return x ^ 3;
+}
+__attribute__((noinline)) int g(int x) {
+  x *= 3;
+  for (int k = 0; k < x % 5; k++) x += k;
+  if (x > 1000) {
+    DTRACE_PROBE(sound, c);
+    __builtin_unreachable();
+  }
+  return x;
+}
+int main(void) { printf("%d %d\\n", f(1, 2), g(4)); return 0; }`,
   // gcc says the second behind the thunk of an indirect jump, as if nothing had left the stack.
   "a branch to a place of which the unwind table says another frame": withAssembly(
     `.text

@@ -200,7 +200,8 @@ function isWidened(code: DecodedCode, i: number, set: Operand): boolean {
 }
 
 /** Between vector registers and memory an address goes as it is; into a register it does not come back unseen. */
-function others({ operands, reads, writes }: Step, mask: number): number {
+function others({ operands, reads, writes, vectors }: Step, mask: number): number {
+  if (mask & VECTORS && vectors === "adds") return LOST;
   const isIntoVector = writes === 0 && operands.length >= 2 && operands[0]!.kind === "other";
   if (reads & mask) {
     const isMove = isIntoVector && operands.length === 2 && operands[1]!.kind === "register" && operands[1]!.size === 8;

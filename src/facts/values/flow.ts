@@ -122,7 +122,8 @@ export class ValueFlow implements FlowResult, Findings {
       first += code.count;
     }
     this.computesInVectors =
-      putsIntoVectors || this.parts.some(({ steps }) => steps.some(({ vectors }) => vectors === "computes"));
+      putsIntoVectors ||
+      this.parts.some(({ steps }) => steps.some(({ vectors }) => vectors === "computes" || vectors === "adds"));
     this.machine = new Machine(
       surroundings.memory,
       this,

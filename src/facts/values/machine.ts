@@ -33,6 +33,8 @@ const RBP = 5;
 const RSI = 6;
 const RDI = 7;
 const REGISTERS = 16;
+/** Stands for all vector registers: which addresses any of them may hold. */
+const VECTORS = 16;
 
 /** What is known right before an instruction. Not changed once others have it. */
 export interface State {
@@ -42,14 +44,14 @@ export interface State {
 
 /** At the start of a function, with the return address where rsp points to. */
 export function entryState(): State {
-  const registers = Array<Value>(REGISTERS).fill(GIVEN);
+  const registers = Array<Value>(VECTORS + 1).fill(GIVEN);
   registers[RSP] = stack(0, 0);
   return { registers, slots: [{ frame: 0, offset: 0, size: 8, value: RET, isPart: false }] };
 }
 
 /** Somewhere, with anything in the registers that may be handed over. */
 export function anyState(): State {
-  const registers = Array<Value>(REGISTERS).fill(GIVEN);
+  const registers = Array<Value>(VECTORS + 1).fill(GIVEN);
   registers[RSP] = SOMEWHERE_ON_STACK;
   return { registers, slots: [] };
 }
@@ -228,6 +230,7 @@ export class Machine {
   /** What a call leaves. @param clobbered the registers that it may change (System V ABI, AMD64 supplement, section 3.2.1) */
   call(clobbered: number): void {
     this.forgetPassed();
+    this.registers[VECTORS] = GIVEN;
     for (let r = 0; r < REGISTERS; r++) if (clobbered & (1 << r)) this.registers[r] = GIVEN;
     const top = this.registers[RSP]!;
     if (isStack(top) && !Number.isNaN(top.offset))
@@ -294,7 +297,10 @@ export class Machine {
   }
 
   /** Registers that an instruction writes which is not looked at more closely. */
-  private other({ operands, writes, reads, vectors, string }: Step): void {
+  private other(step: Step): void {
+    const { operands, writes, reads, vectors, string } = step;
+    if (vectors !== "none") this.addressesIntoVectors(step);
+    if (step.isSum) this.arithmetic.add(this.at, this.read(operands[0]!, 8), this.read(operands[1]!, 8), false);
     if (string !== undefined) this.storeString(string);
     for (let r = 0; r < REGISTERS; r++)
       if (reads & (1 << r) && writes !== 0) this.arithmetic.spoiled(this.at, this.registers[r]!);
@@ -303,8 +309,7 @@ export class Machine {
       // From a vector register: something that was handed over.
       const [to, from] = operands;
       const isMove = reads === 0 && operands.length === 2 && to!.kind === "register" && sizeOf(to!) === 8;
-      this.registers[r] =
-        r === RSP ? SOMEWHERE_ON_STACK : isMove && from!.kind === "other" && !this.computesInVectors ? GIVEN : TAINT;
+      this.registers[r] = r === RSP ? SOMEWHERE_ON_STACK : isMove && from!.kind === "other" ? this.ofVectors() : TAINT;
     }
     const [first] = operands;
     for (const o of operands)
@@ -313,7 +318,39 @@ export class Machine {
         if (address !== undefined) this.onLoad?.(this.at, address, o.size || 8);
         if (o !== first && vectors !== "none") this.putsIntoVectors ||= this.losesComputed(address, o.size || 64);
       }
-    if (first?.kind === "memory") this.storeOther(first, vectors !== "none" && !this.computesInVectors ? GIVEN : TAINT);
+    if (first?.kind === "memory") this.storeOther(first, vectors === "none" ? TAINT : this.ofVectors());
+  }
+
+  /** Eight bytes of a vector register. */
+  private ofVectors(): Value {
+    return join(this.computesInVectors ? TAINT : GIVEN, this.registers[VECTORS]!);
+  }
+
+  /** Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not followed. */
+  private addressesIntoVectors({ operands, reads, vectors }: Step): void {
+    const { arithmetic, memory, registers } = this;
+    const take = (value: Value): void => {
+      if (value.image.length > 0 || value.bases.length > 0 || arithmetic.codeOf(value).length > 0)
+        registers[VECTORS] = join(registers[VECTORS]!, value);
+    };
+    // Instructions that write a vector register say nothing of what else they read.
+    for (const o of operands) if (o.kind === "register") take(registers[o.register]!);
+    for (let r = 0; r < REGISTERS; r++) if (reads & (1 << r)) take(registers[r]!);
+    for (const o of operands.slice(1)) {
+      if (o.kind !== "memory" || o.hasSegment) continue;
+      const { address } = this.placeOf(o);
+      if (address === undefined) continue;
+      const size = o.size || 64;
+      if (address.kinds & Is.Stack) {
+        const { frame, offset } = address;
+        const [first, last] =
+          frame < 0 || Number.isNaN(offset) ? [0, this.known.length] : overlapping(this.known, { frame, offset, size });
+        for (const slot of this.known.slice(first, last)) take(slot.value);
+      }
+      for (const at of memory.fixed ? address.plain : address.image)
+        for (let word = 0; word < size; word += 8) take(memory.pointerAt(at + word) ?? GIVEN);
+    }
+    if (vectors === "adds" && registers[VECTORS] !== GIVEN) arithmetic.add(this.at, registers[VECTORS]!, TAINT, false);
   }
 
   /** What an instruction that is not looked at more closely stores: of vectors each eight bytes. */

@@ -68,10 +68,15 @@ export interface Step {
   readonly writes: number;
   /** Of "other": a bit for each register whose value, and not only an address, is read. */
   readonly reads: number;
-  /** What "other" does with vector registers: moves whole words of eight bytes from and to memory, or anything else. */
-  readonly vectors: "none" | "moves" | "computes";
+  /**
+   * What "other" does with vector registers: moves whole words of eight bytes from and to memory, adds or changes bits, or anything
+   * else.
+   */
+  readonly vectors: "none" | "moves" | "adds" | "computes";
   /** A store at rdi, which no operand tells of. */
   readonly string: StringStore | undefined;
+  /** "other" puts the sum of its operands into the first: xadd. */
+  readonly isSum: boolean;
 }
 
 /** What a string instruction stores, or a masked store of a vector: so many bytes at a time. */
@@ -87,7 +92,7 @@ const [RSP, RBP] = [4, 5];
 export const usesStack = (o: Operand): boolean =>
   o.kind === "memory" && (o.base === RSP || o.base === RBP || o.index === RBP) && !o.hasSegment;
 
-const NO_VECTORS = { writes: 0, reads: 0, vectors: "none", string: undefined } as const;
+const NO_VECTORS = { writes: 0, reads: 0, vectors: "none", string: undefined, isSum: false } as const;
 const NOTHING: Step = { operation: "compare", operands: [], ...NO_VECTORS };
 
 const byMnemonic = new Map<number, Operation>([
@@ -232,7 +237,7 @@ function other(instruction: Instruction): Step {
   const first = count > 0 && instruction.opKind(0) === OpKind.Register ? instruction.opRegister(0) : -1;
   const [vectors, string] = [vectorsOf(instruction, operands), stringStore(instruction)];
   if (isVector(first) && string === undefined && !WRITES_INDEX.has(instruction.mnemonic))
-    return { operation: "other", operands, writes: 0, reads: 0, vectors, string };
+    return { operation: "other", operands, writes: 0, reads: 0, vectors, string, isSum: false };
   const info = infoFactory.info(instruction);
   const used = info.usedRegisters();
   let writes = 0;
@@ -252,7 +257,15 @@ function other(instruction: Instruction): Step {
   info.free();
   for (const o of operands)
     if (o.kind === "memory") reads &= ~((o.base >= 0 ? 1 << o.base : 0) | (o.index >= 0 ? 1 << o.index : 0));
-  return { operation: "other", operands, writes, reads, vectors, string };
+  return {
+    operation: "other",
+    operands,
+    writes,
+    reads,
+    vectors,
+    string,
+    isSum: instruction.mnemonic === Mnemonic.Xadd,
+  };
 }
 
 const isVector = (register: number): boolean => register >= FIRST_VECTOR && register <= Register.ZMM31;
@@ -268,6 +281,7 @@ function vectorsOf(instruction: Instruction, operands: readonly Operand[]): Step
     isSame &&= register === instruction.opRegister(0) && register >= 0;
   }
   if (!has) return "none";
+  if (VECTOR_SUMS.has(instruction.mnemonic) && !isSame) return "adds";
   // From a general-purpose register: who knows what.
   if (operands.some((o, k) => o.kind === "register" && k > 0)) return "computes";
   if (VECTOR_MOVES.has(instruction.mnemonic) || (isSame && VECTOR_ZEROES.has(instruction.mnemonic))) return "moves";
@@ -295,5 +309,9 @@ const VECTOR_MOVES = named(
   /^V?(Mov(ss|sd|d|aps|ups|dqa|dqu|apd|upd|dqa32|dqa64|dqu8|dqu16|dqu32|dqu64|q|lps|hps|lpd|hpd|lhps|hlps|ntps|ntdq|ntpd|ddup)|Lddqu|Punpck[lh]qdq|Unpck[lh]pd)$/,
 );
 const VECTOR_ZEROES = named(/^V?(Pxor|Xorps|Xorpd)$/);
+/** Addresses may come of these, or parts of others take the place of a part. */
+const VECTOR_SUMS = named(
+  /^V?(P(add|sub|or|xor|and|andn|shuf|insr[bwd]|blend|mul|s[lr]l|sra)|(and|andn|or|xor|shuf|blend)ps|(and|andn|or|xor)pd|insertps)/i,
+);
 /** These write ecx, too. */
 const WRITES_INDEX = named(/^V?Pcmp[ei]stri(64)?$/);

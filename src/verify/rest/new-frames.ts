@@ -133,6 +133,8 @@ function frameProblem(old: Side, own: Side, { rewritten, originals, shift }: Fra
   const known = wanted.filter((w) => w.index >= 0);
   if (known.length === 0)
     return index < 0 ? undefined : `is in an unwind record, and ${hex(originals[0]!)} was in none`;
+  // The original runs out of one function, through padding, into another: it can be unwound on a part of the way.
+  if (known.length < wanted.length) return undefined;
   const states = known.map((w) => {
     const state = lowered(stateAt(old.table(w.index), w.at), shift);
     // A landing pad gets rsp as it is where the exception comes from, less what counts as pushed arguments.

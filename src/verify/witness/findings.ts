@@ -3,7 +3,7 @@
  */
 import type { Parts } from "./parts.js";
 import type { Loads } from "./place.js";
-import type { Program } from "./program.js";
+import { lowerBound, type Program } from "./program.js";
 import type { Atom, Table, Value, Watcher } from "./values.js";
 
 export interface Formation {
@@ -13,6 +13,8 @@ export interface Formation {
   readonly at: number;
   /** Where its entries lead. The table may end before: its end is not known. */
   readonly entries: readonly number[];
+  /** Where their words are. */
+  readonly places: readonly number[];
   /** So many of them come before another address of data that code makes. */
   readonly sure: number;
   /** Where words in front of it lead, if that is in the function of the base: an index may count from below a table's name. */
@@ -49,25 +51,37 @@ export interface Findings {
 }
 
 const MOST_ENTRIES = 1 << 16;
+/** From one entry of a table to the next, in bytes, where nobody says how many. */
+const LONGEST_STRIDE = 32;
+
+interface Entry {
+  readonly at: number;
+  readonly target: number;
+}
 /** So many words in front of a table may be its own. */
 const MOST_BELOW = 256;
 /** More of them in one group are not looked for: all data would be gone through for each. */
 const MOST_LOOSE = 16;
 
 /** Where the entries of a table lead, as far as they lead to code; undefined where it may change at run time. */
-function entriesOf(program: Program, base: number, table: Table, minus: boolean): readonly number[] | undefined {
+function entriesOf(program: Program, base: number, table: Table, minus: boolean): readonly Entry[] | undefined {
   const { first, stride, width, signed } = table;
   if (!program.isConstant(first)) return undefined;
   const span = program.spanOf(first);
-  const found: number[] = [];
+  const found: Entry[] = [];
   if (span === undefined) return found;
-  const step = Math.max(stride, width);
+  // Where it is not known how far words are apart, any may be an entry, and there is one every so often.
+  const step = stride === 0 || stride >= width ? Math.max(stride, width) : 1;
+  const farthest = step === 1 ? LONGEST_STRIDE : 0;
+  let last = first;
   for (let at = first; at + width <= span.end && found.length < MOST_ENTRIES; at += step) {
     if (program.isRelocated(at, width)) break;
     const word = wordAt(span.view, at - span.start, width, signed);
     const target = minus ? base - word : base + word;
-    if (!program.isCode(target)) break;
-    found.push(target);
+    if (program.isCode(target)) {
+      found.push({ at, target });
+      last = at;
+    } else if (at - last >= farthest) break;
     if (stride === 0) break;
   }
   return found;
@@ -99,13 +113,15 @@ export function formationOf(
   at: number,
   starts: readonly number[] = [],
 ): Formation | undefined {
-  const entries = entriesOf(program, base, table, minus);
-  if (entries === undefined) return undefined;
-  const { first, stride, width } = table;
+  const words = entriesOf(program, base, table, minus);
+  if (words === undefined) return undefined;
+  const { first } = table;
   const next = Math.min(parts.nextMade(first), starts.find((start) => start > first) ?? Number.POSITIVE_INFINITY);
-  const sure = Math.min(entries.length, Math.ceil((next - first) / Math.max(stride, width)));
+  const entries = words.map(({ target }) => target);
+  const places = words.map((word) => word.at);
+  const sure = lowerBound(places, next);
   const below = base === 0 || entries.length === 0 ? [] : entriesBelow(program, parts, base, table, minus);
-  return { base, table, minus, at, entries, sure, below };
+  return { base, table, minus, at, entries, places, sure, below };
 }
 
 export function wordAt(view: DataView, at: number, width: number, signed: boolean): number {

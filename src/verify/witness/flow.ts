@@ -76,9 +76,7 @@ export class Follower {
 function startsInside(formations: ReadonlyMap<string, Formation>): readonly number[] {
   const all = [...formations.values()];
   const isInside = (first: number): boolean =>
-    all.some(
-      ({ table, sure }) => first > table.first && first < table.first + sure * Math.max(table.stride, table.width),
-    );
+    all.some(({ table, places, sure }) => sure > 0 && first > table.first && first < places[sure - 1]! + table.width);
   return [...new Set(all.map(({ table }) => table.first).filter(isInside))].sort((a, b) => a - b);
 }
 

@@ -9,6 +9,7 @@ import { type Part, type Parts, Use } from "./parts.js";
 import { lowerBound, type Program } from "./program.js";
 import { isPreserved, RBP, RSP } from "./state.js";
 import { Switches } from "./switches.js";
+import { addsInVectors } from "./vectors.js";
 import { generals, WritesTable } from "./writes.js";
 
 const { FlowControl, Mnemonic, OpKind, Register } = iced;
@@ -26,6 +27,7 @@ export class Plainness {
   private sources = new Map<number, number[]>();
   private switches: Switches | undefined;
   private stores: FrameStores | undefined;
+  private adds: boolean | undefined;
   /** Tables of switches in parts that are plain. */
   readonly formations: Formation[] = [];
 
@@ -57,6 +59,7 @@ export class Plainness {
       else known.push(from[n]!);
     }
     this.stores = undefined;
+    this.adds = undefined;
     this.switches = this.switchesOf(part);
     if (this.switches === undefined) return false;
     for (const at of this.parts.pointsIn(part)) {
@@ -169,7 +172,7 @@ export class Plainness {
         } else if (flow === FlowControl.Call || flow === FlowControl.IndirectCall) {
           if (i.mnemonic !== Mnemonic.Syscall && (!isPreserved(tracked) || next >= part.end)) break;
         } else {
-          const said = what === "word" && this.switches?.explained.has(at) ? "gone" : this.use(i, tracked, what);
+          const said = what === "word" && this.switches?.explained.has(at) ? "gone" : this.use(part, i, tracked, what);
           if (said === "bad") return false;
           if (said === "gone") break;
           if (typeof said === "number") waiting.push(next * 16 + said);
@@ -181,7 +184,7 @@ export class Plainness {
   }
 
   /** What an instruction does with what a register holds; a number: it copies it to that register. */
-  private use(i: Instruction, register: number, what: Tracked): "bad" | "gone" | "kept" | number {
+  private use(part: Part, i: Instruction, register: number, what: Tracked): "bad" | "gone" | "kept" | number {
     const { written, read } = this.writes.of(i);
     const isAddress = generals[i.memoryBase]?.index === register || generals[i.memoryIndex]?.index === register;
     if (isAddress && i.mnemonic !== Mnemonic.Nop) {
@@ -206,11 +209,18 @@ export class Plainness {
           if (general.size === 8 || what === "word") copied = general.index;
           else return "bad";
         }
-      } else if (i.mnemonic === Mnemonic.Movq && generals[i.opRegister(0)] === undefined) return "kept";
+      } else if (i.mnemonic === Mnemonic.Movq && generals[i.opRegister(0)] === undefined)
+        return what === "code" && this.addsInVectors(part) ? "bad" : "kept";
       else if (i.mnemonic !== Mnemonic.Cmp && i.mnemonic !== Mnemonic.Test) return "bad";
     }
     if (written.includes(register) && copied !== register) return copied >= 0 ? "bad" : "gone";
     return copied >= 0 ? copied : "kept";
+  }
+
+  /** Whether anything is added in vector registers, or bits are changed there. */
+  private addsInVectors(part: Part): boolean {
+    this.adds ??= [...this.parts.pointsIn(part)].some((at) => addsAt(this.decoder.at(at)));
+    return this.adds;
   }
 
   /** A lea of a register, scaled perhaps, and a number that is no address. */
@@ -329,6 +339,8 @@ export class Plainness {
 /** The general registers that an instruction's operand in memory goes by. */
 const addressesOf = (i: Instruction): readonly number[] =>
   [i.memoryBase, i.memoryIndex].flatMap((register) => generals[register]?.index ?? []);
+
+const addsAt = (i: Instruction | undefined): boolean => i !== undefined && addsInVectors(i);
 
 const CHOICES = mnemonicsLike(/^Cmov/);
 

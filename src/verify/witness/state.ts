@@ -1,5 +1,5 @@
 /**
- * What is known at an address: sixteen registers, and the slots of the stack that this function has written.
+ * What is known at an address: sixteen registers, what is in vectors, and the slots of the stack that this function has written.
  *
  * A slot is known by where its address comes from (rsp at entry, or an instruction that rounded rsp) and its distance from there.
  * After a store at a place on the stack that is not known no slot is known; what it stored may be found at such places only
@@ -9,6 +9,8 @@ import { type Atom, GIVEN, join, OFF, SCRAP, TAINT, type Value } from "./values.
 
 export const RSP = 4;
 export const RBP = 5;
+/** Stands for all vector registers: which addresses any of them may hold. */
+export const VECTORS = 16;
 
 /** rbx, rsp, rbp, r12 to r15: what a call gives back. */
 export const isPreserved = (register: number): boolean =>
@@ -38,7 +40,7 @@ export class State {
   ) {}
 
   static of(rsp: Value): State {
-    const registers: Value[] = new Array<Value>(16).fill(GIVEN);
+    const registers: Value[] = new Array<Value>(VECTORS + 1).fill(GIVEN);
     registers[RSP] = rsp;
     return new State(registers, new Map(), GIVEN);
   }
@@ -60,7 +62,7 @@ export class State {
   join(other: State): boolean {
     let wider = false;
     const { registers } = this;
-    for (let i = 0; i < 16; i++) {
+    for (let i = 0; i <= VECTORS; i++) {
       const both = join(registers[i]!, other.registers[i]!);
       if (both !== registers[i]) wider = true;
       registers[i] = both;
@@ -157,6 +159,7 @@ export class State {
   /** What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or above. */
   call(changed: number): void {
     const { registers, slots } = this;
+    registers[VECTORS] = GIVEN;
     for (let register = 0; register < 12; register++)
       if (changed & (1 << register)) registers[register] = register === 0 || register === 2 ? GIVEN : SCRAP;
     const rsp = registers[RSP]!;

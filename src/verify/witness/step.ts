@@ -5,7 +5,7 @@
 import { type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import { type Loads, type Place, placeOf, placesOf } from "./place.js";
 import type { Program } from "./program.js";
-import { isComputed, isPlaced, RBP, RSP, type State } from "./state.js";
+import { isComputed, isPlaced, RBP, RSP, type State, VECTORS } from "./state.js";
 import { copied, putString, stringMove, takesComputed } from "./strings.js";
 import {
   Arithmetic,
@@ -22,6 +22,7 @@ import {
   type Watcher,
   ZERO,
 } from "./values.js";
+import { addsInVectors } from "./vectors.js";
 import { generals, WritesTable } from "./writes.js";
 
 const { Mnemonic, OpKind, Register, MemorySizeExt } = iced;
@@ -105,6 +106,11 @@ export class Stepper {
       case Mnemonic.Cdqe:
         state.registers[0] = arithmetic.narrowed(state.registers[0]!, 4, true);
         return;
+      case Mnemonic.Xadd: {
+        const [a, b] = [this.read(i, 0, state), this.read(i, 1, state)];
+        this.write(i, 1, a, state);
+        return this.write(i, 0, arithmetic.add(a, b), state);
+      }
       case Mnemonic.Xchg: {
         const [a, b] = [this.read(i, 0, state), this.read(i, 1, state)];
         this.write(i, 0, b, state);
@@ -364,8 +370,11 @@ export class Stepper {
     const { registers } = state;
     const { operands, loaded, written, read } = this.writes.of(i);
     const isVector = this.hasVector(i);
-    if (isVector && !this.computesInVectors) this.computesInVectors = this.putsIntoVectors(i, read, state);
-    const ofVector = this.computesInVectors ? TAINT : GIVEN;
+    if (isVector) {
+      this.computesInVectors ||= this.putsIntoVectors(i, read, state);
+      this.addressesIntoVectors(i, read, state);
+    }
+    const ofVector = join(this.computesInVectors ? TAINT : GIVEN, registers[VECTORS]!);
     this.string(i, state, isVector ? ofVector : undefined);
     for (let n = 0; n < i.opCount; n++) {
       if (i.opKind(n) !== OpKind.Memory) continue;
@@ -396,11 +405,28 @@ export class Stepper {
   /** Whether an instruction brings something computed into a vector register: of a general one, of a slot, or by computing it. */
   private putsIntoVectors(i: Instruction, read: readonly number[], state: State): boolean {
     if (read.some((r) => isComputed(state.registers[r]!))) return true;
-    if (VECTOR_SUMS.has(i.mnemonic) && !this.isSameRegister(i)) return true;
+    if (addsInVectors(i)) return true;
     for (let n = 1; n < i.opCount; n++)
       if (i.opKind(n) === OpKind.Memory && placeOf(this.program, i, state).stack.length > 0)
         return state.holdsComputed();
     return false;
+  }
+
+  /** Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not followed. */
+  private addressesIntoVectors(i: Instruction, read: readonly number[], state: State): void {
+    const { registers } = state;
+    const taken = read.flatMap((register) => [...registers[register]!]);
+    for (let n = 1; n < i.opCount; n++) {
+      if (i.opKind(n) !== OpKind.Memory) continue;
+      const size = this.sizeOf(i, n);
+      const { exact, stack } = placeOf(this.program, i, state);
+      for (const place of stack) for (const value of state.pieces(place, size)) taken.push(...value);
+      for (const at of exact) for (let word = 0; word < size; word += 8) taken.push(this.constantAt(at + word));
+    }
+    const addresses = taken.filter(isAddress);
+    if (addresses.length > 0) registers[VECTORS] = join(registers[VECTORS]!, addresses);
+    const held = registers[VECTORS]!;
+    if (held !== GIVEN && addsInVectors(i)) this.arithmetic.add(held.filter(isAddress), SOME_WORD);
   }
 
   private hasVector(i: Instruction): boolean {
@@ -410,10 +436,12 @@ export class Stepper {
   }
 }
 
+const isAddress = ({ kind, flag }: Atom): boolean =>
+  (kind === "number" && flag) || kind === "sum" || kind === "data" || kind === "off";
+/** A word of memory that may stand anywhere. */
+const SOME_WORD: Value = [new Atom("given", 0, false, 0, SOME_TABLE)];
+
 /** From a vector register as it is. */
 const KEEPS = new Set([Mnemonic.Movq, Mnemonic.Vmovq, Mnemonic.Pextrq, Mnemonic.Vpextrq]);
-
-/** Additions and bits of whole numbers in vector registers. */
-const VECTOR_SUMS = mnemonicsLike(/^V?P(add|sub|or|xor|and|andn|shuf|insr|blend|ll|rl)/i);
 
 const CMOV = mnemonicsLike(/^Cmov/);

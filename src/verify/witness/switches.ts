@@ -51,12 +51,10 @@ export class Switches {
   /** Whether each of these jumps through a register is a switch. */
   areAll(jumps: readonly { readonly at: number; readonly register: number }[]): boolean {
     // Any of the part's tables may lead anywhere that it says, before it is known whose it is.
-    for (const table of this.candidates()) {
-      const formation = this.form(table, table, this.part.start);
-      for (const entry of formation?.entries ?? [])
-        if (entry >= this.part.start && entry < this.part.end)
-          this.sources.set(entry, [...(this.sources.get(entry) ?? []), ...jumps.map(({ at }) => at)]);
-    }
+    const entries = new Set([...this.candidates()].flatMap((t) => this.form(t, t, this.part.start)?.entries ?? []));
+    for (const entry of entries)
+      if (entry >= this.part.start && entry < this.part.end)
+        this.sources.set(entry, [...(this.sources.get(entry) ?? []), ...jumps.map(({ at }) => at)]);
     return jumps.every(({ at, register }) => {
       const shape = this.shapeOf(at, register);
       if (shape === undefined) return false;

@@ -472,9 +472,9 @@ class Witness {
   private table(formation: Formation, held: number | undefined): void {
     const why = `a table at ${hex(formation.table.first)} that the instruction at ${hex(formation.at)} reads`;
     const group = this.parts.owner(formation.at)?.group;
-    const { first, stride, width } = formation.table;
+    const { first } = formation.table;
     const next = this.tableStarts()[lowerBound(this.tableStarts(), first + 1)] ?? Number.POSITIVE_INFINITY;
-    const sure = Math.min(formation.sure, Math.ceil((next - first) / Math.max(stride, width)));
+    const sure = Math.min(formation.sure, lowerBound(formation.places, next));
     for (const [n, entry] of formation.entries.entries()) {
       // Behind an address that other code makes a table has ended, mostly: what comes there leads anywhere. No entry is certain:
       // nobody says how many there are, nor that the first is one.
