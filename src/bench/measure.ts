@@ -13,8 +13,8 @@ import { traceCommand } from "../live/live.js";
 import { type ProgramFile, writeProgramFile } from "../live/program-file.js";
 import { readTracedFile } from "../live/traced-file.js";
 import { attachUprobes } from "../live/uprobes.js";
-import type { RewriteOptions, SiteReport } from "../rewrite/contract.js";
 import { rewrite } from "../rewrite/rewrite.js";
+import type { RewriteOptions, SiteReport } from "../rewritten/contract.js";
 import { attachEmptyProbes } from "./empty-probe.js";
 import { RECORD_SIZE, type SampleFunction, sampleFunctions, sampleProgram } from "./sample.js";
 

@@ -3,13 +3,16 @@
  * probe needs the program around it to run, so what is measured is its form: where the nop5 stands, how control gets there
  * and back, and the guard.
  */
+
 import { parseElf, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readInput } from "../files/input.js";
-import type { SiteReport, SparseContent } from "../rewrite/contract.js";
 import { revert } from "../rewrite/revert.js";
 import { rewrite } from "../rewrite/rewrite.js";
-import { CARRY_SECTION } from "../rewrite/sections.js";
+import type { SiteReport } from "../rewritten/contract.js";
+import { CARRY_SECTION } from "../rewritten/section-names.js";
+import type { SparseContent } from "../sparse-content.js";
+
 import type { ProbePattern } from "../usdt/pattern.js";
 import { REWRITE } from "./measure.js";
 import type { SampleFunction } from "./sample.js";

@@ -10,6 +10,23 @@ import type { Cie } from "./eh-records.js";
 import { type ElfImage, offsetOf, read64 } from "./image.js";
 import { dynsym, forEachSymbol, type SymbolTable, symbolName, symtab } from "./symbols.js";
 
+/**
+ * Routines that read LPStart and call sites as elf/exception-table.ts does (GCC's libsupc++/eh_personality.cc and unwind-c.c,
+ * LLVM's cxa_personality.cpp, Rust's library/std/src/sys/personality/dwarf/eh.rs).
+ */
+const known = new Set([
+  "__gxx_personality_v0",
+  "__gcc_personality_v0",
+  "__objc_personality_v0",
+  "__gnu_objc_personality_v0",
+  "__gdc_personality_v0",
+  "__gnat_personality_v0",
+  "rust_eh_personality",
+]);
+
+/** Mangled names of Rust's routine: `_RNvCs..._7___rustc17rust_eh_personality`, `_ZN...17rust_eh_personality17h...E`. */
+export const hasKnownTables = (name: string): boolean => known.has(name) || name.includes("17rust_eh_personality");
+
 /** The routine's name, without a version; null where the CIE has none, undefined where nothing names it. */
 export function personalityName(image: ElfImage, { personality }: Cie): string | null | undefined {
   if (personality === undefined || personality.value === undefined) return null;

@@ -3,27 +3,16 @@
  * what system calls do is for whoever runs the CPU.
  */
 import { BlockCache } from "./blocks.js";
+import { Core, Event } from "./core.js";
 import { BREAKPOINT, Fault, LIMIT, type Outcome, SYSCALL, Unimplemented } from "./fault.js";
 import { Memory } from "./memory.js";
-import { IP, State } from "./state.js";
+import { IP } from "./state.js";
 
-/** What an instruction may ask for besides its effect on the state. */
-export const Event = { None: 0, Syscall: 1, Breakpoint: 2 } as const;
-
-export class Cpu extends State {
-  /** High word of the value that a reader or an operation has just returned (operands.ts). */
-  hi = 0;
-  /** Runtime address of the last memory operand. */
-  addressLo = 0;
-  addressHi = 0;
-  /** Set by an instruction that ends its block; one of Event. */
-  event: number = Event.None;
-  /** How many instructions have run. A string instruction with a repeat prefix is one. */
-  instructions = 0;
+export class Cpu extends Core {
   private readonly blocks: BlockCache;
 
-  constructor(readonly memory = new Memory()) {
-    super();
+  constructor(memory = new Memory()) {
+    super(memory);
     this.blocks = new BlockCache(memory);
     const before = memory.onCodeWrite;
     memory.onCodeWrite = (page) => {

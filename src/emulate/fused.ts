@@ -5,13 +5,13 @@
  *
  * What these steps do is what the general ones do; both are judged alike.
  */
-import type { Cpu } from "./cpu.js";
+import type { Core } from "./core.js";
 import type { MemoryOperand, Operand } from "./instruction.js";
 import type { Step } from "./operands.js";
 import { ZERO } from "./state.js";
 
 /** Computes, sets flags, returns the low word of the result; the high one is in `cpu.hi`. */
-type Operation = (cpu: Cpu, a: number, aHi: number, b: number, bHi: number) => number;
+type Operation = (cpu: Core, a: number, aHi: number, b: number, bHi: number) => number;
 
 /** Memory at a base register, or none, plus a displacement: the base's word in the state. */
 function simpleBase(operand: Operand | undefined): { b: number; d: number; dHi: number } | undefined {
@@ -24,7 +24,7 @@ const isSimple = ({ index, segment, addressSize }: MemoryOperand): boolean =>
   index < 0 && segment < 0 && addressSize === 8;
 
 /** The low word of the address; the high one is left in `cpu.addressHi`. */
-function addressAt(cpu: Cpu, b: number, d: number, dHi: number): number {
+function addressAt(cpu: Core, b: number, d: number, dHi: number): number {
   const w = cpu.w;
   const lo = (w[b]! + d) | 0;
   cpu.addressHi = (w[b + 1]! + dHi + (lo >>> 0 < d >>> 0 ? 1 : 0)) | 0;

@@ -28,6 +28,13 @@ export interface Loaded {
   toLinkTime(address: RuntimeAddress): Vaddr;
 }
 
+/** Where position-independent files are put: any place that is no small number. */
+const BIAS = 0x5555_4000_0000;
+
+/** Runtime minus link-time address for a file that any place is good for. */
+export const biasOf = (image: ElfImage): number =>
+  image.header.e_type === elf.ET_EXEC ? 0 : BIAS - (BIAS % alignmentOf(image));
+
 /**
  * Maps the segments of a program or library; their pages are read when they are touched.
  * @param bias runtime - link-time address, a multiple of PAGE_SIZE

@@ -7,7 +7,7 @@
  * An instruction that reads, computes and writes the same operand uses `updateOf` to read (for memory it makes sure that
  * writing will not fault) and `putBackOf` to write where it read. So every fault comes before the first change of state.
  */
-import type { Cpu } from "./cpu.js";
+import type { Core } from "./core.js";
 import type { Instruction, MemoryOperand, Operand } from "./instruction.js";
 import { ZERO } from "./state.js";
 
@@ -15,16 +15,16 @@ import { ZERO } from "./state.js";
 export class UnsupportedOperand extends Error {}
 
 /** One instruction: changes the CPU's state; throws Fault or Unimplemented before it has changed anything. */
-export type Step = (cpu: Cpu) => void;
+export type Step = (cpu: Core) => void;
 
 /** Reads an operand: the low word; the high word of 64 bits is in `cpu.hi`. */
-export type Get = (cpu: Cpu) => number;
+export type Get = (cpu: Core) => number;
 
 /** Writes an operand; `hi` counts for 64 bits only. Writing 32 bits of a general-purpose register clears the rest. */
-export type Put = (cpu: Cpu, lo: number, hi: number) => void;
+export type Put = (cpu: Core, lo: number, hi: number) => void;
 
 /** Computes an address: the low word; the high one is in `cpu.addressHi`. It is also left in `cpu.addressLo`. */
-export type AddressOf = (cpu: Cpu) => number;
+export type AddressOf = (cpu: Core) => number;
 
 export function addressOf(operand: MemoryOperand): AddressOf {
   const { base, index, scale, segment, addressSize } = operand;

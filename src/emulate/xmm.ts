@@ -5,14 +5,14 @@
  * A memory operand of 16 bytes must be aligned to 16, or the access is a general-protection fault (Intel SDM vol. 2,
  * table 2-21); the few instructions that allow any address (movups, movdqu and the like) say so. Smaller ones may stand anywhere.
  */
-import type { Cpu } from "./cpu.js";
+import type { Core } from "./core.js";
 import { Fault } from "./fault.js";
 import type { MemoryOperand, Operand } from "./instruction.js";
 import { type AddressOf, addressOf, type Compile, type Step, UnsupportedOperand } from "./operands.js";
 import { OPERAND, XMM } from "./state.js";
 
 /** Combines the operand at word `s` into the register at word `d`; `s` may be `d`. */
-export type XmmOperation = (cpu: Cpu, d: number, s: number) => void;
+export type XmmOperation = (cpu: Core, d: number, s: number) => void;
 
 /** The word of the state at which an xmm register begins. @throws UnsupportedOperand for any other operand */
 export function xmmWord(operand: Operand | undefined): number {
@@ -66,7 +66,7 @@ export function fetchOf(operand: MemoryOperand, aligned = true): Step {
 }
 
 /** Where a source is: the word of a register, or OPERAND, with memory read into it. */
-export function sourceOf(operand: Operand | undefined): (cpu: Cpu) => number {
+export function sourceOf(operand: Operand | undefined): (cpu: Core) => number {
   if (operand?.kind === "memory") {
     const fetch = fetchOf(operand);
     return (cpu) => {

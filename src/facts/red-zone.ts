@@ -16,6 +16,7 @@
 import { hex, type Vaddr } from "../address.js";
 import { addressOf, Flow } from "../x86/decode.js";
 import { Access, type Effects, Kind, NONE, RSP, registerName, Trait, UNBOUNDED } from "../x86/effects.js";
+import type { StackRead } from "../x86/stack-read.js";
 import { type ByteMask, clear, fullMask, include, isEmpty, overlaps, RED_ZONE } from "./byte-mask.js";
 import type { CodeRange } from "./functions.js";
 import type { ProgramFacts } from "./program.js";
@@ -298,20 +299,6 @@ class Search {
     }
   }
 }
-
-/** What a tracer reads when the probe is hit. */
-export type StackRead =
-  /** `size` bytes at base + index + displacement; registers by number, or NONE. */
-  | {
-      readonly kind: "memory";
-      readonly base: number;
-      readonly index: number;
-      readonly displacement: number;
-      readonly size: number;
-    }
-  /** The value of a register, which it may take for an address to read from. */
-  | { readonly kind: "register"; readonly register: number }
-  | { readonly kind: "unknown" };
 
 /** Analyses of functions, each made once. */
 export type UseOf = (range: CodeRange) => FrameUse | undefined;

@@ -16,12 +16,13 @@
 import { hex, type Vaddr } from "../address.js";
 import { indexOf } from "../x86/decode.js";
 import { REGISTER_COUNT, RSP } from "../x86/effects.js";
+import type { StackRead } from "../x86/stack-read.js";
 import type { CodeRange } from "./functions.js";
 import type { ProgramFacts } from "./program.js";
-import { FrameUse, redZoneAt, type StackRead, type Verdict } from "./red-zone.js";
+import { FrameUse, redZoneAt, type Verdict } from "./red-zone.js";
 import { baseOf, ENTRY, offsetOf } from "./stack-state.js";
 
-export type { StackRead, Verdict as StackFact } from "./red-zone.js";
+export type { Verdict as StackFact } from "./red-zone.js";
 
 /** Analyses of functions are kept as long as the facts that they were made from. */
 const known = new WeakMap<ProgramFacts, Map<number, FrameUse | undefined>>();

@@ -6,11 +6,13 @@
  * A symbolic link is never replaced, the file it leads to is. Renaming gives a path a new file, so the other hard links
  * of the old file keep the old content: in place that is refused unless the user says so.
  */
+
 import type { BigIntStats } from "node:fs";
 import { type FileHandle, lstat, open, realpath, rename, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../errors.js";
-import type { SparseContent } from "../rewrite/contract.js";
+import type { SparseContent } from "../sparse-content.js";
+
 import type { OptionalAttribute } from "./attribute-names.js";
 import { copyAttributes } from "./attributes.js";
 import { explained, FileError, isSystemError } from "./file-error.js";

@@ -9,7 +9,8 @@
 import { PAGE_SIZE, type RuntimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
-import { load } from "../emulate/load.js";
+import { biasOf, load } from "../emulate/load.js";
+import { type MachineState, pageContent, stateOf } from "../emulate/machine-states.js";
 import { type Memory, Perm } from "../emulate/memory.js";
 import { Regions } from "../emulate/regions.js";
 import { Gpr, joinAddress } from "../emulate/state.js";
@@ -17,8 +18,6 @@ import { InputError } from "../errors.js";
 import type { KernelName } from "../kernel/kernels.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import type { Evidence } from "../verify/evidence.js";
-import { type MachineState, pageContent, stateOf } from "../verify/machine-states.js";
-import { biasOf } from "../verify/run-side.js";
 import { gatherEvidence } from "../verify/sites.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import type { Program, Site } from "./programs.js";

@@ -1,7 +1,7 @@
 /** What `rewrite` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
 import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment, treatmentOf } from "../kernel/kernels.js";
-import type { RewriteReport, SiteReport, SiteStatus } from "../rewrite/contract.js";
+import type { RewriteReport, SiteReport, SiteStatus } from "../rewritten/contract.js";
 import { count, printable, type Style } from "./text.js";
 
 /** What the command adds to the report of the rewrite itself. */

@@ -8,11 +8,15 @@
  * (symbols, debug information, notes) follows in its old order behind the new segment, and section headers tell where. Where
  * the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */
+
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
-import { encodeCarry, sealCarry } from "./carry.js";
-import type { SparseContent } from "./contract.js";
+import { renumberSymbols } from "../elf/renumber-symbols.js";
+import { encodeCarry, sealCarry } from "../rewritten/carry.js";
+import { CARRY_SECTION, CODE_SECTION } from "../rewritten/section-names.js";
+import type { SparseContent } from "../sparse-content.js";
+
 import { applyEdits, type Edit, editAt, word } from "./edits.js";
 import { type FarPiece, farPieces } from "./far-jumps.js";
 import type { NewCode } from "./new-code.js";
@@ -21,8 +25,6 @@ import type { Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
 import { invert, type Piece, recipeFor } from "./recipe.js";
 import {
-  CARRY_SECTION,
-  CODE_SECTION,
   codeSection,
   encodeSectionHeaders,
   farSection,
@@ -30,7 +32,6 @@ import {
   type OutputSection,
   orderSections,
   renumbering,
-  renumberSymbols,
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
 import type { MovedSection } from "./table-growth.js";

@@ -20,13 +20,15 @@
  *     pages           Each has a mapping in every process that loads the file, of which a process has 65,530, 56 bytes of the
  *                     program header table, and some 8 KiB of page tables once a probe is passed.
  */
+
 import { alignUp, type FileOffset, fileOffset, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
+import type { SiteCost } from "../rewritten/contract.js";
 import { INT3, JUMP_SIZE } from "../x86/bytes.js";
-import type { SiteCost } from "./contract.js";
 import type { Chunk } from "./new-code.js";
 import type { Proposal } from "./proposal.js";
+import { farJumpOf } from "./proposal.js";
 
 /** By so many bytes a file may reach further in memory than it did. */
 export const MOST_GROWTH = 2 ** 28;
@@ -66,10 +68,6 @@ export function farObstacle(image: ElfImage, at: number): string | undefined {
     ? `${growth >>> 20} MiB behind the file's segments, and more than ${MOST_GROWTH >>> 20} are too dear`
     : undefined;
 }
-
-/** Where a proposal's far jump stands, if it has one. */
-export const farJumpOf = ({ change }: Proposal): Vaddr | undefined =>
-  change.kind === "detour" && typeof change.via === "object" && "far" in change.via ? change.via.far : undefined;
 
 /** The segments for jumps at these addresses, ascending. */
 export function farSegments(jumps: readonly Vaddr[]): readonly FarSegment[] {

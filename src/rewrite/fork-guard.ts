@@ -12,6 +12,7 @@
  * large enough for two pages. Sites in a segment of one page stay safe and are not counted in a child that was forked while
  * they were traced; the report says how many.
  */
+
 import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
@@ -20,14 +21,13 @@ import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
+import type { RewriteOptions } from "../rewritten/contract.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
-import type { RewriteOptions } from "./contract.js";
 import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
-import type { Places } from "./locate.js";
 import type { NamedCode, NewCode } from "./new-code.js";
-import type { Place, PlaceOptions } from "./place.js";
+import type { Place, PlaceOptions, Places } from "./place.js";
 import type { PlacedProbe } from "./proposal.js";
 
 /** The kernels that turn a nop5 into a call, and forget to tell children: those that `--kernel 7.3` leaves out. */

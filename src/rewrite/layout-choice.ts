@@ -4,8 +4,9 @@
  * For 6.18 to 7.2 that is nop5, unless the process may fork in a way that no fork guard covers; everything else gets
  * nop,nop10, which no kernel treats worse than today's nop.
  */
+
+import type { Kernel, Layout } from "../rewritten/contract.js";
 import type { ProbeLayout } from "../usdt/forms.js";
-import type { Kernel, Layout } from "./contract.js";
 
 /** @param forksAreSafe whether the process never forks, or is guarded wherever it does */
 export function chooseLayout(layout: Layout, kernel: Kernel, forksAreSafe: boolean): ProbeLayout {

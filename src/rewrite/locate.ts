@@ -3,20 +3,15 @@
  * without room for another program header, the largest holds what fits: the program's own probes before those that the C
  * library and the compiler's libraries bring along, and of those the shortest code first.
  */
+
 import type { Vaddr } from "../address.js";
-import { farJumpOf, farSegments, MOST_SEGMENTS } from "./far-jumps.js";
+import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
 import type { ForkGuard, GuardedCode } from "./fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
-import type { Place } from "./place.js";
+import type { Place, Places } from "./place.js";
 import { type Plan, probesOf } from "./plan.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
-
-export interface Places {
-  /** Best first. */
-  readonly places: readonly Place[];
-  /** Why there are no more. */
-  readonly obstacle: string;
-}
+import { farJumpOf } from "./proposal.js";
 
 /** A plan whose new code has addresses. */
 export interface Located extends Plan {

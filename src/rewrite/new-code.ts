@@ -4,13 +4,14 @@
  * Each detour is a chunk of its own; chunks stand one behind the other, int3 between them. A chunk begins where its first
  * nop5 lies in a single 16-byte line, and so never in two pages.
  */
+
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import { INT3, JUMP_SIZE, jump, nopFill, SHORT_JUMP_SIZE, shortJump } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { nearBranch, relocate } from "../x86/relocate.js";
-import { farJumpOf } from "./far-jumps.js";
 import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
+import { farJumpOf } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
 import { movesInstruction } from "./tactics/ways.js";
 import type { OriginStretch } from "./unwind/origins.js";

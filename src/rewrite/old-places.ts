@@ -9,14 +9,13 @@
  * A section of program data cannot move. So one begins where the first such place does, and patchelf makes new pages as it
  * would have with the input.
  */
+
 import { vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
+import { OLD_PLACE_SECTION } from "../rewritten/section-names.js";
 import type { NewSegment } from "./place.js";
 import type { OutputSection } from "./sections.js";
-
-/** The name of the section that covers the place of a table that has moved. */
-export const OLD_PLACE_SECTION = ".tables.old";
 
 /** What nothing else stands on now of the first place that a table left for the new segment; none or one. */
 export function oldPlaces(image: ElfImage, { p_vaddr, growth, farSegments }: NewSegment): OutputSection[] {

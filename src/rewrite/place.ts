@@ -20,6 +20,13 @@ import { codeStart } from "./new-code.js";
 import { growTable, type TableGrowth } from "./table-growth.js";
 import { unloadedPart } from "./unloaded.js";
 
+export interface Places {
+  /** Best first. */
+  readonly places: readonly Place[];
+  /** Why there are no more. */
+  readonly obstacle: string;
+}
+
 const LARGEST_SEGMENT = 2 ** 30;
 
 /** A hole of so many bytes is nothing to speak of, not even for who copies it out. */

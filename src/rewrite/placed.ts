@@ -6,6 +6,7 @@
  * of new code. Then the recipe in the output is followed, and must end at the input. What is missing is a mistake of this
  * program, whatever the input is like: nothing is written then.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
@@ -14,17 +15,18 @@ import { isEhFrame, readCie } from "../elf/eh-records.js";
 import { type ElfImage, offsetOf, type Section, sectionBytes, sectionNamed, segmentAt, words32 } from "../elf/image.js";
 import { symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
+import { readCarry } from "../rewritten/carry.js";
+import type { SiteReport } from "../rewritten/contract.js";
+import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../rewritten/section-names.js";
+import { leadsTo } from "../rewritten/way-back.js";
+import type { SparseContent } from "../sparse-content.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom } from "../usdt/sites.js";
 import { jump } from "../x86/bytes.js";
 import type { Assembly } from "./assemble.js";
-import { readCarry } from "./carry.js";
-import type { SiteReport, SparseContent } from "./contract.js";
-import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "./sections.js";
 import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";
-import { leadsTo } from "./way-back.js";
 
 /** What the output has to be. */
 export interface Planned {

@@ -9,6 +9,10 @@ import type { ProgramFacts } from "../facts/program.js";
 import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
 
+/** Where a proposal's far jump stands, if it has one. */
+export const farJumpOf = ({ change }: Proposal): Vaddr | undefined =>
+  change.kind === "detour" && typeof change.via === "object" && "far" in change.via ? change.via.far : undefined;
+
 export type TacticName =
   | "in-place"
   | "shift"

@@ -1,10 +1,11 @@
 /**
  * How the input comes out of the output again: what was copied, what is nowhere any more, and the old bytes of the edits.
  */
+
 import type { ElfImage, Section } from "../elf/image.js";
-import type { Recipe } from "./carry.js";
+import type { CorrectedCopy } from "../rewritten/corrected.js";
+import type { Recipe } from "../rewritten/recipe.js";
 import type { Edit } from "./edits.js";
-import type { CorrectedCopy } from "./unwind/corrected.js";
 
 /** A stretch of the output: bytes, and where they stood in the input if they are from there. */
 export interface Piece {

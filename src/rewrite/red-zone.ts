@@ -5,10 +5,10 @@
 import type { Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { stackFacts } from "../facts/stack.js";
+import type { RedZone } from "../rewritten/contract.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
-import type { RedZone } from "./contract.js";
-import { stackReads } from "./stack-reads.js";
+import { stackReads } from "../usdt/stack-reads.js";
 
 /** @param notes all notes of the site */
 export function redZoneOf(facts: ProgramFacts, site: Vaddr, notes: readonly UsdtNote[]): RedZone {

@@ -2,10 +2,11 @@
  * The way back: the original of a rewritten file, or a clear refusal. A file that anything changed since is not what the
  * recipe describes, so it must be exactly what rewrite wrote.
  */
+
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { followRecipe, isUntouched, readCarry } from "./carry.js";
-import type { SparseContent } from "./contract.js";
+import { followRecipe, isUntouched, readCarry } from "../rewritten/carry.js";
+import type { SparseContent } from "../sparse-content.js";
 
 /**
  * The original file, byte for byte.

@@ -1,6 +1,7 @@
 /**
  * The pipeline, from top to bottom: bytes, notes, facts, plan, place, new code, edits, bytes.
  */
+
 import { createHash } from "node:crypto";
 import { type Vaddr, vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
@@ -8,15 +9,16 @@ import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
+import { followRecipe, isUntouched, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
+import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
+import { derivedBuildId } from "../rewritten/derived-build-id.js";
+import { decodeMemo, encodeMemo, sameOptions } from "../rewritten/memo.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { type Assembly, assemble } from "./assemble.js";
-import { followRecipe, isUntouched, readCarry } from "./carry.js";
 import { certificatesFor } from "./certificates.js";
-import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "./contract.js";
-import { derivedBuildId } from "./derived-build-id.js";
 import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import { farCosts } from "./far-jumps.js";
 import {
@@ -31,19 +33,10 @@ import { hazardsOf } from "./hazards.js";
 import type { ChildHandlerChanges } from "./imports/child-handler.js";
 import { coverChanges } from "./imports/fork-cover.js";
 import { chooseLayout } from "./layout-choice.js";
-import {
-  type AddGuard,
-  type IsOfLibrary,
-  type Located,
-  locate,
-  locateGuarded,
-  type Places,
-  withFarJumps,
-} from "./locate.js";
-import { decodeMemo, encodeMemo, sameOptions } from "./memo.js";
+import { type AddGuard, type IsOfLibrary, type Located, locate, locateGuarded, withFarJumps } from "./locate.js";
 import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
-import { placesFor } from "./place.js";
+import { type Places, placesFor } from "./place.js";
 import { checkPlaced } from "./placed.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";

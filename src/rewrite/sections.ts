@@ -5,9 +5,11 @@
  * Tools want the headers of loaded sections in the order of their addresses, so a new section goes in the middle, and all
  * numbers behind it change: sh_link, sh_info of relocation sections, st_shndx of every symbol, e_shstrndx.
  */
+
 import type { FileOffset, Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
+import { CODE_SECTION, FAR_SECTION } from "../rewritten/section-names.js";
 import type { MovedSection } from "./table-growth.js";
 
 /** A section header of the output. `content` is what its bytes are, where they do not stay in place. */
@@ -26,13 +28,6 @@ export interface OutputSection {
   /** The section of the input that it was, or undefined for a new one. */
   readonly origin: Section | undefined;
 }
-
-/** The name of the section that holds new code. */
-export const CODE_SECTION = ".text.nop5";
-/** The name of a section that holds far jumps. */
-export const FAR_SECTION = ".text.nop5.far";
-/** The name of the section that holds what revert needs. */
-export const CARRY_SECTION = ".usdt_nop5";
 
 export function codeSection(address: Vaddr, offset: FileOffset, size: number): OutputSection {
   return {
@@ -91,15 +86,6 @@ export function renumbering(image: ElfImage, output: readonly OutputSection[]): 
 
 /** Whether any section gets another number. */
 export const isIdentity = (numbers: Uint16Array): boolean => numbers.every((to, from) => to === from);
-
-/** Gives every symbol in `bytes`, a symbol table, the new number of its section. */
-export function renumberSymbols(bytes: Uint8Array, numbers: Uint16Array): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 6; at + 2 <= bytes.length; at += elf.SYM_SIZE) {
-    const shndx = view.getUint16(at, true);
-    if (shndx !== elf.SHN_UNDEF && shndx < numbers.length) view.setUint16(at, numbers[shndx]!, true);
-  }
-}
 
 /** Whether sh_info of a section is a section number: relocation sections that say so. */
 const infoIsSection = (s: OutputSection): boolean =>

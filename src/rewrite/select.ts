@@ -4,12 +4,12 @@
  */
 import { hex, type Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import type { RewriteOptions } from "../rewritten/contract.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { parsePattern } from "../usdt/pattern.js";
 import { codeFrom, isUnusualNop5, probeInstruction } from "../usdt/sites.js";
 import { disassemble } from "../x86/relocate.js";
-import type { RewriteOptions } from "./contract.js";
 
 export type Selection =
   | { readonly kind: "candidate" }

@@ -3,10 +3,10 @@
  */
 import type { Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import type { RedZone, RewriteResult, SiteCost, SiteReport } from "../rewritten/contract.js";
+import type { Memo } from "../rewritten/memo.js";
 import type { UsdtNote } from "../usdt/notes.js";
-import type { RedZone, RewriteResult, SiteCost, SiteReport } from "./contract.js";
 import type { Located } from "./locate.js";
-import type { Memo } from "./memo.js";
 import type { Proposal } from "./proposal.js";
 import type { Selection } from "./select.js";
 

@@ -3,10 +3,11 @@
  * somebody reads. A large file has one copy of itself in memory already, and memory that is touched costs more than to
  * copy it.
  */
+
 import * as elf from "../elf/constants.js";
 import { type ElfImage, parseElf, read64, type Section } from "../elf/image.js";
-import type { SparseContent } from "./contract.js";
-import type { ByteSource } from "./way-back.js";
+import type { ByteSource } from "../rewritten/way-back.js";
+import type { SparseContent } from "../sparse-content.js";
 
 export class Unwritten implements ByteSource {
   readonly length: number;

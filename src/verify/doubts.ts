@@ -2,18 +2,14 @@
  * What the witness says of each window, held against what the proof went by: an arrival that nobody expected, a window about
  * which nothing can be said, a moved instruction whose place somebody knows.
  */
+
 import { hex } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import type { Certificate } from "../rewritten/certificate.js";
 import type { Stretch } from "./changed-code.js";
-import type { Evidence, ExaminedWindow } from "./evidence.js";
+import type { Doubt, Evidence, ExaminedWindow } from "./evidence.js";
 import type { Changed, Testimony } from "./witness/testimony.js";
 import { examine } from "./witness/witness.js";
-
-export interface Doubt {
-  readonly verdict: "different" | "unproved";
-  readonly reason: string;
-}
 
 /**
  * What the witness says of bytes that changed, and of what is claimed of them. It is to be asked before the facts are gathered: it lets go of all that it knows.

@@ -2,15 +2,21 @@
  * What is known of two files before anybody is judged: their notes, the code that changed, and for each window what the
  * proof and the runs have shown.
  */
+
 import type { Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { ChangedCode } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
-import type { Doubt } from "./doubts.js";
 import type { NotePair } from "./note-pairs.js";
 import type { WindowRuns } from "./run-states.js";
 import type { Proof } from "./same-code.js";
-import type { OriginalLayout, Window } from "./windows.js";
+import type { Window } from "./window.js";
+import type { OriginalLayout } from "./windows.js";
+
+export interface Doubt {
+  readonly verdict: "different" | "unproved";
+  readonly reason: string;
+}
 
 export interface ExaminedWindow {
   readonly window: Window;

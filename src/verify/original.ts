@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { type Carry, readCarry, restore } from "../rewrite/carry.js";
+import { type Carry, readCarry, restore } from "../rewritten/carry.js";
 import type { FileFinding } from "./contract.js";
 
 export interface Original {

@@ -5,13 +5,14 @@
  * Who enters these bytes runs what he ran. What a pun needs all the same: that its nop was an instruction, and rsp the
  * stack's, since a traced probe writes below it; and that nobody writes to the bytes behind.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { stackPointerObstacle } from "../facts/stack-pointer.js";
 import { Flow, indexOf } from "../x86/decode.js";
 import { type ChangedCode, type Stretch, touches } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
-import type { Window } from "./windows.js";
+import type { Window } from "./window.js";
 
 const NOP = 0x90;
 

@@ -13,7 +13,7 @@ import { type BuildId, readBuildId } from "../elf/build-id.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, offsetOf } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { derivedBuildId } from "../rewrite/derived-build-id.js";
+import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import type { FileFinding } from "./contract.js";
 import type { Guard } from "./guard/guard.js";
 import { judgeDynamic } from "./rest/dynamic.js";

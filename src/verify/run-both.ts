@@ -3,9 +3,9 @@
  * were passed, and where execution goes on.
  */
 import { hex, PAGE_SIZE, type Vaddr } from "../address.js";
+import type { MachineState } from "../emulate/machine-states.js";
 import { Gpr, MXCSR, Rflags, XMM } from "../emulate/state.js";
 import type { Difference } from "./contract.js";
-import type { MachineState } from "./machine-states.js";
 import { MOST_INSIDE, type Run, type SideRunner, type Write } from "./run-side.js";
 
 export interface BothRun {

@@ -11,23 +11,17 @@ import { alignUp, PAGE_SIZE, type RuntimeAddress, runtimeAddress, type Vaddr, va
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
 import { type Block, BlockCache } from "../emulate/blocks.js";
-import { Cpu, Event } from "../emulate/cpu.js";
+import { Event } from "../emulate/core.js";
+import { Cpu } from "../emulate/cpu.js";
 import { Fault, Unimplemented } from "../emulate/fault.js";
 import type { Instruction } from "../emulate/instruction.js";
-import { alignmentOf, load } from "../emulate/load.js";
+import { biasOf, load } from "../emulate/load.js";
+import { type MachineState, pageContent } from "../emulate/machine-states.js";
 import { Perm } from "../emulate/memory.js";
 import { addressOf } from "../emulate/operands.js";
 import { Regions } from "../emulate/regions.js";
 import { Gpr, IP, joinAddress, STATE_WORDS } from "../emulate/state.js";
 import { iced } from "../x86/iced.js";
-import { type MachineState, pageContent } from "./machine-states.js";
-
-/** Where position-independent files are put: any place that is no small number. */
-const BIAS = 0x5555_4000_0000;
-
-/** Runtime minus link-time address where a file runs in the emulator. */
-export const biasOf = (image: ElfImage): number =>
-  image.header.e_type === elf.ET_EXEC ? 0 : BIAS - (BIAS % alignmentOf(image));
 
 /** Below this nothing is mapped, as in a process. */
 const LOWEST = 0x10000;

@@ -7,11 +7,11 @@
  * instructions compare with.
  */
 import type { Vaddr } from "../address.js";
+import { BOUNDARIES, type MachineState, stateOf } from "../emulate/machine-states.js";
 import type { StackAddress } from "../facts/stack.js";
 import { RSP } from "../x86/effects.js";
 import { constantsOf } from "../x86/relocate.js";
 import type { CodeReader } from "./code-reader.js";
-import { BOUNDARIES, type MachineState, stateOf } from "./machine-states.js";
 import { type BothRun, runBoth, type Start } from "./run-both.js";
 import type { Run, SideRunner } from "./run-side.js";
 

@@ -16,6 +16,7 @@
  * Passing a probe is an event: where the original passes the place that a note names, the rewritten side must pass the
  * place that the same note names there, and nowhere else.
  */
+
 import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import { LONGEST_INSTRUCTION } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
@@ -35,7 +36,7 @@ import {
 } from "./quiet.js";
 import { isSameInstruction, sameBytes } from "./same-instruction.js";
 import { formAt, LONGEST_FORM, type PassedForm, type Subject } from "./subject.js";
-import type { Arrival } from "./windows.js";
+import type { Arrival } from "./window.js";
 
 const RETURN_ADDRESS = 8;
 

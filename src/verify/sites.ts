@@ -4,12 +4,13 @@
  *
  * Nothing that rewriting says of its own work is asked: there are two files, and facts about the first.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
-import { readCarry } from "../rewrite/carry.js";
+import { readCarry } from "../rewritten/carry.js";
 import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { type ChangedCode, compareCode, touches, united, without } from "./changed-code.js";
@@ -27,7 +28,8 @@ import { type FrameOrigin, type Proof, Walk } from "./same-code.js";
 import { formAt, LONGEST_FORM, Subject } from "./subject.js";
 import { followUnreached } from "./unreached.js";
 import { type CodeReport, judge } from "./verdicts.js";
-import { OriginalLayout, type Window, windowsOf } from "./windows.js";
+import type { Window } from "./window.js";
+import { OriginalLayout, windowsOf } from "./windows.js";
 
 export type { CodeReport } from "./verdicts.js";
 

@@ -2,12 +2,14 @@
  * What a proof is about: both sides' code, where the notes of each say that probes are, and what changed. And the forms
  * that a rewritten probe has.
  */
+
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
 import { sameBytes } from "./same-instruction.js";
-import type { OriginalLayout, Window } from "./windows.js";
+import type { Window } from "./window.js";
+import type { OriginalLayout } from "./windows.js";
 
 export interface Side {
   readonly code: CodeReader;

@@ -10,11 +10,12 @@
  * From where nobody can say. One of the places from which the probe is reached is enough, and where none is right the first
  * one tells what is wrong.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
 import { Flow } from "../x86/decode.js";
 import { Walk } from "./same-code.js";
 import type { Subject } from "./subject.js";
-import type { Arrival, Window } from "./windows.js";
+import type { Arrival, Window } from "./window.js";
 
 /** Instructions in front of a probe that are tried as the place where somebody arrives. */
 const MOST_BEFORE = 16;

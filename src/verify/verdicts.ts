@@ -5,9 +5,9 @@
  */
 import { hex, PAGE_SIZE } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
-import { stackReads } from "../rewrite/stack-reads.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
+import { stackReads } from "../usdt/stack-reads.js";
 import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import { notesFor } from "./doubts.js";

@@ -16,6 +16,7 @@
  * Changed bytes close to each other make one window: among the bytes of a jump, or of a block that moved, some are what
  * they were by chance.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
@@ -24,34 +25,11 @@ import { nopLength } from "../x86/nops.js";
 import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import { type Pun, punWindow } from "./puns.js";
+import type { Arrival, Window } from "./window.js";
 import type { Arrival as Told } from "./witness/testimony.js";
 
 /** As long as the longest block that moves: within it bytes may be equal by chance. */
 const CLOSE = 64;
-
-/** Where both sides arrive from code that did not change. */
-export interface Arrival {
-  readonly address: Vaddr;
-  /** Why execution may arrive here, for people. */
-  readonly reason: string;
-  /** It could not be ruled out; nothing shows that it happens. */
-  readonly doubtful: boolean;
-}
-
-export interface Window {
-  /** Borders of instructions of the original. */
-  readonly start: Vaddr;
-  readonly end: Vaddr;
-  readonly arrivals: readonly Arrival[];
-  /** Where calls that stand in the window return to it. */
-  readonly returns: readonly Vaddr[];
-  /** Why some of its changed bytes must not change, whatever they do: somebody patches them at run time. */
-  readonly frozen: string | undefined;
-  /** Why the original's code cannot be told here, or undefined. */
-  readonly unknown: string | undefined;
-  /** Nothing has to be known of who enters the bytes behind it. */
-  readonly isPun?: boolean;
-}
 
 /** The instructions of the original, padding included, as far as they are known. */
 export class OriginalLayout {

@@ -2,10 +2,12 @@
  * One program, judged: run as it is, rewritten, run again, verified, and now and then run with a uprobe on every site. The
  * machine's own CPU says whether it is still the same program.
  */
+
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Layout, RewriteReport, SparseContent } from "../../src/rewrite/contract.js";
+import type { Layout, RewriteReport } from "../../src/rewritten/contract.js";
+import type { SparseContent } from "../../src/sparse-content.js";
 import type { VerifyReport } from "../../src/verify/contract.js";
 import type { GeneratedFunction, Kinds } from "./function.js";
 import { type Built, buildProgram, generate, type Program } from "./program.js";

@@ -19,7 +19,7 @@ import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { findTracefs } from "../../src/live/tracefs.js";
-import type { Layout } from "../../src/rewrite/contract.js";
+import type { Layout } from "../../src/rewritten/contract.js";
 import { type JudgeOptions, judge, type ProgramRecord } from "./judge.js";
 import { buildDriver, generate } from "./program.js";
 import { type Slice, sum, Tally, table } from "./tally.js";

@@ -8,7 +8,7 @@ import { beforeEach, describe, expect, it, vi } from "vitest";
 import { vaddr } from "../../src/address.js";
 import type { ElfImage } from "../../src/elf/image.js";
 import { InputError } from "../../src/errors.js";
-import type { RewriteOptions, RewriteResult, SiteReport } from "../../src/rewrite/contract.js";
+import type { RewriteOptions, RewriteResult, SiteReport } from "../../src/rewritten/contract.js";
 import { sampleCopy } from "../sample/sample.js";
 import { usdtNop5 } from "./in-process.js";
 

@@ -2,10 +2,11 @@
 import type { Vaddr } from "../../src/address.js";
 import type { ElfImage } from "../../src/elf/image.js";
 import { gatherFacts } from "../../src/facts/program.js";
-import { type StackFact, type StackRead, stackFacts } from "../../src/facts/stack.js";
-import { stackReads } from "../../src/rewrite/stack-reads.js";
+import { type StackFact, stackFacts } from "../../src/facts/stack.js";
 import { parseArguments } from "../../src/usdt/arguments.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
+import { stackReads } from "../../src/usdt/stack-reads.js";
+import type { StackRead } from "../../src/x86/stack-read.js";
 
 export interface Answer extends StackFact {
   readonly provider: string;

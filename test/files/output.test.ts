@@ -1,4 +1,5 @@
 /** The file writer: holes, whole replacement, and nothing left behind when it fails. */
+
 import { execFileSync, spawn } from "node:child_process";
 import {
   appendFileSync,
@@ -17,7 +18,8 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { InputError } from "../../src/errors.js";
 import { type InputFile, readInput, readParts } from "../../src/files/input.js";
 import { choosePlace, type Destination, wholeFile, writeOutput } from "../../src/files/output.js";
-import type { SparseContent } from "../../src/rewrite/contract.js";
+import type { SparseContent } from "../../src/sparse-content.js";
+
 import { folder } from "../sample/sample.js";
 
 const root = process.getuid?.() === 0;

@@ -2,12 +2,13 @@
  * Installs a child handler that shows that it ran: it writes one G to standard error by a system call. What comes out is
  * reverted at once, and must be the input again.
  */
+
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import type { SparseContent } from "../../src/rewrite/contract.js";
 import { type Installed, installChildHandler } from "../../src/rewrite/imports/install.js";
 import { revert } from "../../src/rewrite/revert.js";
+import type { SparseContent } from "../../src/sparse-content.js";
 
 // endbr64; push 'G'; mov eax, 1; mov edi, 2; mov rsi, rsp; mov edx, 1; syscall; pop rax; ret
 const WRITES_G = Uint8Array.from(Buffer.from("f30f1efa6a47b801000000bf020000004889e6ba010000000f0558c3", "hex"));

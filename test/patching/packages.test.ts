@@ -11,7 +11,7 @@ import { type Fault, faultNamed } from "../../src/patching/faults.js";
 import type { Program } from "../../src/patching/programs.js";
 import { type RealSite, realSites } from "../../src/patching/real-site.js";
 import { explore, type Result } from "../../src/patching/scenario.js";
-import type { Kernel as AnyKernel, Layout } from "../../src/rewrite/contract.js";
+import type { Kernel as AnyKernel, Layout } from "../../src/rewritten/contract.js";
 import { carriedOriginal } from "../../src/verify/original.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "../packages/corpus.js";
 import { rewritten } from "../verify/held.js";

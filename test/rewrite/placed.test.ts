@@ -2,12 +2,13 @@
  * The last look before anything is written: faults are planted between the plan and the output, as a mistake in the writer
  * would make them, and each has to be seen; then nothing is written.
  */
+
 import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import { type ElfImage, offsetOf, parseElf, sectionNamed } from "../../src/elf/image.js";
 import type { Assembly } from "../../src/rewrite/assemble.js";
-import type { SparseContent } from "../../src/rewrite/contract.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
+import type { SparseContent } from "../../src/sparse-content.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { usdtNop5 } from "../commands/in-process.js";
 import { plain } from "../verify/held.js";

@@ -1,8 +1,8 @@
 /** Files to verify, made in this process: rewritten ones, and ones in which somebody changed something since. */
 import { readFileSync } from "node:fs";
 import { type ElfImage, parseElf } from "../../src/elf/image.js";
-import type { RewriteOptions, RewriteReport } from "../../src/rewrite/contract.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
+import type { RewriteOptions, RewriteReport } from "../../src/rewritten/contract.js";
 import type { VerifyReport } from "../../src/verify/contract.js";
 import { carriedOriginal, givenOriginal } from "../../src/verify/original.js";
 import { verify } from "../../src/verify/verify.js";

@@ -5,7 +5,7 @@
  *
  * A program prints what its functions compute. Rewriting must leave that alone, and verify must say so.
  */
-import { Random } from "../../src/verify/machine-states.js";
+import { Random } from "../../src/emulate/machine-states.js";
 
 export interface PlainProgram {
   readonly name: string;

@@ -4,8 +4,8 @@ import { fileURLToPath } from "node:url";
 import { type Vaddr, vaddr } from "../../src/address.js";
 import { type ElfImage, offsetOf, parseElf } from "../../src/elf/image.js";
 import { forEachSymbol, symbolName, symtab } from "../../src/elf/symbols.js";
-import type { Layout, RewriteReport } from "../../src/rewrite/contract.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
+import type { Layout, RewriteReport } from "../../src/rewritten/contract.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { build } from "../fixtures/build.js";
 

@@ -1,8 +1,8 @@
 /** A finished program is rewritten as the command does it, run on both sides, and verified: what is not as it must be. */
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { parseElf } from "../../src/elf/image.js";
-import type { RewriteReport } from "../../src/rewrite/contract.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
+import type { RewriteReport } from "../../src/rewritten/contract.js";
 import { carriedOriginal } from "../../src/verify/original.js";
 import { verify } from "../../src/verify/verify.js";
 import { scratch } from "../rewrite/compile.js";

@@ -6,19 +6,19 @@
  * the borrow of a difference is that of (~a & b) | ((~a | b) & difference). So CF comes without comparing, carry-in or not.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { fusedBinary, fusedComparison } from "../fused.js";
 import type { Instruction } from "../instruction.js";
 import { type Compile, type Family, getOf, putBackOf, type Step, sizeOf, updateOf } from "../operands.js";
 import { FA, FC, FO, FP, FS, FZ } from "../state.js";
 
 /** Computes, sets flags, returns the low word of the result; the high one is in `cpu.hi`. */
-export type Alu = (cpu: Cpu, a: number, aHi: number, b: number, bHi: number) => number;
+export type Alu = (cpu: Core, a: number, aHi: number, b: number, bHi: number) => number;
 
 /** The four widths of an operation, by size in bytes. */
 export type AluBySize = Readonly<Record<1 | 2 | 4 | 8, Alu>>;
 
-function setFlags(cpu: Cpu, result: number, carry: number, overflow: number, adjust: number, parity: number): void {
+function setFlags(cpu: Core, result: number, carry: number, overflow: number, adjust: number, parity: number): void {
   const w = cpu.w;
   w[FZ] = result;
   w[FS] = result;

@@ -2,7 +2,7 @@
  * Read, compare, exchange: xadd, cmpxchg, cmpxchg8b, cmpxchg16b. A lock prefix changes nothing: there is one CPU.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Fault } from "../fault.js";
 import { addressOf, type Compile, type Family, getOf, putBackOf, putOf, sizeOf, updateOf } from "../operands.js";
 import { FZ, Gpr } from "../state.js";
@@ -94,7 +94,7 @@ const cmpxchg16b: Compile = ({ operands }) => {
   };
 };
 
-function exchange16({ w, memory, addressLo, addressHi }: Cpu): void {
+function exchange16({ w, memory, addressLo, addressHi }: Core): void {
   const { q } = memory;
   if (q[0] === w[RAX] && q[1] === w[RAX + 1] && q[2] === w[RDX] && q[3] === w[RDX + 1]) {
     w[FZ] = 0;

@@ -6,7 +6,7 @@
  * undefined stay as they were.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Unimplemented } from "../fault.js";
 import type { GprOperand, Instruction, MemoryOperand } from "../instruction.js";
 import {
@@ -50,11 +50,11 @@ const bitTest =
 
 /** Tests, and perhaps changes, a bit of the value whose low word is `lo` and whose high one is in `cpu.hi`. */
 function testBit(
-  cpu: Cpu,
+  cpu: Core,
   lo: number,
   offset: number,
   change: BitChange | null,
-  put: ((cpu: Cpu, lo: number, hi: number) => void) | undefined,
+  put: ((cpu: Core, lo: number, hi: number) => void) | undefined,
 ): void {
   const hi = cpu.hi;
   const mask = 1 << offset;

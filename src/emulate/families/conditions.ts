@@ -2,10 +2,10 @@
  * The sixteen conditions of jcc, setcc and cmovcc (Intel SDM vol. 1, appendix B), by iced's ConditionCode.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { FC, FO, FP, FS, FZ, parity } from "../state.js";
 
-export type Condition = (cpu: Cpu) => boolean;
+export type Condition = (cpu: Core) => boolean;
 
 const { ConditionCode } = iced;
 

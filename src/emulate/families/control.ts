@@ -3,7 +3,7 @@
  * mean nothing here.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Fault } from "../fault.js";
 import type { Instruction, Words } from "../instruction.js";
 import { type Compile, type Family, type Get, getOf, type Step } from "../operands.js";
@@ -15,13 +15,13 @@ const { Mnemonic, Code } = iced;
 const RCX = 2 * Gpr.RCX;
 const RSP = 2 * Gpr.RSP;
 
-const goTo = (cpu: Cpu, lo: number, hi: number): void => {
+const goTo = (cpu: Core, lo: number, hi: number): void => {
   cpu.w[IP] = lo;
   cpu.w[IP + 1] = hi;
 };
 
 /** Goes where the program has computed. A target that is not canonical faults here, not there, with nothing changed. */
-const goToComputed = (cpu: Cpu, lo: number, hi: number): void => {
+const goToComputed = (cpu: Core, lo: number, hi: number): void => {
   if (hi >>> 15 !== 0) checkCanonical(hi);
   goTo(cpu, lo, hi);
 };
@@ -97,7 +97,7 @@ interface Ways {
   readonly next: Words;
 }
 
-function go({ w }: Cpu, taken: boolean, ways: Ways): void {
+function go({ w }: Core, taken: boolean, ways: Ways): void {
   const { lo, hi } = taken ? ways.taken : ways.next;
   w[IP] = lo;
   w[IP + 1] = hi;

@@ -2,7 +2,7 @@
  * The flags themselves: clc, stc, cmc, cld, std, lahf, sahf, pushf, popf.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Unimplemented } from "../fault.js";
 import type { Compile, Family } from "../operands.js";
 import { DF, FC, Gpr, Rflags } from "../state.js";
@@ -23,7 +23,7 @@ const pushf: Compile = ({ code }) => {
   return undefined;
 };
 
-function setFlags(cpu: Cpu, value: number, text: string): void {
+function setFlags(cpu: Core, value: number, text: string): void {
   if ((value & TRAPPING) !== 0) throw new Unimplemented(`${text} that sets TF or AC`);
   cpu.rflags = value;
 }

@@ -2,13 +2,13 @@
  * Bitwise logic: and, or, xor, not, test. CF and OF are cleared; AF, which the manual leaves undefined, is cleared too.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { type Compile, type Family, getOf, putBackOf, sizeOf, updateOf } from "../operands.js";
 import { FA, FC, FO, FP, FS, FZ } from "../state.js";
 import { type Alu, type AluBySize, binary, comparison } from "./arithmetic.js";
 
 /** Flags of a result of up to 32 bits: `top` has the operand's sign in bit 31 and nothing but the operand's bits. */
-function setLogicFlags({ w }: Cpu, top: number, low: number): void {
+function setLogicFlags({ w }: Core, top: number, low: number): void {
   w[FZ] = top;
   w[FS] = top;
   w[FP] = low;
@@ -17,7 +17,7 @@ function setLogicFlags({ w }: Cpu, top: number, low: number): void {
   w[FA] = 0;
 }
 
-function setLogicFlags64({ w }: Cpu, lo: number, hi: number): void {
+function setLogicFlags64({ w }: Core, lo: number, hi: number): void {
   w[FZ] = lo | hi;
   w[FS] = hi;
   w[FP] = lo;

@@ -5,7 +5,7 @@
  * stay.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Fault } from "../fault.js";
 import { type Compile, type Family, getOf, putOf, type Step, sizeOf } from "../operands.js";
 import { FC, FO, Gpr } from "../state.js";
@@ -25,7 +25,7 @@ const RDX = 2 * Gpr.RDX;
 const AX = 4 * Gpr.RAX;
 const DX = 4 * Gpr.RDX;
 
-function setProductFlags({ w }: Cpu, exceeds: boolean): void {
+function setProductFlags({ w }: Core, exceeds: boolean): void {
   w[FC] = exceeds ? 1 : 0;
   w[FO] = exceeds ? -1 : 0;
 }
@@ -79,14 +79,14 @@ const multiplyA =
     }
   };
 
-function putProduct32({ w }: Cpu, lo: number, hi: number): void {
+function putProduct32({ w }: Core, lo: number, hi: number): void {
   w[RAX] = lo;
   w[RAX + 1] = 0;
   w[RDX] = hi;
   w[RDX + 1] = 0;
 }
 
-function putProduct64({ w }: Cpu): void {
+function putProduct64({ w }: Core): void {
   w[RAX] = wide[0]!;
   w[RAX + 1] = wide[1]!;
   w[RDX] = wide[2]!;
@@ -94,7 +94,7 @@ function putProduct64({ w }: Cpu): void {
 }
 
 const unsignedA64 =
-  (get: (cpu: Cpu) => number): Step =>
+  (get: (cpu: Core) => number): Step =>
   (cpu) => {
     const b = get(cpu);
     multiply64(cpu.w[RAX]!, cpu.w[RAX + 1]!, b, cpu.hi);
@@ -103,7 +103,7 @@ const unsignedA64 =
   };
 
 const signedA64 =
-  (get: (cpu: Cpu) => number): Step =>
+  (get: (cpu: Core) => number): Step =>
   (cpu) => {
     const b = get(cpu);
     multiplySigned64(cpu.w[RAX]!, cpu.w[RAX + 1]!, b, cpu.hi);
@@ -149,7 +149,7 @@ const imul: Compile = (instruction) => {
 };
 
 /** Sets flags; returns the low word, the high one is in `cpu.hi`. */
-function imul64(cpu: Cpu, a: number, aHi: number, b: number, bHi: number): number {
+function imul64(cpu: Core, a: number, aHi: number, b: number, bHi: number): number {
   if (aHi === a >> 31 && bHi === b >> 31) {
     // Both fit in a word, so the product fits.
     cpu.hi = (multiplyHigh(a, b) - (a < 0 ? b : 0) - (b < 0 ? a : 0)) | 0;
@@ -204,7 +204,7 @@ const divide: Compile = ({ operands }) => {
   }
 };
 
-function takeDividend({ w }: Cpu): void {
+function takeDividend({ w }: Core): void {
   wide[0] = w[RAX]!;
   wide[1] = w[RAX + 1]!;
   wide[2] = w[RDX]!;
@@ -246,7 +246,7 @@ const divideSigned: Compile = ({ operands }) => {
   }
 };
 
-function divideSigned32(cpu: Cpu, d: number): void {
+function divideSigned32(cpu: Core, d: number): void {
   const lo = cpu.w[RAX]!;
   const hi = cpu.w[RDX]!;
   if (d === 0) throw divideFault();
@@ -263,7 +263,7 @@ function divideSigned32(cpu: Cpu, d: number): void {
   putProduct32(cpu, opposite ? -quotient | 0 : quotient, negative ? -rest | 0 : rest);
 }
 
-function divideSigned64(cpu: Cpu, d: number, dHi: number): void {
+function divideSigned64(cpu: Core, d: number, dHi: number): void {
   takeDividend(cpu);
   const negative = wide[3]! < 0;
   const opposite = negative !== dHi < 0;

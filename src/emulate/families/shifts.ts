@@ -6,14 +6,14 @@
  * count does not exceed the operand; elsewhere they get whatever the same formula gives. AF is undefined and is cleared.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { Unimplemented } from "../fault.js";
 import { type Compile, type Family, getOf, putBackOf, sizeOf, updateOf } from "../operands.js";
 import { FA, FC, FO, FP, FS, FZ } from "../state.js";
 import { type Alu, type AluBySize, binary } from "./arithmetic.js";
 
 /** Flags of a result of up to 32 bits: `top` is the result with its sign in bit 31, `overflow` has OF there. */
-function setShiftFlags({ w }: Cpu, top: number, low: number, carry: number, overflow: number): void {
+function setShiftFlags({ w }: Core, top: number, low: number, carry: number, overflow: number): void {
   w[FZ] = top;
   w[FS] = top;
   w[FP] = low;
@@ -22,7 +22,7 @@ function setShiftFlags({ w }: Cpu, top: number, low: number, carry: number, over
   w[FA] = 0;
 }
 
-function setShiftFlags64({ w }: Cpu, lo: number, hi: number, carry: number, overflow: number): void {
+function setShiftFlags64({ w }: Core, lo: number, hi: number, carry: number, overflow: number): void {
   w[FZ] = lo | hi;
   w[FS] = hi;
   w[FP] = lo;
@@ -138,7 +138,7 @@ const sar: AluBySize = {
 };
 
 /** Rotates change CF and OF alone. `top` is the result with its sign in bit 31. */
-function setRotateFlags({ w }: Cpu, carry: number, overflow: number): void {
+function setRotateFlags({ w }: Core, carry: number, overflow: number): void {
   w[FC] = carry;
   w[FO] = overflow;
 }
@@ -301,7 +301,7 @@ const rcr: AluBySize = {
 };
 
 /** Shifts `a`, and bits of `b` move in behind it. The count is masked and neither 0 nor more than the operand's bits. */
-type DoubleShift = (cpu: Cpu, a: number, aHi: number, b: number, bHi: number, count: number) => number;
+type DoubleShift = (cpu: Core, a: number, aHi: number, b: number, bHi: number, count: number) => number;
 
 const shld: Readonly<Record<2 | 4 | 8, DoubleShift>> = {
   2: (cpu, a, _aHi, b, _bHi, count) => {

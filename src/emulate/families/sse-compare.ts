@@ -3,7 +3,7 @@
  * flags (Intel SDM vol. 2). JavaScript's comparisons are false for a NaN, as "unordered" wants it.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import type { Compile, Family } from "../operands.js";
 import { FA, FC, FO, FP, FS, FZ, MXCSR_STALE } from "../state.js";
 import { ofXmm, ofXmmImmediate, type XmmOperation } from "../xmm.js";
@@ -58,7 +58,7 @@ const elements =
         })(instruction);
 
 /** ZF, PF, CF: 000 greater, 001 less, 100 equal, 111 unordered; OF, SF, AF cleared. */
-function setFlags({ w }: Cpu, a: number, b: number): void {
+function setFlags({ w }: Core, a: number, b: number): void {
   w[MXCSR_STALE] = 1;
   const unordered = Number.isNaN(a) || Number.isNaN(b);
   w[FZ] = unordered || a === b ? 0 : 1;

@@ -5,7 +5,7 @@
  * load from memory, and keep it when they move between registers; movlps and movhps always keep the other half.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import type { MemoryOperand } from "../instruction.js";
 import { addressOf, type Compile, type Family, getOf, putOf, type Step } from "../operands.js";
 import { Gpr, OPERAND } from "../state.js";
@@ -13,7 +13,7 @@ import { alignedAddressOf, fetchOf, xmmWord } from "../xmm.js";
 
 const { Mnemonic } = iced;
 
-function copy({ w }: Cpu, d: number, s: number): void {
+function copy({ w }: Core, d: number, s: number): void {
   w[d] = w[s]!;
   w[d + 1] = w[s + 1]!;
   w[d + 2] = w[s + 2]!;

@@ -3,7 +3,7 @@
  * 2 with an operand-size prefix.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import { type Compile, type Family, getOf, putOf, sizeOf } from "../operands.js";
 import { Gpr } from "../state.js";
 
@@ -12,7 +12,7 @@ const RSP = 2 * Gpr.RSP;
 const RBP = 2 * Gpr.RBP;
 
 /** Pushes 8 bytes; rsp changes only once they are written. */
-export function push64(cpu: Cpu, lo: number, hi: number): void {
+export function push64(cpu: Core, lo: number, hi: number): void {
   const w = cpu.w;
   const old = w[RSP]!;
   const rsp = (old - 8) | 0;
@@ -23,7 +23,7 @@ export function push64(cpu: Cpu, lo: number, hi: number): void {
 }
 
 /** Pops 8 bytes: the low word is returned, the high one is in `cpu.hi`. */
-export function pop64(cpu: Cpu): number {
+export function pop64(cpu: Core): number {
   const w = cpu.w;
   const lo = cpu.memory.read64(w[RSP]!, w[RSP + 1]!);
   cpu.hi = cpu.memory.hi;
@@ -32,7 +32,7 @@ export function pop64(cpu: Cpu): number {
 }
 
 /** Pushes 2 bytes. */
-export function push16(cpu: Cpu, value: number): void {
+export function push16(cpu: Core, value: number): void {
   const w = cpu.w;
   const old = w[RSP]!;
   const rsp = (old - 2) | 0;
@@ -43,14 +43,14 @@ export function push16(cpu: Cpu, value: number): void {
 }
 
 /** Pops 2 bytes, without a sign. */
-export function pop16(cpu: Cpu): number {
+export function pop16(cpu: Core): number {
   const w = cpu.w;
   const value = cpu.memory.read16(w[RSP]!, w[RSP + 1]!);
   raiseRsp(cpu, 2);
   return value;
 }
 
-function raiseRsp({ w }: Cpu, by: number): void {
+function raiseRsp({ w }: Core, by: number): void {
   const rsp = (w[RSP]! + by) | 0;
   if (rsp >>> 0 < by) w[RSP + 1] = (w[RSP + 1]! + 1) | 0;
   w[RSP] = rsp;

@@ -6,7 +6,7 @@
  * that has changed. Upwards, movs and stos go by stretches of a page (memory.ts) where nobody has to be told of a write.
  */
 import { iced } from "../../x86/iced.js";
-import type { Cpu } from "../cpu.js";
+import type { Core } from "../core.js";
 import type { Instruction, Operand } from "../instruction.js";
 import {
   addressOf,
@@ -46,7 +46,7 @@ function pointerOf(operand: Operand | undefined): Pointer | undefined {
 }
 
 /** Leaves the address in `cpu.addressLo`, `cpu.addressHi`. */
-function point(cpu: Cpu, { register, segment, narrow }: Pointer): void {
+function point(cpu: Core, { register, segment, narrow }: Pointer): void {
   const { w } = cpu;
   let lo = w[register]!;
   let hi = narrow ? 0 : w[register + 1]!;

@@ -6,7 +6,7 @@
  * processors run. Instructions of later extensions that are implemented nevertheless run, whatever cpuid says.
  */
 import { iced } from "../../x86/iced.js";
-import { type Cpu, Event } from "../cpu.js";
+import { type Core, Event } from "../core.js";
 import { Fault } from "../fault.js";
 import type { Instruction } from "../instruction.js";
 import { addressOf, type Compile, type Family, type Step } from "../operands.js";
@@ -73,7 +73,7 @@ const flush: Compile = ({ operands }) => {
 };
 
 /** Counts instructions: the time stamps of a program are the same each time it runs. */
-function readTimeStamp({ w, instructions }: Cpu): void {
+function readTimeStamp({ w, instructions }: Core): void {
   w[RAX] = instructions;
   w[RAX + 1] = 0;
   w[RDX] = Math.floor(instructions / 0x1_0000_0000);

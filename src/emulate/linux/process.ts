@@ -9,7 +9,7 @@ import { Perm } from "../memory.js";
 import type { Regions } from "../regions.js";
 import { Gpr, joinAddress } from "../state.js";
 import { CallError, Errno } from "./errno.js";
-import type { SignalState } from "./signals.js";
+import type { SignalState } from "./signal-state.js";
 
 /** How a program ended. */
 export type ProgramEnd =

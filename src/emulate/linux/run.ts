@@ -12,7 +12,8 @@ import { memoryCalls } from "./memory-calls.js";
 import { Arguments, NAME_SIZE, NotImplemented, type Process, type ProgramEnd } from "./process.js";
 import { processCalls } from "./process-calls.js";
 import { signalCalls } from "./signal-calls.js";
-import { deliver, force, SignalState, signalOf } from "./signals.js";
+import { SignalState } from "./signal-state.js";
+import { deliver, force, signalOf } from "./signals.js";
 import { start } from "./start.js";
 import { timeCalls } from "./time-calls.js";
 

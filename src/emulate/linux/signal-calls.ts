@@ -11,7 +11,8 @@ import {
 } from "./process.js";
 import { PROCESS_ID } from "./process-calls.js";
 import { leaveHandler } from "./signal-frame.js";
-import { bitOf, LAST_SIGNAL, Signal, send } from "./signals.js";
+import { bitOf, LAST_SIGNAL, Signal } from "./signal-state.js";
+import { send } from "./signals.js";
 import { USER_ID } from "./start.js";
 
 const SET_SIZE = 8;

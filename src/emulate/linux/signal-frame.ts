@@ -6,7 +6,7 @@ import { type RuntimeAddress, runtimeAddress } from "../../address.js";
 import { DEFAULT_FPU_CONTROL, DEFAULT_MXCSR, FPU_CONTROL, Gpr, MXCSR, MXCSR_STALE, Rflags, XMM } from "../state.js";
 import { CallError } from "./errno.js";
 import { type Process, readUser, writeUser } from "./process.js";
-import { type Action, bitOf, SA_NODEFER, SA_RESETHAND, type SignalInfo } from "./signals.js";
+import { type Action, bitOf, SA_NODEFER, SA_RESETHAND, type SignalInfo } from "./signal-state.js";
 
 const SA_ONSTACK = 0x0800_0000n;
 const SS_DISABLE = 2;

@@ -18,6 +18,7 @@
  * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
  * fork that run no handlers (fork-cover.ts says what is done about them).
  */
+
 import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
@@ -28,9 +29,10 @@ import { type SignalSlots, SLOT_SIZE, SLOTS } from "../../guard/signal-slots.js"
 import type { Edit } from "../edits.js";
 import { type Place, type PlaceOptions, placesFor } from "../place.js";
 import type { OutputSection } from "../sections.js";
+import type { ForkHandlers } from "./fork-handlers.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
-import { encodeStubs, type ForkHandlers, type MakeChild, type Stubs } from "./stubs.js";
+import { encodeStubs, type MakeChild, type Stubs } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
 import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
 import { type NewWords, WORD, wordSpace } from "./words.js";

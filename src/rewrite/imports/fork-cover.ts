@@ -14,6 +14,7 @@
  * without running handlers (a library that calls _Fork, code that is made at run time, a C library of another namespace)
  * has to be guarded itself.
  */
+
 import { alignUp, hex, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { isMarkedPie } from "../../elf/dynamic.js";
@@ -38,7 +39,8 @@ import {
   planChildHandler,
 } from "./child-handler.js";
 import { encodeForkDetour, type ForkDetour, planForkDetour } from "./fork-detours.js";
-import type { ForkHandlers, MakeChild, Stubs } from "./stubs.js";
+import type { ForkHandlers } from "./fork-handlers.js";
+import type { MakeChild, Stubs } from "./stubs.js";
 
 export interface ForkCoverPlan {
   /** The input as places and program headers see it. */

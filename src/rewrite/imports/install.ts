@@ -2,10 +2,12 @@
  * A child handler, or all that covers a file's forks, and nothing else, as a file of its own: the shortest way through the
  * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
+
 import { createHash } from "node:crypto";
 import type { ElfImage } from "../../elf/image.js";
+import type { SparseContent } from "../../sparse-content.js";
 import { assemble } from "../assemble.js";
-import type { SparseContent } from "../contract.js";
+
 import type { NamedCode, NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
 import { symbolEdits } from "../symbols.js";

@@ -15,13 +15,14 @@
  * The arguments of an initialiser (argc, argv, envp) are handed on. Both begin with endbr64, for they are called by
  * address; they leave by a direct jump or ret, which IBT and shadow stacks allow.
  */
+
 import { alignUp, type Vaddr, vaddr } from "../../address.js";
 import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
 import { beforeFork, behindFork } from "../../guard/held-signals.js";
 import type { SignalSlots, SiteTable } from "../../guard/signal-slots.js";
 import { INT3, jump } from "../../x86/bytes.js";
 import type { NamedCode } from "../new-code.js";
-import type { Wrapper } from "./wrappers.js";
+import type { ForkHandlers, Wrapper } from "./fork-handlers.js";
 
 const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
 
@@ -49,13 +50,6 @@ export interface ChildCode {
 
 /** Makes that code for its link-time address. */
 export type MakeChild = (at: Vaddr, slots: SignalSlots | undefined) => ChildCode;
-
-/** The functions that belong to a fork; the first two may be missing. */
-export interface ForkHandlers {
-  readonly prepare: Vaddr | undefined;
-  readonly parent: Vaddr | undefined;
-  readonly child: Vaddr;
-}
 
 export interface Stubs {
   readonly bytes: Uint8Array;

@@ -9,15 +9,15 @@
  * nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read once, while
  * the file is initialised, and never again, but for imports that are wrapped; the others hold numbers (guard/signal-slots.ts).
  */
+
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ElfImage, ProgramHeader } from "../../elf/image.js";
+import { WORDS_SECTION } from "../../rewritten/section-names.js";
 import type { OutputSection } from "../sections.js";
 
 /** In bytes. */
 export const WORD = 8;
-/** The name of the section that holds the words. */
-export const WORDS_SECTION = ".bss.nop5";
 
 export interface NewWords {
   /** The input as it would be had its writable segment been larger: what new places and program headers are made from. */

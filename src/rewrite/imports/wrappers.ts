@@ -15,21 +15,16 @@
  * They do nothing that may not be done in a signal handler. Registers and flags are what a call leaves anyhow: the
  * arguments go there as they came, and the result comes back as it is.
  */
+
 import { type Vaddr, vaddr } from "../../address.js";
 import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
 import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork } from "../../facts/system-calls.js";
 import { type AnyRegister, Assembler, at } from "../../x86/assembler.js";
 import type { NamedCode } from "../new-code.js";
-import type { ForkHandlers } from "./stubs.js";
+import type { ForkHandlers, Wrapper } from "./fork-handlers.js";
 
 /** Functions that may be wrapped. */
 export const wrappable = ["_Fork", "syscall", "clone", "__clone"] as const;
-
-export interface Wrapper {
-  readonly name: string;
-  readonly wrapper: Vaddr;
-  readonly resolver: Vaddr;
-}
 
 export interface Wrappers {
   readonly bytes: Uint8Array;

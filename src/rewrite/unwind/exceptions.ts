@@ -7,9 +7,7 @@
  *     actions    those that are used, with the same filters: a landing pad compares them with constants of its own
  *     types      as far as filters name them, in their old places counted from the table's end, which is what filters count
  *
- * Which personality routines read LPStart and call sites so is known of those below, by name (GCC's libsupc++/eh_personality.cc
- * and unwind-c.c, LLVM's cxa_personality.cpp, Rust's library/std/src/sys/personality/dwarf/eh.rs). With another one, code
- * whose exceptions matter stays where it is.
+ * With a personality routine whose tables are not known (elf/personalities.ts), code whose exceptions matter stays where it is.
  */
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
@@ -19,21 +17,8 @@ import type { Cie } from "../../elf/eh-records.js";
 import { type CallSiteRecord, type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
 import type { ElfImage } from "../../elf/image.js";
 import { encodeSleb, encodeUleb } from "../../elf/leb128.js";
-import { personalityName } from "../../elf/personalities.js";
+import { hasKnownTables, personalityName } from "../../elf/personalities.js";
 import type { OriginStretch } from "./origins.js";
-
-const known = new Set([
-  "__gxx_personality_v0",
-  "__gcc_personality_v0",
-  "__objc_personality_v0",
-  "__gnu_objc_personality_v0",
-  "__gdc_personality_v0",
-  "__gnat_personality_v0",
-  "rust_eh_personality",
-]);
-
-/** Mangled names of Rust's routine: `_RNvCs..._7___rustc17rust_eh_personality`, `_ZN...17rust_eh_personality17h...E`. */
-const isKnown = (name: string): boolean => known.has(name) || name.includes("17rust_eh_personality");
 
 const names = new WeakMap<Cie, string | null | undefined>();
 
@@ -43,7 +28,7 @@ export function personalityObstacle(image: ElfImage, cie: Cie): string | undefin
   const name = names.get(cie);
   if (name === null) return undefined;
   if (name === undefined) return "its exceptions are handled by a personality routine that nothing names";
-  return isKnown(name) ? undefined : `its exceptions are handled by ${name}, whose tables are not known`;
+  return hasKnownTables(name) ? undefined : `its exceptions are handled by ${name}, whose tables are not known`;
 }
 
 const DW_EH_PE_pcrel_sdata4 = 0x1b;

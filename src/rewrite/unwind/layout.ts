@@ -18,6 +18,7 @@
  *
  * What cannot be said with certainty is left out: such code has no FDE, and `without` says why.
  */
+
 import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../../address.js";
 import type { CfaRows } from "../../elf/cfa-rows.js";
 import * as elf from "../../elf/constants.js";
@@ -30,20 +31,15 @@ import { type FrameState, type FrameTable, readFrameTable, stateAt } from "../..
 import type { ProgramHeader, Section } from "../../elf/image.js";
 import { encodeUleb } from "../../elf/leb128.js";
 import { InputError } from "../../errors.js";
+import { type CorrectedCopy, type CorrectedWords, correctWords } from "../../rewritten/corrected.js";
+import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewritten/section-names.js";
 import { type Edit, editAt } from "../edits.js";
 import type { OutputSection } from "../sections.js";
 import type { MovedSection } from "../table-growth.js";
-import { type CorrectedCopy, type CorrectedWords, correctWords } from "./corrected.js";
 import { encodeExceptionTable, personalityObstacle } from "./exceptions.js";
 import { encodeFrameProgram, loweredState, type ProgramRow } from "./frame-program.js";
 import type { OriginStretch } from "./origins.js";
 import type { UnwindTables } from "./tables.js";
-
-/** The name of the section with the language-specific data of new code. */
-export const EXCEPTIONS_SECTION = ".gcc_except_table.nop5";
-
-/** What is behind the name of the section where a table stood. */
-export const KEPT_SUFFIX = ".old";
 
 /** New code that wants to be unwound. */
 export interface UnwoundCode {

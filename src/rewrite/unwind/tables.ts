@@ -26,7 +26,7 @@ import { type Cie, ehDataBase, ehRecords, isEhFrame, readCie } from "../../elf/e
 import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import type { ProgramFacts } from "../../facts/program.js";
-import { leadsInto } from "./references.js";
+import { leadsInto } from "../../facts/unwind-references.js";
 
 /** Places of words that are relative to where they stand, in bytes from the start of the section. */
 export interface RelativeWords {

@@ -10,8 +10,8 @@
  * all, and leaves the table of slots empty.
  */
 import { hex } from "../../address.js";
+import { Random } from "../../emulate/machine-states.js";
 import { NOP5 } from "../../x86/bytes.js";
-import { Random } from "../machine-states.js";
 import { HandlerRuns } from "./handler-runs.js";
 import { ChildKernel, type Guarded, isSound, type Scene } from "./kernel.js";
 import type { Machine } from "./machine.js";

@@ -15,6 +15,7 @@
 import { hex, PAGE_SIZE, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { decodeInstructions, type Instruction } from "../../emulate/instruction.js";
+import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, joinAddress, STATE_WORDS, XMM } from "../../emulate/state.js";
 import { describeEntry } from "../../facts/entries.js";
 import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
@@ -22,7 +23,6 @@ import { findSystemCalls, numbersOf, type SystemCalls } from "../../facts/system
 import { codeFrom } from "../../usdt/sites.js";
 import { iced } from "../../x86/iced.js";
 import type { Stretch } from "../changed-code.js";
-import { stateOf } from "../machine-states.js";
 import type { Write } from "../run-side.js";
 import { DATA, type End, Machine, MOST_STACK } from "./machine.js";
 

@@ -5,9 +5,9 @@
  * What it reads is the sites, the table of slots and its own tables; what it writes is its own stack, and slots.
  */
 import { hex, PAGE_SIZE } from "../../address.js";
+import { stateOf } from "../../emulate/machine-states.js";
 import { FS_BASE, highWord, lowWord, Rflags, STATE_WORDS } from "../../emulate/state.js";
 import { NOP5 } from "../../x86/bytes.js";
-import { stateOf } from "../machine-states.js";
 import type { Guarded } from "./kernel.js";
 import { type Machine, THREAD } from "./machine.js";
 import type { Slots } from "./slots.js";

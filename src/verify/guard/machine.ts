@@ -8,16 +8,17 @@
 import { hex, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
-import { Cpu, Event } from "../../emulate/cpu.js";
+import { Event } from "../../emulate/core.js";
+import { Cpu } from "../../emulate/cpu.js";
 import { Fault, Unimplemented } from "../../emulate/fault.js";
 import type { Instruction } from "../../emulate/instruction.js";
-import { load } from "../../emulate/load.js";
+import { biasOf, load } from "../../emulate/load.js";
+import { pageContent } from "../../emulate/machine-states.js";
 import { Memory, Perm } from "../../emulate/memory.js";
 import { Regions } from "../../emulate/regions.js";
 import { Gpr, highWord, IP, joinAddress, lowWord, STATE_WORDS } from "../../emulate/state.js";
-import { pageContent } from "../machine-states.js";
 import type { Run } from "../rest/runs.js";
-import { biasOf, type Write } from "../run-side.js";
+import type { Write } from "../run-side.js";
 
 /** Memory that tells of reads. */
 class WatchedMemory extends Memory {

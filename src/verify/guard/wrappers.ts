@@ -10,8 +10,8 @@
  *                        program's function, with its argument
  */
 import { hex, runtimeAddress } from "../../address.js";
+import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, STATE_WORDS } from "../../emulate/state.js";
-import { stateOf } from "../machine-states.js";
 import { DATA, type Machine } from "./machine.js";
 import { beginsAsTarget, type Handlers } from "./stubs.js";
 

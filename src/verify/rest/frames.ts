@@ -10,7 +10,7 @@ import { hex, vaddr } from "../../address.js";
 import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
-import { leadsInto } from "../../rewrite/unwind/references.js";
+import { leadsInto } from "../../facts/unwind-references.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { LONGEST_INSTRUCTION } from "../../x86/bytes.js";
 import { paddingLength } from "../../x86/nops.js";

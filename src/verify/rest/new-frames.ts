@@ -17,8 +17,7 @@ import type { EhFrame } from "../../elf/eh-frame.js";
 import { type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
 import { type FrameState, type FrameTable, readFrameTable, stateAt, stateKey } from "../../elf/frame-states.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
-import { personalityName } from "../../elf/personalities.js";
-import { personalityObstacle } from "../../rewrite/unwind/exceptions.js";
+import { hasKnownTables, personalityName } from "../../elf/personalities.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { INT3, JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { decode, lengthOf } from "../../x86/decode.js";
@@ -198,7 +197,8 @@ function exceptionProblem(old: Side, own: Side, { rewritten, originals, lengths 
   if (isSignal(cieBefore.augmentation) !== isSignal(cieNow.augmentation))
     return "is in a record of another kind of frame";
   if (cieBefore.returnColumn !== cieNow.returnColumn) return "has its return address in another column";
-  const isUnknown = personalityObstacle(old.image, cieBefore) !== undefined;
+  const name = personalityName(old.image, cieBefore);
+  const isUnknown = name === undefined || (name !== null && !hasKnownTables(name));
   // Without a personality routine exceptions pass through: so be it where nobody could write its tables.
   if (isUnknown && own.frames.fde(is).lsda === undefined && lengths.original === 1) return undefined;
   const routine = (side: Side, cie: typeof cieBefore): string =>

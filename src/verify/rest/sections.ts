@@ -5,13 +5,20 @@
  * `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
  * change where a new one stands before them, so every number is translated before it is compared.
  */
+
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
-import { WORDS_SECTION } from "../../rewrite/imports/words.js";
-import { OLD_PLACE_SECTION } from "../../rewrite/old-places.js";
-import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../../rewrite/sections.js";
-import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewrite/unwind/layout.js";
+import {
+  CARRY_SECTION,
+  CODE_SECTION,
+  EXCEPTIONS_SECTION,
+  FAR_SECTION,
+  KEPT_SUFFIX,
+  OLD_PLACE_SECTION,
+  WORDS_SECTION,
+} from "../../rewritten/section-names.js";
+
 import type { Guard } from "../guard/guard.js";
 import { atOffset, type Finding, finding } from "./findings.js";
 import { isLeftPlace } from "./left-places.js";

@@ -12,11 +12,13 @@
  * An instruction counts as implemented when the emulator says so of its mnemonic. Forms of which it then says that they
  * are not implemented are counted in the table, in a column of their own.
  */
+
 import { afterAll, expect, test } from "vitest";
 import { implementedMnemonics } from "../../../src/emulate/families/index.js";
 import { allForms, type Form, obstacle } from "./forms.js";
-import { type FormResult, judge } from "./judge.js";
+import { judge } from "./judge.js";
 import { coverageTable } from "./report.js";
+import type { FormResult } from "./result.js";
 import { sequenceForm, sequencesOf } from "./sequences.js";
 
 const environment = (name: string): string | undefined => process.env[name] || undefined;

@@ -1,8 +1,9 @@
 /** A case that came out differently, in full; and what has been judged, as a table. */
+
 import type { Case } from "./cases.js";
-import type { FormResult } from "./judge.js";
 import * as at from "./layout.js";
 import { Exception, FAULTED, Record } from "./layout.js";
+import type { FormResult } from "./result.js";
 
 const gprs = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
 const flagNames: readonly (readonly [number, string])[] = [

@@ -5,7 +5,7 @@
 import { vaddr } from "../../../src/address.js";
 import * as elf from "../../../src/elf/constants.js";
 import { type ElfImage, isCode, offsetOf, parseElf, sectionNamed } from "../../../src/elf/image.js";
-import type { Layout, SiteReport } from "../../../src/rewrite/contract.js";
+import type { Layout, SiteReport } from "../../../src/rewritten/contract.js";
 import { readUsdtNotes, type UsdtNote } from "../../../src/usdt/notes.js";
 import { NOP5, NOP10 } from "../../../src/x86/bytes.js";
 import { type Rewritten, rewriteFile } from "../planting.js";

@@ -2,13 +2,13 @@
  * What a rewritten file claims of its functions: the witness finds it borne out as it is written, and notices each kind of
  * change to it. A claim that is missing leaves the function unproved, a false one makes it different.
  */
+
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type Vaddr, vaddr } from "../../../src/address.js";
 import { type ElfImage, parseElf, sectionNamed } from "../../../src/elf/image.js";
-import { readCarry, sealCarry } from "../../../src/rewrite/carry.js";
-import { CARRY_SECTION } from "../../../src/rewrite/sections.js";
+import { readCarry, sealCarry } from "../../../src/rewritten/carry.js";
 import {
   type Certificate,
   type Claim,
@@ -16,6 +16,7 @@ import {
   encodeCertificates,
   type Transfer,
 } from "../../../src/rewritten/certificate.js";
+import { CARRY_SECTION } from "../../../src/rewritten/section-names.js";
 import { readUsdtNotes } from "../../../src/usdt/notes.js";
 import { examine } from "../../../src/verify/witness/witness.js";
 import { canCompile, compile } from "../../rewrite/compile.js";

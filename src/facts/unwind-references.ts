@@ -8,12 +8,12 @@
  * A mistake costs bytes of the file in one direction and a program that crashes in the other: whatever looks like an address
  * in the table counts.
  */
-import * as elf from "../../elf/constants.js";
-import { forEachRelocation } from "../../elf/dynamic.js";
-import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
-import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
-import { isLea, isMove } from "../../facts/scan-code.js";
-import { AddressFilter, sweepAddresses, sweepDistances } from "../../facts/sweep.js";
+import * as elf from "../elf/constants.js";
+import { forEachRelocation } from "../elf/dynamic.js";
+import { type ElfImage, isCode, type Section, sectionBytes } from "../elf/image.js";
+import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
+import { isLea, isMove } from "./scan-code.js";
+import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
 /** @param byCode whether code leads there, where that is known: else all of it is swept once more */
 export function leadsInto(image: ElfImage, section: Section, byCode?: boolean): boolean {

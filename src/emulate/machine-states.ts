@@ -6,8 +6,13 @@
  * one number, so that a state can be made again.
  */
 import { PAGE_SIZE } from "../address.js";
-import { FS_BASE, Gpr, GS_BASE, STATE_WORDS, State, XMM } from "../emulate/state.js";
-import type { StackAddress } from "../facts/stack.js";
+import { FS_BASE, Gpr, GS_BASE, STATE_WORDS, State, XMM } from "./state.js";
+
+/** A register, by number, that holds an address of the stack, and how far that is from the stack pointer, in bytes. */
+export interface StackAddress {
+  readonly register: number;
+  readonly distance: number;
+}
 
 /** What stands in memory before the run, over what the seed puts there: 8 bytes at a runtime address. */
 export interface Patch {

@@ -1,10 +1,11 @@
 /**
- * What a tracer reads from the stack for a probe's arguments: the arguments of usdt/arguments.ts in the terms of
- * facts/stack.ts, which knows no USDT.
+ * What a tracer reads from the stack for a probe's arguments: the arguments of arguments.ts in the terms of
+ * x86/stack-read.ts, which facts/stack.ts works with and which know no USDT.
  */
-import type { StackRead } from "../facts/stack.js";
-import { fullRegister, type UsdtArgument } from "../usdt/arguments.js";
+
 import { NONE, registerNumber } from "../x86/effects.js";
+import type { StackRead } from "../x86/stack-read.js";
+import { fullRegister, type UsdtArgument } from "./arguments.js";
 
 /** The reads of one argument; none for what lies in no memory that the stack could be, such as a constant. */
 export function stackReads(argument: UsdtArgument): readonly StackRead[] {

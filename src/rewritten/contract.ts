@@ -2,7 +2,9 @@
  * What goes into a rewrite and what comes out of it: the data that the command line, the report and the file writer
  * share with the pipeline. The names of the report are those of the command contract.
  */
+
 import type { Vaddr } from "../address.js";
+import type { SparseContent } from "../sparse-content.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 
 export type Kernel = "6.18" | "7.3" | "any";
@@ -79,12 +81,6 @@ export interface RewriteReport {
   readonly hazards: readonly Hazard[];
   /** Null where the options ask for none: no layout that makes nop5, or no kernel that needs a guard. */
   readonly forkGuard: ForkGuardReport | null;
-}
-
-/** The content of a file: pieces in ascending order; what lies between them, and up to `size`, is a hole (zeros). */
-export interface SparseContent {
-  readonly size: number;
-  readonly pieces: readonly { readonly offset: number; readonly bytes: Uint8Array }[];
 }
 
 export interface RewriteResult {

@@ -4,10 +4,12 @@
  * revert and verify want the whole input. Whoever only compares needs no second copy of a large file: he follows the recipe
  * window by window, in one small buffer. Stretches whose words change are not cut by a window.
  */
+
+import { renumberSymbols } from "../elf/renumber-symbols.js";
 import { InputError } from "../errors.js";
-import type { Recipe } from "./carry.js";
-import { CARRY_SECTION, renumberSymbols } from "./sections.js";
-import { correctWords } from "./unwind/corrected.js";
+import { correctWords } from "./corrected.js";
+import type { Recipe } from "./recipe.js";
+import { CARRY_SECTION } from "./section-names.js";
 
 /** The bytes of an output, which is a file or becomes one. */
 export interface ByteSource {

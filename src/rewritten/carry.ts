@@ -16,13 +16,15 @@
  * pointers changed with their place, `edits` are old bytes to put back, and `renumbered` symbol tables get their old section
  * numbers.
  */
+
 import { createHash } from "node:crypto";
 import { hex } from "../address.js";
 import { type ElfImage, sectionBytes, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import type { SparseContent } from "./contract.js";
-import { CARRY_SECTION } from "./sections.js";
-import { type CorrectedCopy, type CorrectedWords, numbersToPlaces, placesToNumbers } from "./unwind/corrected.js";
+import type { SparseContent } from "../sparse-content.js";
+import { type CorrectedCopy, type CorrectedWords, numbersToPlaces, placesToNumbers } from "./corrected.js";
+import type { Recipe } from "./recipe.js";
+import { CARRY_SECTION } from "./section-names.js";
 import { fileSource, followAll, misled } from "./way-back.js";
 
 const MAGIC = "USDTNOP5";
@@ -36,23 +38,6 @@ const CHECK_AT = HASH_AT + HASH_SIZE;
 const PLACE_AT = CHECK_AT + CHECK_SIZE;
 const ORIGINAL_HASH_AT = PLACE_AT + 2 * PLACE_SIZE;
 const MEMO_AT = ORIGINAL_HASH_AT + HASH_SIZE;
-
-export interface Recipe {
-  readonly originalSize: number;
-  /** How many bytes at the end of the output are those at the end of the original. */
-  readonly trailing: number;
-  /** Stretches of the output, at `from`, that are stretches of the original, at `to`. */
-  readonly copies: readonly { readonly from: number; readonly to: number; readonly size: number }[];
-  /** Bytes of the original, at `to`. */
-  readonly literals: readonly { readonly to: number; readonly bytes: Uint8Array }[];
-  /** Stretches of the output whose words are others in the original. They come after all that is copied. */
-  readonly corrected: readonly CorrectedCopy[];
-  /** Old bytes to put back, at `to` in the original. */
-  readonly edits: readonly { readonly to: number; readonly bytes: Uint8Array }[];
-  /** Symbol tables of the original whose symbols get back their section numbers: from the output's to the input's. */
-  readonly renumbered: readonly { readonly to: number; readonly size: number }[];
-  readonly numbers: Uint16Array;
-}
 
 /** What goes into the section. */
 export interface CarryContent {
