@@ -40,19 +40,13 @@ function maskedHash(bytes) {
   const names = u64(shoff + bytes.readUInt16LE(0x3e) * SHDR_SIZE + 0x18);
   const headers = Array.from({ length: count }, (_, i) => Buffer.from(header(i)));
   const isCarried = (h) => bytes.toString("latin1", names + h.readUInt32LE(0)).startsWith(`${CARRIED}\0`);
-  let body = Buffer.from(bytes);
-  for (const h of headers) {
-    if (!isCarried(h)) continue;
-    const at = Number(h.readBigUInt64LE(0x18));
-    const size = Number(h.readBigUInt64LE(0x20));
-    body = Buffer.concat([body.subarray(0, at), at > shoff ? Buffer.alloc(0) : body.subarray(at + size, shoff)]);
-    h.fill(0, 0x20, 0x28);
-  }
+  const carried = headers.find(isCarried);
+  const end = carried === undefined ? shoff : Number(carried.readBigUInt64LE(0x18));
+  carried?.fill(0, 0x20, 0x28);
+  // Behind the headers come bytes that no header describes.
+  const body = Buffer.concat([bytes.subarray(0, end), bytes.subarray(shoff + count * SHDR_SIZE)]);
   body.fill(0, E_SHOFF, E_SHOFF + 8);
-  return createHash("sha256")
-    .update(body)
-    .update(Buffer.concat(headers))
-    .digest("hex");
+  return createHash("sha256").update(body).update(Buffer.concat(headers)).digest("hex");
 }
 
 for (const file of positionals) {

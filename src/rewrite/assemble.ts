@@ -9,6 +9,7 @@
  * the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */
 
+import { createHash } from "node:crypto";
 import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
@@ -23,20 +24,20 @@ import type { NewCode } from "./new-code.js";
 import { oldPlaces } from "./old-places.js";
 import type { Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
-import { invert, type Piece, recipeFor } from "./recipe.js";
 import {
   codeSection,
   encodeSectionHeaders,
   farSection,
-  isIdentity,
   type OutputSection,
   orderSections,
   renumbering,
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
 import type { MovedSection } from "./table-growth.js";
+import { type Source, undoFor } from "./undo.js";
 import { unloadedPart, writtenSections } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
+import { Unwritten } from "./unwritten.js";
 
 export interface Assembly {
   /** Edits to bytes that stay in place, complete but for headers, which are made here. */
@@ -52,12 +53,11 @@ export interface Assembly {
   readonly addedSections?: readonly OutputSection[];
   /** What to call new code of a site where no symbol says. */
   readonly probeName: (site: Vaddr) => string;
-  /** JSON for the revert section, and what comes behind its recipe. */
+  /** JSON for the revert section, and what is claimed of the functions that changed. */
   readonly memo: string;
   readonly certificates: Uint8Array;
-  /** Edits that made the input from the original, and the SHA-256 of the original. */
-  readonly before: readonly Edit[];
-  readonly originalHash: Uint8Array;
+  /** What revert has to come back to. */
+  readonly original: Buffer;
 }
 
 /** Where a section that is not loaded stands in the output. */
@@ -79,8 +79,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
     ...(code ? tagEdits(image, code.place) : []),
   ];
   const patched = applyEdits(image.bytes, contentEdits);
-  const renumbered = isIdentity(numbers) ? [] : symbolTables(image);
-  for (const { sh_offset, sh_size } of renumbered)
+  for (const { sh_offset, sh_size } of symbolTables(image))
     renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
   // Sections that move take their new content along; then the headers are written over where they stood.
   const contentOf = (section: Section): Uint8Array => {
@@ -88,20 +87,18 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
     return Buffer.concat([patched.subarray(sh_offset, sh_offset + sh_size), tails?.get(section) ?? new Uint8Array(0)]);
   };
   const segment = code && segmentContent(image, assembly, contentOf);
-  const headers = headerEdits(image, assembly, contentOf);
-  for (const edit of headers) patched.set(edit.new, edit.offset);
+  for (const edit of headerEdits(image, assembly, contentOf)) patched.set(edit.new, edit.offset);
   const away = movedAway(code);
   const vacated = [...away.map(stretchOf), ...(assembly.unwind?.vacated ?? [])];
   for (const { start, end } of assembly.unwind?.vacated ?? []) patched.fill(0, start, end);
   if (assembly.unwind?.front !== undefined) patched.set(assembly.unwind.front.bytes, assembly.unwind.front.offset);
-  // Undone in this order: where the two kinds of edits meet, both give back the same old bytes. What moved away is there to be
-  // copied back, which costs less than to keep its old bytes.
-  const edits = [...headers.flatMap((edit) => outsideOf(edit, away.map(stretchOf))), ...contentEdits];
 
-  const pieces: Piece[] = [];
+  const pieces: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
+  const sources: Source[] = [];
   let at = 0;
   const put = (bytes: Uint8Array, origin?: number): void => {
-    if (bytes.length > 0) pieces.push({ offset: at, bytes, origin });
+    if (bytes.length > 0) pieces.push({ offset: at, bytes });
+    if (origin !== undefined) sources.push({ from: at, to: origin, size: bytes.length });
     at += bytes.length;
   };
 
@@ -146,22 +143,13 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
 
   // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
   const trailing = patched.subarray(unloadedPart(image).trailingStart);
-  const undone = [...edits, ...assembly.before];
-  const back = away.map(({ section, sh_offset }) => ({
-    from: sh_offset,
-    to: section.sh_offset,
-    size: section.sh_size,
-    words: [],
-  }));
-  const corrected = [...back, ...(assembly.unwind?.copies ?? [])];
-  const oldNumbers = invert(numbers, sections.length);
-  const recipe = recipeFor(image, pieces, corrected, trailing.length, undone, renumbered, oldNumbers);
-  const carry = encodeCarry({
-    memo: assembly.memo,
-    originalHash: assembly.originalHash,
-    recipe,
-    certificates: assembly.certificates,
-  });
+  for (const { section, sh_offset } of away)
+    sources.push({ from: sh_offset, to: section.sh_offset, size: section.sh_size });
+  sources.push(...(assembly.unwind?.copies ?? []));
+  const { memo, certificates, original } = assembly;
+  const undo = undoFor(original, new Unwritten({ size: at, pieces }), sources, UNSETTLED, trailing.length);
+  const originalHash = createHash("sha256").update(original).digest();
+  const carry = encodeCarry({ memo, originalHash, undo, certificates });
   const carryAt = at;
   put(carry);
   at = alignUp(at, 8);
@@ -182,6 +170,9 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   sealCarry(carry, carryAt, content);
   return content;
 }
+
+/** e_phoff to e_shstrndx: where the section headers are is not known yet. */
+const UNSETTLED = { start: 32, end: elf.EHDR_SIZE };
 
 const isNewCode = (s: OutputSection): boolean => s.name === CODE_SECTION && s.origin === undefined;
 const isNewCarry = (s: OutputSection): boolean => s.name === CARRY_SECTION && s.origin === undefined;
@@ -301,28 +292,6 @@ const stretchOf = ({ section: { sh_offset, sh_size } }: MovedSection): UnwindLay
   start: sh_offset,
   end: fileOffset(sh_offset + sh_size),
 });
-
-/** The parts of an edit that lie in none of the stretches. */
-function outsideOf({ offset, old, new: bytes }: Edit, stretches: UnwindLayout["vacated"]): Edit[] {
-  const parts: Edit[] = [];
-  let from: number = offset;
-  const cut = (end: number): void => {
-    if (end > from)
-      parts.push({
-        offset: fileOffset(from),
-        old: old.subarray(from - offset, end - offset),
-        new: bytes.subarray(from - offset, end - offset),
-      });
-  };
-  const end = offset + old.length;
-  for (const s of [...stretches].sort((a, b) => a.start - b.start)) {
-    if (s.start >= end || s.end <= from) continue;
-    cut(s.start);
-    from = s.end;
-  }
-  cut(end);
-  return parts;
-}
 
 /** The loaded part without the pages that became nothing but zeros. */
 function betweenHoles(

@@ -18,7 +18,7 @@ import { InputError } from "../errors.js";
 import { readCarry } from "../rewritten/carry.js";
 import type { SiteReport } from "../rewritten/contract.js";
 import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../rewritten/section-names.js";
-import { leadsTo } from "../rewritten/way-back.js";
+import { leadsTo } from "../rewritten/undo.js";
 import type { SparseContent } from "../sparse-content.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
@@ -341,8 +341,8 @@ function checkWayBack({ file, image: output }: Output, { original }: Planned): v
   if (section === undefined) throw new NotAsPlanned(`section ${CARRY_SECTION} would be missing`);
   file.needSection(section);
   const leads = orNotAsPlanned("the output could not be reverted", () => {
-    const { inPlace, recipe } = readCarry(output)!;
-    return inPlace && leadsTo(file, recipe, original);
+    const { inPlace, undo } = readCarry(output)!;
+    return inPlace && leadsTo(file, undo, original);
   });
   if (!leads) throw new NotAsPlanned("the output would not revert to the input");
 }

@@ -1,11 +1,11 @@
 /**
  * The way back: the original of a rewritten file, or a clear refusal. A file that anything changed since is not what the
- * recipe describes, so it must be exactly what rewrite wrote.
+ * undo describes, so it must be exactly what rewrite wrote.
  */
 
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { followRecipe, isUntouched, readCarry } from "../rewritten/carry.js";
+import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import type { SparseContent } from "../sparse-content.js";
 
 /**
@@ -17,6 +17,6 @@ export function revert(image: ElfImage): SparseContent {
   if (carry === undefined) throw new InputError("not a rewritten file: there is nothing to revert");
   if (!isUntouched(image))
     throw new InputError("changed since it was rewritten (by strip, for example): the original cannot be restored");
-  const bytes = followRecipe(image, carry);
+  const bytes = makeOriginal(image, carry);
   return { size: bytes.length, pieces: [{ offset: 0, bytes }] };
 }

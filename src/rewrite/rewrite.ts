@@ -2,14 +2,13 @@
  * The pipeline, from top to bottom: bytes, notes, facts, plan, place, new code, edits, bytes.
  */
 
-import { createHash } from "node:crypto";
 import { type Vaddr, vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
-import { followRecipe, isUntouched, readCarry } from "../rewritten/carry.js";
+import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
@@ -58,7 +57,7 @@ export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options, image.bytes.length);
   const memo = decodeMemo(carry.memo);
   if (memo !== undefined && sameOptions(memo.options, options)) return nothingToDo(image, memo);
-  const original = parseElf(followRecipe(image, carry));
+  const original = parseElf(makeOriginal(image, carry));
   const { report, content } = rewriteOriginal(original, options, image.bytes.length);
   // Where these options change nothing the original is the output, and not what was made of it before.
   const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
@@ -71,7 +70,7 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
   const notes = readUsdtNotes(image);
   const sites = sitesOf(image, notes, options);
-  const unasked: Input = { original, before, image, notes, sites, known: undefined, options, inputSize };
+  const unasked: Input = { original, image, notes, sites, known: undefined, options, inputSize };
   if (notes.length === 0) return rewriteUnguarded(unasked, null, undefined);
   const guard = planForkGuard(image, options, [...sites.keys()]);
   const input: Input = { ...unasked, known: guard.facts };
@@ -86,8 +85,6 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
 /** What one run works from. */
 interface Input {
   readonly original: ElfImage;
-  /** Edits that made `image` from `original`. */
-  readonly before: readonly Edit[];
   readonly image: ElfImage;
   readonly notes: readonly UsdtNote[];
   /** The notes of each site that is looked at. */
@@ -261,8 +258,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     },
     memo: encodeMemo(options, { layout, sites, hazards, forkGuard }),
     certificates: encodeCertificates(certificatesFor(subject.facts, proposals, code?.newCode)),
-    before: input.before,
-    originalHash: createHash("sha256").update(input.original.bytes).digest(),
+    original: input.original.bytes,
   };
   const content = assemble(image, assembly);
   checkPlaced(content, { original: input.original.bytes, image, frames, assembly, layout, sites });

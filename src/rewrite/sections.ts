@@ -84,9 +84,6 @@ export function renumbering(image: ElfImage, output: readonly OutputSection[]): 
   return numbers;
 }
 
-/** Whether any section gets another number. */
-export const isIdentity = (numbers: Uint16Array): boolean => numbers.every((to, from) => to === from);
-
 /** Whether sh_info of a section is a section number: relocation sections that say so. */
 const infoIsSection = (s: OutputSection): boolean =>
   (s.sh_flags & elf.SHF_INFO_LINK) !== 0 || s.sh_type === elf.SHT_RELA || s.sh_type === elf.SHT_REL;

@@ -6,7 +6,7 @@
 
 import * as elf from "../elf/constants.js";
 import { type ElfImage, parseElf, read64, type Section } from "../elf/image.js";
-import type { ByteSource } from "../rewritten/way-back.js";
+import type { ByteSource } from "../rewritten/undo.js";
 import type { SparseContent } from "../sparse-content.js";
 
 export class Unwritten implements ByteSource {

@@ -136,15 +136,12 @@ const faults: readonly [string, (assemble: Assemble) => Assemble, RegExp][] = [
     /would have no frame record/,
   ],
   [
-    "the recipe for the input is wrong",
-    before((a) => ({
-      ...a,
-      edits: a.edits.map((e, i) => (i > 0 ? e : { ...e, old: Buffer.from(e.old).fill(0xcc) })),
-    })),
+    "the way back to the input is wrong",
+    before((a) => ({ ...a, original: Buffer.from(a.original).fill(0xcc, 0x1000, 0x1001) })),
     /the output would not revert to the input/,
   ],
   [
-    "the recipe for the input is damaged",
+    "the way back to the input is damaged",
     after((bytes, output) => {
       const { sh_offset, sh_size } = sectionNamed(output, ".usdt_nop5")!;
       bytes[sh_offset + sh_size - 1]! ^= 1;

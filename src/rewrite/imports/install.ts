@@ -3,7 +3,6 @@
  * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
 
-import { createHash } from "node:crypto";
 import type { ElfImage } from "../../elf/image.js";
 import type { SparseContent } from "../../sparse-content.js";
 import { assemble } from "../assemble.js";
@@ -95,8 +94,7 @@ function install<Code extends { readonly bytes: Uint8Array; readonly named: read
       probeName: () => "",
       memo: "{}",
       certificates: new Uint8Array(0),
-      before: [],
-      originalHash: createHash("sha256").update(input.bytes).digest(),
+      original: input.bytes,
     });
     return { content, place, code };
   }

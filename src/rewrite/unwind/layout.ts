@@ -31,11 +31,11 @@ import { type FrameState, type FrameTable, readFrameTable, stateAt } from "../..
 import type { ProgramHeader, Section } from "../../elf/image.js";
 import { encodeUleb } from "../../elf/leb128.js";
 import { InputError } from "../../errors.js";
-import { type CorrectedCopy, type CorrectedWords, correctWords } from "../../rewritten/corrected.js";
 import { EXCEPTIONS_SECTION, KEPT_SUFFIX } from "../../rewritten/section-names.js";
 import { type Edit, editAt } from "../edits.js";
 import type { OutputSection } from "../sections.js";
 import type { MovedSection } from "../table-growth.js";
+import type { Source } from "../undo.js";
 import { encodeExceptionTable, personalityObstacle } from "./exceptions.js";
 import { encodeFrameProgram, loweredState, type ProgramRow } from "./frame-program.js";
 import type { OriginStretch } from "./origins.js";
@@ -70,7 +70,7 @@ export interface UnwindLayout {
   /** PT_GNU_EH_FRAME of the input, and what it is now. */
   readonly programHeader: { readonly before: ProgramHeader; readonly now: ProgramHeader } | undefined;
   /** How the old tables come out of the moved ones; empty where their bytes stay as well. */
-  readonly copies: readonly CorrectedCopy[];
+  readonly copies: readonly Source[];
   /** Stretches of the file in which the old tables stood, and nothing stands now. */
   readonly vacated: readonly { readonly start: FileOffset; readonly end: FileOffset }[];
   /** New code without an FDE although its origin has one, and why. */
@@ -276,7 +276,7 @@ class Draft {
       kept: [],
       exceptions: exceptions.length === 0 ? undefined : exceptionsSection(this.#exceptionsAt, at, exceptions),
       programHeader: { before, now: { ...before, ...place, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } },
-      copies: this.#headerCopies(at(hdrAt), hdrAt, ehFrameAt, 0, fdes),
+      copies: this.#headerCopies(at(hdrAt), fdes),
       vacated: [{ start: own.sh_offset, end: ehFrameOffset }],
       without: this.#without,
     };
@@ -323,12 +323,14 @@ class Draft {
     const by = to - (section.sh_addr + at - section.sh_offset);
     const size = pointerSize(personality.encoding & ~DW_EH_PE_indirect);
     if (size !== 4 && size !== 8) return undefined;
-    const words = [{ size, add: -by, places: [place] }] as const;
-    if (size === 4) {
+    if (place + size > bytes.length) return undefined;
+    if (size === 8) bytes.writeBigUInt64LE(BigInt.asUintN(64, bytes.readBigUInt64LE(place) - BigInt(by)), place);
+    else {
       const moved = bytes.readInt32LE(place) - by;
       if (moved !== (moved | 0) || moved === 0) return undefined;
+      bytes.writeInt32LE(moved, place);
     }
-    return correctWords(bytes, words) ? bytes : undefined;
+    return bytes;
   }
 
   #finishBehind(fdes: readonly NewFde[], after: Vaddr, shift: number, edits: readonly Edit[]): UnwindLayout | string {
@@ -343,10 +345,10 @@ class Draft {
 
     const moved: MovedSection[] = [{ section, sh_addr: ehFrameAt, sh_offset: at(ehFrameAt) }];
     const content = new Map<Section, Uint8Array>([[section, records.bytes]]);
-    const copies: CorrectedCopy[] = [];
+    const copies: Source[] = [];
     const vacated: { start: FileOffset; end: FileOffset }[] = [];
     const kept: OutputSection[] = [];
-    const leave = (own: Section, ...copied: readonly CorrectedCopy[]): void => {
+    const leave = (own: Section, ...copied: readonly Source[]): void => {
       kept.push({ ...own, name: `${own.name}${KEPT_SUFFIX}`, sh_link: 0, sh_info: 0, origin: undefined });
       if (copied.length === 0) return;
       copies.push(...copied);
@@ -363,7 +365,7 @@ class Draft {
       const before = header.programHeader;
       const now = { p_vaddr: hdrAt, p_offset: at(hdrAt), p_filesz: bytes.length, p_memsz: bytes.length };
       programHeader = { before, now: { ...before, ...now, p_paddr: before.p_paddr + hdrAt - before.p_vaddr } };
-      const back = this.#headerCopies(at(hdrAt), hdrAt, ehFrameAt, ehFrameAt - section.sh_addr, fdes);
+      const back = this.#headerCopies(at(hdrAt), fdes);
       leave(header.section, ...(header.isComplete && !stays ? back : []));
     }
     return {
@@ -414,16 +416,7 @@ class Draft {
     }
     const pieces = [old, ...run.pieces];
     if (isTerminated) pieces.push(new Uint8Array(4));
-    const words: CorrectedWords[] = [
-      { size: 4, add: by, places: relative.four },
-      { size: 8, add: by, places: relative.eight },
-    ];
-    const copy = (from: FileOffset): CorrectedCopy => ({
-      from,
-      to: section.sh_offset,
-      size: kept,
-      words: words.filter((w) => w.places.length > 0),
-    });
+    const copy = (from: FileOffset): Source => ({ from, to: section.sh_offset, size: kept });
     return { bytes: Buffer.concat(pieces), addresses, copy };
   }
 
@@ -465,44 +458,23 @@ class Draft {
     return encodeEhFrameHdr(hdrAt, ehFrameAt, starts, entries);
   }
 
-  /** How the old header comes out of the new one: a stretch for each run of old entries between new ones. */
-  #headerCopies(
-    from: FileOffset,
-    hdrAt: Vaddr,
-    ehFrameAt: Vaddr,
-    byFrames: number,
-    fdes: readonly NewFde[],
-  ): CorrectedCopy[] {
-    const { header } = this.#tables;
-    const own = header!.section;
-    const { ehFrame, starts } = header!.content;
-    const by = hdrAt - own.sh_addr;
-    const head: CorrectedWords[] = [
-      { size: 4, add: (ehFrame ?? own.sh_addr + 4) - ehFrameAt + by, places: [4] },
-      { size: 4, add: -fdes.length, places: [8] },
-    ];
-    const copies: CorrectedCopy[] = [{ from, to: own.sh_offset, size: HDR_TABLE_AT, words: head }];
-    /** Old entries from `first` to `last`, behind `added` new ones. */
-    const copyRun = (first: number, last: number, added: number): void => {
-      const count = last - first;
-      const begin = HDR_TABLE_AT + first * HDR_ENTRY_SIZE;
-      const places = (field: number): Uint32Array => new Uint32Array(count).map((_, i) => i * HDR_ENTRY_SIZE + field);
-      copies.push({
-        from: from + begin + added * HDR_ENTRY_SIZE,
-        to: own.sh_offset + begin,
-        size: count * HDR_ENTRY_SIZE,
-        words: [
-          { size: 4, add: by, places: places(0) },
-          { size: 4, add: by - byFrames, places: places(4) },
-        ],
-      });
-    };
+  /** Where the new header has the old one: a stretch for each run of old entries between new ones. */
+  #headerCopies(from: FileOffset, fdes: readonly NewFde[]): Source[] {
+    const { section: own, content } = this.#tables.header!;
+    const { starts } = content;
+    const copies: Source[] = [{ from, to: own.sh_offset, size: HDR_TABLE_AT }];
     let first = 0;
     for (let added = 0; first < starts.length; added++) {
       const next = fdes[added]?.start ?? Number.POSITIVE_INFINITY;
       let last = first;
       while (last < starts.length && starts[last]! <= next) last++;
-      if (last > first) copyRun(first, last, added);
+      const begin = HDR_TABLE_AT + first * HDR_ENTRY_SIZE;
+      if (last > first)
+        copies.push({
+          from: from + begin + added * HDR_ENTRY_SIZE,
+          to: own.sh_offset + begin,
+          size: (last - first) * HDR_ENTRY_SIZE,
+        });
       first = last;
     }
     return copies;
