@@ -7,7 +7,9 @@
  *
  * Specification: DWARF 5 section 6.4.1; System V ABI, AMD64 supplement, figure 3.36 for the register numbers.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
+import { upperBound } from "../sorted.js";
 import { type CallFrameSink, IGNORED, walkCallFrames } from "./call-frames.js";
 import type { CallFrameProgram } from "./eh-frame.js";
 
@@ -28,14 +30,7 @@ export interface CfaRows {
 
 /** The index of the row that holds at an address of the range, or -1. */
 export function rowAt(rows: CfaRows, address: number): number {
-  let low = 0;
-  let high = rows.starts.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (rows.starts[middle]! <= address) low = middle + 1;
-    else high = middle;
-  }
-  return low - 1;
+  return upperBound(rows.starts, address) - 1;
 }
 
 /** @throws InputError where the instructions are damaged */

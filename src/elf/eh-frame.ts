@@ -7,7 +7,9 @@
  *
  * Specification: LSB 5.0 "Exception Frames"; DWARF 5 section 6.4 for the call frame instructions.
  */
+
 import { type FileOffset, fileOffset, type Vaddr, vaddr } from "../address.js";
+import { countWhile } from "../sorted.js";
 import { DW_EH_PE_indirect, DW_EH_PE_omit, EhCursor } from "./eh-cursor.js";
 import { type Cie, type EhRecord, ehDataBase, ehRecordAt, isEhFrame, readCie } from "./eh-records.js";
 import { type ElfImage, type Section, words32 } from "./image.js";
@@ -150,13 +152,7 @@ export function readEhFrame(image: ElfImage): EhFrame {
       return { start, end, codeAlignment, dataAlignment, fdeEncoding, returnColumn, initial, instructions };
     },
     indexAt(address) {
-      let low = 0;
-      let high = count;
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (sorted[middle]! <= address) low = middle + 1;
-        else high = middle;
-      }
+      const low = countWhile(count, (i) => sorted[i]! <= address);
       return low > 0 && sortedEnds[low - 1]! > address ? low - 1 : -1;
     },
   };

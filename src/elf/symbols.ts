@@ -6,8 +6,10 @@
  * addresses at once: they are sorted, and one walk over the symbols finds by binary search which of them a symbol
  * covers. That is cheaper than sorting the symbols, and needs no index that must be kept.
  */
+
 import { hex, type Vaddr } from "../address.js";
 import { InputError } from "../errors.js";
+import { lowerBound } from "../sorted.js";
 import * as elf from "./constants.js";
 import { type ElfImage, type Section, words32 } from "./image.js";
 
@@ -129,18 +131,6 @@ function functionIndexes(table: SymbolTable, addresses: readonly number[]): Map<
     if (bestIndex[i] !== 0) found.set(address, bestIndex[i]!);
   });
   return found;
-}
-
-/** The first index whose value is not below `value`. */
-function lowerBound(sorted: Float64Array, value: number): number {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle]! < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 function tableOfType(image: ElfImage, type: number): SymbolTable | null {

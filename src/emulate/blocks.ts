@@ -2,7 +2,9 @@
  * Decoded code: straight runs of instructions, compiled once, found again by their address, and forgotten when a byte of
  * their pages is written.
  */
+
 import { PAGE_SIZE, type RuntimeAddress } from "../address.js";
+import { addTo } from "../grouped.js";
 import { compilerOf } from "./families/index.js";
 import { Fault, Unimplemented } from "./fault.js";
 import { decodeInstructions, type Instruction } from "./instruction.js";
@@ -92,9 +94,7 @@ export class BlockCache {
     this.blocks.set(address, block);
     const lastPage = Math.floor(Math.max(address, end - 1) / PAGE_SIZE);
     for (let page = Math.floor(address / PAGE_SIZE); page <= lastPage; page++) {
-      const list = this.byPage.get(page);
-      if (list === undefined) this.byPage.set(page, [block]);
-      else list.push(block);
+      addTo(this.byPage, page, block);
     }
     return block;
   }

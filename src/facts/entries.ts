@@ -4,7 +4,9 @@
  * An entry is either certain (a decoded branch, a relocation) or could not be ruled out (a word that looks like one, in
  * bytes that cannot be decoded). For a tactic both mean the same: this byte stays the start of an instruction.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
+import { lowerBound } from "../sorted.js";
 
 /** A decoded direct jmp or jcc that leads to an entry. */
 export interface Branch {
@@ -168,13 +170,7 @@ export class Entries {
       this.sorted = Float64Array.from(listed).sort();
     }
     const { sorted } = this;
-    let low = 0;
-    let high = sorted.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (sorted[middle]! < start) low = middle + 1;
-      else high = middle;
-    }
+    const low = lowerBound(sorted, start);
     let last = low;
     while (last < sorted.length && sorted[last]! < end) last++;
     return Array.from(sorted.subarray(low, last), vaddr);

@@ -2,7 +2,9 @@
  * Which functions have to be followed for the sake of all others: those that make addresses of code and may compute with them,
  * and those that may jump to a computed place. Most do neither, and are seen not to at a glance.
  */
+
 import type { Vaddr } from "../address.js";
+import { addTo } from "../grouped.js";
 import { Flow } from "../x86/decode.js";
 import { distantEnd, mayCallInside, mayLeave } from "./byte-hints.js";
 import type { CodeRange, FunctionIndex } from "./functions.js";
@@ -36,9 +38,7 @@ export class Followed {
       const { at } = name;
       const range = this.context.functions.containing(at);
       if (range === undefined || !this.context.isMade(name)) continue;
-      const list = made.get(range.index);
-      if (list === undefined) made.set(range.index, [at]);
-      else list.push(at);
+      addTo(made, range.index, at);
     }
     const readers = new Set<number>(
       [...this.context.readers.all()].map(({ start }) => start).filter((start) => this.context.names.isCalled(start)),

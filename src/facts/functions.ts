@@ -5,6 +5,7 @@
  * rest (assembly without unwind information). A function that was split has several ranges, one for each part. What no
  * range covers is a gap: padding, or code about which nothing is known.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { type CfaRows, readCfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
@@ -12,6 +13,7 @@ import { type EhFrame, type Fde, readEhFrame } from "../elf/eh-frame.js";
 import { type ElfImage, isCode, offsetOf, type Section, sectionBytes } from "../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
+import { countWhile, upperBound } from "../sorted.js";
 import { type DecodedCode, decode, Flow } from "../x86/decode.js";
 import { paddingLength } from "../x86/nops.js";
 
@@ -90,14 +92,7 @@ export class FunctionIndex {
 
   /** The index of the last range that begins at or below the address, or -1. */
   lastAtOrBelow(address: number): number {
-    let low = 0;
-    let high = this.starts.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.starts[middle]! <= address) low = middle + 1;
-      else high = middle;
-    }
-    return low - 1;
+    return upperBound(this.starts, address) - 1;
   }
 
   /** The range that contains the address. */
@@ -271,13 +266,7 @@ function symbolRanges(image: ElfImage, ehFrame: EhFrame): { start: number; end: 
     forEachSymbol(table, (value, size, info, shndx) => {
       const type = info & 0xf;
       if ((type !== elf.STT_FUNC && type !== elf.STT_GNU_IFUNC) || size === 0 || shndx === elf.SHN_UNDEF) return;
-      let low = 0;
-      let high = count;
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (starts[middle]! <= value) low = middle + 1;
-        else high = middle;
-      }
+      const low = countWhile(count, (i) => starts[i]! <= value);
       if (low > 0 && value < ends[low - 1]!) return;
       // A symbol may promise more than its FDEs: the nearest FDE bounds it.
       const end = low < count ? Math.min(value + size, starts[low]!) : value + size;

@@ -5,7 +5,9 @@
  * position. A map with a byte for each 64 bytes of address space answers nearly all of them with "no" in one load; what is
  * left is looked up exactly.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
+import { countWhile } from "../sorted.js";
 
 /**
  * How far before and behind a site a tactic may reach: a short jump to padding, and one from there to the next; or to a
@@ -62,13 +64,7 @@ export class Neighbourhoods {
 
   private around(address: number): { readonly start: Vaddr; readonly end: Vaddr } | undefined {
     const { intervals } = this;
-    let low = 0;
-    let high = intervals.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (intervals[middle]!.start <= address) low = middle + 1;
-      else high = middle;
-    }
+    const low = countWhile(intervals.length, (i) => intervals[i]!.start <= address);
     const interval = intervals[low - 1];
     return interval !== undefined && address < interval.end ? interval : undefined;
   }

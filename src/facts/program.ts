@@ -2,10 +2,13 @@
  * The facts about a program that a plan rests on, gathered once: what the code around the sites is, and everything that
  * may lead into it. Read gatherFacts from top to bottom.
  */
+
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import { addTo } from "../grouped.js";
+import { countWhile } from "../sorted.js";
 import type { DecodedCode } from "../x86/decode.js";
 import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
 import { type Asked, ComputedTargets } from "./computed-targets.js";
@@ -113,9 +116,7 @@ function sitesByRange(sites: readonly Vaddr[], functions: FunctionIndex): Readon
   for (const site of [...sites].sort((a, b) => a - b)) {
     const range = functions.containing(site);
     if (range === undefined) continue;
-    const own = found.get(range.index);
-    if (own === undefined) found.set(range.index, [site]);
-    else own.push(site);
+    addTo(found, range.index, site);
   }
   return found;
 }
@@ -167,19 +168,11 @@ function linksByRange(
   const sorted = [...ranges.values()].sort((a, b) => a.start - b.start);
   const result = new Map<number, Link[]>();
   for (const link of links) {
-    let low = 0;
-    let high = sorted.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (sorted[middle]!.start <= link.to) low = middle + 1;
-      else high = middle;
-    }
+    const low = countWhile(sorted.length, (i) => sorted[i]!.start <= link.to);
     const range = sorted[low - 1];
     if (range === undefined || link.to >= range.end) continue;
     if (link.from >= range.start && link.from < range.end) continue;
-    const list = result.get(range.index);
-    if (list === undefined) result.set(range.index, [link]);
-    else list.push(link);
+    addTo(result, range.index, link);
   }
   return result;
 }

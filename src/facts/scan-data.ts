@@ -8,9 +8,11 @@
  * Words are taken at every byte position, for structures may be packed. Sections whose
  * structure is known and read elsewhere (symbols, relocations, unwind tables, notes) are left out.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
+import { addTo } from "../grouped.js";
 import type { CodeRange } from "./functions.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
 import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
@@ -87,9 +89,7 @@ class DifferenceIndex {
         for (let block = low >> 6; block <= (high - 1) >> 6; block++) {
           filter.add(block * 64);
           const difference = { base, start: low, end: high, query };
-          const list = this.byBlock.get(block);
-          if (list === undefined) this.byBlock.set(block, [difference]);
-          else list.push(difference);
+          addTo(this.byBlock, block, difference);
         }
       }
     }

@@ -11,9 +11,11 @@
  * `.eh_frame` says. `.eh_frame` also says where rsp is when the instructions do not tell (a loop of stack probes), and that
  * a call does not return: where the row behind it does not fit.
  */
+
 import type { Vaddr } from "../address.js";
 import { type CfaRows, DWARF_RBP, DWARF_RSP, rowAt } from "../elf/cfa-rows.js";
 import { readCallSites } from "../elf/lsda.js";
+import { addTo } from "../grouped.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../x86/decode.js";
 import { type Effects, effectsOf, Kind, RAX, RBP, RDX, REGISTER_COUNT, RSP, Trait } from "../x86/effects.js";
 import type { CodeRange } from "./functions.js";
@@ -167,9 +169,7 @@ export class StackFlow {
       if (landingPad === undefined || start < code.start || end > code.end || start >= end) continue;
       for (let i = indexAt(code, start); i < code.count && addressOf(code, i) < end; i++) {
         if ((code.flow[i]! & Flow.Call) === 0) continue;
-        const known = pads.get(i);
-        if (known === undefined) pads.set(i, [landingPad]);
-        else known.push(landingPad);
+        addTo(pads, i, landingPad);
       }
     }
     return pads;

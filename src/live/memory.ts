@@ -5,8 +5,10 @@
  *     e8 xx xx xx xx                    a nop5 that was optimized
  *     48 8d 64 24 80 e8 xx xx xx xx     a nop10 that was: lea -0x80(%rsp),%rsp; call
  */
+
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { PAGE_SIZE } from "../address.js";
+import { addTo } from "../grouped.js";
 import type { TracedFile } from "./traced-file.js";
 
 /** How many bytes of a site are looked at: a nop10 has so many. */
@@ -98,9 +100,7 @@ function stretchesOf(offsets: readonly number[]): readonly Stretch[] {
   const pages = new Map<number, number[]>();
   for (const [place, offset] of offsets.entries()) {
     const page = Math.floor(offset / PAGE_SIZE);
-    const list = pages.get(page);
-    if (list === undefined) pages.set(page, [place]);
-    else list.push(place);
+    addTo(pages, page, place);
   }
   return [...pages.values()].map((places) => {
     const here = places.map((place) => offsets[place]!);

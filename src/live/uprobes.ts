@@ -15,9 +15,11 @@
  * The kernel takes or refuses an event as a whole. One that it refuses is cut in two until the places that are to blame
  * stand alone.
  */
+
 import { appendFileSync, closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { InputError } from "../errors.js";
 import { describe, isSystemError } from "../files/file-error.js";
+import { addTo } from "../grouped.js";
 import { ownGroup, removeDeadGroups, removeEvent } from "./groups.js";
 
 /** A place in a file. No two of a call may be the same. */
@@ -178,9 +180,7 @@ function readLists(tracefs: string, attached: readonly Event[]): { places: Lists
 function collect(text: string, pattern: RegExp): ReadonlyMap<string, readonly string[]> {
   const found = new Map<string, string[]>();
   for (const [, name, value] of text.matchAll(pattern)) {
-    const list = found.get(name!);
-    if (list === undefined) found.set(name!, [value!]);
-    else list.push(value!);
+    addTo(found, name!, value!);
   }
   return found;
 }

@@ -2,6 +2,7 @@
  * Which bytes a plan has given away so far, asked for at every step of it: stretches by the blocks that they touch, so that an
  * answer takes as long with ten thousand of them as with one.
  */
+import { addTo } from "../grouped.js";
 import type { Stretch } from "./proposal.js";
 
 /** Bytes of a block: most stretches are shorter. */
@@ -12,9 +13,7 @@ export class Claims<T extends Stretch> {
 
   add(stretch: T): void {
     for (const block of blocksOf(stretch)) {
-      const own = this.blocks.get(block);
-      if (own === undefined) this.blocks.set(block, [stretch]);
-      else own.push(stretch);
+      addTo(this.blocks, block, stretch);
     }
   }
 

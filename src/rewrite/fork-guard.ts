@@ -19,6 +19,7 @@ import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
 import type { ProgramFacts } from "../facts/program.js";
+import { addTo } from "../grouped.js";
 import { childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
@@ -190,9 +191,7 @@ function mappingsOf(image: ElfImage, place: Place, sites: readonly Vaddr[]): Gua
   const bySegment = new Map<unknown, Vaddr[]>();
   for (const site of sites) {
     const segment = segmentOf(image, place, site);
-    const known = bySegment.get(segment);
-    if (known === undefined) bySegment.set(segment, [site]);
-    else known.push(site);
+    addTo(bySegment, segment, site);
   }
   const privatePages = pagesThatDiffer(image, sites);
   return [...bySegment.values()].map((own) => ({ sites: own, privatePages }));

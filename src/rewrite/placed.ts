@@ -15,10 +15,12 @@ import { isEhFrame, readCie } from "../elf/eh-records.js";
 import { type ElfImage, offsetOf, type Section, sectionBytes, sectionNamed, segmentAt, words32 } from "../elf/image.js";
 import { symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
+import { addTo } from "../grouped.js";
 import { readCarry } from "../rewritten/carry.js";
 import type { SiteReport } from "../rewritten/contract.js";
 import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../rewritten/section-names.js";
 import { leadsTo } from "../rewritten/undo.js";
+import { countWhile } from "../sorted.js";
 import type { SparseContent } from "../sparse-content.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
@@ -211,9 +213,7 @@ const SYM_WORDS = elf.SYM_SIZE / 4;
 function sectionNumbers(image: ElfImage, output: ElfImage): readonly number[] {
   const byKey = new Map<string, number[]>();
   for (const section of output.sections) {
-    const same = byKey.get(keyOf(section));
-    if (same === undefined) byKey.set(keyOf(section), [section.index]);
-    else same.push(section.index);
+    addTo(byKey, keyOf(section), section.index);
   }
   return image.sections.map((s) =>
     s.index === 0 || s.name === CARRY_SECTION ? 0 : (byKey.get(keyOf(s))?.shift() ?? 0),
@@ -301,13 +301,7 @@ function searchTable(
   const word = (entry: number, at: number): number =>
     sh_addr + view.getInt32(sh_offset + HDR_TABLE_AT + entry * HDR_ENTRY_SIZE + at, true);
   return (address) => {
-    let low = 0;
-    let high = count;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (word(middle, 0) <= address) low = middle + 1;
-      else high = middle;
-    }
+    const low = countWhile(count, (i) => word(i, 0) <= address);
     return low === 0 ? undefined : { start: word(low - 1, 0), fde: vaddr(word(low - 1, 4)) };
   };
 }

@@ -8,6 +8,7 @@ import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
+import { addTo } from "../grouped.js";
 import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
@@ -105,9 +106,7 @@ function sitesOf(
   const byLocation = new Map<Vaddr, UsdtNote[]>();
   for (const note of notes) {
     if (selection.get(note)!.kind === "skipped") continue;
-    const known = byLocation.get(note.location);
-    if (known === undefined) byLocation.set(note.location, [note]);
-    else known.push(note);
+    addTo(byLocation, note.location, note);
   }
   return byLocation;
 }

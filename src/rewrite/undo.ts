@@ -2,6 +2,7 @@
  * What revert needs, found out at the end from the two files' bytes: whatever changed, and for whatever reason, is among the
  * differences. It is told where the output has stretches of the input, so that it is compared with the right bytes.
  */
+import { addTo } from "../grouped.js";
 import type { ByteSource, Undo } from "../rewritten/undo.js";
 
 /** A stretch of the output that is, or is nearly, a stretch of the original. */
@@ -99,9 +100,7 @@ class Differences {
   constructor(private readonly original: Buffer) {}
 
   word(at: number, add: number): void {
-    const places = this.#added.get(add);
-    if (places === undefined) this.#added.set(add, [at]);
-    else places.push(at);
+    addTo(this.#added, add, at);
   }
 
   bytes(start: number, end: number): void {

@@ -7,6 +7,7 @@
 import * as elf from "../elf/constants.js";
 import { type ElfImage, parseElf, read64, type Section } from "../elf/image.js";
 import type { ByteSource } from "../rewritten/undo.js";
+import { countWhile } from "../sorted.js";
 import type { SparseContent } from "../sparse-content.js";
 
 export class Unwritten implements ByteSource {
@@ -88,15 +89,10 @@ export class Unwritten implements ByteSource {
 
   /** The index of the first piece that ends behind an offset. */
   #firstBehind(offset: number): number {
-    let low = 0;
-    let high = this.#pieces.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const piece = this.#pieces[middle]!;
-      if (piece.offset + piece.bytes.length <= offset) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    return countWhile(this.#pieces.length, (i) => {
+      const { offset: start, bytes } = this.#pieces[i]!;
+      return start + bytes.length <= offset;
+    });
   }
 }
 

@@ -125,7 +125,10 @@ function placesOf(numbers: readonly number[], size: number): Float64Array | unde
     const times = number % 2 === 1 ? (numbers[++i] ?? Number.NaN) : 1;
     const gap = Math.floor(number / 2) * 4;
     if (!(last + gap * times + 4 <= size) || (gap === 0 && times > 1)) return undefined;
-    for (let n = 0; n < times; n++) places.push((last += gap));
+    for (let n = 0; n < times; n++) {
+      last += gap;
+      places.push(last);
+    }
   }
   return Float64Array.from(places);
 }

@@ -2,9 +2,11 @@
  * Which bytes of code are not what they were: at the addresses that both files have, and at those that only the rewritten
  * one has.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, isCode, type Section } from "../elf/image.js";
+import { countWhile } from "../sorted.js";
 import { differingRuns, outside, union } from "./rest/runs.js";
 
 /** Link-time addresses, [start, end). */
@@ -35,13 +37,7 @@ export const stretch = ({ start, end }: { start: number; end: number }): Stretch
 
 /** Whether [start, end) and any of the stretches, which ascend and are disjoint, have a byte in common. */
 export function touches(stretches: readonly Stretch[], start: number, end: number): boolean {
-  let low = 0;
-  let high = stretches.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (stretches[middle]!.end <= start) low = middle + 1;
-    else high = middle;
-  }
+  const low = countWhile(stretches.length, (i) => stretches[i]!.end <= start);
   const found = stretches[low];
   return found !== undefined && found.start < end;
 }

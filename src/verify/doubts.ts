@@ -6,6 +6,7 @@
 import { hex } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import type { Certificate } from "../rewritten/certificate.js";
+import { countWhile } from "../sorted.js";
 import type { Stretch } from "./changed-code.js";
 import type { Doubt, Evidence, ExaminedWindow } from "./evidence.js";
 import type { Changed, Testimony } from "./witness/testimony.js";
@@ -28,13 +29,7 @@ export function withDoubts(
 ): readonly ExaminedWindow[] {
   const doubts = found.map((): Doubt[] => []);
   const windowAt = (address: number): number => {
-    let low = 0;
-    let high = found.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (found[middle]!.window.end <= address) low = middle + 1;
-      else high = middle;
-    }
+    const low = countWhile(found.length, (i) => found[i]!.window.end <= address);
     return low < found.length && found[low]!.window.start <= address ? low : -1;
   };
   const proved = found.map(
@@ -80,14 +75,7 @@ export function withDoubts(
 
 /** The first changed byte behind an address, or -1. */
 function changedBehind(changed: readonly Stretch[], address: number): number {
-  let low = 0;
-  let high = changed.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (changed[middle]!.start < address) low = middle + 1;
-    else high = middle;
-  }
-  return changed[low]?.start ?? -1;
+  return changed[countWhile(changed.length, (i) => changed[i]!.start < address)]?.start ?? -1;
 }
 
 /**

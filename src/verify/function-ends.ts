@@ -6,6 +6,7 @@
  * A jump to new code needs none of that, nor does one to such a jump: it stands in padding of its own, and nothing happens
  * there.
  */
+
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
@@ -13,6 +14,7 @@ import type { ElfImage } from "../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../elf/symbols.js";
 import { InputError } from "../errors.js";
 import type { ProgramFacts } from "../facts/program.js";
+import { countWhile } from "../sorted.js";
 import { Flow } from "../x86/decode.js";
 import type { Proof } from "./same-code.js";
 import type { Subject } from "./subject.js";
@@ -84,11 +86,6 @@ function endsOfSymbols(image: ElfImage): ReadonlySet<number> {
 
 /** The FDE that covers an address. */
 function fdeAt({ count, starts, ends }: EhFrame, address: number): { readonly start: number } | undefined {
-  let [low, high] = [0, count];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (starts[middle]! <= address) low = middle + 1;
-    else high = middle;
-  }
+  const low = countWhile(count, (i) => starts[i]! <= address);
   return low > 0 && ends[low - 1]! > address ? { start: starts[low - 1]! } : undefined;
 }

@@ -2,7 +2,9 @@
  * The notes of both files, side by side, and whether the arguments of two that belong together find the same values: the
  * rewritten one where rsp may be lower and the probe stands elsewhere.
  */
+
 import { hex } from "../address.js";
+import { groupBy } from "../grouped.js";
 import { parseArguments, type UsdtArgument, usesRegister, withDisplacement } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 
@@ -14,12 +16,7 @@ export interface NotePair {
 
 /** Notes of the same provider and name belong together in the order in which they stand. */
 export function pairNotes(original: readonly UsdtNote[], rewritten: readonly UsdtNote[]): readonly NotePair[] {
-  const open = new Map<string, UsdtNote[]>();
-  for (const note of rewritten) {
-    const known = open.get(key(note));
-    if (known === undefined) open.set(key(note), [note]);
-    else known.push(note);
-  }
+  const open = groupBy(rewritten, key);
   for (const list of open.values()) list.reverse();
   return original.map((note) => ({ original: note, rewritten: open.get(key(note))?.pop() }));
 }

@@ -3,6 +3,7 @@
  * that a rewritten probe has.
  */
 
+import { lowerBound } from "../sorted.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import { type Stretch, touches } from "./changed-code.js";
@@ -45,12 +46,7 @@ export class Subject {
   sitesWithin(start: number, end: number): readonly number[] {
     this.sites ??= [...this.original.notesAt.keys()].sort((a, b) => a - b);
     const { sites } = this;
-    let [low, high] = [0, sites.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (sites[middle]! < start) low = middle + 1;
-      else high = middle;
-    }
+    const low = lowerBound(sites, start);
     let last = low;
     while (last < sites.length && sites[last]! < end) last++;
     return sites.slice(low, last);

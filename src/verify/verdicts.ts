@@ -3,8 +3,10 @@
  * otherwise, a note that says something else. What could not be decided makes it unproved. Else it is equivalent, by its proof;
  * how many states it was run from as well is only told.
  */
+
 import { hex, PAGE_SIZE } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
+import { addTo } from "../grouped.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
@@ -219,9 +221,7 @@ function notesAt(pairs: readonly NotePair[]): ReadonlyMap<number, readonly UsdtN
   if (known !== undefined) return known;
   const notes = new Map<number, UsdtNote[]>();
   for (const { original } of pairs) {
-    const here = notes.get(original.location);
-    if (here === undefined) notes.set(original.location, [original]);
-    else here.push(original);
+    addTo(notes, original.location, original);
   }
   notesByPlace.set(pairs, notes);
   return notes;

@@ -20,6 +20,7 @@
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
+import { countWhile } from "../sorted.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { nopLength } from "../x86/nops.js";
 import { type Stretch, touches } from "./changed-code.js";
@@ -174,25 +175,17 @@ function arrivalsIn(
     if (entry.isCertain || !isOther(entry.address))
       add({ address: entry.address, reason: describeEntry(entry), doubtful });
   }
-  for (let i = firstFrom(told, start); i < told.length && told[i]!.address < end; i++) {
+  for (
+    let i = countWhile(told.length, (n) => told[n]!.address < start);
+    i < told.length && told[i]!.address < end;
+    i++
+  ) {
     const { why, certain, from } = told[i]!;
     const address = vaddr(told[i]!.address);
     if (from !== undefined && isFollowed(from)) continue;
     if (certain || !isOther(address)) add({ address, reason: why, doubtful: !certain });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
-}
-
-/** The index of the first that is at an address or behind it. */
-function firstFrom(told: readonly Told[], address: number): number {
-  let low = 0;
-  let high = told.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (told[middle]!.address < address) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 /** How far back it is looked for what leads to the code in front of a window. */

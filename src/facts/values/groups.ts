@@ -3,7 +3,9 @@
  * FDE of its own. A jump into the middle of a range joins two ranges, and a conditional one to the start of a range that nothing
  * calls or names; any other jump to a start is a tail call, also to a stub of the linkage table.
  */
+
 import type { Vaddr } from "../../address.js";
+import { addTo } from "../../grouped.js";
 import { Flow, indexOf } from "../../x86/decode.js";
 import type { CodeRange, FunctionIndex } from "../functions.js";
 
@@ -97,9 +99,7 @@ function crossJumps(functions: FunctionIndex): Map<number, CrossJump[]> {
       const other = functions.containing(to);
       if (other === undefined || other.index === r || (!isConditional && to === other.start)) return;
       const jump = { from: (start + at) as Vaddr, to: to as Vaddr };
-      const list = incoming.get(other.index);
-      if (list === undefined) incoming.set(other.index, [jump]);
-      else list.push(jump);
+      addTo(incoming, other.index, jump);
     };
     // Only from close to an end does a short one lead out.
     for (let p = 0; p + 2 <= length; p++) {

@@ -3,11 +3,13 @@
  * of data; `lea` and constants in the code, found at every byte position, so that none escapes; and the functions that are
  * called directly.
  */
+
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation } from "../../elf/dynamic.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, symtab } from "../../elf/symbols.js";
+import { lowerBound } from "../../sorted.js";
 
 /** Pairs of numbers, by the second one. */
 class Pairs {
@@ -48,13 +50,7 @@ class Pairs {
 
   /** Those with start <= target < end. */
   within(start: number, end: number): { at: number; target: number }[] {
-    let low = 0;
-    let high = this.targets.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.targets[middle]! < start) low = middle + 1;
-      else high = middle;
-    }
+    let low = lowerBound(this.targets, start);
     const found: { at: number; target: number }[] = [];
     for (; low < this.targets.length && this.targets[low]! < end; low++)
       found.push({ at: this.places[low]!, target: this.targets[low]! });
@@ -143,13 +139,7 @@ export class NameIndex {
 
   /** Whether code in a stretch makes an address that is in no section. */
   makesStray(start: number, end: number): boolean {
-    let low = 0;
-    let high = this.strays.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.strays[middle]! < start) low = middle + 1;
-      else high = middle;
-    }
+    const low = lowerBound(this.strays, start);
     return low < this.strays.length && this.strays[low]! < end;
   }
 

@@ -2,7 +2,9 @@
  * The quick answer for most functions: their indirect jumps and calls go through what was just loaded. Only where that is not
  * plain to see are values followed.
  */
+
 import type { Vaddr } from "../../address.js";
+import { addTo } from "../../grouped.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../../x86/decode.js";
 import { type Operand, type Step, stepAt, usesStack } from "./steps.js";
 
@@ -68,9 +70,7 @@ function waysOf(code: DecodedCode, tables: Tables): Ways | undefined {
   const jumps: number[] = [];
   const note = (map: Map<number, number[]>, to: number, from: number): void => {
     leads[to] = 1;
-    const list = map.get(to);
-    if (list === undefined) map.set(to, [from]);
-    else list.push(from);
+    addTo(map, to, from);
   };
   for (let i = 0; i < code.count; i++) {
     const flow = code.flow[i]!;

@@ -2,6 +2,7 @@
  * Where two stretches of bytes differ. Nearly all of a file is the same on both sides, and files have tens of megabytes:
  * blocks are compared by the runtime's own comparison, and only what is in a block that differs is looked at byte by byte.
  */
+import { countWhile } from "../../sorted.js";
 
 /** Bytes [start, end) of both stretches, each of which differs. */
 export interface Run {
@@ -59,13 +60,7 @@ export function union<T extends Run>(stretches: readonly T[]): Run[] {
 /** What of [start, end) lies in none of the stretches, which are ascending and do not overlap. */
 export function outside(stretches: readonly Run[], start: number, end: number): Run[] {
   const result: Run[] = [];
-  let low = 0;
-  let high = stretches.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (stretches[middle]!.end <= start) low = middle + 1;
-    else high = middle;
-  }
+  const low = countWhile(stretches.length, (i) => stretches[i]!.end <= start);
   let at = start;
   for (let i = low; i < stretches.length && stretches[i]!.start < end; i++) {
     if (stretches[i]!.start > at) result.push({ start: at, end: stretches[i]!.start });

@@ -9,6 +9,7 @@
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
+import { groupBy } from "../../grouped.js";
 import {
   CARRY_SECTION,
   CODE_SECTION,
@@ -52,12 +53,7 @@ export interface SectionPairs {
 
 /** Pairs sections by name; of several with one name those with the same address, then in their order. */
 export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPairs {
-  const free = new Map<string, Section[]>();
-  for (const section of rewritten.sections) {
-    const known = free.get(section.name);
-    if (known === undefined) free.set(section.name, [section]);
-    else known.push(section);
-  }
+  const free = groupBy(rewritten.sections, (section) => section.name);
   const take = (name: string, which: (s: Section) => boolean): Section | undefined => {
     const candidates = free.get(name) ?? [];
     const at = candidates.findIndex(which);
