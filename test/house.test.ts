@@ -3,7 +3,16 @@
  * files that break none.
  */
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -66,4 +75,25 @@ it("import cycles are found, those of types as well", () => {
   const back = 'import type { A } from "./a.js";\nexport interface B {\n  readonly a: A;\n}\n';
   expect(complaints({ "a.ts": a, "b.ts": back })).toEqual(["a.ts noImportCycles", "b.ts noImportCycles"]);
   expect(complaints({ "a.ts": a, "b.ts": "export interface B {\n  readonly a: number;\n}\n" })).toEqual([]);
+});
+
+it("nothing is exported that nobody else imports", () => {
+  const texts = new Map<string, string>();
+  const collect = (folder: string): void => {
+    for (const entry of readdirSync(path.join(root, folder), { withFileTypes: true })) {
+      const at = path.join(folder, entry.name);
+      if (entry.isDirectory()) collect(at);
+      else if (/\.[jt]s$/.test(entry.name)) texts.set(at, readFileSync(path.join(root, at), "utf8"));
+    }
+  };
+  for (const folder of ["src", "test", "bench", "scripts"]) collect(folder);
+  const words = new Map([...texts].map(([at, text]) => [at, new Set(text.match(/\w+/g))]));
+  const idle = [...texts].flatMap(([at, text]) => {
+    if (!at.startsWith("src")) return [];
+    const names = text.matchAll(/^export (?:async )?(?:function|const|class|interface|type)\*? (\w+)/gm);
+    return [...names].flatMap(([, name]) =>
+      [...words].some(([other, all]) => other !== at && all.has(name!)) ? [] : [`${at}: ${name}`],
+    );
+  });
+  expect(idle).toEqual([]);
 });

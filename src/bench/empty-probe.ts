@@ -38,7 +38,7 @@ const DATA_SIZE = 264;
 const fields = (low: number, high: number): number => high * 2 ** 32 + low;
 
 /** The program as a file's bytes. */
-export function emptyProbeProgram(points: readonly UprobePoint[]): Buffer {
+function emptyProbeProgram(points: readonly UprobePoint[]): Buffer {
   const code = new Assembler(CODE);
   const paths = [...new Set(points.map((point) => point.path))];
   const data = (offset: number) => at("rbp", offset);

@@ -12,7 +12,7 @@ import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
-export interface ListOptions {
+interface ListOptions {
   readonly json?: boolean;
 }
 

@@ -9,7 +9,7 @@ import { alignUp, PAGE_SIZE } from "../address.js";
 import * as elf from "./constants.js";
 import { parseElf, type Section } from "./image.js";
 
-export interface AddedSection {
+interface AddedSection {
   readonly name: string;
   readonly sh_type: number;
   readonly bytes: Uint8Array;

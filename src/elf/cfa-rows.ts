@@ -17,7 +17,7 @@ import type { CallFrameProgram } from "./eh-frame.js";
 export const DWARF_RBP = 6;
 export const DWARF_RSP = 7;
 /** The CFA of the row is an expression. */
-export const CFA_EXPRESSION = -1;
+const CFA_EXPRESSION = -1;
 
 /** Rows in ascending order; each holds up to the next one, the last up to the end of the range. */
 export interface CfaRows {

@@ -39,11 +39,6 @@ export const SHT_NOTE = 7;
 export const SHT_NOBITS = 8;
 export const SHT_REL = 9;
 export const SHT_DYNSYM = 11;
-export const SHT_INIT_ARRAY = 14;
-export const SHT_FINI_ARRAY = 15;
-export const SHT_PREINIT_ARRAY = 16;
-export const SHT_GROUP = 17;
-export const SHT_SYMTAB_SHNDX = 18;
 export const SHT_RELR = 19;
 export const SHT_GNU_HASH = 0x6ffffff6;
 export const SHT_GNU_VERDEF = 0x6ffffffd;
@@ -54,15 +49,12 @@ export const SHF_WRITE = 0x1;
 export const SHF_ALLOC = 0x2;
 export const SHF_EXECINSTR = 0x4;
 export const SHF_INFO_LINK = 0x40;
-export const SHF_TLS = 0x400;
 
 export const SHN_UNDEF = 0;
-export const SHN_LORESERVE = 0xff00;
 
 export const STB_LOCAL = 0;
 export const STB_GLOBAL = 1;
 export const STB_WEAK = 2;
-export const STT_OBJECT = 1;
 export const STT_FUNC = 2;
 export const STT_SECTION = 3;
 export const STT_FILE = 4;
@@ -115,9 +107,7 @@ export const DT_FLAGS_1 = 0x6ffffffb;
 export const DF_1_NOW = 0x1;
 export const DF_1_PIE = 0x08000000;
 
-export const R_X86_64_NONE = 0;
 export const R_X86_64_64 = 1;
-export const R_X86_64_COPY = 5;
 export const R_X86_64_GLOB_DAT = 6;
 export const R_X86_64_JUMP_SLOT = 7;
 export const R_X86_64_RELATIVE = 8;

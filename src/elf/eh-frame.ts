@@ -58,7 +58,7 @@ export interface EhFrame {
 }
 
 /** An FDE as it stands in the file. */
-export interface FdeRecord extends EhRecord {
+interface FdeRecord extends EhRecord {
   readonly section: Section;
   readonly cie: Cie;
 }

@@ -15,7 +15,7 @@ import { type RegisterRule, walkCallFrames } from "./call-frames.js";
 import { damaged, type EhCursor } from "./eh-cursor.js";
 import type { CallFrameProgram } from "./eh-frame.js";
 
-export type CfaRule =
+type CfaRule =
   | { readonly kind: "register"; readonly register: number; readonly offset: number }
   | { readonly kind: "expression"; readonly expression: Uint8Array };
 
@@ -27,7 +27,7 @@ export interface FrameState {
   readonly argsSize: number;
 }
 
-export interface FrameRow {
+interface FrameRow {
   readonly start: Vaddr;
   readonly state: FrameState;
 }

@@ -11,7 +11,7 @@ import { type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.
 import { InputError } from "../errors.js";
 import * as elf from "./constants.js";
 
-export interface ElfHeader {
+interface ElfHeader {
   readonly e_type: number;
   readonly e_entry: Vaddr;
   readonly e_phoff: FileOffset;

@@ -8,7 +8,7 @@ import { type FileOffset, fileOffset } from "../address.js";
 import * as elf from "./constants.js";
 import { type ElfImage, read64 } from "./image.js";
 
-export interface FileRange {
+interface FileRange {
   readonly offset: FileOffset;
   readonly size: number;
 }

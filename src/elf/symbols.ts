@@ -25,13 +25,7 @@ export interface SymbolTable {
  * Called for each symbol with the fields of Elf64_Sym. `st_value` is a link-time address for defined symbols of a
  * linked file, an offset for STT_TLS, and anything at all for SHN_ABS; above 2^53 it is no longer exact.
  */
-export type SymbolVisitor = (
-  st_value: number,
-  st_size: number,
-  st_info: number,
-  st_shndx: number,
-  index: number,
-) => void;
+type SymbolVisitor = (st_value: number, st_size: number, st_info: number, st_shndx: number, index: number) => void;
 
 /**
  * The .symtab (SHT_SYMTAB) of a file, or null where it was stripped.

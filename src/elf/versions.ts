@@ -13,19 +13,19 @@
 import { hex } from "../address.js";
 import { InputError } from "../errors.js";
 
-export const VERNEED_SIZE = 16;
+const VERNEED_SIZE = 16;
 export const VERNAUX_SIZE = 16;
 /** What remains of an entry of .gnu.version without the bit that hides a definition. */
 export const VERSYM_INDEX = 0x7fff;
 
-export interface NeededVersion {
+interface NeededVersion {
   /** Where the Vernaux stands, in bytes from the section's start. */
   readonly at: number;
   readonly vna_other: number;
   readonly vna_name: number;
 }
 
-export interface NeededFile {
+interface NeededFile {
   /** Where the Verneed stands, in bytes from the section's start. */
   readonly at: number;
   readonly vn_file: number;
@@ -94,7 +94,7 @@ export function sysvHash(name: string): number {
   return hash >>> 0;
 }
 
-export interface DefinedVersion {
+interface DefinedVersion {
   readonly vd_ndx: number;
   /** Offsets in the string table: the version's own name, then those of the versions that it inherits from. */
   readonly names: readonly number[];

@@ -40,7 +40,7 @@ export function compile(instruction: Instruction): Step {
 }
 
 /** Compiles the block that begins at a runtime address. @throws Fault where its first instruction cannot be fetched */
-export function buildBlock(memory: Memory, lo: number, hi: number): Block {
+function buildBlock(memory: Memory, lo: number, hi: number): Block {
   const address = joinAddress(lo, hi) as RuntimeAddress;
   let instructions: readonly Instruction[] = [];
   // A block seldom needs as much as it may have, and what reaches into the next page must not fault before it runs.

@@ -9,7 +9,7 @@
 /** One word of lanes from two. */
 export type LaneOperation = (a: number, b: number) => number;
 
-export interface Lanes {
+interface Lanes {
   readonly add: LaneOperation;
   readonly sub: LaneOperation;
   /** Sums and differences that stay at the end of the signed, or unsigned, range where they would leave it. */

@@ -219,7 +219,7 @@ export function putOf(operand: Operand): Put {
   }
 }
 
-export function registerWriter(index: number, size: number, high = false): Put {
+function registerWriter(index: number, size: number, high = false): Put {
   const word = 2 * index;
   const half = 4 * index;
   const byte = 8 * index + (high ? 1 : 0);

@@ -10,9 +10,9 @@ import { PAGE_SIZE, type RuntimeAddress, runtimeAddress } from "../address.js";
 import { type Memory, Perm } from "./memory.js";
 
 /** The first bytes of the page at a runtime address, at most PAGE_SIZE; the rest of it is zeros. */
-export type PageSource = (page: RuntimeAddress) => Uint8Array;
+type PageSource = (page: RuntimeAddress) => Uint8Array;
 
-export interface Region {
+interface Region {
   /** Runtime addresses, multiples of PAGE_SIZE; `end` is behind the last byte. */
   readonly start: RuntimeAddress;
   readonly end: RuntimeAddress;

@@ -24,7 +24,7 @@ export const FA = 39;
 /** Direction flag: 0 up, 1 down. */
 export const DF = 40;
 /** The bits of rflags that programs can set and that have no effect here: TF, NT, AC, ID. */
-export const OTHER_FLAGS = 41;
+const OTHER_FLAGS = 41;
 export const FS_BASE = 42;
 export const GS_BASE = 44;
 export const MXCSR = 46;
@@ -168,4 +168,4 @@ export const highWord = (value: number): number => Math.floor(value / 0x1_0000_0
 export const joinAddress = (lo: number, hi: number): number => (hi >>> 0) * 0x1_0000_0000 + (lo >>> 0);
 
 /** 64 bits without a sign. */
-export const joinWords = (lo: number, hi: number): bigint => (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
+const joinWords = (lo: number, hi: number): bigint => (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);

@@ -4,7 +4,7 @@
  */
 import { DEADLOCK, type Found, type Step, type System, type Taken } from "./system.js";
 
-export interface SampleOptions {
+interface SampleOptions {
   readonly seed: number;
   /** In all, over all runs. */
   readonly steps: number;
@@ -13,7 +13,7 @@ export interface SampleOptions {
   readonly progress?: (steps: number) => void;
 }
 
-export interface SampleReport<S extends Step = Step> {
+interface SampleReport<S extends Step = Step> {
   readonly steps: number;
   /** Runs that were begun. */
   readonly runs: number;
@@ -24,7 +24,7 @@ export interface SampleReport<S extends Step = Step> {
 }
 
 /** A 32-bit generator (xorshift). Zero is no seed for it and becomes another. */
-export function randomNumbers(seed: number): () => number {
+function randomNumbers(seed: number): () => number {
   let x = Math.imul(seed ^ 0x5bd1e995, 0x9e3779b1) | 0 || 1;
   return () => {
     x ^= x << 13;

@@ -25,7 +25,7 @@ import { DEADLOCK, type Found, LIVELOCK, type Step, type System, type Taken, typ
 /** Private steps in a row after which an actor is said to run for ever. */
 const MOST_PRIVATE_STEPS = 100_000;
 
-export interface SearchOptions {
+interface SearchOptions {
   /** Take private steps at once; default true. */
   readonly reduce?: boolean;
   /** Stop, unfinished, beyond so many states; default 50 million. */
@@ -34,7 +34,7 @@ export interface SearchOptions {
   readonly progress?: (states: number, depth: number) => void;
 }
 
-export interface SearchReport<S extends Step = Step> {
+interface SearchReport<S extends Step = Step> {
   readonly states: number;
   readonly transitions: number;
   /** Steps on the longest of the shortest paths to a state. */

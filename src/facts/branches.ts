@@ -19,7 +19,7 @@ const SHORT_REACH = 130;
 /** From how far away of a site a short branch may lead to where a tactic might write. */
 export const LOCAL_REACH = Math.max(REACH_BEFORE, REACH_BEHIND) + SHORT_REACH;
 
-export interface BranchContext {
+interface BranchContext {
   readonly image: ElfImage;
   readonly functions: FunctionIndex;
   readonly gaps: TrustedGaps;

@@ -52,7 +52,7 @@ export interface Way {
 }
 
 /** What is computed somewhere in the program. */
-export interface ProgramWide {
+interface ProgramWide {
   /** Addresses of code that something unknown is added to, and where that is done. */
   readonly computed: ReadonlyMap<number, number>;
   readonly around: readonly { readonly at: number; readonly low: number; readonly high: number }[];

@@ -32,7 +32,7 @@ export interface Entry {
 }
 
 /** Bytes that must be neither moved nor overwritten. */
-export interface FrozenRange {
+interface FrozenRange {
   readonly start: Vaddr;
   readonly end: Vaddr;
   readonly reason: string;

@@ -15,7 +15,7 @@ import type { CodeHits } from "./scan-code.js";
 /** Larger gaps are not looked into: they are no start files. */
 const LARGEST_GAP = 4096;
 
-export interface Gap {
+interface Gap {
   readonly start: Vaddr;
   readonly end: Vaddr;
 }

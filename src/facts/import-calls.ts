@@ -35,7 +35,7 @@ interface FoundCall {
 }
 
 /** The calls of imported functions, by their names; or why they cannot be told. */
-export interface FoundCalls {
+interface FoundCalls {
   readonly byName: ReadonlyMap<string, readonly FoundCall[] | string>;
   /** Places around which facts have to be gathered before it can be said what is handed over. */
   readonly places: readonly Vaddr[];

@@ -21,7 +21,7 @@ import { type Link, scanCode } from "./scan-code.js";
 import { addTables } from "./tables.js";
 
 /** What is known of the code around one site. */
-export interface SiteCode {
+interface SiteCode {
   /** The part of the function that holds the site. */
   readonly code: DecodedCode;
   readonly range: CodeRange;

@@ -301,7 +301,7 @@ class Search {
 }
 
 /** Analyses of functions, each made once. */
-export type UseOf = (range: CodeRange) => FrameUse | undefined;
+type UseOf = (range: CodeRange) => FrameUse | undefined;
 
 /** The answer for one site. */
 export function redZoneAt(use: FrameUse, index: number, reads: readonly StackRead[], useOf: UseOf): Verdict {

@@ -47,7 +47,7 @@ const SYSENTER = Buffer.from([0x0f, 0x34]);
 const INT80 = Buffer.from([0xcd, 0x80]);
 
 /** System calls whose numbers nobody has looked at yet. */
-export interface FoundSystemCalls {
+interface FoundSystemCalls {
   readonly found: readonly { readonly at: Vaddr; readonly code: DecodedCode }[];
   readonly unclear: readonly string[];
   /** Places around which facts have to be gathered before more can be said. */

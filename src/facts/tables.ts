@@ -18,7 +18,7 @@ import { knows } from "./knowledge.js";
 import { type Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
 import { type BaseQuery, type DataHit, type DataRange, dataRanges, scanData } from "./scan-data.js";
 
-export interface TableContext {
+interface TableContext {
   readonly image: ElfImage;
   readonly functions: FunctionIndex;
   readonly computed: ComputedTargets;

@@ -30,7 +30,7 @@ export interface WriteOptions {
 }
 
 /** A checked place for the output. */
-export interface OutputPlace {
+interface OutputPlace {
   /** The path as the user would name it. */
   readonly path: string;
   /** The file that will be replaced or created: no symbolic link any more. */

@@ -9,7 +9,7 @@ import { unlinkSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
 
-export interface TemporaryFile {
+interface TemporaryFile {
   readonly path: string;
   readonly handle: FileHandle;
   /** To be called once the file has been renamed: there is nothing left to remove. */

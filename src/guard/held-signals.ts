@@ -49,7 +49,7 @@ import {
 } from "./signal-slots.js";
 
 /** A function `void (void)` for __register_atfork. */
-export interface ForkHandler {
+interface ForkHandler {
   readonly bytes: Uint8Array;
   readonly unwind: CfaRows;
 }

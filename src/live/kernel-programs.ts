@@ -132,7 +132,7 @@ export function confined(instruction: Uint8Array): KernelProgram {
 }
 
 /** What `confined` exits with where it could not set up its filter: no instruction here begins like that. */
-export const NOT_CONFINED = 1;
+const NOT_CONFINED = 1;
 
 function filterLine(code: number, jt: number, jf: number, k: number): number[] {
   const line = Buffer.alloc(8);

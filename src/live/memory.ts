@@ -25,7 +25,7 @@ export const isOptimized = (bytes: Uint8Array): boolean =>
   bytes[0] === CALL || LOWER_AND_CALL.every((byte, i) => bytes[i] === byte);
 
 /** What was seen at one place. */
-export interface Sight {
+interface Sight {
   readonly optimized: boolean;
   /** The bytes there, in hexadecimal; null where no process was seen that maps the file. */
   readonly bytes: string | null;

@@ -9,7 +9,7 @@ import { InputError } from "../errors.js";
 
 const PLACES = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] as const;
 
-export interface Tracefs {
+interface Tracefs {
   /** The folder with uprobe_events, or null. */
   readonly path: string | null;
   /** For people: where it is, or why it cannot be used. */

@@ -21,7 +21,7 @@ export interface Command {
   readonly output?: (descriptor: 1 | 2, chunk: Buffer) => void;
 }
 
-export type Stdio = number | "ignore" | "pipe";
+type Stdio = number | "ignore" | "pipe";
 
 export interface Ending {
   readonly exitCode: number | null;

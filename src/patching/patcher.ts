@@ -35,7 +35,7 @@ export function scriptFor(sites: number, spaces: number, toggles: number): reado
   return script;
 }
 
-export interface PatcherSituation {
+interface PatcherSituation {
   readonly setup: Setup;
   readonly script: readonly Operation[];
   readonly actor: number;

@@ -75,7 +75,7 @@ export function differentRegister(a: Snapshot, b: Snapshot): string | null {
 const known = new WeakMap<Machine, Map<number, ReadonlySet<number>>>();
 
 /** Distances from rsp, negative, of the bytes in the red zone that the program reads again. */
-export function redZoneInUse(setup: Setup, number: number): ReadonlySet<number> {
+function redZoneInUse(setup: Setup, number: number): ReadonlySet<number> {
   const { machine } = setup;
   let results = known.get(machine);
   if (results === undefined) {

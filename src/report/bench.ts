@@ -4,7 +4,7 @@ import type { Costs, Figure, FormCost, Tracer } from "../bench/measure.js";
 import type { SiteForm } from "../bench/site-form.js";
 import { columns, printable, type Style } from "./text.js";
 
-export interface BenchRun {
+interface BenchRun {
   readonly kernel: string;
   readonly processor: string;
   /** With FILE --site. */

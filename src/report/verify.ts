@@ -12,7 +12,7 @@ export interface VerifyRun {
   readonly live: LiveComparison | null;
 }
 
-export type VerifySummary = { readonly sites: number } & Readonly<Record<Verdict, number>>;
+type VerifySummary = { readonly sites: number } & Readonly<Record<Verdict, number>>;
 
 /**
  * How many probes there are, and what was found. `different` counts probes, and one more if the rest of the file differs:

@@ -31,7 +31,7 @@ import type { Proposal } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 
 /** By so many bytes a file may reach further in memory than it did. */
-export const MOST_GROWTH = 2 ** 28;
+const MOST_GROWTH = 2 ** 28;
 /** The same with fixed addresses, for all of what the file spans: jumps, and distances in its tables, reach no further. */
 const MOST_FIXED_SPAN = 2 ** 31 - PAGE_SIZE;
 /** So many segments with jumps a file may get. */
@@ -40,7 +40,7 @@ export const MOST_SEGMENTS = 16;
 const ROOM_FOR_CODE = 2 ** 20;
 
 /** Jumps that share a page, or stand in neighbouring ones: a segment. */
-export interface FarSegment {
+interface FarSegment {
   readonly start: Vaddr;
   readonly end: Vaddr;
   /** Where its jumps begin, ascending. */

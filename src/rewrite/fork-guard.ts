@@ -43,7 +43,7 @@ export interface ForkGuardPlan {
 }
 
 /** No guard. */
-export interface NoForkGuard {
+interface NoForkGuard {
   readonly cover: undefined;
   /** Why, in words for people, or null where no kernel that the options name needs one. */
   readonly reason: string | null;

@@ -16,7 +16,7 @@ import type { PlacedProbe, Proposal } from "./proposal.js";
 import type { MissingFrames } from "./unwind/missing.js";
 
 /** What hazards are found in. */
-export interface HazardContext {
+interface HazardContext {
   readonly image: ElfImage;
   readonly layout: ProbeLayout;
   readonly proposals: readonly Proposal[];

@@ -20,7 +20,7 @@ import type { UsdtNote } from "../usdt/notes.js";
 import { type Edit, editAt, word } from "./edits.js";
 import type { PlacedProbe } from "./proposal.js";
 
-export interface NoteChanges {
+interface NoteChanges {
   readonly edits: readonly Edit[];
   /** Note sections with new content of another size. */
   readonly replaced: ReadonlyMap<Section, Uint8Array>;

@@ -35,7 +35,7 @@ const SMALL_HOLE = 2 ** 20;
 /** How far a 32-bit distance reaches, with a page to spare for the instruction that holds it. */
 const JUMP_REACH = 2 ** 31 - PAGE_SIZE;
 
-export interface RestOfPage {
+interface RestOfPage {
   readonly kind: "rest of page";
   readonly segment: ProgramHeader;
   readonly start: Vaddr;

@@ -31,7 +31,7 @@ import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";
 
 /** What the output has to be. */
-export interface Planned {
+interface Planned {
   /** The input, byte for byte. */
   readonly original: Buffer;
   /** The input with the edits that come before all others, and room for new words. */

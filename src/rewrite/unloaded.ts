@@ -15,7 +15,7 @@ import { PAGE_SIZE } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, Section } from "../elf/image.js";
 
-export interface Unloaded {
+interface Unloaded {
   /** Where the part ends that stays as it is: nothing new stands before it but in the rest of a page. */
   readonly keptEnd: number;
   /** Where the bytes begin that stand behind all that headers describe. */
@@ -35,7 +35,7 @@ export function writtenSections(image: ElfImage, keptEnd: number, changes: (sect
 }
 
 /** Where the content of the last segment ends in the file. */
-export const loadedEnd = ({ programHeaders }: ElfImage): number =>
+const loadedEnd = ({ programHeaders }: ElfImage): number =>
   Math.max(...programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_offset + p.p_filesz));
 
 /** How the part of a file is used that is not loaded. */

@@ -34,7 +34,7 @@ const ORIGINAL_HASH_AT = PLACE_AT + 2 * PLACE_SIZE;
 const MEMO_AT = ORIGINAL_HASH_AT + HASH_SIZE;
 
 /** What goes into the section. */
-export interface CarryContent {
+interface CarryContent {
   readonly memo: string;
   readonly originalHash: Uint8Array;
   readonly undo: Undo;
@@ -137,7 +137,7 @@ function hashOf({ size, pieces }: SparseContent): Buffer {
 }
 
 /** What following an undo leads to. */
-export interface Restored {
+interface Restored {
   readonly bytes: Buffer;
   /** Whether that is the original: its SHA-256 says so. */
   readonly isOriginal: boolean;

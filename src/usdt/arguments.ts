@@ -26,12 +26,12 @@ interface ArgumentBase {
   readonly float: boolean;
 }
 
-export interface ConstantArgument extends ArgumentBase {
+interface ConstantArgument extends ArgumentBase {
   readonly kind: "constant";
   readonly value: bigint;
 }
 
-export interface RegisterArgument extends ArgumentBase {
+interface RegisterArgument extends ArgumentBase {
   readonly kind: "register";
   /** The register's name as written, without the %. */
   readonly register: string;
@@ -50,14 +50,14 @@ export interface MemoryArgument extends ArgumentBase {
 }
 
 /** `symbol+displacement(%rip)`: a value at a fixed link-time address. */
-export interface SymbolicArgument extends ArgumentBase {
+interface SymbolicArgument extends ArgumentBase {
   readonly kind: "symbolic";
   readonly symbol: string;
   readonly displacement: number;
 }
 
 /** `displacement(%rip)`: a value at a distance in bytes from the probe. */
-export interface RipRelativeArgument extends ArgumentBase {
+interface RipRelativeArgument extends ArgumentBase {
   readonly kind: "rip-relative";
   readonly displacement: number;
 }
@@ -66,11 +66,11 @@ export interface RipRelativeArgument extends ArgumentBase {
  * A value that the linker left as text and that depends neither on the probe's place nor on a register: the address of a
  * symbol (`8@$.LC3`), or a thread's own variable by its symbol (`4@%fs:counter@tpoff`).
  */
-export interface NamedArgument extends ArgumentBase {
+interface NamedArgument extends ArgumentBase {
   readonly kind: "named";
 }
 
-export interface UnknownArgument {
+interface UnknownArgument {
   readonly kind: "unknown";
   readonly text: string;
 }
@@ -85,7 +85,7 @@ export type UsdtArgument =
   | UnknownArgument;
 
 /** A whole argument string: the arguments, and the blanks before, between and behind them (one more than arguments). */
-export interface ArgumentString {
+interface ArgumentString {
   readonly arguments: readonly UsdtArgument[];
   readonly blanks: readonly string[];
 }

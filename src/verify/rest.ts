@@ -30,7 +30,7 @@ import { judgeNames, judgeSymbols } from "./rest/symbols.js";
 import { compareUnloaded, judgeUndescribed } from "./rest/unloaded.js";
 import type { FrameOrigin } from "./same-code.js";
 
-export interface RestReport {
+interface RestReport {
   readonly findings: readonly FileFinding[];
   /** What could not be held against the original, since the file was changed after it was rewritten. */
   readonly uncompared: readonly string[];

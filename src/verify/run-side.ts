@@ -73,7 +73,7 @@ export interface Run {
 }
 
 /** What a side has to know of its file. */
-export interface SideMap {
+interface SideMap {
   /** Whether a link-time address is in a window or in new code. */
   isInside(address: number): boolean;
   isNew(address: number): boolean;

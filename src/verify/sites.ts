@@ -15,7 +15,6 @@ import { type Certificate, decodeCertificates } from "../rewritten/certificate.j
 import { readUsdtNotes } from "../usdt/notes.js";
 import { type ChangedCode, compareCode, touches, united, without } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
-import type { SiteVerdict } from "./contract.js";
 import { testify, withDoubts } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
 import { FunctionEnds } from "./function-ends.js";
@@ -32,10 +31,6 @@ import type { Window } from "./window.js";
 import { OriginalLayout, windowsOf } from "./windows.js";
 
 export type { CodeReport } from "./verdicts.js";
-
-/** One verdict for each note of the original, in their order. @throws InputError where a file is damaged */
-export const verifySites = (rewritten: ElfImage, original: ElfImage): readonly SiteVerdict[] =>
-  examineCode(rewritten, original).sites;
 
 /**
  * Judges all probes, and all code.

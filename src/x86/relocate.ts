@@ -8,9 +8,6 @@
 import type { Vaddr } from "../address.js";
 import { type Instruction, iced } from "./iced.js";
 
-/** Longest encoding of one moved instruction: loop or jrcxz becomes `loop +2; jmp short +5; jmp rel32`. */
-export const LONGEST_RELOCATED = 16;
-
 /** What a tactic has to know of one instruction before it moves it. */
 export interface InstructionTraits {
   /** Encoded anew when it moves. */
@@ -191,7 +188,7 @@ export function disassemble(bytes: Uint8Array, at: Vaddr): string {
 }
 
 /** A constant in an instruction: an immediate, or the displacement of a memory operand that is not %rip-relative. */
-export interface Constant {
+interface Constant {
   /** Where it stands, in bytes from the start of the instruction. */
   readonly offset: number;
   readonly size: number;

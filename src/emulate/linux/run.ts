@@ -29,7 +29,7 @@ export interface RunOptions {
   readonly limit?: number;
 }
 
-export interface ProgramRun {
+interface ProgramRun {
   readonly end: ProgramEnd;
   readonly stdout: Buffer;
   readonly stderr: Buffer;
@@ -54,7 +54,7 @@ export function runProgram(image: ElfImage, options: RunOptions = {}): ProgramRu
 }
 
 /** A process that has not run yet. @throws InputError as `runProgram` */
-export function startProcess(image: ElfImage, options: RunOptions = {}): Process {
+function startProcess(image: ElfImage, options: RunOptions = {}): Process {
   const cpu = new Cpu();
   const regions = new Regions(cpu.memory);
   const argv = options.arguments ?? ["/program"];
@@ -87,7 +87,7 @@ function nameOf(path: string): Uint8Array {
 }
 
 /** Runs a process until it ends, or for `limit` instructions. */
-export function runProcess(process: Process, limit: number): ProgramEnd {
+function runProcess(process: Process, limit: number): ProgramEnd {
   const { cpu } = process;
   const end = cpu.instructions + limit;
   try {

@@ -18,7 +18,7 @@ import {
   stopByDefault,
 } from "./signal-state.js";
 
-export const endBy = (signal: number): ProgramEnd => ({ kind: "signal", signal, name: signalName(signal) });
+const endBy = (signal: number): ProgramEnd => ({ kind: "signal", signal, name: signalName(signal) });
 
 /** A signal that a fault raises. */
 export function force(process: Process, info: SignalInfo): void {

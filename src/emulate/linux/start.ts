@@ -52,7 +52,7 @@ export const USER_ID = 1000;
 /** Sixteen bytes that are not random: glibc takes its stack protector's and pointer guard's values from them. */
 const notRandom = Uint8Array.from({ length: 16 }, (_, i) => 0x11 * i + 7);
 
-export interface StartOptions {
+interface StartOptions {
   /** argv, the program's name first. */
   readonly arguments: readonly string[];
   /** "NAME=value" each. */

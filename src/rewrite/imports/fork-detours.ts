@@ -167,7 +167,7 @@ function questionFor({ numbers, firstArguments }: SystemCall): Question {
   return calls.every((n) => n === SYS_clone3) ? "clone3" : "any";
 }
 
-export interface PlacedForkDetour {
+interface PlacedForkDetour {
   readonly bytes: Uint8Array;
   /** The new code as a function of its own. */
   readonly named: NamedCode;

@@ -47,7 +47,7 @@ import {
 export const C_LIBRARY = "libc.so.6";
 
 /** How an import came about, for a report. */
-export type ImportSource = "there already" | "spare" | "appended";
+type ImportSource = "there already" | "spare" | "appended";
 
 export interface Import {
   readonly name: string;

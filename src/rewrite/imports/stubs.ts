@@ -26,7 +26,7 @@ import type { ForkHandlers, Wrapper } from "./fork-handlers.js";
 
 const ENDBR64 = [0xf3, 0x0f, 0x1e, 0xfa];
 
-export interface StubTargets {
+interface StubTargets {
   /** The word that holds the address of __register_atfork. */
   readonly register: Vaddr;
   /** Where that word holds the address of dlsym instead: the name to look up. */
@@ -42,7 +42,7 @@ export interface StubTargets {
 }
 
 /** What runs in a child: a function without arguments that keeps all registers. */
-export interface ChildCode {
+interface ChildCode {
   readonly bytes: Uint8Array;
   /** Where its table of sites stands. Undefined: nothing can be said before a fork, and no signals are held. */
   readonly sites?: SiteTable;

@@ -26,7 +26,7 @@ export interface NewWords {
 }
 
 /** Where new words may stand, and how they come to be. */
-export interface WordSpace {
+interface WordSpace {
   readonly start: Vaddr;
   /** Makes room for `count` words from `start` on. */
   take(count: number): NewWords;

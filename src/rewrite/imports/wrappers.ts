@@ -26,7 +26,7 @@ import type { ForkHandlers, Wrapper } from "./fork-handlers.js";
 /** Functions that may be wrapped. */
 export const wrappable = ["_Fork", "syscall", "clone", "__clone"] as const;
 
-export interface Wrappers {
+interface Wrappers {
   readonly bytes: Uint8Array;
   readonly wrappers: readonly Wrapper[];
   readonly named: readonly NamedCode[];

@@ -57,7 +57,7 @@ export interface Led {
   readonly helpers: readonly Proposal[];
 }
 
-export interface DetourOptions {
+interface DetourOptions {
   readonly via?: Detour["via"];
   /** Leads the branches into a window elsewhere, or says why not. Without it nothing may lead into the window. */
   readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | string) | undefined;

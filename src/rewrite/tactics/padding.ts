@@ -43,7 +43,7 @@ export function wayThroughPadding(context: SiteContext, branch: Stretch, isFree:
 }
 
 /** Stretches that jumps go through, and the detours that made room for them. */
-export interface Room {
+interface Room {
   readonly through: readonly Stretch[];
   readonly helpers: readonly Proposal[];
 }

@@ -30,7 +30,7 @@ const DW_CFA_val_expression = 0x16;
 const DW_CFA_GNU_args_size = 0x2e;
 
 /** The factors of a CIE. */
-export interface Factors {
+interface Factors {
   readonly codeAlignment: number;
   readonly dataAlignment: number;
 }

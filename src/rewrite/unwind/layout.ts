@@ -42,7 +42,7 @@ import type { OriginStretch } from "./origins.js";
 import type { UnwindTables } from "./tables.js";
 
 /** New code that wants to be unwound. */
-export interface UnwoundCode {
+interface UnwoundCode {
   /** Pieces that come from functions of the input: their stretches, each piece without gaps. */
   readonly pieces: readonly (readonly OriginStretch[])[];
   /** Pieces that come from none. The return address is the only thing that is saved. */

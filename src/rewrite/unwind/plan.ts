@@ -14,7 +14,7 @@ import { uncoveredRelays } from "./relays.js";
 import { readUnwindTables, type UnwindTables } from "./tables.js";
 
 /** The input's tables, or why they cannot move; undefined where it has none, and so nothing is missing. */
-export type Unwindable = UnwindTables | string | undefined;
+type Unwindable = UnwindTables | string | undefined;
 
 export const NO_SEGMENT = "there is no new segment for unwind information";
 

@@ -29,7 +29,7 @@ import type { ProgramFacts } from "../../facts/program.js";
 import { leadsInto } from "../../facts/unwind-references.js";
 
 /** Places of words that are relative to where they stand, in bytes from the start of the section. */
-export interface RelativeWords {
+interface RelativeWords {
   readonly four: Uint32Array;
   readonly eight: Uint32Array;
 }
@@ -53,7 +53,7 @@ export interface UnwindTables {
   readonly headerIsReferenced: boolean;
 }
 
-export interface HeaderTable {
+interface HeaderTable {
   readonly section: Section;
   readonly programHeader: ProgramHeader;
   readonly content: EhFrameHdr;

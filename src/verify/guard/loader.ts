@@ -35,7 +35,7 @@ const arraySizes = {
   DT_FINI_ARRAY: elf.DT_FINI_ARRAYSZ,
 } as const;
 
-export const tableTags = ["symbols", "strings", "versions", "needed", "hash", "relocations", "pltRelocations"] as const;
+const tableTags = ["symbols", "strings", "versions", "needed", "hash", "relocations", "pltRelocations"] as const;
 export type TableName = (typeof tableTags)[number];
 
 export interface LoaderView {

@@ -28,7 +28,7 @@ export interface Growth {
   readonly newEnd: number;
 }
 
-export interface FrameRuling extends Ruling {
+interface FrameRuling extends Ruling {
   readonly growths: readonly Growth[];
 }
 

@@ -3,7 +3,6 @@
  * arguments of a probe that moved; whether those are right is judged site by site, elsewhere.
  */
 import { alignUp } from "../../address.js";
-import * as elf from "../../elf/constants.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { readUsdtNotes, type UsdtNote } from "../../usdt/notes.js";
@@ -94,6 +93,3 @@ function* noteProblems(original: ElfImage, o: UsdtNote, rewritten: ElfImage, r: 
     yield "has another size than what it says";
   if (firstNonZero(now.subarray(textEnd, noteEnd)) >= 0) yield "has bytes behind its arguments";
 }
-
-/** Whether a section holds notes of any kind. */
-export const isNoteSection = (s: Section): boolean => s.sh_type === elf.SHT_NOTE;

@@ -22,7 +22,7 @@ import { outside, type Run } from "./runs.js";
 import type { SectionPair, SectionPairs } from "./sections.js";
 import { isInFront } from "./unwind-records.js";
 
-export interface SymbolRuling extends Ruling {
+interface SymbolRuling extends Ruling {
   /** Names that string tables may have in addition. */
   readonly addedNames: ReadonlySet<string>;
 }

@@ -29,7 +29,7 @@ export interface Part {
 export const Use = { Jump: 0, Conditional: 1, Call: 2, Lea: 3, Memory: 4, Immediate: 5 } as const;
 
 /** All direct branches and addresses in instructions, by their index. */
-export interface References {
+interface References {
   readonly count: number;
   readonly from: Float64Array;
   readonly to: Float64Array;

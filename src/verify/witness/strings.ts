@@ -32,7 +32,7 @@ const COMPARES: ReadonlySet<number> = new Set([
 ]);
 
 /** What an instruction takes and puts that way. */
-export interface StringMove {
+interface StringMove {
   readonly from: Place | undefined;
   readonly to: Place | undefined;
   /** The most bytes; and whether it may be fewer. */

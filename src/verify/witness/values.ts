@@ -59,10 +59,10 @@ export const GIVEN: Value = [new Atom("given")];
 export const TAINT: Value = [new Atom("taint")];
 export const OFF: Value = [new Atom("off")];
 export const RETURN: Value = [new Atom("return")];
-export const RETURNED: Value = [new Atom("returned")];
+const RETURNED: Value = [new Atom("returned")];
 export const SCRAP: Value = [new Atom("scrap")];
 export const ASSUMED: Value = [new Atom("assumed")];
-export const REBASED: Value = [new Atom("rebased")];
+const REBASED: Value = [new Atom("rebased")];
 export const ROTATED: Value = [new Atom("rotated")];
 export const ZERO: Value = [new Atom("number", 0, false)];
 /** Of what was loaded from an address of data that is known but for an index. */
