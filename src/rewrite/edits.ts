@@ -1,6 +1,5 @@
 /**
- * Edits: what changes in the bytes that stay where they are, as (offset, old bytes, new bytes). Applying them, taking them
- * back and reporting them are a loop each.
+ * Edits: what changes in the bytes that stay where they are, as (offset, old bytes, new bytes).
  */
 import { type FileOffset, fileOffset, hex, type Vaddr } from "../address.js";
 import { type ElfImage, offsetOf } from "../elf/image.js";

@@ -17,7 +17,7 @@ export interface Memo {
   readonly forkGuard: ForkGuardReport | null;
 }
 
-/** A site as it is written: old and new location, tactic, red zone, guard, reason. verify reads all of it. */
+/** A site as it is written: old and new location, tactic, red zone, guard, reason. */
 type StoredSite = [string, string, Vaddr, Vaddr, string | null, RedZone, boolean, string | null];
 
 interface Stored {
