@@ -56,11 +56,16 @@ const sizeIn = (words: Uint32Array, at: number): number => words[at + 4]! + word
 
 /**
  * The name of the symbol with that index; empty where it has none.
- * @throws InputError where the name lies outside of the string table or is not terminated
+ * @throws InputError where there is no such symbol, or its name lies outside of the string table or is not terminated
  */
 export function symbolName(table: SymbolTable, index: number): string {
   const { bytes, view } = table.image;
   const at = table.section.sh_offset + index * elf.SYM_SIZE;
+  if ((index + 1) * elf.SYM_SIZE > table.section.sh_size)
+    throw new InputError(
+      `damaged: ${table.section.name} has no symbol ${index}`,
+      `offset ${hex(table.section.sh_offset)}`,
+    );
   const st_name = view.getUint32(at, true);
   if (st_name === 0) return "";
   const start = table.strings.sh_offset + st_name;

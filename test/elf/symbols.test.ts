@@ -122,5 +122,8 @@ describe("damaged symbol tables", () => {
   it("a name outside of the string table", async () => {
     const image = await damage((b, _h, offset) => b.writeUInt32LE(0x7fffffff, offset + 24));
     expect(() => symbolName(symtab(image)!, 1)).toThrow(/name of symbol 1 in \.symtab is outside of its string table/);
+    // As a damaged relocation may ask for.
+    for (const index of [1000, 2 ** 32 - 1])
+      expect(() => symbolName(symtab(image)!, index)).toThrow(new RegExp(`\\.symtab has no symbol ${index}`));
   });
 });

