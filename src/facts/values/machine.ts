@@ -341,12 +341,7 @@ export class Machine {
       const { address } = this.placeOf(o);
       if (address === undefined) continue;
       const size = o.size || 64;
-      if (address.kinds & Is.Stack) {
-        const { frame, offset } = address;
-        const [first, last] =
-          frame < 0 || Number.isNaN(offset) ? [0, this.known.length] : overlapping(this.known, { frame, offset, size });
-        for (const slot of this.known.slice(first, last)) take(slot.value);
-      }
+      for (const slot of this.slotsAt(address, size)) take(slot.value);
       for (const at of memory.fixed ? address.plain : address.image)
         for (let word = 0; word < size; word += 8) take(memory.pointerAt(at + word) ?? GIVEN);
     }
@@ -391,13 +386,17 @@ export class Machine {
    * address of code that is there counts as computed from now on.
    */
   private losesComputed(address: Value | undefined, size: number): boolean {
-    if (address === undefined || (address.kinds & Is.Stack) === 0) return false;
-    const { frame, offset } = address;
-    const [first, last] =
-      frame < 0 || Number.isNaN(offset) ? [0, this.known.length] : overlapping(this.known, { frame, offset, size });
-    const lost = this.known.slice(first, last).filter(({ value }) => this.matters(value) && value.kinds !== Is.Ret);
+    if (address === undefined) return false;
+    const lost = this.slotsAt(address, size).filter(({ value }) => this.matters(value) && value.kinds !== Is.Ret);
     if (lost.length > 0) this.arithmetic.spoiled(this.at, ...lost.map(({ value }) => value));
     return lost.some(({ value }) => value.kinds & COMPUTED);
+  }
+
+  /** The slots that an address may lead to. */
+  private slotsAt({ kinds, frame, offset }: Value, size: number): readonly Slot[] {
+    if ((kinds & Is.Stack) === 0) return [];
+    if (frame < 0 || Number.isNaN(offset)) return this.known;
+    return this.known.slice(...overlapping(this.known, { frame, offset, size }));
   }
 
   /** Whether it matters that a value is not lost: it was computed, or is an address of code. */
