@@ -82,30 +82,45 @@ export function isSame(a: Atom, b: Atom): boolean {
       Object.is(a.n, b.n) &&
       a.flag === b.flag &&
       a.extra === b.extra &&
-      a.table?.first === b.table?.first &&
-      a.table?.stride === b.table?.stride &&
-      a.table?.width === b.table?.width)
+      (a.table === b.table || isSameTable(a.table, b.table)))
   );
 }
 
-/** Whether a set has an atom, or one that stands for it: so that sets that were bounded do not begin to grow anew. */
-const has = (value: Value, atom: Atom): boolean =>
-  value.some(
-    (other) =>
-      isSame(other, atom) ||
-      (atom.kind === "number" && (atom.flag ? other.kind === "sum" && other.n === atom.n : other.kind === "taint")) ||
-      (atom.kind === "stack" && other === SOMEWHERE) ||
-      (atom.table !== undefined &&
-        other.table === undefined &&
-        isSame(other, new Atom(atom.kind, atom.n, atom.flag, atom.extra))),
+const isSameTable = (a: Table | undefined, b: Table | undefined): boolean =>
+  a?.first === b?.first && a?.stride === b?.stride && a?.width === b?.width;
+
+/** Whether an atom is the other, or stands for it: so that sets that were bounded do not begin to grow anew. */
+function covers(other: Atom, atom: Atom): boolean {
+  if (isSame(other, atom)) return true;
+  if (atom.kind === "number") return atom.flag ? other.kind === "sum" && other.n === atom.n : other.kind === "taint";
+  if (atom.kind === "stack" && other === SOMEWHERE) return true;
+  return (
+    atom.table !== undefined &&
+    other.table === undefined &&
+    other.kind === atom.kind &&
+    Object.is(other.n, atom.n) &&
+    other.flag === atom.flag &&
+    other.extra === atom.extra
   );
+}
+
+// Written as loops: most of the time that a large function takes is spent here.
+function has(value: Value, atom: Atom): boolean {
+  for (let i = 0; i < value.length; i++) if (covers(value[i]!, atom)) return true;
+  return false;
+}
 
 /** Both sets together: the same object as `a` where that has everything. */
 export function join(a: Value, b: Value): Value {
   if (a === b) return a;
-  if (b.length === 1 && (a[0] === b[0] || isSame(a[0]!, b[0]!))) return a;
-  const more = b.filter((atom) => !has(a, atom));
-  return more.length === 0 ? a : bounded([...a, ...more]);
+  let more: Atom[] | undefined;
+  for (let i = 0; i < b.length; i++) {
+    const atom = b[i]!;
+    if (atom === a[i] || has(a, atom)) continue;
+    more ??= a.slice();
+    more.push(atom);
+  }
+  return more === undefined ? a : bounded(more);
 }
 
 export function unite(atoms: readonly Atom[]): Value {
