@@ -32,6 +32,7 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
     redZone: site.redZone,
     guard: site.guard,
     reason: site.reason,
+    reasonCode: site.reasonCode,
     displaced: site.displaced,
     cost: site.cost,
   })),

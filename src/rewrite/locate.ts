@@ -8,10 +8,12 @@ import type { Vaddr } from "../address.js";
 import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
 import type { ForkGuard, GuardedCode } from "./fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
+import { probesOf } from "./overlaps.js";
 import type { Place, Places } from "./place.js";
-import { type Plan, probesOf } from "./plan.js";
+import type { Plan } from "./plan.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
+import { type Refusal, refuse } from "./refusal.js";
 
 /** A plan whose new code has addresses. */
 export interface Located extends Plan {
@@ -35,13 +37,13 @@ export function locate(plan: Plan, placesFor: () => Places, isOfLibrary: IsOfLib
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
     if (newCode.bytes.length > place.capacity) continue;
-    return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, newCode.failed);
+    return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, failedIn(newCode));
   }
   for (const place of places) {
     const some = most(detours, place, isOfLibrary, (chosen) => encodeWithin(chosen, place));
     if (some !== undefined) return located(plan, { place, newCode: some }, withoutRoom(detours, some, place, obstacle));
   }
-  return located(plan, undefined, new Map(detours.map((proposal) => [proposal, obstacle])));
+  return located(plan, undefined, new Map(detours.map((proposal) => [proposal, refuse("no-place", obstacle)])));
 }
 
 function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | undefined {
@@ -78,13 +80,18 @@ function most<T>(
 /** Why detours have no place where others have one. */
 function withoutRoom(
   detours: readonly Proposal[],
-  { chunks, failed }: NewCode,
+  newCode: NewCode,
   place: Place,
   obstacle: string,
-): ReadonlyMap<Proposal, string> {
-  const placed = new Set(chunks.map((c) => c.proposal));
-  const reason = `${obstacle}, and in ${place.capacity} bytes of the last page of code there is no room for all`;
-  return new Map(detours.filter((p) => !placed.has(p)).map((p) => [p, failed.get(p) ?? reason]));
+): ReadonlyMap<Proposal, Refusal> {
+  const placed = new Set(newCode.chunks.map((c) => c.proposal));
+  const reason = refuse(
+    "no-place",
+    `${obstacle}, and in ${place.capacity} bytes of the last page of code there is no room for all`,
+    place.start,
+  );
+  const refused = failedIn(newCode);
+  return new Map(detours.filter((p) => !placed.has(p)).map((p) => [p, refused.get(p) ?? reason]));
 }
 
 /** The same with a fork guard, which needs a place even where no probe does; or why there is none. */
@@ -99,7 +106,7 @@ export function locateGuarded(
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
     if (newCode.bytes.length > place.capacity) continue;
-    const bare = located(plan, { place, newCode }, newCode.failed);
+    const bare = located(plan, { place, newCode }, failedIn(newCode));
     const guarded = addGuard(place, newCode, [...bare.placed.values()]);
     if (typeof guarded !== "string")
       return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
@@ -132,7 +139,12 @@ export function withFarJumps<T extends Located | string>(
 ): T {
   const jumps = plan.proposals.flatMap((p) => farJumpOf(p) ?? []);
   const segments = farSegments(jumps);
-  let reason = `the jumps of other probes by the bytes behind them take ${MOST_SEGMENTS} segments already, the most that there may be`;
+  let reasons: readonly Refusal[] = [
+    refuse(
+      "far-segments",
+      `the jumps of other probes by the bytes behind them take ${MOST_SEGMENTS} segments already, the most that there may be`,
+    ),
+  ];
   for (let count = Math.min(segments.length, MOST_SEGMENTS); ; count--) {
     const kept = new Set(segments.slice(0, count).flatMap((s) => s.jumps));
     const isLeft = (p: Proposal): boolean => {
@@ -141,26 +153,30 @@ export function withFarJumps<T extends Located | string>(
     };
     const left = plan.proposals.filter(isLeft);
     const skipped = new Map(plan.skipped);
-    for (const { site } of left) skipped.set(site, [plan.withoutFar?.get(site) ?? [], reason].flat().join("; "));
-    const result = locateIt({ proposals: plan.proposals.filter((p) => !isLeft(p)), skipped }, count);
+    for (const { site } of left) skipped.set(site, [...(plan.withoutFar.get(site) ?? []), ...reasons]);
+    const result = locateIt({ ...plan, proposals: plan.proposals.filter((p) => !isLeft(p)), skipped }, count);
     if (count === 0) return result;
     const lost = plan.proposals.find((p) => kept.has(farJumpOf(p)!) && !isPlaced(result, p));
     if (lost === undefined) return result;
-    reason = typeof result === "string" ? result : (result.skipped.get(lost.site) ?? reason);
+    reasons = typeof result === "string" ? [refuse("no-place", result)] : (result.skipped.get(lost.site) ?? reasons);
   }
 }
 
 const isPlaced = (located: Located | string, proposal: Proposal): boolean =>
   typeof located === "object" && located.proposals.includes(proposal);
 
+/** What could not be encoded, and why. */
+const failedIn = ({ failed }: NewCode): ReadonlyMap<Proposal, Refusal> =>
+  new Map([...failed].map(([proposal, text]) => [proposal, refuse("out-of-reach", text, proposal.window.start)]));
+
 const detoursOf = ({ proposals }: Plan): Proposal[] => proposals.filter((p) => p.change.kind === "detour");
 
 /** A plan in its place, without a guard so far. */
-function located(plan: Plan, code: Located["code"], failed: ReadonlyMap<Proposal, string> = new Map()): Located {
+function located(plan: Plan, code: Located["code"], failed: ReadonlyMap<Proposal, Refusal> = new Map()): Located {
   const skipped = new Map(plan.skipped);
-  for (const [proposal, reason] of failed) for (const site of probesOf(proposal)) skipped.set(site, reason);
+  for (const [proposal, refusal] of failed) for (const site of probesOf(proposal)) skipped.set(site, [refusal]);
   const proposals = plan.proposals.filter((p) => !failed.has(p));
-  return { proposals, skipped, code, guard: undefined, placed: placedProbes(proposals, code?.newCode) };
+  return { ...plan, proposals, skipped, code, guard: undefined, placed: placedProbes(proposals, code?.newCode) };
 }
 
 function placedProbes(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, PlacedProbe> {

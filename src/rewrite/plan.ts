@@ -1,42 +1,65 @@
 /**
- * The plan: for each site the first tactic that is proved safe, or the reason why none is. All sites of a file are planned
- * together, in the order of their addresses, so that windows never overlap: where the one of a site would reach into the
- * one before it, the two become one.
+ * The plan: for each site the first tactic that is proved safe, or why none is. All sites of a file are planned together, in
+ * the order of their addresses, so that windows never overlap: where the one of a site would reach into the one before it,
+ * the two become one.
  */
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
-import { JUMP_SIZE } from "../x86/bytes.js";
+import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
-import { isPlainBranch } from "../x86/relocate.js";
 import { Claims } from "./claims.js";
-import type { Detour, Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
+import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf } from "./overlaps.js";
+import type { Proposal, SiteContext, Stretch, Tactic, TacticName, WantedProbe } from "./proposal.js";
+import { Refusal, refuse } from "./refusal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { displaceCall } from "./tactics/displace-call.js";
 import { evict } from "./tactics/evict.js";
-import { hop, hopRetarget, NO_PADDING } from "./tactics/hop.js";
+import { hop, hopRetarget } from "./tactics/hop.js";
 import { inPlace } from "./tactics/in-place.js";
 import { punned } from "./tactics/punned.js";
 import { retarget, retargetShort } from "./tactics/retarget.js";
 import { shift } from "./tactics/shift.js";
-import { movesInstruction, stretchesOf } from "./tactics/ways.js";
 
-const toNewCode: readonly Tactic[] = [displace, straddle, callThrough, retarget, hop];
-const last: readonly Tactic[] = [retargetShort, hopRetarget, displaceCall];
+type Named = readonly [name: TacticName, tactic: Tactic];
+
+const toNewCode: readonly Named[] = [
+  ["displace", displace],
+  ["straddle", straddle],
+  ["call-through", callThrough],
+  ["retarget", retarget],
+  ["hop", hop],
+];
+const last: readonly Named[] = [
+  ["retarget-short", retargetShort],
+  ["hop-retarget", hopRetarget],
+  ["displace-call", displaceCall],
+];
+const where: readonly Named[] = [
+  ["in-place", inPlace],
+  ["shift", shift],
+];
 /** Cheapest for the running program first. */
-const cheapest: readonly Tactic[] = [inPlace, shift, ...toNewCode, ...last];
+const cheapest: readonly Named[] = [...where, ...toNewCode, ...last];
 /** What leaves the probe where it is comes late: see fork-guard.ts. */
-const together: readonly Tactic[] = [...toNewCode, ...last, inPlace, shift];
+const together: readonly Named[] = [...toNewCode, ...last, ...where];
 
-const NO_ROOM = `${NO_PADDING}, and no code there can make room`;
+/** A tactic that was asked for a site, and what came of it. */
+export interface Trial {
+  readonly tactic: TacticName;
+  /** Why it could not; "overlaps" where it would have reached into the window of the probe before; or it was chosen. */
+  readonly outcome: Refusal | "overlaps" | "chosen";
+}
 
 export interface Plan {
   /** In ascending order of their windows, which do not overlap. */
   readonly proposals: readonly Proposal[];
   /** Why a site stays as it is. */
-  readonly skipped: ReadonlyMap<Vaddr, string>;
+  readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
   /** Why a site with a far jump would stay as it is without that. */
-  readonly withoutFar?: ReadonlyMap<Vaddr, string>;
+  readonly withoutFar: ReadonlyMap<Vaddr, readonly Refusal[]>;
+  /** What was tried for each site, in this order. */
+  readonly trials: ReadonlyMap<Vaddr, readonly Trial[]>;
 }
 
 /** One address to rewrite: a one-byte nop that some note names. */
@@ -59,196 +82,215 @@ export function planSites(
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
-  const tactics = inNewCode ? together : cheapest;
-  const proposals: Proposal[] = [];
-  const windows = new Claims<Stretch>();
+  const planning = new Planning(facts, wanted, sites, unwindable);
+  planning.inOrder(inNewCode ? together : cheapest);
+  planning.evictOthers();
+  planning.pun();
+  return planning.result();
+}
+
+class Planning {
+  private readonly wanted: readonly WantedSite[];
+  private readonly proposals: Proposal[] = [];
+  private readonly windows = new Claims<Stretch>();
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
-  const claimed = new Claims<Claim>();
+  private readonly claimed = new Claims<Claim>();
   /** Instructions that run elsewhere. */
-  const moved = new Set<Vaddr>();
+  private readonly moved = new Set<Vaddr>();
   /** Detours without a probe. */
-  const helpers: Proposal[] = [];
-  const skipped = new Map<Vaddr, string>();
-  const candidates = new Map(wanted.map((w) => [w.location, w]));
-  const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
-  const done = new Set<Vaddr>();
-  const changes = (bytes: Stretch): boolean => claimed.some(bytes) || windows.some(bytes);
-  const contextIn = (site: Vaddr, around: ReturnType<typeof siteCode>): SiteContext | string => {
-    if (typeof around === "string") return around;
+  private readonly helpers: Proposal[] = [];
+  private readonly skipped = new Map<Vaddr, readonly Refusal[]>();
+  private readonly withoutFar = new Map<Vaddr, readonly Refusal[]>();
+  private readonly trials = new Map<Vaddr, Trial[]>();
+  private readonly candidates: Map<Vaddr, WantedSite>;
+  private readonly pinned: ReadonlyMap<Vaddr, string>;
+  private readonly done = new Set<Vaddr>();
+
+  constructor(
+    private readonly facts: ProgramFacts,
+    wanted: readonly WantedSite[],
+    private readonly sites: ReadonlySet<Vaddr>,
+    private readonly unwindable: boolean,
+  ) {
+    this.wanted = [...wanted].sort((a, b) => a.location - b.location);
+    this.candidates = new Map(wanted.map((w) => [w.location, w]));
+    this.pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
+  }
+
+  /** Each site by the first tactic that can, and together with the probe before it where they stand close. */
+  inOrder(tactics: readonly Named[]): void {
+    for (const { location: site } of this.wanted) {
+      if (this.done.has(site)) continue;
+      const context = this.contextIn(site, siteCode(this.facts, site));
+      const choice = context instanceof Refusal ? { refusals: [context] } : this.choose(tactics, context);
+      if ("refusals" in choice) {
+        this.skipped.set(site, choice.refusals);
+        this.candidates.delete(site);
+        continue;
+      }
+      // It has no helpers, and changes nothing outside of its window: else it would not be merged.
+      if (choice.merged) {
+        const before = this.proposals.pop()!;
+        this.windows.delete(before.window);
+        for (const at of movedBy(before)) this.moved.delete(at);
+      }
+      this.accept(choice.proposal);
+    }
+  }
+
+  /** Other code makes room only where no probe can have it. Neighbours that are left move together. */
+  evictOthers(): void {
+    const left = this.left();
+    for (const one of left) this.candidates.set(one.location, one);
+    for (const { location: site } of left) {
+      if (this.done.has(site)) continue;
+      const context = this.contextIn(site, siteCode(this.facts, site));
+      if (context instanceof Refusal) continue;
+      const proposal = evict(context);
+      if (proposal instanceof Refusal) {
+        this.note(site, "evict", proposal);
+        this.skipped.set(site, this.skipped.get(site)!.map(withoutAnyRoom));
+        continue;
+      }
+      const why = this.changes(proposal.window) ? TAKEN : this.obstacle(proposal);
+      this.note(site, "evict", why ?? "chosen");
+      if (why === undefined) this.accept(proposal);
+    }
+  }
+
+  /** What needs least knowledge, and costs most. */
+  pun(): void {
+    for (const { location: site } of this.left()) {
+      if (this.done.has(site)) continue;
+      const context = this.contextIn(site, decodedCode(this.facts, site));
+      if (context instanceof Refusal) continue;
+      const proposal = punned(context);
+      const why = proposal instanceof Refusal ? proposal : this.obstacle(proposal);
+      this.note(site, "punned", why ?? "chosen");
+      const known = this.skipped.get(site)!;
+      if (why !== undefined) this.skipped.set(site, [...known, why]);
+      else if (!(proposal instanceof Refusal)) {
+        this.accept(proposal);
+        this.withoutFar.set(site, known);
+      }
+    }
+  }
+
+  result(): Plan {
+    for (const site of this.done) this.skipped.delete(site);
+    const proposals = [...this.proposals, ...this.helpers].sort((a, b) => a.window.start - b.window.start);
+    assertDisjoint(proposals);
+    return { proposals, skipped: this.skipped, withoutFar: this.withoutFar, trials: this.trials };
+  }
+
+  private left(): readonly WantedSite[] {
+    return this.wanted.filter(({ location }) => !this.done.has(location));
+  }
+
+  private note(site: Vaddr, tactic: TacticName, outcome: Trial["outcome"]): void {
+    addTo(this.trials, site, { tactic, outcome });
+  }
+
+  private changes(bytes: Stretch): boolean {
+    return this.claimed.some(bytes) || this.windows.some(bytes);
+  }
+
+  private obstacle(proposal: Proposal): Refusal | undefined {
+    return pinObstacle(proposal, this.pinned) ?? overlap(proposal, this.windows, this.claimed);
+  }
+
+  private contextIn(site: Vaddr, around: ReturnType<typeof siteCode>): SiteContext | Refusal {
+    if (around instanceof Refusal) return around;
     return {
       site,
       ...around,
-      facts,
-      probe: (address) => candidates.get(address),
-      isSite: (address) => sites.has(address),
-      isFree: (start, end) => !changes({ start, end }),
-      isMoved: (address) => moved.has(address),
-      unwindable,
+      facts: this.facts,
+      probe: (address) => this.candidates.get(address),
+      isSite: (address) => this.sites.has(address),
+      isFree: (start, end) => !this.changes({ start, end }),
+      isMoved: (address) => this.moved.has(address),
+      unwindable: this.unwindable,
       evicts: false,
     };
-  };
-  const contextOf = (site: Vaddr): SiteContext | string => contextIn(site, siteCode(facts, site));
-  /** The same where not all is known of what enters the function. */
-  const bareContext = (site: Vaddr): SiteContext | string => contextIn(site, decodedCode(facts, site));
-  const accept = (proposal: Proposal): void => {
-    proposals.push(proposal);
-    windows.add(proposal.window);
-    for (const claim of outsideOf(proposal)) claimed.add(claim);
-    helpers.push(...proposal.helpers);
-    for (const one of [proposal, ...proposal.helpers]) for (const at of movedBy(one)) moved.add(at);
-    for (const probe of probesOf(proposal)) done.add(probe);
-  };
-  const obstacle = (p: Proposal): string | undefined => pinObstacle(p, pinned) ?? overlap(p, windows, claimed);
-  const inOrder = [...wanted].sort((a, b) => a.location - b.location);
-  for (const { location: site } of inOrder) {
-    if (done.has(site)) continue;
-    const context = contextOf(site);
-    const choice = typeof context === "string" ? context : choose(tactics, context, proposals.at(-1), obstacle);
-    if (typeof choice === "string") {
-      skipped.set(site, choice);
-      candidates.delete(site);
-      continue;
+  }
+
+  private accept(proposal: Proposal): void {
+    this.proposals.push(proposal);
+    this.windows.add(proposal.window);
+    for (const claim of outsideOf(proposal)) this.claimed.add(claim);
+    this.helpers.push(...proposal.helpers);
+    for (const one of [proposal, ...proposal.helpers]) for (const at of movedBy(one)) this.moved.add(at);
+    for (const probe of probesOf(proposal)) this.done.add(probe);
+  }
+
+  /** The first tactic that can, or one that takes in the probe before; else what most is said by of what is in the way. */
+  private choose(
+    tactics: readonly Named[],
+    context: SiteContext,
+  ): { readonly proposal: Proposal; readonly merged: boolean } | { readonly refusals: readonly Refusal[] } {
+    const { site } = context;
+    const previous = this.proposals.at(-1);
+    const refusals: { readonly tactic: TacticName; readonly refusal: Refusal }[] = [];
+    const fail = (tactic: TacticName, refusal: Refusal): void => {
+      refusals.push({ tactic, refusal });
+      this.note(site, tactic, refusal);
+    };
+    let overlaps = false;
+    for (const [tactic, propose] of tactics) {
+      const proposal = propose(context);
+      const why = proposal instanceof Refusal ? proposal : this.obstacle(proposal);
+      if (why !== undefined || proposal instanceof Refusal) fail(tactic, why as Refusal);
+      else if (previous !== undefined && proposal.window.start < previous.window.end) {
+        overlaps = true;
+        this.note(site, tactic, "overlaps");
+      } else {
+        this.note(site, tactic, "chosen");
+        return { proposal, merged: false };
+      }
     }
-    // It has no helpers, and changes nothing outside of its window: else it would not be merged.
-    if (choice.merged) {
-      const before = proposals.pop()!;
-      windows.delete(before.window);
-      for (const at of movedBy(before)) moved.delete(at);
+    if (overlaps && previous !== undefined) {
+      const first = indexOf(context.code, previous.window.start);
+      const merged =
+        first < 0
+          ? refuse("other-probe", "the probe before it lies in another function", previous.window.start)
+          : detour(context, first, context.index, "straddle");
+      if (!(merged instanceof Refusal) && outsideOf(previous).length === 0 && this.obstacle(merged) === undefined) {
+        this.note(site, "straddle", "chosen");
+        return { proposal: merged, merged: true };
+      }
+      const text = `it stands too close behind the probe at ${hex(previous.window.start)}`;
+      fail("displace", refuse("other-probe", text, previous.window.start));
     }
-    accept(choice.proposal);
+    // Those of displace and what comes after it say most about what is in the way.
+    const best = refusals.filter(({ tactic }) => tactic !== "in-place" && tactic !== "shift");
+    return { refusals: (best.length > 0 ? best : refusals).map((r) => r.refusal) };
   }
-  // Other code makes room only where no probe can have it. Neighbours that are left move together.
-  const left = inOrder.filter(({ location }) => !done.has(location));
-  for (const one of left) candidates.set(one.location, one);
-  for (const { location: site } of left) {
-    const context = done.has(site) ? "" : contextOf(site);
-    if (typeof context === "string") continue;
-    const proposal = evict(context);
-    if (typeof proposal === "string") skipped.set(site, skipped.get(site)!.replace(NO_PADDING, NO_ROOM));
-    else if (!changes(proposal.window) && obstacle(proposal) === undefined) accept(proposal);
-  }
-  // What needs least knowledge, and costs most.
-  const withoutFar = new Map<Vaddr, string>();
-  for (const { location: site } of left) {
-    if (done.has(site)) continue;
-    const context = bareContext(site);
-    if (typeof context === "string") continue;
-    const proposal = punned(context);
-    const why = typeof proposal === "string" ? proposal : obstacle(proposal);
-    if (typeof proposal === "object" && why === undefined) {
-      accept(proposal);
-      withoutFar.set(site, skipped.get(site)!);
-    } else skipped.set(site, `${skipped.get(site)!}; ${why}`);
-  }
-  for (const site of done) skipped.delete(site);
-  const all = [...proposals, ...helpers].sort((a, b) => a.window.start - b.window.start);
-  assertDisjoint(all);
-  return { proposals: all, skipped, withoutFar };
 }
 
+const TAKEN = refuse("bytes-taken", "bytes that it needs are needed for another probe");
+
+/** Where no padding has room, other code might have made some. */
+const withoutAnyRoom = (refusal: Refusal): Refusal =>
+  refusal.code === "no-padding"
+    ? refuse(refusal.code, `${refusal.text}, and no code there can make room`, refusal.at)
+    : refusal;
+
 /** The code around a site, and which of its instructions the site is; or why there is none. */
-function siteCode(facts: ProgramFacts, site: Vaddr): Pick<SiteContext, "code" | "range" | "index"> | string {
+function siteCode(facts: ProgramFacts, site: Vaddr): Pick<SiteContext, "code" | "range" | "index"> | Refusal {
   const around = facts.siteCode(site);
-  if (typeof around === "string") return around;
+  if (typeof around === "string")
+    return refuse(decodedCode(facts, site) instanceof Refusal ? "unknown-code" : "unknown-entries", around, site);
   const index = indexOf(around.code, site);
-  return index < 0 ? "no instruction of its function begins here" : { ...around, index };
+  return index < 0 ? refuse("unknown-code", "no instruction of its function begins here", site) : { ...around, index };
 }
 
 /** The same, whatever enters it: where it decodes. */
 function decodedCode({ functions }: ProgramFacts, site: Vaddr): ReturnType<typeof siteCode> {
   const range = functions.containing(site);
-  if (range === undefined) return "no function is known here";
+  if (range === undefined) return refuse("unknown-code", "no function is known here", site);
   const code = functions.code(range);
   const index = code.unclean === undefined ? indexOf(code, site) : -1;
-  return index < 0 ? "no instruction is known to begin here" : { code, range, index };
-}
-
-/** The sites that a proposal takes care of. */
-export function probesOf({ change }: Proposal): readonly Vaddr[] {
-  if (change.kind === "in-place") return change.probes.map((p) => p.site);
-  return change.body.flatMap((f) => (f.kind === "probe" ? [f.site] : []));
-}
-
-/** Bytes outside of a proposal's window that it changes. */
-interface Claim extends Stretch {
-  /** They change so that the branch there leads elsewhere: where the branch moves, they are free. */
-  readonly branch: Vaddr | undefined;
-}
-
-function outsideOf({ change, helpers }: Proposal): readonly Claim[] {
-  if (change.kind !== "detour") return [];
-  const branches = change.retargets.flatMap(({ branch, way, bytes }) =>
-    stretchesOf(branch, way).map((s) => ({ ...s, branch: isPlainBranch(bytes) ? branch.at : undefined })),
-  );
-  const hops = typeof change.via === "object" && "hop" in change.via ? change.via.hop : [];
-  const kept = change.kept === undefined ? [] : [change.kept];
-  const others = [...hops, ...kept, ...farBytes(change.via), ...helpers.map((h) => h.window)];
-  return [...branches, ...others.map((s) => ({ ...s, branch: undefined }))];
-}
-
-/** Those of the far jump that a window leads to. */
-const farBytes = (via: Detour["via"]): readonly Stretch[] =>
-  typeof via === "object" && "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : [];
-
-/** The instructions that a proposal moves. */
-const movedBy = ({ change }: Proposal): readonly Vaddr[] =>
-  change.kind === "detour" ? change.body.flatMap((f) => (f.kind === "instruction" ? [f.at] : [])) : [];
-
-/** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
-function overlap(proposal: Proposal, windows: Claims<Stretch>, claimed: Claims<Claim>): string | undefined {
-  const outside = outsideOf(proposal);
-  const stays = ({ branch }: Claim): boolean => branch === undefined || !movesInstruction(proposal, branch);
-  const collides =
-    [proposal.window, ...outside].some((bytes) => claimed.some(bytes, stays)) || outside.some((o) => windows.some(o));
-  return collides ? "bytes that it needs are needed for another probe" : undefined;
-}
-
-/** Why a probe of the proposal must not move. */
-function pinObstacle(proposal: Proposal, pinned: ReadonlyMap<Vaddr, string>): string | undefined {
-  if (pinned.size === 0) return undefined;
-  const { change } = proposal;
-  for (const site of probesOf(proposal)) {
-    const stays = change.kind === "in-place" && change.probes.some((p) => p.site === site && p.location === site);
-    const pin = pinned.get(site);
-    if (pin !== undefined && !stays) return pin;
-  }
-  return undefined;
-}
-
-function choose(
-  tactics: readonly Tactic[],
-  context: SiteContext,
-  previous: Proposal | undefined,
-  obstacle: (proposal: Proposal) => string | undefined,
-): { proposal: Proposal; merged: boolean } | string {
-  const reasons: { readonly tactic: Tactic; readonly text: string }[] = [];
-  let overlaps = false;
-  for (const tactic of tactics) {
-    const proposal = tactic(context);
-    if (typeof proposal === "string") {
-      reasons.push({ tactic, text: proposal });
-      continue;
-    }
-    const inTheWay = obstacle(proposal);
-    if (inTheWay !== undefined) reasons.push({ tactic, text: inTheWay });
-    else if (previous !== undefined && proposal.window.start < previous.window.end) overlaps = true;
-    else return { proposal, merged: false };
-  }
-  if (overlaps && previous !== undefined) {
-    const first = indexOf(context.code, previous.window.start);
-    const merged =
-      first < 0 ? "the probe before it lies in another function" : detour(context, first, context.index, "straddle");
-    if (typeof merged !== "string" && outsideOf(previous).length === 0 && obstacle(merged) === undefined)
-      return { proposal: merged, merged: true };
-    reasons.push({ tactic: displace, text: `it stands too close behind the probe at ${hex(previous.window.start)}` });
-  }
-  return bestReason(reasons);
-}
-
-/** Those of displace and what comes behind it say most about what is in the way. */
-function bestReason(reasons: readonly { readonly tactic: Tactic; readonly text: string }[]): string {
-  const best = reasons.filter(({ tactic }) => tactic !== inPlace && tactic !== shift);
-  return [...new Set((best.length > 0 ? best : reasons).map((r) => r.text))].join("; ");
+  return index < 0 ? refuse("unknown-code", "no instruction is known to begin here", site) : { code, range, index };
 }
 
 function assertDisjoint(proposals: readonly Proposal[]): void {

@@ -8,6 +8,7 @@ import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
+import type { Refusal } from "./refusal.js";
 
 /** Where a proposal's far jump stands, if it has one. */
 export const farJumpOf = ({ change }: Proposal): Vaddr | undefined =>
@@ -126,7 +127,7 @@ export interface WantedProbe {
   /** An argument of its notes lies below rsp. */
   readonly readsBelowStack: boolean;
   /** Why its notes' arguments could not follow where rsp is lower, or undefined where they can. */
-  readonly stackPinned: string | undefined;
+  readonly stackPinned: Refusal | undefined;
 }
 
 /** What a tactic works from: one site, the function around it, the facts, and which other nops are probes. */
@@ -152,4 +153,4 @@ export interface SiteContext {
 }
 
 /** A tactic: a pure function from a site and facts to a proposal, or to the reason why it cannot. */
-export type Tactic = (context: SiteContext) => Proposal | string;
+export type Tactic = (context: SiteContext) => Proposal | Refusal;

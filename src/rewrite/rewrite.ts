@@ -36,11 +36,13 @@ import { chooseLayout } from "./layout-choice.js";
 import { type AddGuard, type IsOfLibrary, type Located, locate, locateGuarded, withFarJumps } from "./locate.js";
 import type { NewCode } from "./new-code.js";
 import { changeNotes, movePin, readsBelowStack, stackPin } from "./note-edits.js";
+import { probesOf } from "./overlaps.js";
 import { type Places, placesFor } from "./place.js";
 import { checkPlaced } from "./placed.js";
-import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
+import { type Plan, planSites, type WantedSite } from "./plan.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
+import { type Refusal, refuse } from "./refusal.js";
 import { type Selection, selectSites } from "./select.js";
 import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
@@ -271,12 +273,12 @@ interface Survey {
   readonly facts: ProgramFacts | undefined;
   readonly wanted: readonly WantedSite[];
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
-  readonly skipped: ReadonlyMap<Vaddr, string>;
+  readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
 }
 
 function survey({ image, notes, sites, known, options }: Input, layout: ProbeLayout): Survey {
   const selection = selectSites(image, notes, options, layout);
-  const skipped = new Map<Vaddr, string>();
+  const skipped = new Map<Vaddr, readonly Refusal[]>();
   const redZones = new Map<Vaddr, RedZone>();
   if (sites.size === 0) return { layout, selection, facts: undefined, wanted: [], redZones, skipped };
   const facts = known ?? gatherFacts(image, [...sites.keys()]);
@@ -288,12 +290,17 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
     const form = formOf(layout, redZone !== "unused");
     const stackPinned = own.map(stackPin).find((reason) => reason !== undefined);
     if (!hasStackPointer(facts, location))
-      skipped.set(location, "rsp may be no stack pointer here, and a traced probe writes below it");
+      skipped.set(location, [
+        refuse("stack-pointer", "rsp may be no stack pointer here, and a traced probe writes below it", location),
+      ]);
     else if (form.guard && stackPinned !== undefined)
-      skipped.set(
-        location,
-        `bytes below rsp are or may be needed, and a probe that keeps off them lowers rsp: ${stackPinned}`,
-      );
+      skipped.set(location, [
+        refuse(
+          "pinned-stack",
+          `bytes below rsp are or may be needed, and a probe that keeps off them lowers rsp: ${stackPinned}`,
+          location,
+        ),
+      ]);
     else
       wanted.push({
         location,
@@ -301,7 +308,7 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
         unguarded: formOf(layout, false),
         usesRedZone: redZone !== "unused",
         readsBelowStack: own.some(readsBelowStack),
-        stackPinned,
+        stackPinned: stackPinned === undefined ? undefined : refuse("pinned-stack", stackPinned, location),
         pinned: own.map(movePin).find((reason) => reason !== undefined),
       });
   }
@@ -348,7 +355,8 @@ function planFor(
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
-  if (facts === undefined || wanted.length === 0) return { proposals: [], skipped };
+  if (facts === undefined || wanted.length === 0)
+    return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
   const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode, unwindable);
   return { ...plan, skipped: new Map([...skipped, ...plan.skipped]) };
 }

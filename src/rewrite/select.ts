@@ -10,11 +10,12 @@ import type { UsdtNote } from "../usdt/notes.js";
 import { parsePattern } from "../usdt/pattern.js";
 import { codeFrom, isUnusualNop5, probeInstruction } from "../usdt/sites.js";
 import { disassemble } from "../x86/relocate.js";
+import { type Refusal, type RefusalCode, refuse } from "./refusal.js";
 
 export type Selection =
   | { readonly kind: "candidate" }
   | { readonly kind: "already" }
-  | { readonly kind: "skipped"; readonly reason: string };
+  | { readonly kind: "skipped"; readonly refusal: Refusal };
 
 const LONGEST_INSTRUCTION = 15;
 
@@ -35,30 +36,37 @@ export function selectSites(
       note,
       wanted.has(note.location)
         ? selectionOf(image, note.location, layout)
-        : { kind: "skipped", reason: "not asked for (--only)" },
+        : { kind: "skipped", refusal: refuse("not-asked", "not asked for (--only)") },
     ]),
   );
 }
 
+const skipped = (code: RefusalCode, text: string, at: Vaddr): Selection => ({
+  kind: "skipped",
+  refusal: refuse(code, text, at),
+});
+
 function selectionOf(image: ElfImage, location: Vaddr, layout: ProbeLayout): Selection {
   const code = codeFrom(image, location);
   if (code === null)
-    return {
-      kind: "skipped",
-      reason: "its location is in no executable segment: linkers leave such notes of functions that they removed",
-    };
+    return skipped(
+      "removed-code",
+      "its location is in no executable segment: linkers leave such notes of functions that they removed",
+      location,
+    );
   const instruction = probeInstruction(code);
   switch (instruction) {
     // A bare nop5 is never touched: what a longer probe would need has been overwritten by whoever put it there.
     case "nop5":
       return layout === "nop5" && isUnusualNop5(code) ? { kind: "candidate" } : { kind: "already" };
     case "nop10":
-      return { kind: "skipped", reason: "a bare ten-byte nop stands there, which no kernel before 7.3 can trace" };
+      return skipped("bare-nop10", "a bare ten-byte nop stands there, which no kernel before 7.3 can trace", location);
     case null:
-      return {
-        kind: "skipped",
-        reason: `"${disassemble(code.subarray(0, LONGEST_INSTRUCTION), location)}" stands at ${hex(location)}, not a nop`,
-      };
+      return skipped(
+        "not-a-nop",
+        `"${disassemble(code.subarray(0, LONGEST_INSTRUCTION), location)}" stands at ${hex(location)}, not a nop`,
+        location,
+      );
     default:
       return { kind: instruction === layout ? "already" : "candidate" };
   }

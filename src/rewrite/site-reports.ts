@@ -8,6 +8,7 @@ import type { Memo } from "../rewritten/memo.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import type { Located } from "./locate.js";
 import type { Proposal } from "./proposal.js";
+import { wordsOf } from "./refusal.js";
 import type { Selection } from "./select.js";
 
 /** What was known of the sites before anything was planned. */
@@ -15,6 +16,8 @@ interface Known {
   readonly selection: ReadonlyMap<UsdtNote, Selection>;
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
 }
+
+const noReason = { reason: null, reasonCode: null } as const;
 
 /**
  * What became of one note's probe.
@@ -40,15 +43,15 @@ export function reportSite(
       status: "rewritten",
       tactic,
       guard: form.guard,
-      reason: null,
+      ...noReason,
       displaced,
       cost,
     };
   }
   const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [], cost: null };
-  if (selected.kind === "already") return { ...unchanged, status: "already", reason: null };
-  const reason = selected.kind === "skipped" ? selected.reason : (skipped.get(location) ?? "no tactic fits");
-  return { ...unchanged, status: "skipped", reason };
+  if (selected.kind === "already") return { ...unchanged, status: "already", ...noReason };
+  const refusals = selected.kind === "skipped" ? [selected.refusal] : skipped.get(location)!;
+  return { ...unchanged, status: "skipped", reason: wordsOf(refusals), reasonCode: refusals[0]!.code };
 }
 
 /** The file is what these options make of it already. */
@@ -61,13 +64,12 @@ export function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard
       outputSize: size,
       hazards,
       forkGuard,
-      sites: sites.map(({ newLocation, reason, ...site }) => ({
+      sites: sites.map(({ newLocation, ...site }) => ({
         ...site,
         location: newLocation,
         newLocation,
-        status: reason === null ? "already" : "skipped",
+        status: site.reason === null ? "already" : "skipped",
         tactic: null,
-        reason,
         displaced: [],
         cost: null,
       })),

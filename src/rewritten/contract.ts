@@ -50,6 +50,8 @@ export interface SiteReport {
   readonly guard: boolean;
   /** Why the site was skipped, for a person to read, or null. */
   readonly reason: string | null;
+  /** The same in a word that stays the same, for scripts: the first of the reasons; see docs/reasons.md. */
+  readonly reasonCode: string | null;
   /** Disassembly of the instructions that now run at another address. */
   readonly displaced: readonly string[];
   /** What it costs but for the bytes of its new code, or null where that is nothing. */

@@ -7,7 +7,7 @@ import type { ProbeLayout } from "../usdt/forms.js";
 import type { ForkGuardReport, Hazard, RedZone, RewriteOptions, RewriteReport, SiteReport } from "./contract.js";
 
 /** What is kept of each site. */
-type MemoSite = Pick<SiteReport, "provider" | "name" | "newLocation" | "redZone" | "guard" | "reason">;
+type MemoSite = Pick<SiteReport, "provider" | "name" | "newLocation" | "redZone" | "guard" | "reason" | "reasonCode">;
 
 export interface Memo {
   readonly options: RewriteOptions;
@@ -17,8 +17,8 @@ export interface Memo {
   readonly forkGuard: ForkGuardReport | null;
 }
 
-/** A site as it is written: old and new location, tactic, red zone, guard, reason. */
-type StoredSite = [string, string, Vaddr, Vaddr, string | null, RedZone, boolean, string | null];
+/** A site as it is written: old and new location, tactic, red zone, guard, reason and its code. */
+type StoredSite = [string, string, Vaddr, Vaddr, string | null, RedZone, boolean, string | null, string | null];
 
 interface Stored {
   readonly options: RewriteOptions;
@@ -45,6 +45,7 @@ export function encodeMemo(
       s.redZone,
       s.guard,
       s.reason,
+      s.reasonCode,
     ]),
     hazards: done.hazards.map(({ code, message }) => ({ code, message })),
     forkGuard: done.forkGuard,
@@ -66,13 +67,14 @@ export function decodeMemo(text: string): Memo | undefined {
       layout,
       hazards,
       forkGuard,
-      sites: sites.map(([provider, name, , newLocation, , redZone, guard, reason]) => ({
+      sites: sites.map(([provider, name, , newLocation, , redZone, guard, reason, reasonCode]) => ({
         provider,
         name,
         newLocation: vaddr(newLocation),
         redZone,
         guard,
         reason,
+        reasonCode,
       })),
     };
   } catch {

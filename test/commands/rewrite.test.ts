@@ -29,6 +29,7 @@ const done: SiteReport = {
   redZone: "live",
   guard: true,
   reason: null,
+  reasonCode: null,
   displaced: ["mov rdi,rbx"],
   cost: null,
 };
@@ -87,6 +88,7 @@ describe("rewrite", () => {
           redZone: "live",
           guard: true,
           reason: null,
+          reasonCode: null,
           displaced: ["mov rdi,rbx"],
           cost: null,
         },

@@ -151,11 +151,11 @@ function isMovable(facts: ProgramFacts, bytes: Uint8Array, at: Vaddr, flow: numb
 
 function windowObstacle(facts: ProgramFacts, { start, end }: Stretch, behind: Vaddr): string | undefined {
   const reach = reachObstacle(facts, start, end);
-  if (reach !== undefined) return reach;
+  if (reach !== undefined) return reach.text;
   const inside = facts.entries.within(start + 1, end)[0];
   if (inside !== undefined) return `${describeEntry(inside)}, inside the bytes that are needed`;
   const named = facts.entries.within(behind, behind + 1).find((entry) => entry.branches === undefined);
-  return named === undefined ? frozenObstacle(facts, start, end) : `${describeEntry(named)}, right behind it`;
+  return named === undefined ? frozenObstacle(facts, start, end)?.text : `${describeEntry(named)}, right behind it`;
 }
 
 function questionFor({ numbers, firstArguments }: SystemCall): Question {

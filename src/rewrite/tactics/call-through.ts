@@ -19,6 +19,7 @@ import { hex, type Vaddr, vaddr } from "../../address.js";
 import { knows } from "../../facts/knowledge.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
+import { Refusal, refuse } from "../refusal.js";
 import { movedCode } from "./displace.js";
 import { instructionBytes, traitsAt, windowObstacle } from "./safety.js";
 
@@ -26,26 +27,35 @@ const CALL_SIZE = 5;
 const CALL_REL32 = 0xe8;
 const MOST_BETWEEN = 4;
 
-export function callThrough(context: SiteContext): Proposal | string {
+export function callThrough(context: SiteContext): Proposal | Refusal {
   const { code, index, site } = context;
   let call = index + 1;
   while (call < code.count && call <= index + MOST_BETWEEN && (code.flow[call]! & Flow.Call) === 0) call++;
   const at = addressOf(code, call);
   if (call >= code.count || lengthOf(code, call) !== CALL_SIZE || instructionBytes(code, call)[0] !== CALL_REL32)
-    return "no direct call follows";
+    return refuse("no-call", "no direct call follows", site);
   const probe = context.probe(site)!;
-  if (probe.readsBelowStack) return "an argument lies below rsp, where the call writes before the probe runs";
+  if (probe.readsBelowStack)
+    return refuse("red-zone", "an argument lies below rsp, where the call writes before the probe runs", site);
   if (probe.stackPinned !== undefined) return probe.stackPinned;
   const moved = movedCode(context, index, (next) => next < call);
-  if (typeof moved === "string") return moved;
-  if (moved.next !== call) return "the block ends before a call";
+  if (moved instanceof Refusal) return moved;
+  if (moved.next !== call) return refuse("no-call", "the block ends before a call", site);
   for (let i = index + 1; i < call; i++) {
     const traits = traitsAt(code, i);
     // What lies below rsp is needed until the call, and the call is made before.
     if (knows("reads below rsp") && probe.usesRedZone && traits.mayTrap)
-      return `${traits.text} at ${hex(addressOf(code, i))} may read below rsp, where the call writes before it runs`;
+      return refuse(
+        "red-zone",
+        `${traits.text} at ${hex(addressOf(code, i))} may read below rsp, where the call writes before it runs`,
+        addressOf(code, i),
+      );
     if (traits.usesStackPointer)
-      return `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`;
+      return refuse(
+        "changes-frame",
+        `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`,
+        addressOf(code, i),
+      );
   }
   const window = { start: site, end: vaddr(at + CALL_SIZE) };
   const obstacle = windowObstacle(context, window.start, window.end);

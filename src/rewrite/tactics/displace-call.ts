@@ -15,18 +15,19 @@
  * where unwinders find the caller from new code, and only calls whose callee does not look at it; see safety.ts.
  */
 import type { Proposal, SiteContext } from "../proposal.js";
+import { Refusal } from "../refusal.js";
 import { detour, starts } from "./displace.js";
 import { type Entering, leadBranches } from "./ways.js";
 
 const enterings: readonly (Entering | undefined)[] = [undefined, "near branches", "any branch"];
 
-export function displaceCall(context: SiteContext): Proposal | string {
-  let reason: string | undefined;
+export function displaceCall(context: SiteContext): Proposal | Refusal {
+  let reason: Refusal | undefined;
   for (const entering of enterings) {
     const lead = entering && leadBranches.bind(undefined, context, entering);
     for (const first of [context.index, ...starts(context)]) {
       const proposal = detour(context, first, context.index, "displace-call", { lead, calls: true });
-      if (typeof proposal !== "string") return proposal;
+      if (!(proposal instanceof Refusal)) return proposal;
       reason ??= proposal;
     }
   }

@@ -20,6 +20,7 @@ import { hex, type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Detour, Fragment, Proposal, Retarget, SiteContext, Stretch, TacticName } from "../proposal.js";
+import { Refusal, refuse } from "../refusal.js";
 import {
   askewObstacle,
   frozenObstacle,
@@ -33,14 +34,14 @@ import {
 /** How many instructions before the nop are tried. */
 const MOST_BEFORE = 8;
 
-export const displace = (context: SiteContext): Proposal | string =>
+export const displace = (context: SiteContext): Proposal | Refusal =>
   detour(context, context.index, context.index, "displace");
 
-export function straddle(context: SiteContext): Proposal | string {
-  let reason = "there is no instruction before the probe";
+export function straddle(context: SiteContext): Proposal | Refusal {
+  let reason = refuse("no-room", "there is no instruction before the probe");
   for (const first of starts(context)) {
     const proposal = detour(context, first, context.index, "straddle");
-    if (typeof proposal !== "string") return proposal;
+    if (!(proposal instanceof Refusal)) return proposal;
     reason = proposal;
   }
   return reason;
@@ -60,7 +61,7 @@ export interface Led {
 interface DetourOptions {
   readonly via?: Detour["via"];
   /** Leads the branches into a window elsewhere, or says why not. Without it nothing may lead into the window. */
-  readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | string) | undefined;
+  readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | Refusal) | undefined;
   /** Calls move, where the context allows it. */
   readonly calls?: boolean;
   /** How many bytes the window has at least: as many as the jump, where nothing else is said. */
@@ -77,17 +78,17 @@ export function detour(
   last: number,
   tactic: TacticName,
   { via = "jump", lead, calls = false, size = via === "jump" ? JUMP_SIZE : SHORT_JUMP_SIZE }: DetourOptions = {},
-): Proposal | string {
+): Proposal | Refusal {
   const { code } = context;
   const start = addressOf(code, first);
   const moved = movedCode(context, first, (next, end) => next <= last || end - start < size, calls);
-  if (typeof moved === "string") return moved;
+  if (moved instanceof Refusal) return moved;
   let { end } = moved;
   if (end - start < size) {
     // The block is over; padding behind it may give the rest of the room.
     const need = size - (end - start);
     const room = paddingRoom(context, moved.next, need);
-    if (room < need) return `the block ends ${need} bytes too early for a jump`;
+    if (room < need) return refuse("no-room", `the block ends ${need} bytes too early for a jump`, end);
     end = vaddr(end + room);
   }
   const window = { start, end };
@@ -99,7 +100,7 @@ export function detour(
         frozenObstacle(context.facts, start, end));
   if (obstacle !== undefined) return obstacle;
   const led = lead === undefined ? { retargets: [], helpers: [] } : lead(window, moved.fragments);
-  if (typeof led === "string") return led;
+  if (led instanceof Refusal) return led;
   // No probe is among what stands before it.
   const entered = led.retargets.length === 0 ? start : firstEntered(context, first, moved.fragments, led.retargets);
   return {
@@ -161,7 +162,7 @@ export function movedCode(
   first: number,
   more: (next: number, end: Vaddr) => boolean,
   calls = false,
-): MovedCode | string {
+): MovedCode | Refusal {
   const { code } = context;
   const fragments: Fragment[] = [];
   const texts: string[] = [];
@@ -169,20 +170,20 @@ export function movedCode(
   let fallsThrough = true;
   let i = first;
   for (; fallsThrough && more(i, end); i++) {
-    if (i >= code.count) return "the function ends before there is room for a jump";
+    if (i >= code.count) return refuse("no-room", "the function ends before there is room for a jump");
     const at = addressOf(code, i);
     const probe = context.probe(at);
     if (probe !== undefined) fragments.push({ kind: "probe", site: at, form: probe.form });
-    else if (context.isSite(at)) return `another probe at ${hex(at)} would have to move`;
+    else if (context.isSite(at)) return refuse("other-probe", `another probe at ${hex(at)} would have to move`, at);
     else {
       const traits = movable(context, i, calls);
-      if (typeof traits === "string") return traits;
+      if (traits instanceof Refusal) return traits;
       fragments.push({ kind: "instruction", at, bytes: instructionBytes(code, i) });
       texts.push(traits.text);
     }
     end = vaddr(end + lengthOf(code, i));
     fallsThrough = (code.flow[i]! & GOES_NOWHERE) === 0;
   }
-  if (i <= context.index) return "the block before the probe ends";
+  if (i <= context.index) return refuse("no-room", "the block before the probe ends");
   return { fragments, texts, next: i, end, fallsThrough };
 }

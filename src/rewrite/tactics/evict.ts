@@ -5,14 +5,15 @@
  * The last resort: code that never comes by the probe pays for it with a jump there and back.
  */
 import type { Proposal, SiteContext } from "../proposal.js";
+import { Refusal } from "../refusal.js";
 import { hop, hopRetarget } from "./hop.js";
 import { retargetShort } from "./retarget.js";
 
-export function evict(context: SiteContext): Proposal | string {
-  let reason: string | undefined;
+export function evict(context: SiteContext): Proposal | Refusal {
+  let reason: Refusal | undefined;
   for (const tactic of [hop, retargetShort, hopRetarget]) {
     const proposal = tactic({ ...context, evicts: true });
-    if (typeof proposal !== "string") return { ...proposal, tactic: "evict" };
+    if (!(proposal instanceof Refusal)) return { ...proposal, tactic: "evict" };
     reason ??= proposal;
   }
   return reason!;

@@ -22,20 +22,21 @@
 import { type Vaddr, vaddr } from "../../address.js";
 import { SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import type { Proposal, SiteContext, Tactic } from "../proposal.js";
+import { Refusal, refuse } from "../refusal.js";
 import { detour, starts } from "./displace.js";
 import { wayThroughPadding } from "./padding.js";
 import { type Entering, leadBranches, stretchesOf } from "./ways.js";
 
-export const NO_PADDING = "no padding with room for a jump is in the reach of a short one";
+const NO_PADDING = "no padding with room for a jump is in the reach of a short one";
 
 const hopping =
   (tactic: "hop" | "hop-retarget", entering: Entering | undefined): Tactic =>
-  (context: SiteContext): Proposal | string => {
+  (context: SiteContext): Proposal | Refusal => {
     const lead = entering && leadBranches.bind(undefined, context, entering);
-    let reason: string | undefined;
+    let reason: Refusal | undefined;
     for (const first of [context.index, ...starts(context)]) {
       const proposal = withPadding(context, detour(context, first, context.index, tactic, { via: { hop: [] }, lead }));
-      if (typeof proposal !== "string") return proposal;
+      if (!(proposal instanceof Refusal)) return proposal;
       reason ??= proposal;
     }
     return reason!;
@@ -45,8 +46,8 @@ export const hop = hopping("hop", undefined);
 export const hopRetarget = hopping("hop-retarget", "any branch");
 
 /** The padding that the short jump at a proposal's start goes through: none that it changes already. */
-function withPadding(context: SiteContext, proposal: Proposal | string): Proposal | string {
-  if (typeof proposal === "string" || proposal.change.kind !== "detour") return proposal;
+function withPadding(context: SiteContext, proposal: Proposal | Refusal): Proposal | Refusal {
+  if (proposal instanceof Refusal || proposal.change.kind !== "detour") return proposal;
   if (proposal.change.via === "branches") return proposal;
   const { window, change, helpers } = proposal;
   const own = [
@@ -58,7 +59,7 @@ function withPadding(context: SiteContext, proposal: Proposal | string): Proposa
     context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
   const short = { start: window.start, end: vaddr(window.start + SHORT_JUMP_SIZE) };
   const room = wayThroughPadding(context, short, isFree);
-  if (room === undefined) return NO_PADDING;
+  if (room === undefined) return refuse("no-padding", NO_PADDING);
   return {
     ...proposal,
     change: { ...change, via: { hop: room.through } },

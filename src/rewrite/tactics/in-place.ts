@@ -13,12 +13,13 @@ import { type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Proposal, SiteContext } from "../proposal.js";
+import { type Refusal, refuse } from "../refusal.js";
 import { crossesLine, crossesPage, guardObstacle, windowObstacle } from "./safety.js";
 
 /** How far a run of nops is followed: enough to choose a place in a 16-byte line. */
 const LONGEST_RUN = 24;
 
-export function inPlace(context: SiteContext): Proposal | string {
+export function inPlace(context: SiteContext): Proposal | Refusal {
   const { code, index, site, facts } = context;
   const form = context.probe(site)!.form;
   const unguardable = form.guard ? guardObstacle(context) : undefined;
@@ -36,14 +37,15 @@ export function inPlace(context: SiteContext): Proposal | string {
     if (facts.entries.has(start)) break;
     start = addressOf(code, i);
   }
-  if (end - start < form.bytes.length) return `there are only ${end - start} bytes of nops`;
+  if (end - start < form.bytes.length) return refuse("no-room", `there are only ${end - start} bytes of nops`, start);
   const places: Vaddr[] = [];
   for (let at = site; at + form.bytes.length <= end; at++) places.push(vaddr(at));
   for (let at = Math.min(site - 1, end - form.bytes.length); at >= start; at--) places.push(vaddr(at));
   const located = (p: Vaddr): Vaddr => vaddr(p + form.location);
   const place =
     places.find((p) => !crossesLine(located(p), form)) ?? places.find((p) => !crossesPage(located(p), form));
-  if (place === undefined) return "the probe would cross a page boundary, where the kernel does not optimize it";
+  if (place === undefined)
+    return refuse("page-border", "the probe would cross a page boundary, where the kernel does not optimize it", start);
   // No more of the run is touched than the probe needs, from and to the borders of whole instructions.
   const window = {
     start: vaddr(Math.min(site, place)),

@@ -19,6 +19,7 @@ import { type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, type DecodedCode, Flow } from "../../x86/decode.js";
 import type { Proposal, SiteContext, Stretch } from "../proposal.js";
+import { Refusal } from "../refusal.js";
 import { keepsFrame } from "../unwind/relays.js";
 import { detour } from "./displace.js";
 import { paddingRoom, windowObstacle } from "./safety.js";
@@ -85,7 +86,7 @@ function evictedRoom(context: SiteContext, branch: Stretch, isFree: IsFree): Roo
       const helper = detour({ ...context, ...around, site: addressOf(code, index), index }, index, index, "evict", {
         size: 2 * JUMP_SIZE,
       });
-      if (typeof helper === "string" || helper.change.kind !== "detour") continue;
+      if (helper instanceof Refusal || helper.change.kind !== "detour") continue;
       const { window, change } = helper;
       if (change.body.some((f) => f.kind === "probe") || !isFree(window.start, window.end)) continue;
       const border = vaddr(window.start + JUMP_SIZE);

@@ -28,15 +28,19 @@ import { codeFrom } from "../../usdt/sites.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { farObstacle } from "../far-jumps.js";
 import type { Detour, Proposal, SiteContext } from "../proposal.js";
+import { type Refusal, refuse } from "../refusal.js";
 import { paddingAt } from "./padding.js";
 import { frozenObstacle, reachObstacle } from "./safety.js";
 
-export function punned(context: SiteContext): Proposal | string {
+export function punned(context: SiteContext): Proposal | Refusal {
   const { site, facts } = context;
   const bytes = codeFrom(facts.image, site);
-  if (bytes === null || bytes.length < JUMP_SIZE) return "behind the nop there is no code to jump by";
-  const stack = facts.computed.readAsData(context.range) ?? stackPointerObstacle(facts, context.range, site);
-  if (stack !== undefined) return stack;
+  if (bytes === null || bytes.length < JUMP_SIZE)
+    return refuse("no-room", "behind the nop there is no code to jump by", site);
+  const data = facts.computed.readAsData(context.range);
+  if (data !== undefined) return refuse("unknown-code", data);
+  const stack = stackPointerObstacle(facts, context.range, site);
+  if (stack !== undefined) return refuse("stack-pointer", stack, site);
   if (keptObstacle(context, SHORT_JUMP_SIZE) === undefined) {
     const padding = paddingAt(context, vaddr(site + SHORT_JUMP_SIZE + bytes.readInt8(1)));
     if (padding !== undefined) return proposal(context, { hop: [padding] }, SHORT_JUMP_SIZE);
@@ -45,16 +49,22 @@ export function punned(context: SiteContext): Proposal | string {
   if (kept !== undefined) return kept;
   const far = vaddr(site + JUMP_SIZE + bytes.readInt32LE(1));
   const away = farObstacle(facts.image, far);
-  if (away !== undefined) return `a jump by the bytes behind the nop would lead ${away}`;
+  if (away !== undefined) return refuse("far-target", `a jump by the bytes behind the nop would lead ${away}`, far);
   return proposal(context, { far }, JUMP_SIZE);
 }
 
 /** Why the bytes of a jump of this size must not be part of one, or undefined: somebody else may write to them. */
-function keptObstacle({ site, facts, isSite }: SiteContext, size: number): string | undefined {
+function keptObstacle({ site, facts, isSite }: SiteContext, size: number): Refusal | undefined {
   for (let at = vaddr(site + 1); at < site + size; at++)
-    if (isSite(at)) return `another probe at ${hex(at)} is among the bytes that a jump would go by`;
+    if (isSite(at))
+      return refuse("other-probe", `another probe at ${hex(at)} is among the bytes that a jump would go by`, at);
   const next = facts.functions.range(facts.functions.lastAtOrBelow(site + size - 1));
-  if (next.start > site) return `a function begins at ${hex(next.start)}, among the bytes that a jump would go by`;
+  if (next.start > site)
+    return refuse(
+      "next-function",
+      `a function begins at ${hex(next.start)}, among the bytes that a jump would go by`,
+      next.start,
+    );
   const end = vaddr(site + size);
   return reachObstacle(facts, site, end) ?? frozenObstacle(facts, site, end);
 }

@@ -14,18 +14,19 @@
  * retarget-short: the same where short branches are among them, see ways.ts.
  */
 import type { Proposal, SiteContext, Tactic } from "../proposal.js";
+import { Refusal } from "../refusal.js";
 import { detour, starts } from "./displace.js";
 import { type Entering, leadBranches } from "./ways.js";
 
 const retargeting =
   (tactic: "retarget" | "retarget-short", entering: Entering): Tactic =>
-  (context: SiteContext): Proposal | string => {
+  (context: SiteContext): Proposal | Refusal => {
     const lead = leadBranches.bind(undefined, context, entering);
     const behind = detour(context, context.index, context.index, tactic, { lead });
-    if (typeof behind !== "string") return behind;
+    if (!(behind instanceof Refusal)) return behind;
     for (const first of starts(context)) {
       const proposal = detour(context, first, context.index, tactic, { lead });
-      if (typeof proposal !== "string") return proposal;
+      if (!(proposal instanceof Refusal)) return proposal;
     }
     return behind;
   };

@@ -15,15 +15,19 @@ import type { ProbeForm } from "../../usdt/forms.js";
 import { addressOf, type DecodedCode, decode, Flow, indexOf, lengthOf } from "../../x86/decode.js";
 import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
+import { type Refusal, refuse } from "../refusal.js";
 import { encodeExceptionTable, personalityObstacle } from "../unwind/exceptions.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
-export function windowObstacle(context: SiteContext, start: Vaddr, end: Vaddr): string | undefined {
+export function windowObstacle(context: SiteContext, start: Vaddr, end: Vaddr): Refusal | undefined {
   const { facts } = context;
-  const obstacle = reachObstacle(facts, start, end) ?? facts.unknown(start, end);
-  if (obstacle !== undefined) return obstacle;
+  const reach = reachObstacle(facts, start, end);
+  if (reach !== undefined) return reach;
+  const unknown = facts.unknown(start, end);
+  if (unknown !== undefined) return refuse("unknown-entries", unknown, start);
   const entry = facts.entries.within(start + 1, end)[0];
-  if (entry !== undefined) return `${describeEntry(entry)}, inside the bytes that are needed`;
+  if (entry !== undefined)
+    return refuse("entered", `${describeEntry(entry)}, inside the bytes that are needed`, entry.address);
   return askewObstacle(context, start) ?? frozenObstacle(facts, start, end);
 }
 
@@ -31,7 +35,7 @@ export function windowObstacle(context: SiteContext, start: Vaddr, end: Vaddr): 
 const LONGEST = 15;
 
 /** Who enters an instruction in front of the bytes in its middle runs another one, which may take some of them. */
-export function askewObstacle({ facts, code }: SiteContext, start: Vaddr): string | undefined {
+export function askewObstacle({ facts, code }: SiteContext, start: Vaddr): Refusal | undefined {
   if (start > code.end) return undefined;
   for (const entry of facts.entries.within(vaddr(Math.max(code.start, start - LONGEST + 1)), start)) {
     if (!entry.isCertain || indexOf(code, entry.address) >= 0) continue;
@@ -40,20 +44,27 @@ export function askewObstacle({ facts, code }: SiteContext, start: Vaddr): strin
     const next = Array.from({ length: askew.count }, (_, i) => entry.address + askew.offsets[i]!).find(
       (at) => at >= start,
     );
-    if (next !== start) return `${describeEntry(entry)}, and what runs from there takes bytes that are needed`;
+    if (next !== start)
+      return refuse(
+        "entered",
+        `${describeEntry(entry)}, and what runs from there takes bytes that are needed`,
+        entry.address,
+      );
   }
   return undefined;
 }
 
 /** No entry says something only where entries have been looked for. */
-export function reachObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): string | undefined {
-  return facts.covers(start, end) ? undefined : "bytes that are needed are too far from the probe";
+export function reachObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): Refusal | undefined {
+  return facts.covers(start, end)
+    ? undefined
+    : refuse("out-of-sight", "bytes that are needed are too far from the probe", start);
 }
 
 /** Nothing patches the bytes in [start, end), and nothing counts on where they are. */
-export function frozenObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): string | undefined {
+export function frozenObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): Refusal | undefined {
   const frozen = facts.entries.frozenWithin(start, end);
-  return frozen && `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`;
+  return frozen && refuse("patched", `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`, frozen.start);
 }
 
 const LINE_SIZE = 16;
@@ -72,12 +83,12 @@ function crosses(location: Vaddr, { patched }: ProbeForm, unit: number): boolean
  * Why a guard cannot stand where the probe is: between its two `lea` the unwind rule of the place must still hold, and it
  * does only where it goes by rbp.
  */
-export function guardObstacle({ facts, range, site }: SiteContext): string | undefined {
+export function guardObstacle({ facts, range, site }: SiteContext): Refusal | undefined {
   const rows = facts.functions.cfaRows(range);
   if (rows === undefined) return undefined;
   const row = rowAt(rows, site);
   if (row >= 0 && rows.registers[row] === DWARF_RBP) return undefined;
-  return "a guard changes rsp, by which the unwind information finds the caller here";
+  return refuse("unwind-rule", "a guard changes rsp, by which the unwind information finds the caller here", site);
 }
 
 export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
@@ -87,24 +98,31 @@ export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =
  * Why an instruction cannot run at another address, or its traits where it can.
  * @param calls whether calls may move, as far as the context allows it
  */
-export function movable(context: SiteContext, index: number, calls = false): InstructionTraits | string {
+export function movable(context: SiteContext, index: number, calls = false): InstructionTraits | Refusal {
   const { code } = context;
   const at = addressOf(code, index);
   const traits = traitsAt(code, index);
   const flow = code.flow[index]!;
   if (flow & Flow.Call) {
     if (!context.unwindable)
-      return `the call at ${hex(at)} would have to move: its return address could not be unwound`;
+      return refuse("call", `the call at ${hex(at)} would have to move: its return address could not be unwound`, at);
     const obstacle = calls ? callObstacle(context, index) : undefined;
-    if (obstacle !== undefined) return `the call at ${hex(at)} would have to move: ${obstacle}`;
-    return calls ? traits : `the call at ${hex(at)} would have to move`;
+    if (obstacle !== undefined) return refuse("call", `the call at ${hex(at)} would have to move: ${obstacle}`, at);
+    return calls ? traits : refuse("call", `the call at ${hex(at)} would have to move`, at);
   }
-  if (flow & Flow.Trap) return `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`;
-  if (flow & Flow.Transaction) return `${traits.text} at ${hex(at)} would have to move`;
-  if (flow & Flow.Landing) return `endbr64 at ${hex(at)} has to stay where it is`;
+  if (flow & Flow.Trap)
+    return refuse(
+      "fixed-instruction",
+      `${traits.text} at ${hex(at)} would have to move: the kernel sees its address`,
+      at,
+    );
+  if (flow & Flow.Transaction)
+    return refuse("fixed-instruction", `${traits.text} at ${hex(at)} would have to move`, at);
+  if (flow & Flow.Landing) return refuse("fixed-instruction", `endbr64 at ${hex(at)} has to stay where it is`, at);
   if (traits.mayTrap) {
     const obstacle = trapObstacle(context, at, code.start + code.offsets[index + 1]!);
-    if (obstacle !== undefined) return `${traits.text} at ${hex(at)} would have to move: ${obstacle}`;
+    if (obstacle !== undefined)
+      return refuse("may-fault", `${traits.text} at ${hex(at)} would have to move: ${obstacle}`, at);
   }
   return traits;
 }

@@ -16,6 +16,7 @@ import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow } from "../../x86/decode.js";
 import { relocate } from "../../x86/relocate.js";
 import type { PlacedProbe, Proposal, SiteContext } from "../proposal.js";
+import { Refusal, refuse } from "../refusal.js";
 import {
   callSites,
   crossesPage,
@@ -28,15 +29,16 @@ import {
 
 const LONGEST_BLOCK = 64;
 
-export function shift(context: SiteContext): Proposal | string {
+export function shift(context: SiteContext): Proposal | Refusal {
   const { code, index, site, facts } = context;
   const last = endOfBlock(context);
-  if (typeof last === "string") return last;
+  if (last instanceof Refusal) return last;
   const blockEnd = vaddr(code.start + code.offsets[last + 1]!);
   // The commonest obstacle first: it is known without looking at the instructions.
   const need = growthOf(context, last);
   const room = paddingRoom(context, last + 1, need);
-  if (room < need) return `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${need}`;
+  if (room < need)
+    return refuse("no-room", `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${need}`, blockEnd);
   const probes: PlacedProbe[] = [];
   const displaced: string[] = [];
   const pieces: Uint8Array[] = [];
@@ -53,15 +55,20 @@ export function shift(context: SiteContext): Proposal | string {
       const location = vaddr(to + form.location);
       probes.push({ site: from, location, form, stackShift: form.stackShift });
       if (crossesPage(location, form))
-        return "the probe would cross a page boundary, where the kernel does not optimize it";
+        return refuse(
+          "page-border",
+          "the probe would cross a page boundary, where the kernel does not optimize it",
+          location,
+        );
     } else {
       const traits = movable(context, i);
-      if (typeof traits === "string") return traits;
-      if (traits.changesFrame && i !== last) return `${traits.text} at ${hex(from)} changes the stack frame`;
+      if (traits instanceof Refusal) return traits;
+      if (traits.changesFrame && i !== last)
+        return refuse("changes-frame", `${traits.text} at ${hex(from)} changes the stack frame`, from);
       const original = instructionBytes(code, i);
       bytes = relocate(original, from, vaddr(to));
       if (bytes === undefined || bytes.length !== original.length)
-        return `${traits.text} at ${hex(from)} would no longer reach its target`;
+        return refuse("out-of-reach", `${traits.text} at ${hex(from)} would no longer reach its target`, from);
       displaced.push(traits.text);
     }
     pieces.push(bytes);
@@ -81,7 +88,7 @@ export function shift(context: SiteContext): Proposal | string {
   const growth = newEnd > code.end ? { range: context.range, end: newEnd } : undefined;
   const fde = facts.functions.fde(context.range);
   if (growth !== undefined && fde !== undefined && fde.rangeOffset === undefined)
-    return "the function's end is written in a form that cannot be changed";
+    return refuse("unwind-rule", "the function's end is written in a form that cannot be changed");
   return {
     tactic: "shift",
     site,
@@ -100,22 +107,29 @@ function growthOf({ code, index, probe }: SiteContext, last: number): number {
 }
 
 /** The index of the ret or jmp that ends the site's block, or why there is none. */
-function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number | string {
+function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number | Refusal {
   for (let i = index; i < code.count; i++) {
     const at = addressOf(code, i);
-    if (at - site > LONGEST_BLOCK) return `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`;
-    if (isSite(at) && probe(at) === undefined) return `another probe at ${hex(at)} would have to move`;
+    if (at - site > LONGEST_BLOCK)
+      return refuse("no-room", `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`);
+    if (isSite(at) && probe(at) === undefined)
+      return refuse("other-probe", `another probe at ${hex(at)} would have to move`, at);
     if (code.flow[i]! & (Flow.Return | Flow.Jump | Flow.IndirectJump)) return i;
   }
-  return "the block behind the probe has no end";
+  return refuse("no-room", "the block behind the probe has no end");
 }
 
 /** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and behind. */
-function unwindObstacle(context: SiteContext, newEnd: Vaddr): string | undefined {
+function unwindObstacle(context: SiteContext, newEnd: Vaddr): Refusal | undefined {
   const { site, facts, range } = context;
   const change = facts.functions.fde(range)?.ruleChanges.find((a) => a > site && a < newEnd);
-  if (change !== undefined) return `the unwind rule changes at ${hex(change)}, inside the block that would move`;
+  if (change !== undefined)
+    return refuse(
+      "unwind-rule",
+      `the unwind rule changes at ${hex(change)}, inside the block that would move`,
+      vaddr(change),
+    );
   if (callSites(context).some((s) => s.landingPad !== undefined && s.start < newEnd && s.end > site))
-    return "the block behind the probe is covered by a landing pad";
+    return refuse("landing-pad", "the block behind the probe is covered by a landing pad");
   return undefined;
 }

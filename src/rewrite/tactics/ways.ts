@@ -25,6 +25,7 @@ import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { indexOf } from "../../x86/decode.js";
 import { isPlainBranch } from "../../x86/relocate.js";
 import type { Fragment, Proposal, Retarget, RetargetWay, SiteContext, Stretch } from "../proposal.js";
+import { Refusal, refuse } from "../refusal.js";
 import { detour, type Led, starts } from "./displace.js";
 import { type IsFree, wayThroughPadding } from "./padding.js";
 import { frozenObstacle, instructionBytes, paddingRoom, windowObstacle } from "./safety.js";
@@ -40,7 +41,7 @@ export function leadBranches(
   entering: Entering,
   window: Stretch,
   fragments: readonly Fragment[],
-): Led | string {
+): Led | Refusal {
   const retargets: Retarget[] = [];
   const helpers: Proposal[] = [];
   const taken: Stretch[] = [window];
@@ -60,7 +61,8 @@ export function leadBranches(
         continue;
       }
       const found = wayFor(context, branch, all, entering, helpers, isFree);
-      if (found === undefined) return `${entryObstacle(entry)}, and ${wayObstacle(branch)}`;
+      if (found === undefined)
+        return refuse("entered", `${entryObstacle(entry).text}, and ${wayObstacle(branch)}`, entry.address);
       const { way } = found;
       retargets.push({ ...known, way });
       taken.push(...stretchesOf(branch, way), ...found.helpers.map((h) => h.window));
@@ -89,8 +91,12 @@ export function stretchesOf({ at, end }: Branch, way: Retarget["way"]): readonly
   return way.kind === "widened" ? [way.over] : [own, ...way.through];
 }
 
-const entryObstacle = (entry: Entry): string =>
-  `${describeEntry({ ...entry, reason: entry.besides ?? entry.reason })}, inside the bytes that are needed`;
+const entryObstacle = (entry: Entry): Refusal =>
+  refuse(
+    "entered",
+    `${describeEntry({ ...entry, reason: entry.besides ?? entry.reason })}, inside the bytes that are needed`,
+    entry.address,
+  );
 
 const wayObstacle = ({ wide }: Branch): string =>
   wide
@@ -171,7 +177,7 @@ function helperFor(
   for (const first of [around.index, ...starts(around)])
     for (const size of HELPER_SIZES) {
       const helper = detour(around, first, around.index, "displace", { size });
-      if (typeof helper === "string" || helper.change.kind !== "detour") continue;
+      if (helper instanceof Refusal || helper.change.kind !== "detour") continue;
       const { start, end } = helper.window;
       if (helper.change.body.some((f) => f.kind === "probe") || !isFree(start, end)) continue;
       const count = others.filter((o) => movesInstruction(helper, o.at)).length;
