@@ -83,6 +83,12 @@ Exit status:
         .default("auto"),
     )
     .option("--only <provider:name>", "only these probes, * as wildcard (repeatable)", collect(pattern))
+    .option("--explain <provider:name>", "also say what was tried for these probes (repeatable)", collect(pattern))
+    .addOption(
+      new Option("--plan-json", "print the whole plan as one JSON document; the report goes to stderr").conflicts(
+        "json",
+      ),
+    )
     .option("--strict", "if any probe cannot be rewritten, write nothing and exit with 3")
     .option("--dry-run", "report only, write nothing")
     .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")

@@ -8,8 +8,10 @@ import { parseElf } from "../elf/image.js";
 import { readInput } from "../files/input.js";
 import { choosePlace, wholeFile, writeOutput } from "../files/output.js";
 import { privilegesOf } from "../files/privileges.js";
+import { explanation, planDocument, sitePlanDocument } from "../report/plan.js";
 import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
 import { document, makeStyle } from "../report/text.js";
+import type { PlanReport } from "../rewrite/plan-report.js";
 import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
 import type { Hazard, Kernel, Layout } from "../rewritten/contract.js";
 import type { ProbePattern } from "../usdt/pattern.js";
@@ -22,6 +24,10 @@ export interface RewriteCommandOptions extends OutputOptions {
   readonly only?: readonly ProbePattern[];
   readonly strict?: boolean;
   readonly dryRun?: boolean;
+  /** Probes of which the report says what was tried. */
+  readonly explain?: readonly ProbePattern[];
+  /** The whole plan on standard output, the report on standard error. */
+  readonly planJson?: boolean;
   readonly newBuildId?: boolean;
   readonly tableAtEnd?: boolean;
   readonly keepOffsets?: boolean;
@@ -55,9 +61,10 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
   const { content } = result;
   const hazards = content === null ? [] : privilegeHazard(await privileges);
   const report = { ...result.report, hazards: [...result.report.hazards, ...hazards] };
-  for (const pattern of patterns)
-    if (!report.sites.some(pattern.matches))
-      await complain(streams, `${path}: --only ${pattern.text} matches no probe`);
+  for (const [option, asked] of [["--only", patterns] as const, ["--explain", options.explain ?? []] as const])
+    for (const pattern of asked)
+      if (!report.sites.some(pattern.matches))
+        await complain(streams, `${path}: ${option} ${pattern.text} matches no probe`);
 
   // A probe that was not asked for has not been left out against anybody's will.
   const wanted = report.sites.filter((site) => patterns.length === 0 || patterns.some((p) => p.matches(site)));
@@ -67,11 +74,28 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     await writeOutput(input, content ?? wholeFile(input.bytes, input.holes), place, writeOptions(options));
 
   const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
-  const text = options.json
-    ? document(rewriteDocument(run))
-    : rewriteText(run, makeStyle(wantsColours(streams.stdout)));
-  await print(streams, text);
+  await tell(run, result.plan, options, streams);
   return fails ? 3 : 0;
+}
+
+/** Prints the report, and what was planned as far as it was asked for. */
+async function tell(
+  run: RewriteRun,
+  plan: () => PlanReport,
+  { json, planJson, explain = [] }: RewriteCommandOptions,
+  streams: Streams,
+): Promise<void> {
+  const explained = explain.length === 0 ? [] : plan().sites.filter((s) => explain.some((p) => p.matches(s.report)));
+  if (json) {
+    const told = explain.length === 0 ? {} : { explain: explained.map(sitePlanDocument) };
+    return print(streams, document({ ...rewriteDocument(run), ...told }));
+  }
+  // The document has standard output for itself.
+  const out = planJson ? streams.stderr : streams.stdout;
+  const style = makeStyle(wantsColours(out));
+  const text = [rewriteText(run, style), ...explained.map((site) => explanation(site, style))].join("");
+  await print({ ...streams, stdout: out }, text);
+  if (planJson) await print(streams, document(planDocument(run.input, plan())));
 }
 
 /** A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change. */

@@ -9,7 +9,7 @@ import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
 import { addTo } from "../grouped.js";
-import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
+import { type Carry, isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
@@ -40,6 +40,7 @@ import { probesOf } from "./overlaps.js";
 import { type Places, placesFor } from "./place.js";
 import { checkPlaced } from "./placed.js";
 import { type Plan, planSites, type WantedSite } from "./plan.js";
+import { type PlanReport, planReport } from "./plan-report.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Refusal, refuse } from "./refusal.js";
@@ -55,19 +56,27 @@ import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/pl
  * Rewrites a program or library.
  * @throws InputError where the file is damaged or not supported, or the options ask for what does not exist
  */
-export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult {
+export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult & Planned {
   const carry = readCarry(image);
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options, image.bytes.length);
   const memo = decodeMemo(carry.memo);
-  if (memo !== undefined && sameOptions(memo.options, options)) return nothingToDo(image, memo);
-  const original = parseElf(makeOriginal(image, carry));
-  const { report, content } = rewriteOriginal(original, options, image.bytes.length);
+  if (memo !== undefined && sameOptions(memo.options, options))
+    return { ...nothingToDo(image, memo), plan: () => rewriteOriginal(originalOf(image, carry), options, 0).plan() };
+  const original = originalOf(image, carry);
+  const { report, content, plan } = rewriteOriginal(original, options, image.bytes.length);
   // Where these options change nothing the original is the output, and not what was made of it before.
   const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
-  return { report, content: content ?? whole };
+  return { report, content: content ?? whole, plan };
 }
 
-function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult {
+const originalOf = (image: ElfImage, carry: Carry): ElfImage => parseElf(makeOriginal(image, carry));
+
+/** What was planned, put together when it is asked for. */
+interface Planned {
+  readonly plan: () => PlanReport;
+}
+
+function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize: number): RewriteResult & Planned {
   // All that follows works from one image: sections are known by their identity.
   const before = options.newBuildId ? newBuildId(original) : [];
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
@@ -128,7 +137,7 @@ function rewriteUnguarded(
   reason: string | null,
   fork: string | undefined,
   neverForks = false,
-): RewriteResult {
+): RewriteResult & Planned {
   const { image, options, notes } = input;
   const layout = chooseLayout(options.layout, options.kernel, fork === undefined);
   const subject = survey(input, layout);
@@ -144,7 +153,7 @@ function rewriteUnguarded(
 }
 
 /** With the fork guard, or why it is of no use here. */
-function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | string {
+function rewriteGuarded(input: Input, guard: ForkGuardPlan): (RewriteResult & Planned) | string {
   const { image, options, notes, sites: asked } = input;
   const layout = chooseLayout(options.layout, options.kernel, true);
   const hasChoice = options.layout === "auto" && hasCandidates(input, layout);
@@ -198,7 +207,7 @@ function placesWithUnwind(places: Places, { facts }: Survey, origins?: readonly 
   return { ...places, places: placesToUnwind(places.places, unwindable(facts), origins) };
 }
 
-function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult {
+function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult & Planned {
   const { notes, options } = input;
   const { proposals, code, placed } = located;
   const { layout } = subject;
@@ -239,7 +248,8 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     hazards,
     forkGuard,
   });
-  if (!changes) return { report: report(image.bytes.length), content: null };
+  const planOf = (edits: readonly Edit[]) => (): PlanReport => planReport(layout, sites, subject.facts, located, edits);
+  if (!changes) return { report: report(image.bytes.length), content: null, plan: planOf([]) };
 
   const noteChanges = changeNotes(image, notes, placed);
   const assembly: Assembly = {
@@ -263,7 +273,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   };
   const content = assemble(image, assembly);
   checkPlaced(content, { original: input.original.bytes, image, frames, assembly, layout, sites });
-  return { report: report(content.size), content };
+  return { report: report(content.size), content, plan: planOf(assembly.edits) };
 }
 
 /** Facts about the sites: the code around them, and whether what lies below rsp there is needed. */

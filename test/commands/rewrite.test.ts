@@ -42,6 +42,7 @@ const skipped: SiteReport = {
   redZone: "unknown",
   guard: false,
   reason: "a jump leads into the bytes behind it",
+  reasonCode: "entered",
   displaced: [],
 };
 
