@@ -14,6 +14,8 @@ const compilers: readonly (readonly [string, ...string[]])[] = [
   ["g++", "-O2", "-no-pie", "-fno-PIC"],
   ["g++", "-O1", "-fnon-call-exceptions"],
   ["g++", "-O2", "-fuse-ld=lld"],
+  // Exception tables whose addresses have eight bytes.
+  ["g++", "-O2", "-mcmodel=medium", "-no-pie", "-fno-PIC"],
   ["clang++", "-O2"],
 ];
 /** No padding, in which jumps could find room. */

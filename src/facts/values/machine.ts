@@ -208,6 +208,12 @@ export class Machine {
         if (first !== undefined) this.write(first, value);
         return;
       }
+      case "enter": {
+        this.push(this.registers[RBP]!);
+        this.registers[RBP] = this.registers[RSP]!;
+        this.registers[RSP] = this.arithmetic.add(at, this.registers[RSP]!, this.read(first!, 8), true);
+        return;
+      }
       case "leave":
         this.registers[RSP] = this.registers[RBP]!;
         this.registers[RBP] = this.pop();
@@ -567,8 +573,11 @@ export class Machine {
       if (size === 8) return slot.value;
       if (size === 4) return isSigned ? arithmetic.signed32(at, slot.value) : arithmetic.low32(at, slot.value);
     }
-    const values = this.known.slice(first, last).map((s) => s.value);
-    if (!values.some((v) => this.matters(v))) return loaded(size, isSigned, undefined);
+    const slots = this.known.slice(first, last);
+    const values = slots.map((s) => s.value);
+    // One or two bytes of an address make another one, whatever the others are.
+    const isPutTogether = size === 8 && slots.some((s) => s.isPart);
+    if (!isPutTogether && !values.some((v) => this.matters(v))) return loaded(size, isSigned, undefined);
     const spoiled = arithmetic.spoiled(at, ...values);
     return size === 8 ? spoiled : size === 4 ? arithmetic.low32(at, spoiled) : loaded(size, isSigned, undefined);
   }
@@ -577,10 +586,16 @@ export class Machine {
     if ((address.kinds & Is.Stack) === 0) return;
     if (!isStack(address) || Number.isNaN(address.offset)) {
       // Any of them may be something else now. What was computed is not taken for something that was handed over.
-      this.slots = this.known.flatMap((s) => (s.value.kinds & COMPUTED ? [{ ...s, value: TAINT }] : []));
+      this.slots = this.known.flatMap((s) =>
+        s.value.kinds & COMPUTED ? [{ ...s, value: TAINT }] : s.isPart ? [s] : [],
+      );
       return;
     }
     const { frame, offset } = address;
+    if (size < 4) {
+      this.put({ frame, offset, size }, PIECE, true);
+      return;
+    }
     // What a load gives that finds no slot need not be kept.
     const isKept = size === 8 ? !same(value, GIVEN) : size === 4;
     this.put({ frame, offset, size }, isKept ? value : undefined, false);
@@ -610,6 +625,9 @@ export class Machine {
 
 /** More bytes than a string instruction is followed for. */
 const MANY = 1 << 12;
+
+/** One or two bytes in a slot. */
+const PIECE: Value = small(0, 2 ** 16 - 1);
 
 /** A pointer that was loaded and rotated: xor with the guard makes it whole again. */
 const MANGLED: Value = { ...TAINT };

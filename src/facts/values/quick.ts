@@ -219,6 +219,7 @@ function writes({ operation, operands, writes: written }: Step, register: number
       return isIt(operands[0]) || isIt(operands[1]);
     case "pop":
       return isIt(operands[0]) || register === RSP;
+    case "enter":
     case "leave":
       return register === RSP || register === RBP;
     case "sign extend eax":
@@ -238,7 +239,7 @@ function isOrdinaryReturn(code: DecodedCode, leads: Uint8Array, index: number): 
     if (flow & (Flow.Jump | Flow.Call | Flow.IndirectJump | Flow.Return)) return true;
     if (flow & (Flow.Conditional | Flow.Nop)) continue;
     const { operation, operands } = stepAt(code, i);
-    if (operation === "push") return false;
+    if (operation === "push" || operation === "enter") return false;
     const [first] = operands;
     if (operation !== "compare" && first?.kind === "memory" && first.base === RSP && first.displacement <= 8)
       return false;

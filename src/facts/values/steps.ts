@@ -51,6 +51,7 @@ export type Operation =
   | "set condition"
   | "push"
   | "pop"
+  | "enter"
   | "leave"
   | "sign extend eax"
   | "compare"
@@ -173,6 +174,8 @@ function turnTo(code: DecodedCode): NonNullable<typeof current> {
 function read(instruction: Instruction): Step {
   const { mnemonic } = instruction;
   let operation = byMnemonic.get(mnemonic);
+  // With nested frames it copies pointers to them: nobody makes such code.
+  if (mnemonic === Mnemonic.Enter && instruction.immediate8_2nd === 0) operation = "enter";
   if (operation === undefined && instruction.conditionCode !== ConditionCode.None) {
     if (instruction.isJccShortOrNear || instruction.isLoop || instruction.isLoopcc) operation = "compare";
     else if (instruction.opCount === 2) operation = "conditional move";
@@ -268,7 +271,10 @@ function other(instruction: Instruction): Step {
   };
 }
 
-const isVector = (register: number): boolean => register >= FIRST_VECTOR && register <= Register.ZMM31;
+/** AVX-512's mask registers hold 64 bits, too, and go to and from general registers as they are. */
+const isMask = (register: number): boolean => register >= Register.K0 && register <= Register.K7;
+const isVector = (register: number): boolean =>
+  (register >= FIRST_VECTOR && register <= Register.ZMM31) || isMask(register);
 const isAnyVector = (register: number): boolean =>
   isVector(register) || (register >= Register.MM0 && register <= Register.MM7);
 
@@ -311,7 +317,7 @@ const VECTOR_MOVES = named(
 const VECTOR_ZEROES = named(/^V?(Pxor|Xorps|Xorpd)$/);
 /** Addresses may come of these, or parts of others take the place of a part. */
 const VECTOR_SUMS = named(
-  /^V?(P(add|sub|or|xor|and|andn|shuf|insr[bwd]|blend|mul|s[lr]l|sra)|(and|andn|or|xor|shuf|blend)ps|(and|andn|or|xor)pd|insertps)/i,
+  /^V?(P(add|sub|or|xor|and|andn|shuf|insr[bwd]|blend|mul|s[lr]l|sra)|(and|andn|or|xor|shuf|blend)ps|(and|andn|or|xor)pd|insertps|K(add|andn?|or|xn?or|not|shift[lr]|unpck))/i,
 );
 /** These write ecx, too. */
 const WRITES_INDEX = named(/^V?Pcmp[ei]stri(64)?$/);

@@ -12,8 +12,8 @@ import { hex, vaddr } from "../../address.js";
 import type { RegisterRule } from "../../elf/call-frames.js";
 import { DWARF_RSP } from "../../elf/cfa-rows.js";
 import { loweredExpression } from "../../elf/dwarf-expressions.js";
-import { DW_EH_PE_omit } from "../../elf/eh-cursor.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
+import { pointerSize } from "../../elf/eh-pointers.js";
 import { type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
 import { type FrameState, type FrameTable, readFrameTable, stateAt, stateKey } from "../../elf/frame-states.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
@@ -218,7 +218,8 @@ function augmentationProblem({ image, frames }: Side, index: number): string | u
   const { idAt, cie } = frames.record(index);
   if (!cie.hasAugmentationData || cie.fdeEncoding !== PCREL_SDATA4) return undefined;
   const length = image.bytes[idAt + 12]!;
-  const wanted = cie.lsdaEncoding === DW_EH_PE_omit ? 0 : 4;
+  // Eight in the medium and the large code model.
+  const wanted = pointerSize(cie.lsdaEncoding);
   return length === wanted ? undefined : `has ${length} bytes of augmentation data, not ${wanted}`;
 }
 

@@ -16,6 +16,9 @@ export const VECTORS = 16;
 export const isPreserved = (register: number): boolean =>
   register === 3 || register === RSP || register === RBP || register >= 12;
 
+/** rdi, rsi, rdx, rcx, r8, r9. */
+const ARGUMENTS = [7, 6, 2, 1, 8, 9];
+
 interface Slot {
   readonly value: Value;
   readonly size: number;
@@ -73,22 +76,18 @@ export class State {
     if (this.slots === other.slots) return wider;
     for (const [at, slot] of this.slots) {
       const theirs = other.slots.get(at);
-      if (slot.size < 8 && theirs !== undefined && theirs.size < 8) continue;
-      // Where only one side put eight bytes there, the other has what was handed over.
-      const size = 8;
-      const value = join(slot.size === 8 ? slot.value : GIVEN, theirs?.size === 8 ? theirs.value : GIVEN);
-      const isPart = slot.isPart === true || theirs?.isPart === true;
-      if (value === slot.value && size === slot.size && isPart === (slot.isPart === true)) continue;
+      if (theirs === slot) continue;
+      const both = theirs === undefined ? joined(slot, NOTHING_PUT) : joined(slot, theirs);
+      if (both === slot) continue;
       wider = true;
-      this.own().set(at, { value, size, isPart, isVector: slot.isVector === true });
+      this.own().set(at, both);
     }
     for (const [at, slot] of other.slots) {
       if (this.slots.has(at)) continue;
-      if (slot.size < 8) continue;
-      const value = join(GIVEN, slot.value);
-      if (value === GIVEN) continue;
+      const value = join(GIVEN, wholeOf(slot));
+      if (value === GIVEN && !isPiece(slot)) continue;
       wider = true;
-      this.own().set(at, { ...slot, value });
+      this.own().set(at, slot.size < 8 ? slot : { ...slot, value });
     }
     return wider;
   }
@@ -111,9 +110,9 @@ export class State {
     const at = key(place);
     const slot = this.slots.get(at);
     if (slot !== undefined && slot.size === 8) return slot.value;
-    // Pieces that this function wrote, all eight bytes of them, are something that it put together.
+    // What holds a piece that this function wrote is something that it put together.
     const pieces = this.overlapping(at, 8).map((other) => this.slots.get(other)!);
-    if (pieces.reduce((sum, { size }) => sum + Math.min(size, 8), 0) < 8) return GIVEN;
+    if (pieces.length === 0) return GIVEN;
     // Of an address that was taken to pieces it was said then what may be near it.
     return pieces.every(({ value }) => value === OFF) ? OFF : TAINT;
   }
@@ -147,27 +146,48 @@ export class State {
       for (const other of this.overlapping(at, size)) {
         const slot = this.slots.get(other)!;
         const isWhole = other >= at && other + slot.size <= at + size;
-        if (isWhole || slot.size < 8) this.own().delete(other);
+        if (isWhole) this.own().delete(other);
+        else if (slot.size < 8) continue;
         else this.own().set(other, { ...slot, isPart: true });
       }
     // A vector: its words.
     if (size > 8 && value !== GIVEN)
       for (let word = 0; word < size; word += 8) this.own().set(at + word, { value, size: 8, isVector: true });
-    if (size <= 8) this.own().set(at, { value: size === 8 || value === OFF ? value : TAINT, size });
+    if (size === 8) this.own().set(at, { value, size });
+    if (size < 8) this.putPiece(at, size, value === OFF ? OFF : TAINT);
+  }
+
+  /** Fewer than eight bytes: a part of the slot that begins there, or all that is known of it. */
+  private putPiece(at: number, size: number, value: Value): void {
+    if (at < 2 ** 16 && at >= FARTHEST + 8) {
+      // Of an argument on the stack, which is handed over in whole words.
+      const first = at - ((at - FARTHEST) % 8);
+      for (let word = first; word < at + size; word += 8)
+        this.own().set(word, joined(this.slots.get(word) ?? NOTHING_PUT, { value, size }));
+      return;
+    }
+    const slot = this.slots.get(at);
+    if (slot?.size === 8)
+      this.own().set(at, { ...slot, value: value === OFF ? join(slot.value, OFF) : slot.value, isPart: true });
+    else this.own().set(at, { value, size: Math.max(size, slot?.size ?? 0) });
   }
 
   /** What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or above. */
   call(changed: number): void {
     const { registers, slots } = this;
+    const before = registers.slice();
     registers[VECTORS] = GIVEN;
     for (let register = 0; register < 12; register++)
       if (changed & (1 << register)) registers[register] = register === 0 || register === 2 ? GIVEN : SCRAP;
     const rsp = registers[RSP]!;
     const [only] = rsp;
-    for (const [at, { size, isVector }] of slots) {
+    // An object whose address is handed over the callee may fill.
+    const isPassed = ARGUMENTS.some((register) => before[register]!.some(({ kind }) => kind === "stack"));
+    for (const [at, { size, isVector, isPart, value }] of slots) {
       const isBelow =
         rsp.length === 1 && only!.kind === "stack" && isPlaced(only!) && isInFrame(at, only!) && at < key(only!);
-      if (size < 8 || isBelow || isVector === true) this.own().delete(at);
+      const isFilled = isPart === true && isPassed && !isComputed(value);
+      if (size < 8 || isBelow || isVector === true || isFilled) this.own().delete(at);
     }
   }
 
@@ -180,6 +200,24 @@ export class State {
     return found;
   }
 }
+
+const isPiece = ({ size, isPart }: Slot): boolean => size < 8 || isPart === true;
+const NOTHING_PUT: Slot = { value: GIVEN, size: 8 };
+
+/** Where only one side put eight bytes, the other has what was handed over; a piece makes a part of it. `a` where nothing is new. */
+function joined(a: Slot, b: Slot): Slot {
+  if (a.size < 8 && (b.size < 8 || b === NOTHING_PUT)) {
+    const size = b === NOTHING_PUT ? a.size : Math.max(a.size, b.size);
+    const value = b.value === OFF ? OFF : a.value;
+    return size === a.size && value === a.value ? a : { value, size };
+  }
+  const value = join(wholeOf(a), wholeOf(b));
+  const isPart = isPiece(a) || isPiece(b);
+  if (a.size === 8 && value === a.value && isPart === (a.isPart === true)) return a;
+  return { value, size: 8, isPart, isVector: a.isVector === true };
+}
+/** What eight bytes hold of which a slot is all or a piece. */
+const wholeOf = ({ size, value }: Slot): Value => (size === 8 || value === OFF ? value : GIVEN);
 
 const COMPUTED: ReadonlySet<string> = new Set(["sum", "data", "off", "taint", "rebased", "returned"]);
 

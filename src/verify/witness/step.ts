@@ -125,6 +125,15 @@ export class Stepper {
         const value = this.pop(state);
         return this.write(i, 0, value, state);
       }
+      case Mnemonic.Enter: {
+        // With nested frames, which nobody makes: then rsp and rbp are not followed any more.
+        if (i.immediate8_2nd !== 0) break;
+        this.moveStack(state, -8);
+        this.storeAt(this.top(state), 8, state.registers[RBP]!, state);
+        state.registers[RBP] = state.registers[RSP]!;
+        this.moveStack(state, -i.immediate16);
+        return;
+      }
       case Mnemonic.Leave:
         state.registers[RSP] = state.registers[RBP]!;
         state.registers[RBP] = this.pop(state);

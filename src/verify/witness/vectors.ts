@@ -6,7 +6,7 @@ import { type Instruction, iced, mnemonicsLike } from "./decode.js";
 const { OpKind } = iced;
 
 const SUMS = mnemonicsLike(
-  /^V?(P(add|sub|or|xor|and|andn|shuf|insr[bwd]|blend|mul|s[lr]l|sra)|(and|andn|or|xor|shuf|blend)ps|(and|andn|or|xor)pd|insertps)/i,
+  /^V?(P(add|sub|or|xor|and|andn|shuf|insr[bwd]|blend|mul|s[lr]l|sra)|(and|andn|or|xor|shuf|blend)ps|(and|andn|or|xor)pd|insertps|K(add|andn?|or|xn?or|not|shift[lr]|unpck))/i,
 );
 
 /** A register with itself is how it is cleared. */
