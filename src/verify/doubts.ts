@@ -56,7 +56,9 @@ export function withDoubts(
     const index = windowAt(changed[run]!.start);
     if (index >= 0 && !found[index]!.window.isPun) doubts[index]!.push({ verdict, reason: why });
   }
-  const moved = new Set<number>(found.flatMap(({ proof }) => (proof?.replaced ?? []).map(({ start }) => start)));
+  const movedBy = ({ proof }: ExaminedWindow): readonly number[] =>
+    proof === undefined ? [] : proof.replaced.map(({ start }) => start).filter((at) => !proof.keptCalls.has(at));
+  const moved = new Set<number>(found.flatMap(movedBy));
   for (const address of moved) {
     const reason = testimony.asked.has(address) ? testimony.noticed.get(address) : "its old place did not change";
     const index = windowAt(address);

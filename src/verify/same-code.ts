@@ -82,6 +82,8 @@ export interface Proof {
   readonly mismatches: readonly Mismatch[];
   /** Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their stead. */
   readonly replaced: readonly Stretch[];
+  /** Calls among them that lead by new code, but return to where they did. */
+  readonly keptCalls: ReadonlySet<number>;
   /** New code that was walked. */
   readonly walkedNew: readonly Stretch[];
   /** Addresses of the original at which the rewritten side runs something. */
@@ -131,6 +133,7 @@ export class Walk {
   readonly passings: Passing[] = [];
   readonly mismatches: Mismatch[] = [];
   private readonly replaced: { start: number; end: number }[] = [];
+  private readonly keptCalls = new Set<number>();
   private readonly walkedNew: { start: number; end: number }[] = [];
   private readonly ranInPlace: { start: number; end: number }[] = [];
   private readonly frames: FrameOrigin[] = [];
@@ -176,12 +179,13 @@ export class Walk {
   }
 
   proof(): Proof {
-    const { passings, mismatches, replaced, walkedNew, ranInPlace, frames, together, isWhole } = this;
+    const { passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together, isWhole } = this;
     return {
       isWhole,
       passings,
       mismatches,
       replaced: replaced.map(stretch),
+      keptCalls,
       walkedNew: walkedNew.map(stretch),
       ranInPlace: ranInPlace.map(stretch),
       frames,
@@ -306,6 +310,7 @@ export class Walk {
       );
     this.passedQuietly(step, true);
     this.replace(call.address, call.length);
+    this.keptCalls.add(call.address);
     const after = this.subject.mayReturn(call) ? [here.r, here.pending] : [here.r];
     for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: -1 });
     return undefined;

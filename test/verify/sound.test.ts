@@ -203,6 +203,21 @@ int main(void) { DTRACE_PROBE(sound, main); printf("%d\\n", header(3)); return 0
   ),
 } as const;
 
+/** Built with -finstrument-functions: each callee hands its return address to a profiler. */
+const profiled = `#include <stdio.h>
+#include <sys/sdt.h>
+static int n;
+#define PLAIN __attribute__((no_instrument_function, noinline))
+PLAIN void __cyg_profile_func_enter(void *f, void *from) { n += from != 0; }
+PLAIN void __cyg_profile_func_exit(void *f, void *from) { n += from != 0; }
+__attribute__((noinline)) int callee(int x) { __asm__ volatile(""); return x + 1; }
+__attribute__((noinline)) int caller(int a) {
+  int b = callee(a); DTRACE_PROBE(sound, first);
+  int c = callee(b + 1); DTRACE_PROBE(sound, second);
+  return callee(c + b) + a; }
+int main(void) { printf("%d %d\\n", caller(3), n); return 0; }
+`;
+
 /** A C program with many probes in one long straight function. */
 const oneFunction = (count: number): string => `#include <sys/sdt.h>
 volatile int v;
@@ -217,6 +232,12 @@ describe.skipIf(!canCompile)("verify has nothing to say about", () => {
     const { problems, rewritten } = await tryRewriting(await compile(source));
     expect(problems).toEqual([]);
     expect(rewritten).toBeGreaterThan(0);
+  });
+
+  it("a call that leads by new code and whose callee reads its return address, which is the same", async () => {
+    const { problems, report } = await tryRewriting(await compile(profiled, "-O2", "-finstrument-functions"));
+    expect(problems).toEqual([]);
+    expect(report.sites.map((s) => s.tactic)).toContain("call-through");
   });
 
   it("400 probes in one function, and takes time in proportion to how many there are", async () => {
