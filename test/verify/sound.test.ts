@@ -210,12 +210,13 @@ static int n;
 #define PLAIN __attribute__((no_instrument_function, noinline))
 PLAIN void __cyg_profile_func_enter(void *f, void *from) { n += from != 0; }
 PLAIN void __cyg_profile_func_exit(void *f, void *from) { n += from != 0; }
-__attribute__((noinline)) int callee(int x) { __asm__ volatile(""); return x + 1; }
-__attribute__((noinline)) int caller(int a) {
-  int b = callee(a); DTRACE_PROBE(sound, first);
-  int c = callee(b + 1); DTRACE_PROBE(sound, second);
-  return callee(c + b) + a; }
-int main(void) { printf("%d %d\\n", caller(3), n); return 0; }
+static int seen;
+__attribute__((noinline)) void callee(int x) { seen += x; }
+__attribute__((noinline)) void caller(int a) {
+  callee(a); DTRACE_PROBE(sound, first);
+  callee(a + 1); DTRACE_PROBE(sound, second);
+  callee(a + 2); }
+int main(void) { caller(3); printf("%d %d\\n", seen, n); return 0; }
 `;
 
 /** A C program with many probes in one long straight function. */
