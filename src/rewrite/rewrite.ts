@@ -380,8 +380,7 @@ function codeEdits(
 
 function movedSymbols(image: ElfImage, { code, proposals }: Located, unwind: UnwindLayout | undefined): Edit[] {
   const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
-  // What has new records in front has not moved itself.
-  const tables = (unwind?.moved ?? []).filter(({ section }) => section !== unwind?.front?.section);
+  const tables = (unwind?.sections ?? []).filter(({ hasMoved }) => hasMoved);
   return symbolEdits(image, [...moved, ...tables], growthsOf(proposals));
 }
 

@@ -2,7 +2,7 @@
  * Jumps in padding on the way to new code, and the frame in which they run: that of the place that jumps there. A signal, a
  * single step or a cancellation may stop a thread there, and its stack is walked from there like from anywhere else.
  *
- *     between functions    no FDE covers padding: the jump gets one of its own (layout.ts), with the one row of its origin
+ *     between functions    no FDE covers padding: the jump gets one of its own (new-frames.ts), with the one row of its origin
  *     inside of one        the function's own FDE covers it, and cannot say two things: its row must be the origin's already
  *
  * A row behind `ret` is often that of the return, where nothing is left on the stack, and not that of the block that jumps.

@@ -1,9 +1,9 @@
 /**
- * The input's unwind tables, and whether they can move into a new segment with records behind them.
+ * The input's unwind tables, and whether they can move into a new segment with records after them.
  *
  * Unwinders of other programs find `.eh_frame` by its section header (gdb, perf, elfutils), those of the program itself by
- * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room behind it, so all
- * of it moves. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
+ * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room after it, so all
+ * of it moves, where there is none before it either. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
  * language-specific data. Call frame instructions and lengths stay.
  *
  * Why a file does without: something writes there when it is loaded, or its encodings are none that linkers write.
@@ -53,7 +53,7 @@ export interface UnwindTables {
   readonly headerIsReferenced: boolean;
 }
 
-interface HeaderTable {
+export interface HeaderTable {
   readonly section: Section;
   readonly programHeader: ProgramHeader;
   readonly content: EhFrameHdr;
