@@ -9,6 +9,7 @@ import { JUMP_SIZE } from "../x86/bytes.js";
 import { indexOf } from "../x86/decode.js";
 import { isPlainBranch } from "../x86/relocate.js";
 import { Claims } from "./claims.js";
+import type { InputTables } from "./input-tables.js";
 import type { Detour, Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
@@ -53,12 +54,13 @@ export interface WantedSite extends WantedProbe {
  * @param unwindable whether return addresses in new code can be unwound, so that calls may move
  */
 export function planSites(
-  facts: ProgramFacts,
+  tables: InputTables,
   wanted: readonly WantedSite[],
   sites: ReadonlySet<Vaddr>,
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
+  const { facts } = tables;
   const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];
   const windows = new Claims<Stretch>();
@@ -79,6 +81,7 @@ export function planSites(
       site,
       ...around,
       facts,
+      tables,
       probe: (address) => candidates.get(address),
       isSite: (address) => sites.has(address),
       isFree: (start, end) => !changes({ start, end }),

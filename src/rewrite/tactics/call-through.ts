@@ -17,10 +17,10 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { knows } from "../../facts/knowledge.js";
-import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
+import { addressOf, Flow, instructionBytes, lengthOf } from "../../x86/decode.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { movedCode } from "./displace.js";
-import { instructionBytes, traitsAt, windowObstacle } from "./safety.js";
+import { windowObstacle } from "./safety.js";
 
 const CALL_SIZE = 5;
 const CALL_REL32 = 0xe8;
@@ -40,7 +40,7 @@ export function callThrough(context: SiteContext): Proposal | string {
   if (typeof moved === "string") return moved;
   if (moved.next !== call) return "the block ends before a call";
   for (let i = index + 1; i < call; i++) {
-    const traits = traitsAt(code, i);
+    const traits = context.tables.traits(code, i);
     // What lies below rsp is needed until the call, and the call is made before.
     if (knows("reads below rsp") && probe.usesRedZone && traits.mayTrap)
       return `${traits.text} at ${hex(addressOf(code, i))} may read below rsp, where the call writes before it runs`;

@@ -10,9 +10,9 @@
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import type { CfaRows } from "../../elf/cfa-rows.js";
 import type { Cie } from "../../elf/eh-records.js";
-import { type FrameState, type FrameTable, readFrameTable, stateAt } from "../../elf/frame-states.js";
+import { type FrameState, stateAt } from "../../elf/frame-states.js";
 import { encodeUleb } from "../../elf/leb128.js";
-import { encodeExceptionTable, personalityObstacle } from "./exceptions.js";
+import { encodeExceptionTable } from "./exceptions.js";
 import { encodeFrameProgram, loweredState, type ProgramRow } from "./frame-program.js";
 import type { OriginStretch } from "./origins.js";
 import type { UnwindTables } from "./tables.js";
@@ -68,7 +68,6 @@ class Draft {
   readonly #fdes: NewFde[] = [];
   readonly #cies: Uint8Array[] = [];
   readonly #without: { start: Vaddr; reason: string }[] = [];
-  readonly #frameTables = new Map<number, FrameTable>();
   /** Why there can be no layout. */
   #obstacle: string | undefined;
 
@@ -79,11 +78,11 @@ class Draft {
 
   /** FDEs for a piece: one for each run of stretches that come from one FDE. */
   addPiece(stretches: readonly OriginStretch[]): void {
-    const { frames } = this.#tables;
+    const { records } = this.#tables.frames;
     let from = 0;
     for (let i = 1; i <= stretches.length; i++) {
-      const index = frames.indexAt(stretches[from]!.origin);
-      if (i < stretches.length && frames.indexAt(stretches[i]!.origin) === index) continue;
+      const index = records.indexAt(stretches[from]!.origin);
+      if (i < stretches.length && records.indexAt(stretches[i]!.origin) === index) continue;
       const run = stretches.slice(from, i);
       const problem = index < 0 ? "its origin has no unwind information" : this.#addRun(index, run);
       if (problem !== undefined) {
@@ -97,10 +96,10 @@ class Draft {
 
   #addRun(index: number, run: readonly OriginStretch[]): string | undefined {
     const { frames, image } = this.#tables;
-    const { cie } = frames.record(index);
-    const table = this.#frameTable(index);
+    const { cie } = frames.records.record(index);
+    const table = frames.table(index);
     const rows: ProgramRow[] = [];
-    const fde = frames.fde(index);
+    const fde = frames.records.fde(index);
     for (const { start, origin, lower } of run) {
       const state = loweredState(stateAt(table, origin), lower, fde.lsda !== undefined);
       if (state === undefined) return `the unwind rule of ${hex(origin)} does not hold elsewhere`;
@@ -113,7 +112,7 @@ class Draft {
       this.#fdes.push({ ...common, cie, lsda: undefined });
       return undefined;
     }
-    const obstacle = personalityObstacle(image, cie);
+    const obstacle = frames.personalityObstacle(cie);
     const at = vaddr(this.#exceptionsAt + this.#exceptions.length);
     const bytes = obstacle ?? encodeExceptionTable(image, fde.start, fde.lsda, run, at);
     if (typeof bytes === "string") {
@@ -126,12 +125,6 @@ class Draft {
     while (this.#exceptions.length % 4 !== 0) this.#exceptions.push(0);
     this.#fdes.push({ ...common, cie, lsda: at });
     return undefined;
-  }
-
-  #frameTable(index: number): FrameTable {
-    const known = this.#frameTables.get(index) ?? readFrameTable(this.#tables.frames.program(index));
-    this.#frameTables.set(index, known);
-    return known;
   }
 
   addOwn(start: Vaddr, end: Vaddr, { starts, registers, offsets }: CfaRows): void {

@@ -14,7 +14,7 @@ import type { HeaderTable, UnwindTables } from "./tables.js";
 /** How long it is with so many entries more; 0 where the input has none. */
 export function searchTableSize({ frames, header }: UnwindTables, added: number): number {
   if (header === undefined) return 0;
-  const count = header.isComplete ? header.content.starts.length : distinct(frames.starts);
+  const count = header.isComplete ? header.content.starts.length : distinct(frames.records.starts);
   return HDR_TABLE_AT + (count + added) * HDR_ENTRY_SIZE;
 }
 
@@ -26,7 +26,7 @@ export function encodeSearchTable(
   records: Records,
   added: readonly NewFde[],
 ): Buffer | undefined {
-  const list = isComplete ? content : listOf(frames, section);
+  const list = isComplete ? content : listOf(frames.records, section);
   const count = list.starts.length;
   const starts = new Float64Array(count + added.length);
   const entries = new Float64Array(count + added.length);
