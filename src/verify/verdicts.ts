@@ -4,13 +4,13 @@
  * how many states it was run from as well is only told.
  */
 
-import { hex, PAGE_SIZE, type Vaddr } from "../address.js";
+import { hex, type Interval, PAGE_SIZE, type Vaddr } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
 import { groupBy } from "../grouped.js";
+import { touches, union, without } from "../intervals.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
-import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import { notesFor } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
@@ -24,9 +24,9 @@ export interface CodeReport {
   /** One for each note of the original, in their order. */
   readonly sites: readonly SiteVerdict[];
   /** Code at addresses of the original that changed, and new code, as far as the sites account for it. */
-  readonly explained: readonly Stretch[];
+  readonly explained: readonly Interval<Vaddr>[];
   /** Code that changed, or is new, and that no site accounts for. */
-  readonly unexplained: readonly Stretch[];
+  readonly unexplained: readonly Interval<Vaddr>[];
   /** For each instruction of new code that a proof came by, where the original is then. */
   readonly origins: readonly FrameOrigin[];
 }
@@ -81,7 +81,7 @@ export function judge(evidence: Evidence): CodeReport {
   const explained = explainedCode(evidence, blamed);
   const { changed, added } = evidence.code;
   const origins = found.flatMap(({ proof }) => proof?.frames ?? []);
-  return { sites, explained, unexplained: without(united([...changed, ...added]), explained), origins };
+  return { sites, explained, unexplained: without(union([...changed, ...added]), explained), origins };
 }
 
 /** From how many states both sides passed a note's probe, and could be held against each other. */
