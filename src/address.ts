@@ -30,6 +30,18 @@ export const fileOffset = (value: number): FileOffset => value as FileOffset;
 /** Takes a number for a runtime address. */
 export const runtimeAddress = (value: number): RuntimeAddress => value as RuntimeAddress;
 
+/** Bytes of one address space, from `start` on and up to `end`, which is no part of it. Of plain numbers: of a buffer. */
+export interface Interval<A extends number = number> {
+  readonly start: A;
+  readonly end: A;
+}
+
+/** The interval of `size` bytes that begins at `start`. */
+export const interval = <A extends number>(start: A, size: number): Interval<A> => ({
+  start,
+  end: (start + size) as A,
+});
+
 /** A link-time address as people and the JSON documents write it: `0x1290`. */
 export const hex = (value: number): string => (value < 0 ? `-0x${(-value).toString(16)}` : `0x${value.toString(16)}`);
 

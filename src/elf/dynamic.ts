@@ -10,7 +10,7 @@
 import { type FileOffset, hex, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
 import * as elf from "./constants.js";
-import { type ElfImage, offsetOf, read64, words32 } from "./image.js";
+import { type ElfImage, offsetOf, type Relocations, read64, words32 } from "./image.js";
 
 export interface DynamicTag {
   readonly d_tag: number;
@@ -48,21 +48,11 @@ export function startsProcesses(image: ElfImage): boolean {
   return tags.some((t) => t.d_tag === elf.DT_DEBUG) && tags.every((t) => t.d_tag !== elf.DT_SONAME);
 }
 
-/** Relocations by their index: no object is made for each, since there may be 100,000. */
-interface Relocations {
-  readonly places: Float64Array;
-  readonly values: Float64Array;
-  readonly types: Uint32Array;
-}
-
 const withRoom = (count: number): Relocations => ({
   places: new Float64Array(count),
   values: new Float64Array(count),
   types: new Uint32Array(count),
 });
-
-/** Read once for all who ask. They live as long as their images, which never change. */
-const known = new WeakMap<ElfImage, Relocations>();
 
 /**
  * Calls back for every dynamic relocation with the place it writes to and the link-time address that it writes there.
@@ -70,12 +60,8 @@ const known = new WeakMap<ElfImage, Relocations>();
  * @throws InputError where a relocation table is damaged
  */
 export function forEachRelocation(image: ElfImage, visit: (place: Vaddr, value: number, type: number) => void): void {
-  let all = known.get(image);
-  if (all === undefined) {
-    all = readRelocations(image);
-    known.set(image, all);
-  }
-  const { places, values, types } = all;
+  image.relocations.read ??= readRelocations(image);
+  const { places, values, types } = image.relocations.read;
   for (let i = 0; i < places.length; i++) visit(places[i] as Vaddr, values[i]!, types[i]!);
 }
 

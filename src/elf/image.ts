@@ -48,6 +48,13 @@ export interface Section {
   readonly sh_entsize: number;
 }
 
+/** Dynamic relocations by their index: no object is made for each, since there may be 100,000. */
+export interface Relocations {
+  readonly places: Float64Array;
+  readonly values: Float64Array;
+  readonly types: Uint32Array;
+}
+
 export interface ElfImage {
   /** The whole file. Nobody writes to it. */
   readonly bytes: Buffer;
@@ -57,6 +64,8 @@ export interface ElfImage {
   readonly header: ElfHeader;
   readonly programHeaders: readonly ProgramHeader[];
   readonly sections: readonly Section[];
+  /** Read by dynamic.ts when somebody first asks, and kept with the file for all who ask again. */
+  readonly relocations: { read?: Relocations };
 }
 
 /** What elfy gives back, as far as it is used here. */
@@ -148,7 +157,7 @@ export function parseElf(bytes: Buffer, holes: ElfImage["holes"] = []): ElfImage
       sh_entsize: read64(view, at + 56),
     };
   });
-  return { bytes, holes, view, header, programHeaders, sections };
+  return { bytes, holes, view, header, programHeaders, sections, relocations: {} };
 }
 
 /** The unsigned 64-bit little-endian word at `at`, as a double: exact below 2^53. */

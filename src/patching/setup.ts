@@ -7,6 +7,7 @@ import { displacement } from "./assemble.js";
 import { Machine, type Snapshot } from "./machine.js";
 import { FIRST_SP, type Program } from "./programs.js";
 import { CALL_OPCODE, CALL_SIZE, type Protocol } from "./protocol.js";
+import { RedZoneUse } from "./red-zone-use.js";
 import type { Space, Trampoline } from "./state.js";
 
 /** What the tracer does at a probe. */
@@ -42,6 +43,7 @@ const REACH = 2 ** 31;
 
 export class Setup {
   readonly machine = new Machine();
+  readonly redZone = new RedZoneUse(this.machine);
   readonly sites: readonly PatchedSite[];
   readonly returnTrampoline = RETURN_TRAMPOLINE;
   /** Behind the system call of a trampoline. */

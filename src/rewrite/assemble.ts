@@ -45,7 +45,7 @@ export interface Assembly {
   /** Sections that are not loaded and get new content. */
   readonly replaced: ReadonlyMap<Section, Uint8Array>;
   readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
-  /** Unwind information behind the new code, which is in a new segment then. */
+  /** Unwind information for the new code, which is in a new segment then. */
   readonly unwind?: UnwindLayout;
   /** What comes behind the content of sections that move to the new segment because they have grown. */
   readonly tails?: ReadonlyMap<Section, Uint8Array>;
@@ -73,11 +73,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const sections = outputSections(image, assembly);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
-  const contentEdits = [
-    ...assembly.edits,
-    ...(assembly.unwind?.edits ?? []),
-    ...(code ? tagEdits(image, code.place) : []),
-  ];
+  const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
   const patched = applyEdits(image.bytes, contentEdits);
   for (const { sh_offset, sh_size } of symbolTables(image))
     renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
@@ -91,7 +87,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const away = movedAway(code);
   const vacated = [...away.map(stretchOf), ...(assembly.unwind?.vacated ?? [])];
   for (const { start, end } of assembly.unwind?.vacated ?? []) patched.fill(0, start, end);
-  if (assembly.unwind?.front !== undefined) patched.set(assembly.unwind.front.bytes, assembly.unwind.front.offset);
+  for (const { offset, bytes } of unwindContent(assembly, false)) patched.set(bytes, offset);
 
   const pieces: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
   const sources: Source[] = [];
@@ -182,7 +178,7 @@ function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
   const added: OutputSection[] = [carrySection, ...(addedSections ?? [])];
   added.push(...(unwind?.kept ?? []));
   if (code?.place.kind === "new segment") added.push(...oldPlaces(image, code.place));
-  if (unwind?.exceptions !== undefined) added.push(unwind.exceptions.section);
+  if (unwind?.exceptions !== undefined) added.push(unwind.exceptions);
   if (code !== undefined) {
     const { place, newCode } = code;
     const offset =
@@ -191,7 +187,7 @@ function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
     for (const far of farIn(assembly)) added.push(farSection(far.start, far.offset, far.bytes.length));
   }
   const moved: MovedSection[] = code?.place.kind === "new segment" ? [...code.place.growth.moved] : [];
-  moved.push(...(unwind?.moved ?? []));
+  moved.push(...(unwind?.sections ?? []));
   // A revert section that is there already belongs to a file that was changed since: it is of no use any more.
   return orderSections(image, moved, added)
     .filter((s) => s.name !== CARRY_SECTION || isNewCarry(s))
@@ -200,7 +196,8 @@ function outputSections(image: ElfImage, assembly: Assembly): OutputSection[] {
 
 function sizeNow({ origin, sh_size }: OutputSection, { tails, unwind }: Assembly): number {
   if (origin === undefined) return sh_size;
-  return unwind?.content.get(origin)?.length ?? sh_size + (tails?.get(origin)?.length ?? 0);
+  const table = unwind?.sections.find(({ section }) => section === origin);
+  return table?.sh_size ?? sh_size + (tails?.get(origin)?.length ?? 0);
 }
 
 const carrySection: OutputSection = {
@@ -242,7 +239,7 @@ function programHeaders(image: ElfImage, assembly: Assembly): readonly ProgramHe
   const { place } = assembly.code!;
   const { unwind } = assembly;
   const size = newEnd(assembly) - place.start;
-  return newProgramHeaders(image, place, size, unwind?.programHeader && [unwind.programHeader.now], farIn(assembly));
+  return newProgramHeaders(image, place, size, unwind?.programHeader && [unwind.programHeader], farIn(assembly));
 }
 
 /** Where the new code ends, and what stands behind it. */
@@ -262,18 +259,21 @@ function segmentContent(
   contentOf: (section: Section) => Uint8Array,
 ): Uint8Array | undefined {
   const { place, newCode } = assembly.code!;
-  const { unwind } = assembly;
   if (place.kind !== "new segment") return undefined;
   const content = new Uint8Array(newEnd(assembly) - place.p_vaddr);
   if (place.growth.kind === "at end") content.set(encodeProgramHeaders(programHeaders(image, assembly)));
   for (const { section, sh_addr } of place.growth.moved)
     if (sh_addr >= place.p_vaddr) content.set(contentOf(section), sh_addr - place.p_vaddr);
   content.set(newCode.bytes, newCode.start - place.p_vaddr);
-  for (const { section, sh_addr } of unwind?.moved ?? [])
-    if (sh_addr >= place.p_vaddr) content.set(unwind!.content.get(section)!, sh_addr - place.p_vaddr);
-  if (unwind?.exceptions !== undefined)
-    content.set(unwind.exceptions.bytes, unwind.exceptions.section.sh_addr - place.p_vaddr);
+  for (const { offset, bytes } of unwindContent(assembly, true)) content.set(bytes, offset - place.p_offset);
   return content;
+}
+
+/** Unwind information that stands in the new segment, or that which stands before it. */
+function unwindContent({ code, unwind }: Assembly, inSegment: boolean): UnwindLayout["content"] {
+  if (unwind === undefined || code?.place.kind !== "new segment") return [];
+  const { p_offset } = code.place;
+  return unwind.content.filter(({ offset }) => offset >= p_offset === inSegment);
 }
 
 /** The sections that made room for a longer program header table, and stand in the new segment. */

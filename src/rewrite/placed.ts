@@ -159,7 +159,7 @@ const unloadedOf = ({ sections }: ElfImage): Section[] =>
 
 function addedBy({ code, unwind, addedSections }: Assembly): { name: string; sh_addr: number; sh_size: number }[] {
   const added = [...(addedSections ?? []), ...(unwind?.kept ?? [])];
-  if (unwind?.exceptions !== undefined) added.push(unwind.exceptions.section);
+  if (unwind?.exceptions !== undefined) added.push(unwind.exceptions);
   const own =
     code === undefined
       ? []

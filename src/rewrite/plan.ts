@@ -8,6 +8,7 @@ import type { ProgramFacts } from "../facts/program.js";
 import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
 import { Claims } from "./claims.js";
+import type { InputTables } from "./input-tables.js";
 import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf } from "./overlaps.js";
 import type { Proposal, SiteContext, Stretch, Tactic, TacticName, WantedProbe } from "./proposal.js";
 import { Refusal, refuse } from "./refusal.js";
@@ -76,13 +77,13 @@ export interface WantedSite extends WantedProbe {
  * @param unwindable whether return addresses in new code can be unwound, so that calls may move
  */
 export function planSites(
-  facts: ProgramFacts,
+  tables: InputTables,
   wanted: readonly WantedSite[],
   sites: ReadonlySet<Vaddr>,
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
-  const planning = new Planning(facts, wanted, sites, unwindable);
+  const planning = new Planning(tables, wanted, sites, unwindable);
   planning.inOrder(inNewCode ? together : cheapest);
   planning.evictOthers();
   planning.pun();
@@ -106,12 +107,15 @@ class Planning {
   private readonly pinned: ReadonlyMap<Vaddr, string>;
   private readonly done = new Set<Vaddr>();
 
+  private readonly facts: ProgramFacts;
+
   constructor(
-    private readonly facts: ProgramFacts,
+    private readonly tables: InputTables,
     wanted: readonly WantedSite[],
     private readonly sites: ReadonlySet<Vaddr>,
     private readonly unwindable: boolean,
   ) {
+    this.facts = tables.facts;
     this.wanted = [...wanted].sort((a, b) => a.location - b.location);
     this.candidates = new Map(wanted.map((w) => [w.location, w]));
     this.pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
@@ -205,6 +209,7 @@ class Planning {
       site,
       ...around,
       facts: this.facts,
+      tables: this.tables,
       probe: (address) => this.candidates.get(address),
       isSite: (address) => this.sites.has(address),
       isFree: (start, end) => !this.changes({ start, end }),

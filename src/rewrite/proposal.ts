@@ -8,6 +8,7 @@ import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
+import type { InputTables } from "./input-tables.js";
 import type { Refusal } from "./refusal.js";
 
 /** Where a proposal's far jump stands, if it has one. */
@@ -138,6 +139,7 @@ export interface SiteContext {
   /** The index of the site's nop among the instructions of `code`. */
   readonly index: number;
   readonly facts: ProgramFacts;
+  readonly tables: InputTables;
   /** What a probe's nop at this address becomes, or undefined where none stands that is to be rewritten. */
   probe(address: Vaddr): WantedProbe | undefined;
   /** Whether any note names this address, wanted or not: such a byte is no room. */

@@ -32,6 +32,7 @@ import {
 import { hazardsOf } from "./hazards.js";
 import type { ChildHandlerChanges } from "./imports/child-handler.js";
 import { coverChanges } from "./imports/fork-cover.js";
+import { InputTables } from "./input-tables.js";
 import { chooseLayout } from "./layout-choice.js";
 import { type AddGuard, type IsOfLibrary, type Located, locate, locateGuarded, withFarJumps } from "./locate.js";
 import type { NewCode } from "./new-code.js";
@@ -50,7 +51,7 @@ import { symbolEdits } from "./symbols.js";
 import { trailingBytes } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
-import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/plan.js";
+import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
 
 /**
  * Rewrites a program or library.
@@ -85,7 +86,7 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const unasked: Input = { original, image, notes, sites, known: undefined, options, inputSize };
   if (notes.length === 0) return rewriteUnguarded(unasked, null, undefined);
   const guard = planForkGuard(image, options, [...sites.keys()]);
-  const input: Input = { ...unasked, known: guard.facts };
+  const input: Input = { ...unasked, known: guard.facts && new InputTables(guard.facts) };
   if (guard.cover === undefined)
     return rewriteUnguarded(input, guard.reason, guard.neverForks ? undefined : wayToFork(image), guard.neverForks);
   const guarded = rewriteGuarded(input, guard);
@@ -102,7 +103,7 @@ interface Input {
   /** The notes of each site that is looked at. */
   readonly sites: ReadonlyMap<Vaddr, readonly UsdtNote[]>;
   /** Facts around the sites, where somebody has needed them already. */
-  readonly known: ProgramFacts | undefined;
+  readonly known: InputTables | undefined;
   readonly options: RewriteOptions;
   readonly inputSize: number;
 }
@@ -202,9 +203,9 @@ interface Forks {
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
-function placesWithUnwind(places: Places, { facts }: Survey, origins?: readonly Vaddr[]): Places {
-  if (facts === undefined) return places;
-  return { ...places, places: placesToUnwind(places.places, unwindable(facts), origins) };
+function placesWithUnwind(places: Places, { tables }: Survey, origins?: readonly Vaddr[]): Places {
+  if (tables === undefined) return places;
+  return { ...places, places: placesToUnwind(places.places, tables.unwind, origins) };
 }
 
 function finish(input: Input, subject: Survey, located: Located, forks: Forks): RewriteResult & Planned {
@@ -220,7 +221,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const changes = proposals.length > 0 || forks.changes !== undefined;
   const frames = subject.facts?.functions.ehFrame;
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
-  const laid = unwindFor(subject.facts && unwindable(subject.facts), code, changedCode);
+  const laid = unwindFor(subject.tables?.unwind, code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
   const hazards = hazardsOf({
     image,
@@ -281,6 +282,7 @@ interface Survey {
   readonly layout: ProbeLayout;
   readonly selection: ReadonlyMap<UsdtNote, Selection>;
   readonly facts: ProgramFacts | undefined;
+  readonly tables: InputTables | undefined;
   readonly wanted: readonly WantedSite[];
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
   readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
@@ -290,8 +292,10 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
   const selection = selectSites(image, notes, options, layout);
   const skipped = new Map<Vaddr, readonly Refusal[]>();
   const redZones = new Map<Vaddr, RedZone>();
-  if (sites.size === 0) return { layout, selection, facts: undefined, wanted: [], redZones, skipped };
-  const facts = known ?? gatherFacts(image, [...sites.keys()]);
+  if (sites.size === 0)
+    return { layout, selection, facts: undefined, tables: undefined, wanted: [], redZones, skipped };
+  const tables = known ?? new InputTables(gatherFacts(image, [...sites.keys()]));
+  const { facts } = tables;
   const wanted: WantedSite[] = [];
   for (const [location, own] of sites) {
     const redZone = redZoneOf(facts, location, own);
@@ -322,7 +326,7 @@ function survey({ image, notes, sites, known, options }: Input, layout: ProbeLay
         pinned: own.map(movePin).find((reason) => reason !== undefined),
       });
   }
-  return { layout, selection, facts, wanted, redZones, skipped };
+  return { layout, selection, facts, tables, wanted, redZones, skipped };
 }
 
 /** Sites that are a bare nop5 in the input: they are judged like those that this run makes. */
@@ -349,8 +353,7 @@ function locatePlan<T extends Located | string>(
   inNewCode: boolean,
   locateIt: (plan: Plan) => T,
 ): T {
-  const { facts } = subject;
-  const tables = facts && unwindable(facts);
+  const tables = subject.tables?.unwind;
   const isUnwindable = unwindsCalls(tables);
   const located = locateIt(planFor(subject, notes, inNewCode, isUnwindable));
   if (!isUnwindable || typeof located === "string") return located;
@@ -360,14 +363,14 @@ function locatePlan<T extends Located | string>(
 }
 
 function planFor(
-  { facts, wanted, skipped }: Survey,
+  { tables, wanted, skipped }: Survey,
   notes: readonly UsdtNote[],
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
-  if (facts === undefined || wanted.length === 0)
+  if (tables === undefined || wanted.length === 0)
     return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
-  const plan = planSites(facts, wanted, new Set(notes.map((n) => n.location)), inNewCode, unwindable);
+  const plan = planSites(tables, wanted, new Set(notes.map((n) => n.location)), inNewCode, unwindable);
   return { ...plan, skipped: new Map([...skipped, ...plan.skipped]) };
 }
 
@@ -398,8 +401,7 @@ function codeEdits(
 
 function movedSymbols(image: ElfImage, { code, proposals }: Located, unwind: UnwindLayout | undefined): Edit[] {
   const moved = code?.place.kind === "new segment" ? code.place.growth.moved : [];
-  // What has new records in front has not moved itself.
-  const tables = (unwind?.moved ?? []).filter(({ section }) => section !== unwind?.front?.section);
+  const tables = (unwind?.sections ?? []).filter(({ hasMoved }) => hasMoved);
   return symbolEdits(image, [...moved, ...tables], growthsOf(proposals));
 }
 

@@ -3,59 +3,38 @@
  * one has.
  */
 
-import { type Vaddr, vaddr } from "../address.js";
+import { type FileOffset, fileOffset, type Interval, interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, isCode, type Section } from "../elf/image.js";
-import { countWhile } from "../sorted.js";
-import { differingRuns, outside, union } from "./rest/runs.js";
-
-/** Link-time addresses, [start, end). */
-export interface Stretch {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
-}
+import { union, without } from "../intervals.js";
+import { differingRuns } from "./rest/runs.js";
 
 export interface ChangedCode {
   /** Runs of bytes in sections of code of the original that are others, or missing, in the rewritten file; ascending. */
-  readonly changed: readonly Stretch[];
+  readonly changed: readonly Interval<Vaddr>[];
   /** What the rewritten file has in executable segments at addresses that belong to no segment of the original; ascending. */
-  readonly added: readonly Stretch[];
+  readonly added: readonly Interval<Vaddr>[];
 }
 
 /** Compares the code of two files, by link-time addresses. */
 export function compareCode(original: ElfImage, rewritten: ElfImage): ChangedCode {
-  const runs: { start: number; end: number }[] = [];
-  for (const section of original.sections.filter(isCode)) compareSection(original, rewritten, section, runs);
-  runs.sort((a, b) => a.start - b.start);
-  return { changed: runs.map(stretch), added: addedCode(original, rewritten) };
+  const changed = original.sections.filter(isCode).flatMap((section) => compareSection(original, rewritten, section));
+  changed.sort((a, b) => a.start - b.start);
+  return { changed, added: addedCode(original, rewritten) };
 }
 
-export const stretch = ({ start, end }: { start: number; end: number }): Stretch => ({
-  start: vaddr(start),
-  end: vaddr(end),
-});
-
-/** Whether [start, end) and any of the stretches, which ascend and are disjoint, have a byte in common. */
-export function touches(stretches: readonly Stretch[], start: number, end: number): boolean {
-  const low = countWhile(stretches.length, (i) => stretches[i]!.end <= start);
-  const found = stretches[low];
-  return found !== undefined && found.start < end;
+/** An interval that a segment holds, and where it stands in the file. */
+interface Piece extends Interval<Vaddr> {
+  readonly offset: FileOffset;
 }
-
-/** Stretches in any order, as ascending disjoint ones. */
-export const united = (stretches: Iterable<{ readonly start: number; readonly end: number }>): readonly Stretch[] =>
-  union([...stretches]).map(stretch);
-
-/** What is left of `whole` without `parts`, both ascending and disjoint. */
-export const without = (whole: readonly Stretch[], parts: readonly Stretch[]): readonly Stretch[] =>
-  whole.flatMap(({ start, end }) => outside(parts, start, end)).map(stretch);
 
 /** The segments that hold `[start, end)` in the file, piece by piece; what none holds is left out. */
-function pieces(image: ElfImage, start: number, end: number): { start: number; end: number; offset: number }[] {
+function pieces(image: ElfImage, { start, end }: Interval<Vaddr>): Piece[] {
   return image.programHeaders.flatMap(({ p_type, p_vaddr, p_filesz, p_offset }) => {
-    const from = Math.max(start, p_vaddr);
-    const to = Math.min(end, p_vaddr + p_filesz);
-    return p_type === elf.PT_LOAD && to > from ? [{ start: from, end: to, offset: from - p_vaddr + p_offset }] : [];
+    const from = vaddr(Math.max(start, p_vaddr));
+    const size = Math.min(end, p_vaddr + p_filesz) - from;
+    if (p_type !== elf.PT_LOAD || size <= 0) return [];
+    return [{ ...interval(from, size), offset: fileOffset(from - p_vaddr + p_offset) }];
   });
 }
 
@@ -63,27 +42,28 @@ function compareSection(
   original: ElfImage,
   rewritten: ElfImage,
   { sh_addr, sh_offset, sh_size }: Section,
-  runs: { start: number; end: number }[],
-): void {
-  const whole = [stretch({ start: sh_addr, end: sh_addr + sh_size })];
-  const there = pieces(rewritten, sh_addr, sh_addr + sh_size);
-  for (const missing of without(whole, united(there))) runs.push({ ...missing });
+): Interval<Vaddr>[] {
+  const whole = interval(sh_addr, sh_size);
+  const there = pieces(rewritten, whole);
+  const runs = [...without([whole], union(there))];
   for (const { start, end, offset } of there) {
     const before = original.bytes.subarray(sh_offset + start - sh_addr, sh_offset + end - sh_addr);
     const after = rewritten.bytes.subarray(offset, offset + end - start);
-    for (const run of differingRuns(before, after)) runs.push({ start: start + run.start, end: start + run.end });
+    for (const run of differingRuns(before, after))
+      runs.push({ start: vaddr(start + run.start), end: vaddr(start + run.end) });
   }
+  return runs;
 }
 
 /** Executable bytes at addresses where the original has no segment, or none of its file. Other sections are no code. */
-function addedCode(original: ElfImage, rewritten: ElfImage): readonly Stretch[] {
+function addedCode(original: ElfImage, rewritten: ElfImage): readonly Interval<Vaddr>[] {
   const loads = (image: ElfImage) => image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
-  const known = united(loads(original).map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz })));
+  const known = union(loads(original).map((p) => interval(p.p_vaddr, p.p_filesz)));
   const isData = ({ sh_flags, sh_type }: Section): boolean =>
     (sh_flags & elf.SHF_ALLOC) !== 0 && (sh_flags & elf.SHF_EXECINSTR) === 0 && sh_type !== elf.SHT_NOBITS;
-  const data = united(rewritten.sections.filter(isData).map((s) => ({ start: s.sh_addr, end: s.sh_addr + s.sh_size })));
+  const data = union(rewritten.sections.filter(isData).map((s) => interval(s.sh_addr, s.sh_size)));
   const executable = loads(rewritten)
     .filter((p) => (p.p_flags & elf.PF_X) !== 0)
-    .map((p) => ({ start: p.p_vaddr, end: p.p_vaddr + p.p_filesz }));
-  return without(without(united(executable), known), data);
+    .map((p) => interval(p.p_vaddr, p.p_filesz));
+  return without(without(union(executable), known), data);
 }

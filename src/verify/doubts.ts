@@ -3,11 +3,10 @@
  * which nothing can be said, a moved instruction whose place somebody knows.
  */
 
-import { hex } from "../address.js";
+import { hex, type Interval, type Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import type { Certificate } from "../rewritten/certificate.js";
 import { countWhile } from "../sorted.js";
-import type { Stretch } from "./changed-code.js";
 import type { Doubt, Evidence, ExaminedWindow } from "./evidence.js";
 import type { Changed, Testimony } from "./witness/testimony.js";
 import { examine } from "./witness/witness.js";
@@ -24,7 +23,7 @@ export const testify = (
 
 export function withDoubts(
   testimony: Testimony,
-  changed: readonly Stretch[],
+  changed: readonly Interval<Vaddr>[],
   found: readonly ExaminedWindow[],
 ): readonly ExaminedWindow[] {
   const doubts = found.map((): Doubt[] => []);
@@ -76,7 +75,7 @@ export function withDoubts(
 }
 
 /** The first changed byte behind an address, or -1. */
-function changedBehind(changed: readonly Stretch[], address: number): number {
+function changedBehind(changed: readonly Interval<Vaddr>[], address: number): number {
   return changed[countWhile(changed.length, (i) => changed[i]!.start < address)]?.start ?? -1;
 }
 

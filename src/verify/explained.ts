@@ -2,8 +2,10 @@
  * Which of the changed bytes the sites account for: what has a proof, and what a site has been blamed for. Whatever is left
  * over has been changed by somebody else.
  */
+
+import { type Interval, interval, type Vaddr } from "../address.js";
+import { touches, union, without } from "../intervals.js";
 import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
-import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
 import type { Proof } from "./same-code.js";
@@ -16,12 +18,12 @@ import { sameBytes } from "./same-instruction.js";
 export function explainedCode(
   { pairs, code, found, rewritten, layout }: Evidence,
   blamed: ReadonlySet<ExaminedWindow>,
-): readonly Stretch[] {
-  const explained: { start: number; end: number }[] = [];
-  const sites = united(pairs.map(({ original: { location } }) => ({ start: location, end: location + 1 })));
-  const replaced: Stretch[] = [];
-  const ran: Stretch[] = [];
-  const walked: Stretch[] = [];
+): readonly Interval<Vaddr>[] {
+  const explained: Interval<Vaddr>[] = [];
+  const sites = union(pairs.map(({ original: { location } }) => interval(location, 1)));
+  const replaced: Interval<Vaddr>[] = [];
+  const ran: Interval<Vaddr>[] = [];
+  const walked: Interval<Vaddr>[] = [];
   for (const one of found) {
     const { window, proof } = one;
     // What could not be told is a site's verdict where one is; where none is, nobody answers for the change.
@@ -37,17 +39,17 @@ export function explainedCode(
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);
   }
-  const whole = united(replaced);
-  const dead = without(whole, united(ran));
+  const whole = union(replaced);
+  const dead = without(whole, union(ran));
   const isNew = (address: number): boolean => touches(code.added, address, address + 1);
   explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
   // New code that a proof stopped at is a site's own trouble.
   const stops = found.flatMap((one) => (blamed.has(one) ? (one.proof?.mismatches ?? []) : [])).map((m) => m.rewritten);
-  const fillers = without(code.added, united(walked)).filter(
+  const fillers = without(code.added, union(walked)).filter(
     (s) => isFiller(rewritten, s) || stops.some((at) => at >= s.start && at < s.end),
   );
   explained.push(...walked, ...fillers);
-  return united(explained);
+  return union(explained);
 }
 
 /**
@@ -58,14 +60,14 @@ const accountsFor = ({ passings, walkedNew }: Proof): boolean =>
   walkedNew.length > 0 || passings.some(({ form }) => form !== undefined);
 
 /** Bytes between pieces of new code, and between it and what stood before. */
-const isFiller = (code: CodeReader, { start, end }: Stretch): boolean =>
+const isFiller = (code: CodeReader, { start, end }: Interval<Vaddr>): boolean =>
   code.bytes(start, end - start).every((byte) => byte === 0xcc || byte === 0);
 
 /**
  * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
  * padding.
  */
-function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Stretch): boolean {
+function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Interval<Vaddr>): boolean {
   const bytes = code.bytes(start, end - start);
   if (bytes.every((byte) => byte === 0xcc)) return true;
   const jump = code.at(start - JUMP_SIZE);

@@ -6,11 +6,12 @@
  * stack's, since a traced probe writes below it; and that nobody writes to the bytes behind.
  */
 
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { stackPointerObstacle } from "../facts/stack-pointer.js";
+import { touches } from "../intervals.js";
 import { Flow, indexOf } from "../x86/decode.js";
-import { type ChangedCode, type Stretch, touches } from "./changed-code.js";
+import type { ChangedCode } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import type { Window } from "./window.js";
 
@@ -28,8 +29,8 @@ export function punsIn(
   { changed, added }: ChangedCode,
   before: CodeReader,
   after: { readonly code: CodeReader; readonly notesAt: ReadonlyMap<number, unknown> },
-): ReadonlyMap<Stretch, Pun> {
-  const puns = new Map<Stretch, Pun>();
+): ReadonlyMap<Interval<Vaddr>, Pun> {
+  const puns = new Map<Interval<Vaddr>, Pun>();
   for (const run of changed) {
     const { start, end } = run;
     const jump = after.code.at(start);
@@ -50,7 +51,7 @@ export function punsIn(
 }
 
 /** The window of one, which has no other bytes than the nop's. */
-export function punWindow(facts: ProgramFacts, { start, end }: Stretch, { end: last, probe }: Pun): Window {
+export function punWindow(facts: ProgramFacts, { start, end }: Interval<Vaddr>, { end: last, probe }: Pun): Window {
   const patched = facts.entries.frozenWithin(start, last);
   const frozen = patched && `the bytes at ${hex(patched.start)} must not be part of a jump: ${patched.reason}`;
   const traced = probe && `a probe at ${hex(probe)}, once it is traced, leads the jump at ${hex(start)} elsewhere`;

@@ -9,21 +9,22 @@
  * A file that another tool changed since is compared as far as it is loaded; what else differs is told as not compared.
  */
 
+import { type FileOffset, fileOffset, type Interval, interval, type Vaddr } from "../address.js";
 import { type BuildId, readBuildId } from "../elf/build-id.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, offsetOf } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import { union } from "../intervals.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import type { FileFinding } from "./contract.js";
 import type { Guard } from "./guard/guard.js";
 import { judgeDynamic } from "./rest/dynamic.js";
-import type { FileStretch, Finding, Ruling } from "./rest/findings.js";
+import type { Finding, Ruling } from "./rest/findings.js";
 import { judgeFrames } from "./rest/frames.js";
 import { judgeHeader } from "./rest/header.js";
 import { compareLoaded, judgeAdded, judgeFill } from "./rest/loaded.js";
 import { judgeMoved } from "./rest/moved.js";
 import { judgeNotes } from "./rest/notes.js";
-import { type Run, union } from "./rest/runs.js";
 import { judgeSections, pairSections } from "./rest/sections.js";
 import { judgeSegments, pairSegments } from "./rest/segments.js";
 import { judgeNames, judgeSymbols } from "./rest/symbols.js";
@@ -46,7 +47,7 @@ interface RestReport {
 export function compareRest(
   rewritten: ElfImage,
   original: ElfImage,
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   origins: readonly FrameOrigin[],
   guard: Guard | undefined,
   asLaidOut: boolean,
@@ -65,13 +66,13 @@ export function compareRest(
   const contents = union([buildId, frames, symbols, names, notes, dynamic, guarded].flatMap(({ judged }) => judged));
   const moved = judgeMoved(original, rewritten, sections, contents, guard?.sizes ?? new Map(), asLaidOut);
 
-  const judged = union<FileStretch>([
+  const judged = union([
     ...contents,
     ...moved.judged,
-    { start: 0, end: elf.EHDR_SIZE },
+    interval(fileOffset(0), elf.EHDR_SIZE),
     ...code.flatMap(({ start, end }) => {
-      const offset = offsetOf(original, start as never);
-      return offset === undefined ? [] : [{ start: offset, end: offset + end - start }];
+      const offset = offsetOf(original, start);
+      return offset === undefined ? [] : [interval(offset, end - start)];
     }),
   ]);
   const all: Finding[] = [
@@ -95,7 +96,7 @@ export function compareRest(
 const nothing: Ruling = { findings: [], judged: [] };
 
 /** The build-id's own bytes, where they are those that --new-build-id derives from the original's. */
-function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: FileStretch[] } {
+function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: Interval<FileOffset>[] } {
   const before = readBuildId(original);
   let now: BuildId | null;
   try {
@@ -108,5 +109,5 @@ function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: Fil
   const bytes = rewritten.bytes.subarray(now.offset, now.offset + now.size);
   const derived = derivedBuildId(before);
   if (!bytes.subarray(0, derived.length).equals(derived)) return { judged: [] };
-  return { judged: [{ start: before.offset, end: before.offset + derived.length }] };
+  return { judged: [interval(before.offset, derived.length)] };
 }

@@ -17,12 +17,11 @@
  * place that the same note names there, and nowhere else.
  */
 
-import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, interval, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import { LONGEST_INSTRUCTION } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import { isFiveByteNop } from "../x86/nops.js";
 import { traitsOf } from "../x86/relocate.js";
-import { type Stretch, stretch } from "./changed-code.js";
 import type { Instruction } from "./code-reader.js";
 import {
   GUARD,
@@ -81,13 +80,13 @@ export interface Proof {
   readonly passings: readonly Passing[];
   readonly mismatches: readonly Mismatch[];
   /** Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their stead. */
-  readonly replaced: readonly Stretch[];
+  readonly replaced: readonly Interval<Vaddr>[];
   /** Calls among them that lead by new code, but return to where they did. */
   readonly keptCalls: ReadonlySet<number>;
   /** New code that was walked. */
-  readonly walkedNew: readonly Stretch[];
+  readonly walkedNew: readonly Interval<Vaddr>[];
   /** Addresses of the original at which the rewritten side runs something. */
-  readonly ranInPlace: readonly Stretch[];
+  readonly ranInPlace: readonly Interval<Vaddr>[];
   /** For each instruction of new code that was walked, and each jump on the way there, where the original is then. */
   readonly frames: readonly FrameOrigin[];
   /** Where both sides were followed from the same address on, in the same state: who arrives there is answered for. */
@@ -132,10 +131,10 @@ interface Step {
 export class Walk {
   readonly passings: Passing[] = [];
   readonly mismatches: Mismatch[] = [];
-  private readonly replaced: { start: number; end: number }[] = [];
+  private readonly replaced: Interval<Vaddr>[] = [];
   private readonly keptCalls = new Set<number>();
-  private readonly walkedNew: { start: number; end: number }[] = [];
-  private readonly ranInPlace: { start: number; end: number }[] = [];
+  private readonly walkedNew: Interval<Vaddr>[] = [];
+  private readonly ranInPlace: Interval<Vaddr>[] = [];
   private readonly frames: FrameOrigin[] = [];
   private readonly together = new Set<number>();
   /** By the original's address: the pairs that were met there. */
@@ -180,17 +179,7 @@ export class Walk {
 
   proof(): Proof {
     const { passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together, isWhole } = this;
-    return {
-      isWhole,
-      passings,
-      mismatches,
-      replaced: replaced.map(stretch),
-      keptCalls,
-      walkedNew: walkedNew.map(stretch),
-      ranInPlace: ranInPlace.map(stretch),
-      frames,
-      together,
-    };
+    return { isWhole, passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together };
   }
 
   private step(arrival: Arrival, pair: Pair): void {
@@ -406,11 +395,11 @@ export class Walk {
   }
 
   private replace(start: number, length: number): void {
-    this.replaced.push({ start, end: start + length });
+    this.replaced.push(interval(vaddr(start), length));
   }
 
   private ran(start: number, length: number, touched: boolean): void {
-    const run = { start, end: start + length };
+    const run = interval(vaddr(start), length);
     if (this.subject.isNew(start)) {
       this.walkedNew.push(run);
       return;

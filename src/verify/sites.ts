@@ -5,15 +5,16 @@
  * Nothing that rewriting says of its own work is asked: there are two files, and facts about the first.
  */
 
-import { type Vaddr, vaddr } from "../address.js";
+import { interval, type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
+import { touches, union, without } from "../intervals.js";
 import { readCarry } from "../rewritten/carry.js";
 import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { type ChangedCode, compareCode, touches, united, without } from "./changed-code.js";
+import { type ChangedCode, compareCode } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import { testify, withDoubts } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
@@ -104,9 +105,9 @@ function withProbes(code: ChangedCode, pairs: readonly NotePair[], before: CodeR
   const probes = pairs.flatMap(({ original: { location }, rewritten }) => {
     const bytes = [before, after].map((side) => side.bytes(location, LONGEST_FORM));
     const isSame = rewritten?.location === location && formAt(bytes[0]!)?.name === formAt(bytes[1]!)?.name;
-    return isSame || bytes[0]!.length === 0 ? [] : [{ start: location, end: location + 1 }];
+    return isSame || bytes[0]!.length === 0 ? [] : [interval(location, 1)];
   });
-  return probes.length === 0 ? code : { ...code, changed: united([...code.changed, ...probes]) };
+  return probes.length === 0 ? code : { ...code, changed: union([...code.changed, ...probes]) };
 }
 
 /** System calls that lead through new code for a fork guard's sake are judged with it. */

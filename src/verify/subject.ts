@@ -3,10 +3,11 @@
  * that a rewritten probe has.
  */
 
+import type { Interval, Vaddr } from "../address.js";
+import { touches } from "../intervals.js";
 import { lowerBound } from "../sorted.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
-import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
 import { sameBytes } from "./same-instruction.js";
 import type { Window } from "./window.js";
@@ -33,8 +34,8 @@ export class Subject {
     readonly rewritten: Side,
     readonly windows: readonly Window[],
     private readonly layout: OriginalLayout,
-    private readonly changed: readonly Stretch[],
-    private readonly added: readonly Stretch[],
+    private readonly changed: readonly Interval<Vaddr>[],
+    private readonly added: readonly Interval<Vaddr>[],
   ) {}
 
   /** Whether an address is in new code. */

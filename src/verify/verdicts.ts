@@ -4,13 +4,13 @@
  * how many states it was run from as well is only told.
  */
 
-import { hex, PAGE_SIZE } from "../address.js";
+import { hex, type Interval, PAGE_SIZE, type Vaddr } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
-import { addTo } from "../grouped.js";
+import { groupBy } from "../grouped.js";
+import { touches, union, without } from "../intervals.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
-import { type Stretch, touches, united, without } from "./changed-code.js";
 import type { Difference, SiteVerdict } from "./contract.js";
 import { notesFor } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
@@ -24,9 +24,9 @@ export interface CodeReport {
   /** One for each note of the original, in their order. */
   readonly sites: readonly SiteVerdict[];
   /** Code at addresses of the original that changed, and new code, as far as the sites account for it. */
-  readonly explained: readonly Stretch[];
+  readonly explained: readonly Interval<Vaddr>[];
   /** Code that changed, or is new, and that no site accounts for. */
-  readonly unexplained: readonly Stretch[];
+  readonly unexplained: readonly Interval<Vaddr>[];
   /** For each instruction of new code that a proof came by, where the original is then. */
   readonly origins: readonly FrameOrigin[];
 }
@@ -46,6 +46,10 @@ interface Case {
 
 export function judge(evidence: Evidence): CodeReport {
   const { pairs, found } = evidence;
+  const notesAt = groupBy(
+    pairs.map((pair) => pair.original),
+    (note) => note.location,
+  );
   const cases = pairs.map((): Case => ({ passings: [], problems: [], states: 0, traced: undefined }));
   const blamed = new Set<ExaminedWindow>();
   for (const examined of found) {
@@ -73,11 +77,11 @@ export function judge(evidence: Evidence): CodeReport {
     for (const doubt of examined.doubts) accuse(notesFor(examined, evidence), doubt);
     for (const [note, states] of statesByNote(examined)) cases[note]!.states += states;
   }
-  const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, evidence));
+  const sites = pairs.map((pair, i) => verdictOn(pair, cases[i]!, notesAt.get(pair.original.location)!, evidence));
   const explained = explainedCode(evidence, blamed);
   const { changed, added } = evidence.code;
   const origins = found.flatMap(({ proof }) => proof?.frames ?? []);
-  return { sites, explained, unexplained: without(united([...changed, ...added]), explained), origins };
+  return { sites, explained, unexplained: without(union([...changed, ...added]), explained), origins };
 }
 
 /** From how many states both sides passed a note's probe, and could be held against each other. */
@@ -159,11 +163,17 @@ function runProblem({ state, both }: StateRun, { original, rewritten }: Evidence
   };
 }
 
-function verdictOn(pair: NotePair, { passings, problems, states, traced }: Case, evidence: Evidence): SiteVerdict {
+/** @param notes all notes of the original that name the same place */
+function verdictOn(
+  pair: NotePair,
+  { passings, problems, states, traced }: Case,
+  notes: readonly UsdtNote[],
+  evidence: Evidence,
+): SiteVerdict {
   const { original, rewritten } = pair;
   const { provider, name, location } = original;
   const all = [...problems, ...argumentProblems(pair, passings, problems.length > 0, evidence)];
-  const stack = stackProblem(pair, passings, traced, evidence);
+  const stack = stackProblem(pair.original.location, notes, passings, traced, evidence);
   if (stack !== undefined) all.push(stack);
   // A note that is not the same explains all else. What shows a difference comes before what could not be decided.
   const different = all.filter((p) => p.verdict === "different");
@@ -213,20 +223,6 @@ function untouchedProblem(original: UsdtNote, rewritten: UsdtNote, { code, found
   };
 }
 
-const notesByPlace = new WeakMap<readonly NotePair[], ReadonlyMap<number, readonly UsdtNote[]>>();
-
-/** The original's notes by the place that they name. */
-function notesAt(pairs: readonly NotePair[]): ReadonlyMap<number, readonly UsdtNote[]> {
-  const known = notesByPlace.get(pairs);
-  if (known !== undefined) return known;
-  const notes = new Map<number, UsdtNote[]>();
-  for (const { original } of pairs) {
-    addTo(notes, original.location, original);
-  }
-  notesByPlace.set(pairs, notes);
-  return notes;
-}
-
 const RED_ZONE = 128;
 
 /**
@@ -234,18 +230,17 @@ const RED_ZONE = 128;
  * in all. The facts are about all 128 bytes that a function may keep there.
  */
 function stackProblem(
-  pair: NotePair,
+  location: Vaddr,
+  notes: readonly UsdtNote[],
   passings: readonly Passing[],
   traced: StateRun | undefined,
   evidence: Evidence,
 ): SiteProblem | undefined {
-  const { facts, pairs } = evidence;
+  const { facts } = evidence;
   const isBare = passings.some(
     ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
   );
   if (!isBare || facts === undefined) return undefined;
-  const { location } = pair.original;
-  const notes = notesAt(pairs).get(location)!;
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
   const { redZone, because } = stackFacts(facts, location, reads);
   if (redZone === "unused") return undefined;

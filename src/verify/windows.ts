@@ -17,13 +17,13 @@
  * they were by chance.
  */
 
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
+import { touches } from "../intervals.js";
 import { countWhile } from "../sorted.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { nopLength } from "../x86/nops.js";
-import { type Stretch, touches } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import { type Pun, punWindow } from "./puns.js";
 import type { Arrival, Window } from "./window.js";
@@ -60,7 +60,7 @@ export class OriginalLayout {
   }
 
   /** The instruction, or the piece of padding, that covers an address. */
-  instruction(address: number): Stretch {
+  instruction(address: number): Interval<Vaddr> {
     const part = this.part(address);
     if (part !== undefined && address < part.start + part.offsets[part.count]!) {
       const i = indexAt(part, address);
@@ -82,7 +82,7 @@ export class OriginalLayout {
   }
 
   /** The borders around [start, end): whole instructions. */
-  widened(start: number, end: number): Stretch {
+  widened(start: number, end: number): Interval<Vaddr> {
     return { start: this.instruction(start).start, end: this.instruction(end - 1).end };
   }
 }
@@ -95,8 +95,8 @@ export class OriginalLayout {
 export function windowsOf(
   facts: ProgramFacts,
   layout: OriginalLayout,
-  changed: readonly Stretch[],
-  puns: ReadonlyMap<Stretch, Pun>,
+  changed: readonly Interval<Vaddr>[],
+  puns: ReadonlyMap<Interval<Vaddr>, Pun>,
   told: readonly Told[],
 ): readonly Window[] {
   const around: { start: Vaddr; end: Vaddr; pun?: Pun | undefined }[] = [];
@@ -125,7 +125,7 @@ export function windowsOf(
 }
 
 /** Whether changed bytes from `at` on make one window with those before them: in one function, and its padding. */
-function belongsTo(layout: OriginalLayout, { start, end }: { start: Vaddr; end: Vaddr }, at: Vaddr): boolean {
+function belongsTo(layout: OriginalLayout, { start, end }: Interval<Vaddr>, at: Vaddr): boolean {
   if (at >= end + CLOSE) return false;
   // A change in code that cannot be told must not draw a probe in code that can into its uncertainty.
   if (layout.unknown(start) !== layout.unknown(at)) return false;
@@ -136,7 +136,7 @@ function belongsTo(layout: OriginalLayout, { start, end }: { start: Vaddr; end: 
 interface Known {
   readonly facts: ProgramFacts;
   readonly layout: OriginalLayout;
-  readonly changed: readonly Stretch[];
+  readonly changed: readonly Interval<Vaddr>[];
   /** Ascending. */
   readonly told: readonly Told[];
 }
@@ -216,7 +216,12 @@ function returnsIn(layout: OriginalLayout, start: Vaddr, end: Vaddr): Vaddr[] {
   return found;
 }
 
-function frozenIn(facts: ProgramFacts, changed: readonly Stretch[], start: Vaddr, end: Vaddr): string | undefined {
+function frozenIn(
+  facts: ProgramFacts,
+  changed: readonly Interval<Vaddr>[],
+  start: Vaddr,
+  end: Vaddr,
+): string | undefined {
   if (facts.entries.frozenWithin(start, end) === undefined) return undefined;
   for (const run of changed) {
     const frozen = run.start < end && run.end > start ? facts.entries.frozenWithin(run.start, run.end) : undefined;

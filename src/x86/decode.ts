@@ -55,6 +55,10 @@ export const addressOf = (code: DecodedCode, index: number): Vaddr => (code.star
 /** How many bytes instruction `index` has. */
 export const lengthOf = (code: DecodedCode, index: number): number => code.offsets[index + 1]! - code.offsets[index]!;
 
+/** A view of its bytes. */
+export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
+  code.bytes.subarray(code.offsets[index]!, code.offsets[index + 1]!);
+
 const { Code, Mnemonic, FlowControl } = iced;
 
 /** One instruction object for all decoding: each is an allocation in WebAssembly memory. */

@@ -38,11 +38,11 @@ import { describeEntry } from "../../facts/entries.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../facts/system-calls.js";
 import { INT3, JUMP_SIZE, jump } from "../../x86/bytes.js";
-import { addressOf, Flow } from "../../x86/decode.js";
+import { addressOf, Flow, instructionBytes } from "../../x86/decode.js";
 import { disassemble, relocate, traitsOf } from "../../x86/relocate.js";
 import type { NamedCode } from "../new-code.js";
 import type { Stretch } from "../proposal.js";
-import { frozenObstacle, instructionBytes, reachObstacle } from "../tactics/safety.js";
+import { frozenObstacle, reachObstacle } from "../tactics/safety.js";
 
 /** How many instructions before the call are tried. */
 const MOST_BEFORE = 6;

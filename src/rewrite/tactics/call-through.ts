@@ -17,11 +17,11 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { knows } from "../../facts/knowledge.js";
-import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
+import { addressOf, Flow, instructionBytes, lengthOf } from "../../x86/decode.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { movedCode } from "./displace.js";
-import { instructionBytes, traitsAt, windowObstacle } from "./safety.js";
+import { windowObstacle } from "./safety.js";
 
 const CALL_SIZE = 5;
 const CALL_REL32 = 0xe8;
@@ -42,7 +42,7 @@ export function callThrough(context: SiteContext): Proposal | Refusal {
   if (moved instanceof Refusal) return moved;
   if (moved.next !== call) return refuse("no-call", "the block ends before a call", site);
   for (let i = index + 1; i < call; i++) {
-    const traits = traitsAt(code, i);
+    const traits = context.tables.traits(code, i);
     // What lies below rsp is needed until the call, and the call is made before.
     if (knows("reads below rsp") && probe.usesRedZone && traits.mayTrap)
       return refuse(

@@ -18,18 +18,10 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
-import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
+import { addressOf, Flow, instructionBytes, lengthOf } from "../../x86/decode.js";
 import type { Detour, Fragment, Proposal, Retarget, SiteContext, Stretch, TacticName } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
-import {
-  askewObstacle,
-  frozenObstacle,
-  instructionBytes,
-  movable,
-  paddingRoom,
-  reachObstacle,
-  windowObstacle,
-} from "./safety.js";
+import { askewObstacle, frozenObstacle, movable, paddingRoom, reachObstacle, windowObstacle } from "./safety.js";
 
 /** How many instructions before the nop are tried. */
 const MOST_BEFORE = 8;

@@ -90,7 +90,7 @@ function evictedRoom(context: SiteContext, branch: Stretch, isFree: IsFree): Roo
       const { window, change } = helper;
       if (change.body.some((f) => f.kind === "probe") || !isFree(window.start, window.end)) continue;
       const border = vaddr(window.start + JUMP_SIZE);
-      if (!keepsFrame(facts.image, functions.ehFrame, branch.start, border, window.end)) continue;
+      if (!keepsFrame(context.tables.frames, branch.start, border, window.end)) continue;
       return {
         through: [{ start: border, end: window.end }],
         helpers: [{ ...helper, site, window: { start: window.start, end: border } }],
@@ -127,12 +127,11 @@ function between(
   need: number,
   isFree: IsFree,
 ): Stretch[] {
-  const { image, functions } = context.facts;
   const found: Stretch[] = [];
   for (const { start, room } of paddings(context, low, high, need)) {
     const end = vaddr(start + room);
     if (room < need || !isFree(start, end) || windowObstacle(context, start, end) !== undefined) continue;
-    if (keepsFrame(image, functions.ehFrame, origin, start, vaddr(start + need))) found.push({ start, end });
+    if (keepsFrame(context.tables.frames, origin, start, vaddr(start + need))) found.push({ start, end });
   }
   return found;
 }

@@ -4,19 +4,17 @@
  */
 import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
 import { DWARF_RBP, rowAt } from "../../elf/cfa-rows.js";
-import type { Fde } from "../../elf/eh-frame.js";
-import { type CallSite, readCallSites } from "../../elf/lsda.js";
+import type { CallSite } from "../../elf/lsda.js";
 import { describeEntry } from "../../facts/entries.js";
-import type { CodeRange } from "../../facts/functions.js";
 import { knows } from "../../facts/knowledge.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { looksAtReturnAddress } from "../../facts/return-address.js";
 import type { ProbeForm } from "../../usdt/forms.js";
-import { addressOf, type DecodedCode, decode, Flow, indexOf, lengthOf } from "../../x86/decode.js";
-import { type InstructionTraits, traitsOf } from "../../x86/relocate.js";
+import { addressOf, type DecodedCode, decode, Flow, indexOf, instructionBytes, lengthOf } from "../../x86/decode.js";
+import type { InstructionTraits } from "../../x86/relocate.js";
 import type { SiteContext } from "../proposal.js";
 import { type Refusal, refuse } from "../refusal.js";
-import { encodeExceptionTable, personalityObstacle } from "../unwind/exceptions.js";
+import { encodeExceptionTable } from "../unwind/exceptions.js";
 
 /** Nothing enters [start, end) but at its start, and nothing patches it. */
 export function windowObstacle(context: SiteContext, start: Vaddr, end: Vaddr): Refusal | undefined {
@@ -91,9 +89,6 @@ export function guardObstacle({ facts, range, site }: SiteContext): Refusal | un
   return refuse("unwind-rule", "a guard changes rsp, by which the unwind information finds the caller here", site);
 }
 
-export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =>
-  code.bytes.subarray(code.offsets[index]!, code.offsets[index]! + lengthOf(code, index));
-
 /**
  * Why an instruction cannot run at another address, or its traits where it can.
  * @param calls whether calls may move, as far as the context allows it
@@ -101,7 +96,7 @@ export const instructionBytes = (code: DecodedCode, index: number): Uint8Array =
 export function movable(context: SiteContext, index: number, calls = false): InstructionTraits | Refusal {
   const { code } = context;
   const at = addressOf(code, index);
-  const traits = traitsAt(code, index);
+  const traits = context.tables.traits(code, index);
   const flow = code.flow[index]!;
   if (flow & Flow.Call) {
     if (!context.unwindable)
@@ -132,7 +127,8 @@ export function movable(context: SiteContext, index: number, calls = false): Ins
  *
  * Of functions of other files, and of pointers to functions, that cannot be told.
  */
-function callObstacle({ code, facts, range }: SiteContext, index: number): string | undefined {
+function callObstacle(context: SiteContext, index: number): string | undefined {
+  const { code, facts } = context;
   const bytes = instructionBytes(code, index);
   const target = code.targets[index]!;
   const opcode = bytes[bytes[0]! >> 4 === 4 ? 1 : 0]!;
@@ -146,20 +142,18 @@ function callObstacle({ code, facts, range }: SiteContext, index: number): strin
   if (looks !== undefined) return looks;
   // __morestack of split stacks goes on behind the ret that follows its call.
   if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
-  return exceptionObstacle(facts, range, code, index);
+  return exceptionObstacle(context, index);
 }
 
 /** Why an exception that comes out of a call could not be handled as it was if the call stood elsewhere. */
-function exceptionObstacle(
-  { functions, image }: ProgramFacts,
-  range: CodeRange,
-  code: DecodedCode,
-  index: number,
-): string | undefined {
+function exceptionObstacle({ code, range, facts, tables }: SiteContext, index: number): string | undefined {
+  const { functions, image } = facts;
   const fde = functions.fde(range);
   if (fde === undefined) return "its function has no unwind information";
   if (fde.lsda === undefined) return undefined;
-  const obstacle = personalityObstacle(image, functions.ehFrame.record(functions.ehFrame.indexAt(fde.start)).cie);
+  const obstacle = tables.frames.personalityObstacle(
+    functions.ehFrame.record(functions.ehFrame.indexAt(fde.start)).cie,
+  );
   if (obstacle !== undefined) return obstacle;
   // As a trial, anywhere: what is asked is whether there can be a table.
   const origin = addressOf(code, index);
@@ -169,29 +163,10 @@ function exceptionObstacle(
   return typeof table === "string" ? table : undefined;
 }
 
-const knownTraits = new WeakMap<DecodedCode, Map<number, InstructionTraits>>();
-
-/** The traits of an instruction; several tactics ask for the same ones. */
-export function traitsAt(code: DecodedCode, index: number): InstructionTraits {
-  const known = knownTraits.get(code) ?? new Map<number, InstructionTraits>();
-  knownTraits.set(code, known);
-  const traits = known.get(index) ?? traitsOf(instructionBytes(code, index), addressOf(code, index));
-  known.set(index, traits);
-  return traits;
-}
-
-const callSitesOf = new WeakMap<Fde, readonly CallSite[]>();
-
-/** The call-site records of the function part around a site; read once. */
-export function callSites({ facts, range }: SiteContext): readonly CallSite[] {
+/** The call-site records of the function part around a site. */
+export function callSites({ facts, range, tables }: SiteContext): readonly CallSite[] {
   const fde = facts.functions.fde(range);
-  if (fde === undefined) return [];
-  let sites = callSitesOf.get(fde);
-  if (sites === undefined) {
-    sites = readCallSites(facts.image, fde);
-    callSitesOf.set(fde, sites);
-  }
-  return sites;
+  return fde === undefined ? [] : tables.frames.callSites(fde);
 }
 
 /**

@@ -13,19 +13,11 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";
-import { addressOf, Flow } from "../../x86/decode.js";
+import { addressOf, Flow, instructionBytes } from "../../x86/decode.js";
 import { relocate } from "../../x86/relocate.js";
 import type { PlacedProbe, Proposal, SiteContext } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
-import {
-  callSites,
-  crossesPage,
-  guardObstacle,
-  instructionBytes,
-  movable,
-  paddingRoom,
-  windowObstacle,
-} from "./safety.js";
+import { callSites, crossesPage, guardObstacle, movable, paddingRoom, windowObstacle } from "./safety.js";
 
 const LONGEST_BLOCK = 64;
 

@@ -22,13 +22,13 @@
 import { type Vaddr, vaddr } from "../../address.js";
 import { type Branch, describeEntry, type Entry } from "../../facts/entries.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
-import { indexOf } from "../../x86/decode.js";
+import { indexOf, instructionBytes } from "../../x86/decode.js";
 import { isPlainBranch } from "../../x86/relocate.js";
 import type { Fragment, Proposal, Retarget, RetargetWay, SiteContext, Stretch } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { detour, type Led, starts } from "./displace.js";
 import { type IsFree, wayThroughPadding } from "./padding.js";
-import { frozenObstacle, instructionBytes, paddingRoom, windowObstacle } from "./safety.js";
+import { frozenObstacle, paddingRoom, windowObstacle } from "./safety.js";
 
 const SHORT_JMP = 0xeb;
 

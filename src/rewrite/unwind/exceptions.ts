@@ -13,23 +13,10 @@ import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { DW_EH_PE_application, DW_EH_PE_omit } from "../../elf/eh-cursor.js";
 import { encodePointer, pointerSize } from "../../elf/eh-pointers.js";
-import type { Cie } from "../../elf/eh-records.js";
 import { type CallSiteRecord, type ExceptionTable, readExceptionTable } from "../../elf/exception-table.js";
 import type { ElfImage } from "../../elf/image.js";
 import { encodeSleb, encodeUleb } from "../../elf/leb128.js";
-import { hasKnownTables, personalityName } from "../../elf/personalities.js";
 import type { OriginStretch } from "./origins.js";
-
-const names = new WeakMap<Cie, string | null | undefined>();
-
-/** Why exception tables for this CIE's functions cannot be written, or undefined where they can. */
-export function personalityObstacle(image: ElfImage, cie: Cie): string | undefined {
-  if (!names.has(cie)) names.set(cie, personalityName(image, cie));
-  const name = names.get(cie);
-  if (name === null) return undefined;
-  if (name === undefined) return "its exceptions are handled by a personality routine that nothing names";
-  return hasKnownTables(name) ? undefined : `its exceptions are handled by ${name}, whose tables are not known`;
-}
 
 const DW_EH_PE_pcrel_sdata4 = 0x1b;
 const DW_EH_PE_uleb128 = 0x01;

@@ -5,26 +5,14 @@
  * rest of a page, wherever the input has such tables and they can move.
  */
 import { type Vaddr, vaddr } from "../../address.js";
-import type { ProgramFacts } from "../../facts/program.js";
 import type { Edit } from "../edits.js";
 import type { NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
 import { layUnwind, type UnwindLayout, unlessDamaged } from "./layout.js";
 import { uncoveredRelays } from "./relays.js";
-import { readUnwindTables, type UnwindTables } from "./tables.js";
-
-/** The input's tables, or why they cannot move; undefined where it has none, and so nothing is missing. */
-type Unwindable = UnwindTables | string | undefined;
+import type { Unwindable, UnwindTables } from "./tables.js";
 
 export const NO_SEGMENT = "there is no new segment for unwind information";
-
-const known = new WeakMap<ProgramFacts, Unwindable>();
-
-/** What is known of the input's tables; read once. */
-export function unwindable(facts: ProgramFacts): Unwindable {
-  if (!known.has(facts)) known.set(facts, readUnwindTables(facts));
-  return known.get(facts);
-}
 
 /** Whether unwinders of the process itself find their way from return addresses in new code: then calls may move there. */
 export const unwindsCalls = (tables: Unwindable): tables is UnwindTables =>
@@ -40,7 +28,7 @@ export function placesToUnwind(
   origins: readonly Vaddr[] | undefined,
 ): readonly Place[] {
   if (typeof tables !== "object") return places;
-  if (origins?.every((origin) => tables.frames.indexAt(origin) < 0)) return places;
+  if (origins?.every((origin) => tables.frames.records.indexAt(origin) < 0)) return places;
   const isSegment = (p: Place): boolean => p.kind === "new segment";
   return [...places.filter(isSegment), ...places.filter((p) => !isSegment(p))];
 }
@@ -61,7 +49,7 @@ export function unwindFor(
   const after: Vaddr = vaddr(newCode.start + newCode.bytes.length);
   const pieces = newCode.chunks.flatMap(({ origins, relays }) => [
     origins,
-    ...uncoveredRelays(tables.frames, relays).map((relay) => [relay]),
+    ...uncoveredRelays(tables.frames.records, relays).map((relay) => [relay]),
   ]);
   const own = newCode.named.flatMap(({ start, end, unwind }) => (unwind === undefined ? [] : [{ start, end, unwind }]));
   const unwound = { pieces, own };

@@ -1,9 +1,9 @@
 /**
- * The input's unwind tables, and whether they can move into a new segment with records behind them.
+ * The input's unwind tables, and whether they can move into a new segment with records after them.
  *
  * Unwinders of other programs find `.eh_frame` by its section header (gdb, perf, elfutils), those of the program itself by
- * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room behind it, so all
- * of it moves. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
+ * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room after it, so all
+ * of it moves, where there is none before it either. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
  * language-specific data. Call frame instructions and lengths stay.
  *
  * Why a file does without: something writes there when it is loaded, or its encodings are none that linkers write.
@@ -27,6 +27,7 @@ import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../..
 import { InputError } from "../../errors.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { leadsInto } from "../../facts/unwind-references.js";
+import type { OriginFrames } from "./origin-frames.js";
 
 /** Places of words that are relative to where they stand, in bytes from the start of the section. */
 interface RelativeWords {
@@ -36,7 +37,7 @@ interface RelativeWords {
 
 export interface UnwindTables {
   readonly image: ElfImage;
-  readonly frames: EhFrame;
+  readonly frames: OriginFrames;
   readonly section: Section;
   /** What has to be corrected where the records move, or why they cannot. */
   relative(): RelativeWords | string;
@@ -53,7 +54,7 @@ export interface UnwindTables {
   readonly headerIsReferenced: boolean;
 }
 
-interface HeaderTable {
+export interface HeaderTable {
   readonly section: Section;
   readonly programHeader: ProgramHeader;
   readonly content: EhFrameHdr;
@@ -61,21 +62,19 @@ interface HeaderTable {
   readonly isComplete: boolean;
 }
 
-/** The tables, or why new code does without unwind information; undefined where the file has none itself. */
-export function readUnwindTables({
-  image,
-  functions,
-  makesUnwindHeader,
-}: ProgramFacts): UnwindTables | string | undefined {
-  const frames = functions.ehFrame;
+/** The input's tables, or why new code does without; undefined where the file has none itself, and so nothing is missing. */
+export type Unwindable = UnwindTables | string | undefined;
+
+/** @param frames the same file's */
+export function readUnwindTables({ image, makesUnwindHeader }: ProgramFacts, frames: OriginFrames): Unwindable {
   const own = image.sections.filter((s) => isEhFrame(s) && s.sh_size > 4);
   const section = own[0];
-  if (section === undefined || frames.count === 0) return undefined;
+  if (section === undefined || frames.records.count === 0) return undefined;
   if (own.length > 1) return `there are ${own.length} .eh_frame sections`;
   try {
     const placed = placeProblem(image, section);
     if (placed !== undefined) return placed;
-    const header = readHeader(image, frames);
+    const header = readHeader(image, frames.records);
     if (typeof header === "string") return header;
     const dataBase = ehDataBase(image);
     const parts = header === undefined ? [section] : [section, header.section];

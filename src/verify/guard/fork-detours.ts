@@ -12,7 +12,7 @@
  * The program's own instructions in the window follow registers to memory: wherever those lead, something is there. From some
  * states they fault all the same, as a quotient may not fit: both do then, and from another state they have to come to an end.
  */
-import { hex, PAGE_SIZE, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
+import { hex, type Interval, PAGE_SIZE, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { decodeInstructions, type Instruction } from "../../emulate/instruction.js";
 import { stateOf } from "../../emulate/machine-states.js";
@@ -22,7 +22,6 @@ import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
 import { findSystemCalls, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { iced } from "../../x86/iced.js";
-import type { Stretch } from "../changed-code.js";
 import type { Write } from "../run-side.js";
 import { DATA, type End, Machine, MOST_STACK } from "./machine.js";
 
@@ -42,7 +41,7 @@ const { Mnemonic } = iced;
 
 export interface ForkDetour {
   /** The bytes of the original that are others: whole instructions. */
-  readonly window: Stretch;
+  readonly window: Interval<Vaddr>;
   /** Where its system call stands. */
   readonly call: Vaddr;
   /** New code that stands for them. */
@@ -53,7 +52,7 @@ export interface ForkDetour {
 export function findForkDetours(
   original: ElfImage,
   rewritten: ElfImage,
-  changed: readonly Stretch[],
+  changed: readonly Interval<Vaddr>[],
   isNew: (address: number) => boolean,
 ): readonly ForkDetour[] {
   const found: ForkDetour[] = [];

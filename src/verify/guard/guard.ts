@@ -13,16 +13,27 @@
  *
  * Nothing is taken from what rewriting says of itself: its memo only has to agree.
  */
-import { alignUp, hex, PAGE_SIZE, pageStart, vaddr } from "../../address.js";
+
+import {
+  alignUp,
+  type FileOffset,
+  hex,
+  type Interval,
+  interval,
+  PAGE_SIZE,
+  pageStart,
+  type Vaddr,
+  vaddr,
+} from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { startsProcesses } from "../../elf/dynamic.js";
 import { type ElfImage, offsetOf, type ProgramHeader } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import { touches, union } from "../../intervals.js";
 import { readCarry } from "../../rewritten/carry.js";
 import { decodeMemo } from "../../rewritten/memo.js";
-import { type ChangedCode, touches } from "../changed-code.js";
-import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
-import { type Run, union } from "../rest/runs.js";
+import type { ChangedCode } from "../changed-code.js";
+import { atAddress, type Finding, finding } from "../rest/findings.js";
 import { judgeChild } from "./child.js";
 import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
 import { guardedSites } from "./guarded-sites.js";
@@ -39,20 +50,18 @@ import { judgeWrapper, resolved } from "./wrappers.js";
 const WORD = 8;
 
 /** A piece of the guard that a symbol may name. */
-export interface NamedPiece {
+export interface NamedPiece extends Interval<Vaddr> {
   readonly name: string;
-  readonly start: number;
-  readonly end: number;
 }
 
 /** What a guard explains of the rest of the file. */
 export interface Guard {
   readonly findings: readonly Finding[];
   /** New code that is the guard's: link-time addresses, ascending and disjoint. */
-  readonly code: readonly Run[];
+  readonly code: readonly Interval<Vaddr>[];
   readonly named: readonly NamedPiece[];
-  /** The words behind the variables, [start, end), where it has some. */
-  readonly words: Run | undefined;
+  /** The words after the variables, where it has some. */
+  readonly words: Interval<Vaddr> | undefined;
   /** Values of dynamic tags that are others now, and tags in the place of unused ones, in their order. */
   readonly tagValues: ReadonlyMap<number, number>;
   readonly addedTags: readonly (readonly [tag: number, value: number])[];
@@ -61,7 +70,7 @@ export interface Guard {
   /** How large sections of the original are now, by their number. */
   readonly sizes: ReadonlyMap<number, number>;
   /** What has been judged here, in offsets of the original's file. */
-  readonly judged: readonly FileStretch[];
+  readonly judged: readonly Interval<FileOffset>[];
 }
 
 /**
@@ -159,10 +168,10 @@ class Examination {
   }
 
   /** What detours stand for, in offsets of the original's file. */
-  private windows(): FileStretch[] {
+  private windows(): Interval<FileOffset>[] {
     return this.detours.map(({ window: { start, end } }) => {
       const offset = offsetOf(this.original, start)!;
-      return { start: offset, end: offset + end - start };
+      return interval(offset, end - start);
     });
   }
 
@@ -193,7 +202,7 @@ class Examination {
   }
 
   /** The arrays whose first function is another: where they begin, what is there now, and whether that is in the file itself. */
-  private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: FileStretch[] }[] {
+  private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: Interval<FileOffset>[] }[] {
     return [...hooks].flatMap(([caller, { start, next }]) => {
       if (next === undefined || caller === "DT_INIT" || caller === "DT_FINI") return [];
       const at = this.before.tags.find((t) => t.d_tag === elf[caller])!.d_val;
@@ -204,14 +213,12 @@ class Examination {
         for (let i = 0; bytes !== undefined && i + elf.RELA_SIZE <= bytes.length; i += elf.RELA_SIZE)
           spelled ||= bytes.readUInt32LE(i) + bytes.readUInt32LE(i + 4) * 2 ** 32 === at;
       }
-      return [
-        { at, holds: start, judged: spelled || stored === undefined ? [] : [{ start: stored, end: stored + WORD }] },
-      ];
+      return [{ at, holds: start, judged: spelled || stored === undefined ? [] : [interval(stored, WORD)] }];
     });
   }
 
   /** What a writable segment has behind its variables, as words. */
-  private words(): Run | undefined {
+  private words(): Interval<Vaddr> | undefined {
     const [longer, another] = longerInMemory(this.original, this.rewritten);
     if (longer === undefined) return undefined;
     const { segment, grown } = longer;
@@ -228,22 +235,22 @@ class Examination {
       alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageStart(start);
     if (this.rewritten.programHeaders.some(shares))
       this.say(atAddress(start), "its words share a page with another segment");
-    return { start, end };
+    return { start: vaddr(start), end: vaddr(end) };
   }
 
   /** The words that no relocation fills: slots, if they are pairs in a row. */
-  private unfilled(words: Run | undefined, filled: readonly Word[]): Run | undefined {
+  private unfilled(words: Interval<Vaddr> | undefined, filled: readonly Word[]): Interval<Vaddr> | undefined {
     const open = [...addressesIn(words)].filter((at) => !filled.some((w) => w.at === at));
     const [first] = open;
     if (first === undefined) return undefined;
     if (open.length % 2 === 0 && open.every((at, i) => at === first + WORD * i))
-      return { start: first, end: first + WORD * open.length };
+      return interval(first, WORD * open.length);
     this.say(atAddress(first), "a word that no relocation fills");
     return undefined;
   }
 
   /** Words for signals that are held. */
-  private slotWords: Run | undefined;
+  private slotWords: Interval<Vaddr> | undefined;
 
   /** The dynamic tags as they have to be. */
   private tags(hooks: ReadonlyMap<Caller, Hook>, words: readonly Word[]): Pick<Guard, "tagValues" | "addedTags"> {
@@ -267,7 +274,7 @@ class Examination {
         this.isNew(array) &&
         this.rewritten.bytes.readBigUInt64LE(stored) === BigInt(start);
       if (!inWord && !isConstant) this.say(atAddress(array), "an array of functions that nothing fills");
-      if (isConstant) this.constant = { start: array, end: array + WORD };
+      if (isConstant) this.constant = interval(vaddr(array), WORD);
       const size = caller === "DT_PREINIT_ARRAY" ? elf.DT_PREINIT_ARRAYSZ : undefined;
       if (size === undefined) this.say(atAddress(array), "a new array of functions");
       else addedTags.push([tag, array], [size, WORD]);
@@ -285,7 +292,7 @@ class Examination {
   }
 
   /** A word in new code that holds the address of the initialiser. */
-  private constant: Run | undefined;
+  private constant: Interval<Vaddr> | undefined;
 
   /** What the loader calls, and what the C library calls in a child: whether it is right, and where it is. */
   private code(hooks: ReadonlyMap<Caller, Hook>, changes: LoaderChanges): Pick<Guard, "code" | "named"> {
@@ -350,7 +357,7 @@ class Examination {
       );
     return {
       code: union([...ran, ...machine.read, ...(this.constant === undefined ? [] : [this.constant])]),
-      named: named.map(({ name, start, last }) => ({ name, start, end: endOf(last ?? start) })),
+      named: named.map(({ name, start, last }) => ({ name, start: vaddr(start), end: vaddr(endOf(last ?? start)) })),
     };
   }
 
@@ -445,11 +452,11 @@ function idleResolver(machine: Machine, start: number): number | undefined {
 
 const isEnd = (caller: Caller): boolean => caller === "DT_FINI" || caller === "DT_FINI_ARRAY";
 
-const addressesIn = (words: Run | undefined): ReadonlySet<number> =>
+const addressesIn = (words: Interval<Vaddr> | undefined): ReadonlySet<Vaddr> =>
   new Set(
     words === undefined
       ? []
-      : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => words.start + WORD * i),
+      : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => vaddr(words.start + WORD * i)),
   );
 
 /** The writable segments that have more in memory than they had, and not in the file. */

@@ -12,12 +12,14 @@
  *
  * All other bytes of these tables have to be what they were.
  */
-import { hex } from "../../address.js";
+
+import { type FileOffset, hex, type Interval, interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { offsetOf, sectionBytes } from "../../elf/image.js";
 import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE } from "../../elf/versions.js";
-import { atAddress, type FileStretch, type Finding, finding } from "../rest/findings.js";
-import { differingRuns, outside, type Run, union } from "../rest/runs.js";
+import { outside, union } from "../../intervals.js";
+import { atAddress, type Finding, finding } from "../rest/findings.js";
+import { differingRuns } from "../rest/runs.js";
 import { C_LIBRARY, guardImports, spareSymbols, VERSION_MASK, wrappable } from "./imports.js";
 import {
   countOf,
@@ -49,7 +51,7 @@ export interface WrappedUse {
 export interface LoaderChanges {
   readonly findings: readonly Finding[];
   /** The original's tables, in file offsets. */
-  readonly judged: readonly FileStretch[];
+  readonly judged: readonly Interval<FileOffset>[];
   /** Symbols that were spared: their numbers. */
   readonly spared: ReadonlySet<number>;
   /** Imports behind the symbols of the original. */
@@ -79,7 +81,7 @@ class Comparison {
   private readonly words: Word[] = [];
   private readonly wrapped: WrappedUse[] = [];
   /** What appended strings have to be, in order of their place: the parts of the table's tail that somebody names. */
-  private readonly namedTail: Run[] = [];
+  private readonly namedTail: Interval[] = [];
   private readonly symbolsBefore: number;
   private readonly symbolsNow: number;
 
@@ -95,9 +97,9 @@ class Comparison {
   }
 
   run(): LoaderChanges {
-    const judged: FileStretch[] = [];
+    const judged: Interval<FileOffset>[] = [];
     for (const [name, table] of this.original.tables)
-      if (this.rewritten.tables.has(name)) judged.push({ start: table.offset, end: table.offset + table.bytes.length });
+      if (this.rewritten.tables.has(name)) judged.push(interval(table.offset, table.bytes.length));
     this.symbols();
     this.versions();
     this.strings();
@@ -173,7 +175,7 @@ class Comparison {
 
   private nameInTail(offset: number): void {
     const length = stringAt(this.rewritten, offset)?.length ?? 0;
-    this.namedTail.push({ start: offset, end: offset + length + 1 });
+    this.namedTail.push(interval(offset, length + 1));
   }
 
   private versions(): void {
@@ -251,7 +253,7 @@ class Comparison {
     if (both === undefined) return;
     const [before, now] = both;
     const symbols = this.original.tables.get("symbols")!.bytes;
-    const room: Run[] = [];
+    const room: Interval[] = [];
     for (const i of this.spared) {
       const start = symbols.readUInt32LE(i * elf.SYM_SIZE);
       const end = start + (nameOf(this.original, i)?.length ?? 0);
@@ -274,7 +276,7 @@ class Comparison {
     }
     const length = before.bytes.length;
     if (length > 0 && before.bytes[length - 1] !== 0) this.say(now.address, "the strings did not end with a NUL");
-    for (const { start } of outside(union(this.namedTail), length, now.bytes.length))
+    for (const { start } of outside(union(this.namedTail), { start: length, end: now.bytes.length }))
       this.say(now.address + start, "a string that nothing names");
     for (const { start, end } of this.namedTail)
       if (end > now.bytes.length) this.say(now.address + start, "a string that does not end");
@@ -425,10 +427,10 @@ class Comparison {
   }
 
   /** What both have is the same outside of some stretches. */
-  private sameHead(before: Table, now: Table, may: readonly Run[], what: string): void {
+  private sameHead(before: Table, now: Table, may: readonly Interval[], what: string): void {
     const allowed = union(may);
     for (const run of differingRuns(before.bytes, now.bytes.subarray(0, before.bytes.length)))
-      for (const { start } of outside(allowed, run.start, run.end)) this.say(now.address + start, `${what} differ`);
+      for (const { start } of outside(allowed, run)) this.say(now.address + start, `${what} differ`);
   }
 }
 

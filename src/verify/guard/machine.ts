@@ -5,7 +5,17 @@
  * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against what
  * new code has any business with.
  */
-import { hex, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress } from "../../address.js";
+import {
+  hex,
+  type Interval,
+  interval,
+  PAGE_SIZE,
+  pageStart,
+  type RuntimeAddress,
+  runtimeAddress,
+  type Vaddr,
+  vaddr,
+} from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Event } from "../../emulate/core.js";
@@ -17,7 +27,6 @@ import { pageContent } from "../../emulate/machine-states.js";
 import { Memory, Perm } from "../../emulate/memory.js";
 import { Regions } from "../../emulate/regions.js";
 import { Gpr, highWord, IP, joinAddress, lowWord, STATE_WORDS } from "../../emulate/state.js";
-import type { Run } from "../rest/runs.js";
 import type { Write } from "../run-side.js";
 
 /** Memory that tells of reads. */
@@ -313,10 +322,10 @@ export class Machine {
   }
 
   /** What ran, as link-time addresses. */
-  get executed(): Run[] {
-    return [...this.ran].map((block) => {
-      const start = joinAddress(block.lo, block.hi) - this.bias;
-      return { start, end: start + block.instructions.reduce((sum, i) => sum + i.length, 0) };
+  get executed(): Interval<Vaddr>[] {
+    return [...this.ran].map(({ lo, hi, instructions }) => {
+      const size = instructions.reduce((sum, i) => sum + i.length, 0);
+      return interval(vaddr(joinAddress(lo, hi) - this.bias), size);
     });
   }
 
@@ -335,8 +344,8 @@ export class Machine {
   }
 
   /** What was read in new code, as link-time addresses. */
-  get read(): Run[] {
-    return [...this.readParts].map(([start, size]) => ({ start, end: start + size }));
+  get read(): Interval<Vaddr>[] {
+    return [...this.readParts].map(([start, size]) => interval(vaddr(start), size));
   }
 
   private noteRead(address: number, size: number): void {

@@ -5,28 +5,29 @@
  * It is where branches of the code that ran lead, it does nothing but look and branch, and it leads back to code that ran:
  * then it is harmless whatever brings execution there.
  */
-import { runtimeAddress } from "../../address.js";
+
+import { type Interval, interval, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import { Fault } from "../../emulate/fault.js";
 import { decodeInstructions, type Instruction } from "../../emulate/instruction.js";
 import { joinAddress } from "../../emulate/state.js";
+import { touches } from "../../intervals.js";
 import { iced } from "../../x86/iced.js";
-import { outside, type Run } from "../rest/runs.js";
 import type { Machine } from "./machine.js";
 
 const { Mnemonic } = iced;
 const LONGEST = 15;
 
 /** What the instructions at which runs ended lead to besides, as link-time addresses. @param ran what ran */
-export function unvisitedCode(machine: Machine, ran: readonly Run[]): Run[] {
-  const found = new Map<number, Run>();
+export function unvisitedCode(machine: Machine, ran: readonly Interval<Vaddr>[]): Interval<Vaddr>[] {
+  const found = new Map<Vaddr, Interval<Vaddr>>();
   const open = machine.branches.flatMap((branch) => ways(branch));
   for (let at = open.pop(); at !== undefined; at = open.pop()) {
-    const start = at - machine.bias;
-    if (found.has(start) || outside(ran, start, start + 1).length === 0) continue;
+    const start = vaddr(at - machine.bias);
+    if (found.has(start) || touches(ran, start, start + 1)) continue;
     const instruction = instructionAt(machine, at);
     // What it does is told as new code that nothing leads to.
     if (instruction === undefined || !onlyLooks(instruction)) continue;
-    found.set(start, { start, end: start + instruction.length });
+    found.set(start, interval(start, instruction.length));
     open.push(...ways(instruction));
   }
   return [...found.values()];

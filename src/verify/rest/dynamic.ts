@@ -2,12 +2,12 @@
  * The dynamic section: every tag says the same, but for those that told where a section was which stands elsewhere now;
  * these tell its new place. A fork guard has other values for some, and takes unused entries for a few more.
  */
-import { hex } from "../../address.js";
+import { type FileOffset, hex, type Interval, interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, read64 } from "../../elf/image.js";
 import type { Guard } from "../guard/guard.js";
-import { atAddress, type FileStretch, type Finding, finding, loadedBytes, type Ruling } from "./findings.js";
+import { atAddress, type Finding, finding, loadedBytes, type Ruling } from "./findings.js";
 import { sectionTags } from "./left-places.js";
 import { movedPairs } from "./moved.js";
 import type { SectionPairs } from "./sections.js";
@@ -56,7 +56,7 @@ export function judgeDynamic(
     if (is !== expected) findings.push(finding("loaded", where, `${nameOf(tag)} is ${hex(is)}, not ${hex(expected)}`));
     ended ||= tag === elf.DT_NULL;
   }
-  const judged: FileStretch[] = [{ start: segment.p_offset, end: segment.p_offset + whole }];
+  const judged: Interval<FileOffset>[] = [interval(segment.p_offset, whole)];
   return { findings, judged };
 }
 

@@ -4,7 +4,7 @@
  * A file over which another tool went since (strip, say) is no longer laid out as it was. Then only what is loaded can be
  * held against the original; the rest is told, not judged. So each finding says which of the two it is about.
  */
-import { hex } from "../../address.js";
+import { type FileOffset, hex, type Interval } from "../../address.js";
 import { type ElfImage, segmentAt } from "../../elf/image.js";
 import type { FileFinding } from "../contract.js";
 
@@ -15,16 +15,10 @@ export interface Finding extends FileFinding {
   readonly part: Part;
 }
 
-/** A stretch of the original file, [start, end), in file offsets. */
-export interface FileStretch {
-  readonly start: number;
-  readonly end: number;
-}
-
 /** What a rule answers: what is wrong, and which bytes of the original it has judged, so that nobody else need to. */
 export interface Ruling {
   readonly findings: readonly Finding[];
-  readonly judged: readonly FileStretch[];
+  readonly judged: readonly Interval<FileOffset>[];
 }
 
 export const finding = (part: Part, where: string, what: string): Finding => ({ part, where, what });

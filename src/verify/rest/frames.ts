@@ -6,26 +6,28 @@
  *
  * Where they stood there are zeros now, or, where something else may lead there, what was there.
  */
-import { hex, vaddr } from "../../address.js";
+
+import { type FileOffset, fileOffset, hex, type Interval, interval, type Vaddr, vaddr } from "../../address.js";
 import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { leadsInto } from "../../facts/unwind-references.js";
+import { outside, union } from "../../intervals.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { LONGEST_INSTRUCTION } from "../../x86/bytes.js";
 import { paddingLength } from "../../x86/nops.js";
 import type { FrameOrigin } from "../same-code.js";
-import { atAddress, atOffset, type FileStretch, type Finding, finding, type Ruling } from "./findings.js";
+import { atAddress, atOffset, type Finding, finding, type Ruling } from "./findings.js";
 import { judgeNewFrames } from "./new-frames.js";
-import { differingRuns, firstNonZero, outside, type Run } from "./runs.js";
+import { firstNonZero, unjudgedRuns } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 import { compareRecords, isInFront, judgeHeader } from "./unwind-records.js";
 
 /** A function part that ends later than before. */
 export interface Growth {
-  readonly start: number;
-  readonly oldEnd: number;
-  readonly newEnd: number;
+  readonly start: Vaddr;
+  readonly oldEnd: Vaddr;
+  readonly newEnd: Vaddr;
 }
 
 interface FrameRuling extends Ruling {
@@ -41,7 +43,7 @@ export function judgeFrames(
   original: ElfImage,
   rewritten: ElfImage,
   sections: SectionPairs,
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   origins: readonly FrameOrigin[],
   asLaidOut: boolean,
 ): FrameRuling {
@@ -52,7 +54,7 @@ export function judgeFrames(
   // Nothing is wrong with what is the same; and what is not needed is not read.
   if (own.every(same)) return { findings: [], judged: [], growths: [] };
   const findings: Finding[] = [];
-  const judged: FileStretch[] = [];
+  const judged: Interval<FileOffset>[] = [];
   const growths: Growth[] = [];
   let before: EhFrame;
   let now: EhFrame;
@@ -73,12 +75,11 @@ export function judgeFrames(
     if (now.starts[at] !== start || newEnd === undefined || newEnd === oldEnd) continue;
     const offset = before.fde(i).rangeOffset;
     if (offset === undefined) continue;
-    judged.push({ start: offset, end: offset + 4 });
+    judged.push(interval(offset, 4));
+    const growth: Growth = { start: vaddr(start), oldEnd: vaddr(oldEnd), newEnd: vaddr(newEnd) };
     const problem =
-      newEnd < oldEnd
-        ? "ends earlier than before"
-        : growthProblem(original, { start, oldEnd, newEnd }, explained, before, i);
-    if (problem === undefined) growths.push({ start, oldEnd, newEnd });
+      newEnd < oldEnd ? "ends earlier than before" : growthProblem(original, growth, explained, before, i);
+    if (problem === undefined) growths.push(growth);
     else findings.push(finding("loaded", atOffset(offset), `the function part at ${hex(start)} ${problem}`));
   }
   const frames = own.find(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr);
@@ -105,14 +106,14 @@ export function judgeFrames(
     const left = { ...o, name: ".eh_frame_hdr", sh_offset: from, sh_size: Math.max(0, r.sh_offset - from) };
     if (asLaidOut && header !== undefined)
       findings.push(...judgeLeft(original, rewritten, left, judged, leadsInto(original, header.original)));
-    judged.push({ start: Math.min(from, r.sh_offset), end: o.sh_offset + o.sh_size });
+    judged.push({ start: fileOffset(Math.min(from, r.sh_offset)), end: fileOffset(o.sh_offset + o.sh_size) });
     return { findings, judged, growths };
   }
   const isReferenced = moved.some(({ original: o }) => leadsInto(original, o));
   for (const { original: o } of moved) {
     if (asLaidOut) findings.push(...judgeLeft(original, rewritten, o, judged, isReferenced));
   }
-  judged.push(...moved.map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size })));
+  judged.push(...moved.map(({ original: o }) => interval(o.sh_offset, o.sh_size)));
   return { findings, judged, growths };
 }
 
@@ -121,7 +122,7 @@ function judgeLeft(
   original: ElfImage,
   rewritten: ElfImage,
   { sh_offset, sh_size, name }: Pick<Section, "sh_offset" | "sh_size" | "name">,
-  judged: readonly FileStretch[],
+  judged: readonly Interval<FileOffset>[],
   isReferenced: boolean,
 ): Finding[] {
   const [before, now] = [original, rewritten].map((i) => i.bytes.subarray(sh_offset, sh_offset + sh_size)) as [
@@ -129,37 +130,37 @@ function judgeLeft(
     Buffer,
   ];
   if (!isReferenced && firstNonZero(now) < 0) return [];
-  const findings: Finding[] = [];
-  for (const run of differingRuns(before, now))
-    for (const { start } of outside(judged, sh_offset + run.start, sh_offset + run.end))
-      findings.push(finding("loaded", atOffset(start), `where ${name} stood there is neither what it was nor nothing`));
-  return findings.slice(0, 1);
+  for (const { start } of unjudgedRuns(before, now, sh_offset, union(judged)))
+    return [
+      finding("loaded", atOffset(sh_offset + start), `where ${name} stood there is neither what it was nor nothing`),
+    ];
+  return [];
 }
 
 /** Why a function cannot end at `newEnd`, or undefined. */
 function growthProblem(
   original: ElfImage,
   { oldEnd, newEnd }: Growth,
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   frames: EhFrame,
   index: number,
 ): string | undefined {
   const next = frames.starts[index + 1];
   if (next !== undefined && next < newEnd) return `would reach into the one ${atAddress(next)}`;
-  return paddingProblem(original, oldEnd, newEnd, explained);
+  return paddingProblem(original, { start: oldEnd, end: newEnd }, explained);
 }
 
-/** Why [start, end) is no padding into which a block may have moved, or undefined. */
+/** Why an interval is no padding into which a block may have moved, or undefined. */
 export function paddingProblem(
   original: ElfImage,
-  start: number,
-  end: number,
-  explained: readonly Run[],
+  place: Interval<Vaddr>,
+  explained: readonly Interval<Vaddr>[],
 ): string | undefined {
+  const { start, end } = place;
   // The last nop of the padding may have been longer than what the block takes of it.
-  const bytes = codeFrom(original, vaddr(start))?.subarray(0, end - start + LONGEST_INSTRUCTION);
+  const bytes = codeFrom(original, start)?.subarray(0, end - start + LONGEST_INSTRUCTION);
   if (bytes === undefined || paddingLength(bytes, 0, bytes.length, end - start) < end - start)
     return `ends at ${hex(end)}, where no padding was`;
-  if (outside(explained, start, end).length > 0) return `ends at ${hex(end)}, and no probe explains that`;
+  if (outside(explained, place).length > 0) return `ends at ${hex(end)}, and no probe explains that`;
   return undefined;
 }

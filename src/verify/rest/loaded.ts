@@ -3,11 +3,14 @@
  * rule has judged them; and at addresses that only the rewritten file has, there is nothing but what moved there, new code
  * and zeros.
  */
+
+import { type FileOffset, fileOffset, type Interval, interval, type Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type ProgramHeader, type Section, sectionBytes } from "../../elf/image.js";
-import { atAddress, atOffset, type FileStretch, type Finding, finding, sectionAt, shown } from "./findings.js";
+import { outside, union } from "../../intervals.js";
+import { atAddress, atOffset, type Finding, finding, sectionAt, shown } from "./findings.js";
 import { tableStretch } from "./moved.js";
-import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import { firstNonZero, unjudgedRuns } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
 import type { SegmentPairs } from "./segments.js";
 
@@ -24,19 +27,15 @@ export function compareLoaded(
   original: ElfImage,
   rewritten: ElfImage,
   { pairs }: SegmentPairs,
-  judged: readonly FileStretch[],
+  judged: readonly Interval<FileOffset>[],
 ): Finding[] {
   const findings: Finding[] = [];
   for (const { original: o, rewritten: r } of pairs) {
     if (o.p_type !== elf.PT_LOAD) continue;
     const size = Math.min(o.p_filesz, r.p_filesz);
     const [before, now] = [bytesAt(original, o, size), bytesAt(rewritten, r, size)];
-    const left: Run[] = [];
-    for (const run of differingRuns(before, now))
-      for (const { start, end } of outside(judged, o.p_offset + run.start, o.p_offset + run.end))
-        left.push({ start: start - o.p_offset, end: end - o.p_offset });
     findings.push(
-      ...describe(left, (run) => {
+      ...describe(unjudgedRuns(before, now, o.p_offset, judged), (run) => {
         const section = sectionAt(original, o.p_offset + run.start);
         return finding("loaded", atAddress(o.p_vaddr + run.start), differs(section, before, now, run));
       }),
@@ -49,7 +48,7 @@ const bytesAt = (image: ElfImage, p: ProgramHeader, size: number): Buffer =>
   image.bytes.subarray(p.p_offset, p.p_offset + size);
 
 /** Findings for runs that differ: those close to each other as one, and no more than anybody reads. */
-export function describe(runs: readonly Run[], say: (run: Run) => Finding): Finding[] {
+export function describe(runs: Iterable<Interval>, say: (run: Interval) => Finding): Finding[] {
   const joined: { start: number; end: number }[] = [];
   for (const { start, end } of runs) {
     const last = joined.at(-1);
@@ -64,7 +63,7 @@ export function describe(runs: readonly Run[], say: (run: Run) => Finding): Find
   return findings;
 }
 
-export function differs(section: string, before: Uint8Array, now: Uint8Array, { start, end }: Run): string {
+export function differs(section: string, before: Uint8Array, now: Uint8Array, { start, end }: Interval): string {
   const [b, n] = [before.subarray(start, end), now.subarray(start, end)];
   return `${end - start === 1 ? "a byte differs" : `bytes differ within ${end - start} bytes`} in ${section}: ${shown(n)}, not ${shown(b)}`;
 }
@@ -76,28 +75,25 @@ export function judgeAdded(
   segments: SegmentPairs,
   { pairs, code, far, exceptions }: SectionPairs,
 ): Finding[] {
-  const added: { start: number; end: number }[] = segments.added
-    .filter((p) => p.p_type === elf.PT_LOAD)
-    .map((p) => ({ start: p.p_offset, end: p.p_offset + p.p_filesz }));
+  const added = segments.added.filter((p) => p.p_type === elf.PT_LOAD).map((p) => interval(p.p_offset, p.p_filesz));
   for (const { original: o, rewritten: r } of segments.pairs)
     if (o.p_type === elf.PT_LOAD && r.p_filesz > o.p_filesz)
-      added.push({ start: r.p_offset + o.p_filesz, end: r.p_offset + r.p_filesz });
-  const explained: Run[] = pairs
+      added.push(interval(fileOffset(r.p_offset + o.p_filesz), r.p_filesz - o.p_filesz));
+  const explained = pairs
     .filter(({ original: o, rewritten: r }) => o.sh_addr !== r.sh_addr && r.sh_type !== elf.SHT_NOBITS)
-    .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
-  for (const s of [code, exceptions, ...far])
-    if (s !== undefined) explained.push({ start: s.sh_offset, end: s.sh_offset + s.sh_size });
+    .map(({ rewritten: r }) => interval(r.sh_offset, r.sh_size));
+  for (const s of [code, exceptions, ...far]) if (s !== undefined) explained.push(interval(s.sh_offset, s.sh_size));
   if (original.header.e_phoff !== rewritten.header.e_phoff) explained.push(tableStretch(rewritten));
   const findings: Finding[] = [];
   const known = union(explained);
   for (const place of added)
-    for (const { start, end } of outside(known, place.start, place.end)) {
+    for (const { start, end } of outside(known, place)) {
       const at = firstNonZero(rewritten.bytes.subarray(start, end));
       if (at >= 0)
         findings.push(finding("loaded", atOffset(start + at), "something new is loaded that nothing explains"));
     }
   for (const s of [code, ...far])
-    if (s !== undefined && outside(union(added), s.sh_offset, s.sh_offset + s.sh_size).length > 0)
+    if (s !== undefined && outside(union(added), interval(s.sh_offset, s.sh_size)).length > 0)
       findings.push(finding("loaded", atAddress(s.sh_addr), `${s.name} covers what was there before`));
   return findings;
 }
@@ -106,14 +102,18 @@ export function judgeAdded(
  * New code that no probe leads to: there is only int3 between what they lead to.
  * @param explained stretches of the rewritten file's addresses that sites explain, ascending and disjoint
  */
-export function judgeFill(rewritten: ElfImage, { code, far }: SectionPairs, explained: readonly Run[]): Finding[] {
+export function judgeFill(
+  rewritten: ElfImage,
+  { code, far }: SectionPairs,
+  explained: readonly Interval<Vaddr>[],
+): Finding[] {
   return [...(code ? [code] : []), ...far].flatMap((s) => judgeFillOf(rewritten, s, explained));
 }
 
-function judgeFillOf(rewritten: ElfImage, code: Section, explained: readonly Run[]): Finding[] {
+function judgeFillOf(rewritten: ElfImage, code: Section, explained: readonly Interval<Vaddr>[]): Finding[] {
   const bytes = sectionBytes(rewritten, code);
-  const runs: Run[] = [];
-  for (const { start, end } of outside(explained, code.sh_addr, code.sh_addr + code.sh_size))
+  const runs: Interval[] = [];
+  for (const { start, end } of outside(explained, interval(code.sh_addr, code.sh_size)))
     for (let at = start; at < end; at++)
       if (bytes[at - code.sh_addr] !== 0xcc) runs.push({ start: at - code.sh_addr, end: at - code.sh_addr + 1 });
   return describe(runs, (run) =>

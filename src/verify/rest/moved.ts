@@ -6,22 +6,23 @@
  * else: its content is the same, what pointed to it points to its new place (segments.ts, dynamic.ts, symbols.ts look at
  * that), and where it was the table stands now, or another moved section, or zeros.
  */
+
+import { type FileOffset, type Interval, interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
-import { atAddress, type FileStretch, type Finding, finding, type Ruling, shown } from "./findings.js";
+import { outside, union } from "../../intervals.js";
+import { atAddress, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { sectionTags } from "./left-places.js";
-import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import { firstNonZero, unjudgedRuns } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 
 export const movedPairs = ({ pairs }: SectionPairs): SectionPair[] =>
   pairs.filter(({ original: o, rewritten: r }) => o.sh_flags & elf.SHF_ALLOC && o.sh_addr !== r.sh_addr);
 
 /** Where the program header table is in the file. */
-export const tableStretch = ({ header }: ElfImage): FileStretch => ({
-  start: header.e_phoff,
-  end: header.e_phoff + header.e_phnum * elf.PHDR_SIZE,
-});
+export const tableStretch = ({ header }: ElfImage): Interval<FileOffset> =>
+  interval(header.e_phoff, header.e_phnum * elf.PHDR_SIZE);
 
 /**
  * Judges the sections that moved, and the place where they and the table stood.
@@ -32,7 +33,7 @@ export function judgeMoved(
   original: ElfImage,
   rewritten: ElfImage,
   pairs: SectionPairs,
-  judged: readonly FileStretch[],
+  judged: readonly Interval<FileOffset>[],
   grown: ReadonlyMap<number, number>,
   asLaidOut: boolean,
 ): Ruling {
@@ -54,11 +55,10 @@ export function judgeMoved(
     const size = Math.min(o.sh_size, r.sh_size);
     const [before, now] = [sectionBytes(original, o).subarray(0, size), sectionBytes(rewritten, r).subarray(0, size)];
     if (o.sh_type === elf.SHT_DYNAMIC) continue;
-    for (const run of differingRuns(before, now))
-      for (const { start, end } of outside(judged, o.sh_offset + run.start, o.sh_offset + run.end)) {
-        const [a, b] = [start - o.sh_offset, end - o.sh_offset];
-        say(`moved, and its content is another: ${shown(now.subarray(a, b))}, not ${shown(before.subarray(a, b))}`);
-      }
+    for (const { start, end } of unjudgedRuns(before, now, o.sh_offset, judged)) {
+      const [is, was] = [now.subarray(start, end), before.subarray(start, end)];
+      say(`moved, and its content is another: ${shown(is)}, not ${shown(was)}`);
+    }
   }
   const vacated = judgeVacated(original, rewritten, moved, grown, asLaidOut);
   return { findings: [...findings, ...vacated.findings], judged: vacated.judged };
@@ -81,8 +81,7 @@ function firstLeft(
   original: ElfImage,
   rewritten: ElfImage,
   grown: readonly SectionPair[],
-  start: number,
-  end: number,
+  { start, end }: Interval<FileOffset>,
 ): number {
   for (let at = start; at < end; at++) {
     const byte = rewritten.bytes[at];
@@ -106,15 +105,15 @@ function judgeVacated(
   const oldTable = tableStretch(original);
   const table = tableStretch(rewritten);
   const grew = table.start === oldTable.start && table.end > oldTable.end;
-  const vacated: FileStretch[] = moved
+  const vacated = moved
     .filter(({ original: o }) => o.sh_type !== elf.SHT_NOBITS && !isUnwindTable(original, o))
-    .map(({ original: o }) => ({ start: o.sh_offset, end: o.sh_offset + o.sh_size }));
-  const growth: FileStretch[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
+    .map(({ original: o }) => interval(o.sh_offset, o.sh_size));
+  const growth: Interval<FileOffset>[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
   const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));
   // Sections that slid begin between the table and the border of what moved away; padding behind that may be theirs as well.
-  const slid: FileStretch[] = moved
+  const slid = moved
     .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset < border)
-    .map(({ rewritten: r }) => ({ start: r.sh_offset, end: r.sh_offset + r.sh_size }));
+    .map(({ rewritten: r }) => interval(r.sh_offset, r.sh_size));
   const occupied = [...growth, ...slid].sort((a, b) => a.start - b.start);
   occupied.forEach((place, i) => {
     if (i > 0 && place.start < occupied[i - 1]!.end)
@@ -123,7 +122,7 @@ function judgeVacated(
   const free = union(vacated);
   // Nothing that stays may be overwritten.
   for (const place of occupied)
-    for (const { start, end } of outside(free, place.start, place.end)) {
+    for (const { start, end } of outside(free, place)) {
       const owner = original.sections.find(
         (s) =>
           s.sh_type !== elf.SHT_NULL &&
@@ -144,13 +143,13 @@ function judgeVacated(
   const longer = moved.filter(({ original: o }) => grown.has(o.index));
   if (asLaidOut)
     for (const place of free)
-      for (const { start, end } of outside(taken, place.start, place.end)) {
-        const at = firstLeft(original, rewritten, longer, start, end);
+      for (const left of outside(taken, place)) {
+        const at = firstLeft(original, rewritten, longer, left);
         if (at >= 0)
           findings.push(
             finding("loaded", `offset 0x${at.toString(16)}`, "a byte that is not zero where a section was moved away"),
           );
       }
-  const judged: Run[] = [...vacated, ...occupied, ...(table.start === oldTable.start ? [oldTable] : [])];
+  const judged = [...vacated, ...occupied, ...(table.start === oldTable.start ? [oldTable] : [])];
   return { findings, judged };
 }

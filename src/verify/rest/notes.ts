@@ -2,17 +2,17 @@
  * Note sections with probes. The same notes stand there in the same order, and say the same but for the location and the
  * arguments of a probe that moved; whether those are right is judged site by site, elsewhere.
  */
-import { alignUp } from "../../address.js";
+import { alignUp, type FileOffset, type Interval, interval } from "../../address.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { readUsdtNotes, type UsdtNote } from "../../usdt/notes.js";
-import { atOffset, type FileStretch, type Finding, finding, type Ruling, shown } from "./findings.js";
+import { atOffset, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { differingRuns, firstNonZero } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
 
 export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: SectionPairs): Ruling {
   const findings: Finding[] = [];
-  const judged: FileStretch[] = [];
+  const judged: Interval<FileOffset>[] = [];
   const before = readUsdtNotes(original);
   let now: readonly UsdtNote[];
   try {
@@ -24,7 +24,7 @@ export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: S
   for (const { original: o, rewritten: r } of pairs) {
     const notes = before.filter((n) => n.section === o);
     if (notes.length === 0) continue;
-    judged.push({ start: o.sh_offset, end: o.sh_offset + o.sh_size });
+    judged.push(interval(o.sh_offset, o.sh_size));
     const own = now.filter((n) => n.section === r);
     if (own.length !== notes.length) {
       findings.push(finding("loaded", atOffset(r.sh_offset), `${own.length} probes have notes, not ${notes.length}`));

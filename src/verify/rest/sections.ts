@@ -6,7 +6,7 @@
  * change where a new one stands before them, so every number is translated before it is compared.
  */
 
-import { hex } from "../../address.js";
+import { hex, type Interval, type Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type Section, segmentAt } from "../../elf/image.js";
 import { groupBy } from "../../grouped.js";
@@ -210,7 +210,7 @@ export function judgeSections(
 }
 
 /** Zeros that can be written, at the end of the segment that grew by them. */
-function holdsWords(image: ElfImage, s: Section, words: { readonly start: number; readonly end: number }): boolean {
+function holdsWords(image: ElfImage, s: Section, words: Interval<Vaddr>): boolean {
   return (
     s.sh_type === elf.SHT_NOBITS &&
     s.sh_flags === (elf.SHF_ALLOC | elf.SHF_WRITE) &&

@@ -6,11 +6,12 @@
  * is never writable, and others with nothing but jumps to it; and a fork guard has words in memory behind all variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
  * place with the same content. The table itself must be found where kernels and loaders look for it.
  */
-import { alignUp, hex, PAGE_SIZE } from "../../address.js";
+
+import { alignUp, type FileOffset, hex, type Interval, PAGE_SIZE, type Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../../elf/image.js";
-import { atAddress, atOffset, type FileStretch, type Finding, finding } from "./findings.js";
-import { differingRuns, outside, type Run } from "./runs.js";
+import { atAddress, atOffset, type Finding, finding } from "./findings.js";
+import { unjudgedRuns } from "./runs.js";
 
 export interface SegmentPairs {
   readonly pairs: readonly { readonly original: ProgramHeader; readonly rewritten: ProgramHeader }[];
@@ -72,8 +73,8 @@ export function judgeSegments(
   original: ElfImage,
   rewritten: ElfImage,
   segments: SegmentPairs,
-  judged: readonly FileStretch[],
-  words: Run | undefined,
+  judged: readonly Interval<FileOffset>[],
+  words: Interval<Vaddr> | undefined,
   far: readonly Section[],
   asLaidOut: boolean,
 ): Finding[] {
@@ -113,8 +114,8 @@ function* placeProblems(
   rewritten: ElfImage,
   o: ProgramHeader,
   r: ProgramHeader,
-  judged: readonly FileStretch[],
-  words: Run | undefined,
+  judged: readonly Interval<FileOffset>[],
+  words: Interval<Vaddr> | undefined,
   asLaidOut: boolean,
 ): Generator<string> {
   // Another tool may have moved the dynamic section: its tags are compared one by one then.
@@ -149,11 +150,10 @@ function* placeProblems(
     [original, o],
     [rewritten, r],
   ].map(([image, p]) => content(image as ElfImage, p as ProgramHeader)) as [Buffer, Buffer];
-  for (const run of differingRuns(before, now))
-    if (outside(judged, o.p_offset + run.start, o.p_offset + run.end).length > 0) {
-      yield `what stands there is not what stood at ${hex(o.p_vaddr)}`;
-      return;
-    }
+  for (const _ of unjudgedRuns(before, now, o.p_offset, judged)) {
+    yield `what stands there is not what stood at ${hex(o.p_vaddr)}`;
+    return;
+  }
 }
 
 const content = (image: ElfImage, p: ProgramHeader): Buffer =>
@@ -169,7 +169,7 @@ const growsInPage = (o: ProgramHeader, r: ProgramHeader): boolean =>
   r.p_vaddr + r.p_filesz <= alignUp(o.p_vaddr + o.p_filesz, PAGE_SIZE);
 
 /** Words behind the variables of a segment, in memory alone. */
-const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: Run | undefined): boolean =>
+const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: Interval<Vaddr> | undefined): boolean =>
   words !== undefined &&
   (r.p_flags & elf.PF_W) !== 0 &&
   r.p_filesz === o.p_filesz &&

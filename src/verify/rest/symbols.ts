@@ -6,19 +6,20 @@
  * local functions FUNCTION.nop5 that lie in new code, one behind the other. String tables keep what they have and grow by
  * the names of those symbols, and of new sections.
  */
-import { hex, vaddr } from "../../address.js";
+
+import { type FileOffset, hex, type Interval, interval, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, offsetOf, read64, type Section, sectionBytes } from "../../elf/image.js";
 import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js";
 import { InputError } from "../../errors.js";
+import { outside } from "../../intervals.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
 import { decode, lengthOf } from "../../x86/decode.js";
 import type { Guard, NamedPiece } from "../guard/guard.js";
-import { atOffset, type FileStretch, type Finding, finding, type Part, type Ruling } from "./findings.js";
+import { atOffset, type Finding, finding, type Part, type Ruling } from "./findings.js";
 import { type Growth, paddingProblem } from "./frames.js";
 import { movedPairs } from "./moved.js";
-import { outside, type Run } from "./runs.js";
 import type { SectionPair, SectionPairs } from "./sections.js";
 import { isInFront } from "./unwind-records.js";
 
@@ -34,16 +35,16 @@ export function judgeSymbols(
   rewritten: ElfImage,
   pairs: SectionPairs,
   growths: readonly Growth[],
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   guard: Guard | undefined,
 ): SymbolRuling {
   const findings: Finding[] = [];
-  const judged: FileStretch[] = [];
+  const judged: Interval<FileOffset>[] = [];
   const addedNames = new Set<string>();
   for (const pair of pairs.pairs) {
     const { original: o, rewritten: r } = pair;
     if (!isTable(o) || o.sh_entsize !== elf.SYM_SIZE || o.sh_size % elf.SYM_SIZE !== 0) continue;
-    judged.push({ start: o.sh_offset, end: o.sh_offset + o.sh_size });
+    judged.push(interval(o.sh_offset, o.sh_size));
     const part: Part = o.sh_flags & elf.SHF_ALLOC ? "loaded" : "described";
     const say = (offset: number, what: string): void => {
       findings.push(finding(part, atOffset(offset), `${o.name}: ${what}`));
@@ -76,7 +77,7 @@ function judgeOld(
   added: number,
   border: number,
   growths: readonly Growth[],
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   spared: ReadonlySet<number> | undefined,
   say: Say,
 ): void {
@@ -110,14 +111,14 @@ function judgeOld(
       say(b + 8, `symbol ${index} is at ${hex(read64(now, b + 8))}, not ${hex(value + shift)}`);
     const kind = view.getUint8(a + 4) & 0xf;
     const isFunction = (kind === elf.STT_FUNC || kind === elf.STT_GNU_IFUNC) && size > 0 && shndx !== elf.SHN_UNDEF;
-    const growth = isFunction ? byEnd.get(value + size) : undefined;
+    const growth = isFunction ? byEnd.get(vaddr(value + size)) : undefined;
     const expected = growth !== undefined && value >= growth.start ? growth.newEnd - value : size;
     if (expected === size ? sameWord(view, a + 16, now, b + 16) : read64(now, b + 16) === expected) continue;
-    const newEnd = value + read64(now, b + 16);
+    const newEnd = vaddr(value + read64(now, b + 16));
     // A function that has no FDE grows by its symbol alone.
     const grows =
       isFunction && growth === undefined && newEnd > value + size && !isBounded(original, value, size, newEnd);
-    if (!grows || paddingProblem(original, value + size, newEnd, explained) !== undefined)
+    if (!grows || paddingProblem(original, { start: vaddr(value + size), end: newEnd }, explained) !== undefined)
       say(b + 16, `symbol ${index} has ${hex(read64(now, b + 16))} bytes, not ${hex(expected)}`);
   }
 }
@@ -145,7 +146,7 @@ function judgeAdded(
   code: Section | undefined,
   added: number,
   border: number,
-  explained: readonly Run[],
+  explained: readonly Interval<Vaddr>[],
   guard: Guard | undefined,
   addedNames: Set<string>,
   say: Say,
@@ -159,12 +160,12 @@ function judgeAdded(
   const strings = rewritten.sections[table.sh_link];
   const allowed = possibleNames(original, explained);
   const open = new Set<NamedPiece>(guard?.named);
-  let end: number = code.sh_addr;
+  let end = code.sh_addr;
   let last: { readonly at: number; readonly name: string } | undefined;
   // Between chunks, and behind the last one, there is int3 and nothing else, a fork guard apart.
-  const isFill = (from: number, to: number): boolean =>
+  const isFill = (from: Vaddr, to: Vaddr): boolean =>
     from <= to &&
-    outside(guard?.code ?? [], from, to).every((run) =>
+    outside(guard?.code ?? [], { start: from, end: to }).every((run) =>
       sectionBytes(rewritten, code)
         .subarray(run.start - code.sh_addr, run.end - code.sh_addr)
         .every((byte) => byte === 0xcc),
@@ -181,7 +182,7 @@ function judgeAdded(
     if (view.getUint16(at + 4, true) !== ((elf.STB_LOCAL << 4) | elf.STT_FUNC))
       say(at + 4, `the new symbol ${name} is no local function`);
     if (view.getUint16(at + 6, true) !== code.index) say(at + 6, `the new symbol ${name} is not in ${code.name}`);
-    const start = read64(view, at + 8);
+    const start = vaddr(read64(view, at + 8));
     const size = read64(view, at + 16);
     if (piece !== undefined) {
       open.delete(piece);
@@ -192,24 +193,24 @@ function judgeAdded(
     const inCode = start >= end && size > 0 && start + size <= code.sh_addr + code.sh_size;
     if (!inCode || endsInFill(rewritten, code, start, size) || !isFill(end, start))
       say(at + 8, `the new symbol ${name} does not cover what stands there`);
-    end = start + size;
+    end = vaddr(start + size);
     last = { at, name };
   }
-  if (last !== undefined && !isFill(end, code.sh_addr + code.sh_size))
+  if (last !== undefined && !isFill(end, vaddr(code.sh_addr + code.sh_size)))
     say(last.at + 8, `the new symbol ${last.name} does not cover what stands there`);
   for (const { name } of open) say(table.sh_offset, `there is no symbol ${name}`);
 }
 
 /** Whether the last instruction of a piece of new code is an int3. */
-function endsInFill(rewritten: ElfImage, code: Section, start: number, size: number): boolean {
+function endsInFill(rewritten: ElfImage, code: Section, start: Vaddr, size: number): boolean {
   const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, start - code.sh_addr + size);
   if (bytes.at(-1) !== 0xcc) return false;
-  const decoded = decode(bytes, vaddr(start));
+  const decoded = decode(bytes, start);
   return decoded.count === 0 || lengthOf(decoded, decoded.count - 1) === 1;
 }
 
 /** What new code may be called: after functions whose code has changed, and where none has a name, after the probes. */
-function possibleNames(original: ElfImage, explained: readonly Run[]): ReadonlySet<string> {
+function possibleNames(original: ElfImage, explained: readonly Interval<Vaddr>[]): ReadonlySet<string> {
   const names = new Set<string>();
   try {
     const notes = readUsdtNotes(original);
@@ -230,7 +231,7 @@ function possibleNames(original: ElfImage, explained: readonly Run[]): ReadonlyS
 /** Judges the string tables that grow: names of symbols and of sections. */
 export function judgeNames(rewritten: ElfImage, { pairs }: SectionPairs, addedNames: ReadonlySet<string>): Ruling {
   const findings: Finding[] = [];
-  const judged: FileStretch[] = [];
+  const judged: Interval<FileOffset>[] = [];
   for (const { original: o, rewritten: r } of pairs) {
     if (o.sh_type !== elf.SHT_STRTAB || o.sh_flags & elf.SHF_ALLOC || r.sh_size <= o.sh_size) continue;
     const added = sectionBytes(rewritten, r).subarray(o.sh_size).toString("utf8");

@@ -2,12 +2,15 @@
  * What is not loaded: sections that only section headers lead to have the content they had, wherever it stands now; behind
  * everything stand the same trailing bytes; and where nothing is said to be, there is nothing but what was there before.
  */
+
+import { type FileOffset, fileOffset, type Interval, interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, sectionBytes } from "../../elf/image.js";
-import { atOffset, type FileStretch, type Finding, finding } from "./findings.js";
+import { outside, union } from "../../intervals.js";
+import { atOffset, type Finding, finding } from "./findings.js";
 import { describe, differs } from "./loaded.js";
 import { tableStretch } from "./moved.js";
-import { differingRuns, firstNonZero, outside, type Run, union } from "./runs.js";
+import { differingRuns, firstNonZero, unjudgedRuns } from "./runs.js";
 import { isNameTable, type SectionPairs } from "./sections.js";
 
 /**
@@ -18,7 +21,7 @@ export function compareUnloaded(
   original: ElfImage,
   rewritten: ElfImage,
   { pairs }: SectionPairs,
-  judged: readonly FileStretch[],
+  judged: readonly Interval<FileOffset>[],
   asLaidOut: boolean,
 ): Finding[] {
   const findings: Finding[] = [];
@@ -28,12 +31,9 @@ export function compareUnloaded(
     if (o.sh_flags & elf.SHF_ALLOC || o.sh_type === elf.SHT_NULL) continue;
     const [before, now] = [sectionBytes(original, o), sectionBytes(rewritten, r)];
     const size = Math.min(before.length, now.length);
-    const left: Run[] = [];
-    for (const run of differingRuns(before.subarray(0, size), now.subarray(0, size)))
-      for (const { start, end } of outside(judged, o.sh_offset + run.start, o.sh_offset + run.end))
-        left.push({ start: start - o.sh_offset, end: end - o.sh_offset });
+    const runs = unjudgedRuns(before.subarray(0, size), now.subarray(0, size), o.sh_offset, judged);
     findings.push(
-      ...describe(left, (run) =>
+      ...describe(runs, (run) =>
         finding("described", atOffset(r.sh_offset + run.start), differs(o.name || "a section", before, now, run)),
       ),
     );
@@ -42,18 +42,16 @@ export function compareUnloaded(
 }
 
 /** Everything in a file that its headers describe, in file offsets. */
-function describedStretches(image: ElfImage): FileStretch[] {
+function describedStretches(image: ElfImage): Interval<FileOffset>[] {
   const { header, programHeaders, sections } = image;
   return [
-    { start: 0, end: elf.EHDR_SIZE },
+    interval(fileOffset(0), elf.EHDR_SIZE),
     tableStretch(image),
-    { start: header.e_shoff, end: header.e_shoff + header.e_shnum * elf.SHDR_SIZE },
-    ...programHeaders
-      .filter((p) => p.p_type !== elf.PT_NULL)
-      .map((p) => ({ start: p.p_offset, end: p.p_offset + p.p_filesz })),
+    interval(header.e_shoff, header.e_shnum * elf.SHDR_SIZE),
+    ...programHeaders.filter((p) => p.p_type !== elf.PT_NULL).map((p) => interval(p.p_offset, p.p_filesz)),
     ...sections
       .filter((s) => s.sh_type !== elf.SHT_NULL && s.sh_type !== elf.SHT_NOBITS)
-      .map((s) => ({ start: s.sh_offset, end: s.sh_offset + s.sh_size })),
+      .map((s) => interval(s.sh_offset, s.sh_size)),
   ];
 }
 
@@ -61,7 +59,7 @@ function describedStretches(image: ElfImage): FileStretch[] {
 export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Finding[] {
   const findings: Finding[] = [];
   const described = union(describedStretches(rewritten));
-  const end = described.at(-1)?.end ?? 0;
+  const end = described.at(-1)?.end ?? fileOffset(0);
   const endBefore = union(describedStretches(original)).at(-1)?.end ?? 0;
   const say = (at: number, what: string): void => {
     findings.push(finding("described", atOffset(at), what));
@@ -71,7 +69,7 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
     say(end, `${now.length} bytes stand behind everything that headers describe, not ${before.length}`);
   else
     findings.push(
-      ...describe([...differingRuns(before, now)], (run) =>
+      ...describe(differingRuns(before, now), (run) =>
         finding("described", atOffset(end + run.start), differs("what is appended", before, now, run)),
       ),
     );
@@ -82,7 +80,7 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
     ...original.programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_offset + p.p_filesz),
   );
   // In holes there is nothing.
-  for (const gap of outside(union([...described, ...rewritten.holes]), 0, end)) {
+  for (const gap of outside(union([...described, ...rewritten.holes]), { start: fileOffset(0), end })) {
     const bytes = rewritten.bytes.subarray(gap.start, gap.end);
     if (firstNonZero(bytes) < 0) continue;
     // What is left of the original where it was is no news: padding, appended data, what a section was that grew.

@@ -4,7 +4,8 @@
  *
  * And `.eh_frame_hdr`: the table is in ascending order, has every FDE, and each entry leads to its own.
  */
-import { fileOffset, hex, vaddr } from "../../address.js";
+
+import { type FileOffset, fileOffset, hex, type Interval, vaddr } from "../../address.js";
 import {
   DW_EH_PE_application,
   DW_EH_PE_indirect,
@@ -16,8 +17,9 @@ import type { EhFrame } from "../../elf/eh-frame.js";
 import { readEhFrameHdr } from "../../elf/eh-frame-hdr.js";
 import { type Cie, ehDataBase, ehRecords, readCie } from "../../elf/eh-records.js";
 import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
-import { atAddress, type FileStretch, type Finding, finding, shown } from "./findings.js";
-import { differingRuns, outside, type Run, union } from "./runs.js";
+import { outside, union } from "../../intervals.js";
+import { atAddress, type Finding, finding, shown } from "./findings.js";
+import { differingRuns } from "./runs.js";
 import type { SectionPair } from "./sections.js";
 
 /** A pointer in a record, from the start of the section. */
@@ -71,7 +73,7 @@ export function compareRecords(
   original: ElfImage,
   rewritten: ElfImage,
   pair: SectionPair,
-  judged: readonly FileStretch[],
+  judged: readonly Interval<FileOffset>[],
 ): Finding[] {
   const { original: o } = pair;
   // Those that stay stand in the same section as if nothing stood in front of them.
@@ -106,12 +108,12 @@ export function compareRecords(
         `an unwind record leads to ${is === undefined ? "nothing" : hex(is)}, not to ${was === undefined ? "nothing" : hex(was)}`,
       );
   }
-  const known = union<Run>([
+  const known = union<number>([
     ...pointers.map(({ at, end }) => ({ start: at, end })),
     ...judged.map(({ start, end }) => ({ start: start - o.sh_offset, end: end - o.sh_offset })),
   ]);
   for (const run of differingRuns(before.subarray(0, size), now.subarray(0, size)))
-    for (const { start, end } of outside(known, run.start, run.end))
+    for (const { start, end } of outside(known, run))
       say(
         start,
         `bytes differ in ${o.name}: ${shown(now.subarray(start, end))}, not ${shown(before.subarray(start, end))}`,

@@ -39,7 +39,7 @@ export class Callees {
     program: Program,
     private readonly parts: Parts,
   ) {
-    this.decoder = new Decoder(program.code);
+    this.decoder = new Decoder(program.sources);
     this.named = endlessNames(program.image);
   }
 

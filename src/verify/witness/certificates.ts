@@ -11,7 +11,8 @@ import { type Decoder, iced } from "./decode.js";
 import type { Findings, Formation } from "./findings.js";
 import type { Group } from "./groups.js";
 import { type Parts, Use } from "./parts.js";
-import { lastNotAfter, lowerBound, type Program } from "./program.js";
+import type { Program } from "./program.js";
+import { lastNotAfter, lowerBound } from "./spans.js";
 import type { Failing } from "./testimony.js";
 import { strangeness, type Value } from "./values.js";
 

@@ -6,7 +6,7 @@
 import { createRequire } from "node:module";
 import { setFlagsFromString } from "node:v8";
 import type * as Iced from "iced-x86";
-import { type Span, spanAt } from "./program.js";
+import { type Span, spanAt } from "./spans.js";
 
 // V8 would compile the WebAssembly a second time, optimized, beside us; on two cores that takes more than it gives.
 setFlagsFromString("--liftoff-only");
@@ -14,7 +14,7 @@ setFlagsFromString("--liftoff-only");
 export const iced = createRequire(import.meta.url)("iced-x86") as typeof Iced;
 export type { Instruction } from "iced-x86";
 
-/** One for all that decode a span: each has a copy of its bytes. */
+/** A span and its decoder, which has a copy of its bytes. */
 interface Source {
   readonly span: Span;
   readonly decoder: Iced.Decoder;
@@ -22,12 +22,28 @@ interface Source {
   next: number;
 }
 
-const sources = new WeakMap<readonly Span[], Map<Span, Source>>();
+/** One decoder for each span of a file's code, made when it is first asked for. */
+export class Sources {
+  private readonly made = new Map<Span, Source>();
 
-/** Gives back what decoding held. */
-export function release(code: readonly Span[]): void {
-  for (const { decoder } of sources.get(code)?.values() ?? []) decoder.free();
-  sources.delete(code);
+  constructor(private readonly code: readonly Span[]) {}
+
+  at(address: number): Source | undefined {
+    const span = spanAt(this.code, address);
+    if (span === undefined) return undefined;
+    let source = this.made.get(span);
+    if (source === undefined) {
+      source = { span, decoder: new iced.Decoder(64, span.bytes, iced.DecoderOptions.None), next: -1 };
+      this.made.set(span, source);
+    }
+    return source;
+  }
+
+  /** Gives back what decoding held. */
+  free(): void {
+    for (const { decoder } of this.made.values()) decoder.free();
+    this.made.clear();
+  }
 }
 
 /** The link-time address that an operand relative to rip names: below 0 where that is in front of the file's memory. */
@@ -41,19 +57,20 @@ export const mnemonicsLike = (names: RegExp): ReadonlySet<number> =>
       .map(([, value]) => value as number),
   );
 
-/** Decodes at any address of code. What it gives back is the same object each time. */
+/** Decodes at any address of code. What it gives back is the same object each time. Its sources are shared with others. */
 export class Decoder {
   readonly instruction = new iced.Instruction();
   private source: Source | undefined;
 
-  constructor(private readonly code: readonly Span[]) {}
+  constructor(private readonly sources: Sources) {}
 
   /** The instruction at an address, or undefined where there is none. */
   at(address: number): Iced.Instruction | undefined {
     let { source } = this;
     if (source === undefined || address < source.span.start || address >= source.span.end) {
-      source = this.find(address);
+      source = this.sources.at(address);
       if (source === undefined) return undefined;
+      this.source = source;
     }
     const { instruction } = this;
     if (address !== source.next) {
@@ -72,21 +89,5 @@ export class Decoder {
 
   free(): void {
     this.instruction.free();
-  }
-
-  private find(address: number): Source | undefined {
-    const span = spanAt(this.code, address);
-    if (span === undefined) return undefined;
-    let all = sources.get(this.code);
-    if (all === undefined) {
-      all = new Map();
-      sources.set(this.code, all);
-    }
-    this.source = all.get(span);
-    if (this.source === undefined) {
-      this.source = { span, decoder: new iced.Decoder(64, span.bytes, iced.DecoderOptions.None), next: -1 };
-      all.set(span, this.source);
-    }
-    return this.source;
   }
 }

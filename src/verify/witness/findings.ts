@@ -3,7 +3,8 @@
  */
 import type { Parts } from "./parts.js";
 import type { Loads } from "./place.js";
-import { lowerBound, type Program } from "./program.js";
+import type { Program } from "./program.js";
+import { lowerBound } from "./spans.js";
 import type { Atom, Table, Value, Watcher } from "./values.js";
 
 export interface Formation {

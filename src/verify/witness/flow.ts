@@ -41,7 +41,7 @@ export class Follower {
     /** Addresses whose instruction changed. */
     private readonly changed: ReadonlyMap<number, unknown>,
   ) {
-    this.decoder = new Decoder(program.code);
+    this.decoder = new Decoder(program.sources);
     this.watcher = new Watch(program, parts);
     this.stepper = new Stepper(program, this.watcher);
     this.callees = new Callees(program, parts);

@@ -4,7 +4,8 @@
  */
 import { Decoder, iced } from "./decode.js";
 import { type Part, type Parts, Use } from "./parts.js";
-import { lastNotAfter, type Program } from "./program.js";
+import type { Program } from "./program.js";
+import { lastNotAfter } from "./spans.js";
 
 export interface Group {
   readonly index: number;
@@ -25,7 +26,7 @@ export function groupsOf(program: Program, parts: Parts): readonly Group[] {
   const unite = (a: Part, b: Part): void => {
     parent[find(b.index)] = find(a.index);
   };
-  const decoder = new Decoder(program.code);
+  const decoder = new Decoder(program.sources);
   const isStub = (address: number): boolean => {
     let i = decoder.at(address);
     if (i?.mnemonic === iced.Mnemonic.Endbr64) i = decoder.at(address + i.length);

@@ -8,7 +8,8 @@
  * then is it known which bytes are branches; everywhere else bytes count at every position.
  */
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
-import { lastNotAfter, lowerBound, type Program, type Span, spanAt } from "./program.js";
+import type { Program } from "./program.js";
+import { lastNotAfter, lowerBound, type Span, spanAt } from "./spans.js";
 
 export interface Part {
   readonly index: number;
@@ -52,7 +53,7 @@ export class Parts {
 
   constructor(private readonly program: Program) {
     this.marks = new Map(program.code.map((s) => [s, new Uint8Array(s.bytes.length)]));
-    const decoder = new Decoder(program.code);
+    const decoder = new Decoder(program.sources);
     for (const span of program.code) this.divide(span);
     this.references = this.sweep(decoder);
     this.madeData = this.madeData.sort();

@@ -6,7 +6,8 @@ import { Decoder, type Instruction, iced, mnemonicsLike, ripAddress } from "./de
 import type { Formation } from "./findings.js";
 import { FrameStores, isSlotLoad } from "./frame-stores.js";
 import { type Part, type Parts, Use } from "./parts.js";
-import { lowerBound, type Program } from "./program.js";
+import type { Program } from "./program.js";
+import { lowerBound } from "./spans.js";
 import { isPreserved, RBP, RSP } from "./state.js";
 import { Switches } from "./switches.js";
 import { addsInVectors } from "./vectors.js";
@@ -37,7 +38,7 @@ export class Plainness {
     /** Addresses inside of parts that are entered, but for by branches of the same part. */
     private readonly isEntered: (address: number) => boolean,
   ) {
-    this.decoder = new Decoder(program.code);
+    this.decoder = new Decoder(program.sources);
   }
 
   free(): void {

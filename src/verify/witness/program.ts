@@ -11,15 +11,9 @@ import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, isCode, read64, type Section } from "../../elf/image.js";
 import { readCallSites } from "../../elf/lsda.js";
 import { dynsym, forEachSymbol, symtab } from "../../elf/symbols.js";
+import { Sources } from "./decode.js";
 import { Namer, Names } from "./names.js";
-
-/** [start, end), with the file's bytes. */
-export interface Span {
-  readonly start: number;
-  readonly end: number;
-  readonly bytes: Uint8Array;
-  readonly view: DataView;
-}
+import { lowerBound, type Span, span, spanAt } from "./spans.js";
 
 /** A call-site record: an exception in [start, end) lands at `pad`. */
 export interface Landing {
@@ -33,6 +27,8 @@ export class Program {
   readonly isFixed: boolean;
   /** Executable sections, ascending. */
   readonly code: readonly Span[];
+  /** What all who decode that code share. */
+  readonly sources: Sources;
   /** Bytes of segments that are neither code nor one of the file's own tables. */
   readonly data: readonly Span[];
   readonly frames: EhFrame;
@@ -55,6 +51,7 @@ export class Program {
       .filter((s) => isCode(s) && s.sh_size > 0)
       .sort((a, b) => a.sh_addr - b.sh_addr)
       .map((s) => span(s.sh_addr, bytes.subarray(s.sh_offset, s.sh_offset + s.sh_size)));
+    this.sources = new Sources(this.code);
     const loads = programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
     this.lowest = Math.min(...loads.map((p) => p.p_vaddr));
     this.highest = Math.max(...loads.map((p) => p.p_vaddr + p.p_memsz));
@@ -226,46 +223,6 @@ const STRUCTURED = new Set([
 /** The file's own tables, whose words are something else than addresses that code could add up. */
 const isStructured = ({ sh_type, name }: Section): boolean =>
   STRUCTURED.has(sh_type) || /^\.(eh_frame|eh_frame_hdr|gcc_except_table.*|interp)$/.test(name);
-
-const span = (start: number, bytes: Uint8Array): Span => ({
-  start,
-  end: start + bytes.length,
-  bytes,
-  view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
-});
-
-/** The span of a list, ascending and disjoint, that holds an address. */
-export function spanAt<T extends { readonly start: number; readonly end: number }>(
-  spans: readonly T[],
-  address: number,
-): T | undefined {
-  const found = spans[lastNotAfter(spans, address)];
-  return found !== undefined && address < found.end ? found : undefined;
-}
-
-/** The index of the last one that starts at an address or before it, or -1. */
-export function lastNotAfter(spans: readonly { readonly start: number }[], address: number): number {
-  let low = 0;
-  let high = spans.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (spans[middle]!.start <= address) low = middle + 1;
-    else high = middle;
-  }
-  return low - 1;
-}
-
-/** The index of the first that is not below `value`. */
-export function lowerBound(sorted: ArrayLike<number>, value: number): number {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle]! < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
 
 /** What of [start, end) is in none of the ranges, which may come in any order. */
 function outside(

@@ -4,7 +4,8 @@
  */
 import { type Formation, wordAt } from "./findings.js";
 import type { Parts } from "./parts.js";
-import { type Program, type Span, spanAt } from "./program.js";
+import type { Program } from "./program.js";
+import { type Span, spanAt } from "./spans.js";
 
 /** Something at `place` leads to `address`. */
 export type Hit = (address: number, place: number, why: string) => void;

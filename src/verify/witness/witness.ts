@@ -14,7 +14,7 @@
 import { hex } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { Certificates } from "./certificates.js";
-import { Decoder, iced, release } from "./decode.js";
+import { Decoder, iced } from "./decode.js";
 import { goesOn, mayFault } from "./faults.js";
 import { type Findings, type Formation, formationOf } from "./findings.js";
 import { Follower, type Inside } from "./flow.js";
@@ -22,8 +22,9 @@ import { calledBy, type Group, groupsOf } from "./groups.js";
 import { namedInside } from "./named.js";
 import { type Part, Parts, Use } from "./parts.js";
 import { Plainness } from "./plain.js";
-import { lastNotAfter, lowerBound, Program } from "./program.js";
+import { Program } from "./program.js";
 import { Asked, type Ranges, rangesOf, scanCode, scanData, scanLoose, scanTable } from "./scan.js";
+import { lastNotAfter, lowerBound } from "./spans.js";
 import { keepsStack } from "./stack-pointer.js";
 import type { Arrival, Failing, Question, Testimony } from "./testimony.js";
 import { type Atom, strangeness } from "./values.js";
@@ -78,7 +79,7 @@ class Witness {
   ) {
     this.parts = new Parts(program);
     this.groups = groupsOf(program, this.parts);
-    this.decoder = new Decoder(program.code);
+    this.decoder = new Decoder(program.sources);
     const watched = new Set<number>();
     question.windows.forEach(({ start, end }, index) => {
       for (let at = start - 2 * LONGEST; at < start; at++) watched.add(at);
@@ -107,7 +108,7 @@ class Witness {
   free(): void {
     this.decoder.free();
     this.follower.free();
-    release(this.program.code);
+    this.program.sources.free();
   }
 
   testify(): Testimony {
