@@ -145,8 +145,8 @@ function wayOver(evidence: Evidence, index: number, location: Vaddr, site: Site)
       if (!both.says || !passed.includes(index)) continue;
       // The instruction that ended the run otherwise than by leaving is not run here.
       const whole = end.kind === "behind" ? inside : inside.slice(0, -1);
-      if (!whole.includes(site.address)) continue;
-      const way = { start: vaddr(whole[0]!), state, inside: whole };
+      if (!whole.includes(vaddr(site.address))) continue;
+      const way = { start: whole[0]!, state, inside: whole };
       if (end.kind === "behind") return way;
       cut ??= way;
     }

@@ -2,7 +2,7 @@
  * One side's code, an instruction at a time, wherever execution goes. What was decoded is kept: many ways cross the same
  * instructions.
  */
-import type { Vaddr } from "../address.js";
+import { type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader } from "../elf/image.js";
 import { decode, Flow } from "../x86/decode.js";
@@ -11,18 +11,17 @@ import { disassemble } from "../x86/relocate.js";
 /** Bytes that are decoded at once: room for the longest instruction, and for a dozen common ones. */
 const AT_ONCE = 64;
 
-export interface Instruction {
-  readonly address: Vaddr;
+export interface Instruction extends Interval<Vaddr> {
   readonly length: number;
   readonly bytes: Uint8Array;
   /** Bits of Flow. */
   readonly flow: number;
   /** The link-time address that a direct branch or a %rip-relative lea names, else NaN. */
-  readonly target: number;
+  readonly target: Vaddr;
 }
 
 export class CodeReader {
-  private readonly known = new Map<number, Instruction | null>();
+  private readonly known = new Map<Vaddr, Instruction | null>();
   private readonly segments: readonly ProgramHeader[];
 
   constructor(private readonly image: ElfImage) {
@@ -30,7 +29,7 @@ export class CodeReader {
   }
 
   /** The file's bytes from an executable address on, `length` or as many as there are. */
-  bytes(address: number, length: number): Uint8Array {
+  bytes(address: Vaddr, length: number): Uint8Array {
     for (const { p_vaddr, p_filesz, p_offset } of this.segments) {
       if (address < p_vaddr || address >= p_vaddr + p_filesz) continue;
       const from = address - p_vaddr + p_offset;
@@ -40,20 +39,20 @@ export class CodeReader {
   }
 
   /** The instruction at an address, or null where none can be decoded. */
-  at(address: number): Instruction | null {
+  at(address: Vaddr): Instruction | null {
     let found = this.known.get(address);
     if (found === undefined) {
-      found = this.decode(address as Vaddr);
+      found = this.decode(address);
       this.known.set(address, found);
     }
     return found;
   }
 
   /** Disassembly behind its address, for people; `(bad)` where there is no instruction. */
-  text(address: number): string {
+  text(address: Vaddr): string {
     const found = this.at(address);
     const where = `0x${address.toString(16)}`;
-    return found === null ? `${where}: (bad)` : `${where}: ${disassemble(found.bytes, found.address)}`;
+    return found === null ? `${where}: (bad)` : `${where}: ${disassemble(found.bytes, found.start)}`;
   }
 
   /** Decodes from an address on, a few instructions at once: those behind it are mostly asked for next. */
@@ -62,15 +61,15 @@ export class CodeReader {
     if (bytes.length === 0) return null;
     const { count, offsets, flow, targets } = decode(bytes, address);
     for (let i = count - 1; i >= 0; i--) {
-      const at = address + offsets[i]!;
-      const end = offsets[i + 1]!;
+      const at = vaddr(address + offsets[i]!);
       if (i > 0 && this.known.has(at)) continue;
       const found: Instruction = {
-        address: at as Vaddr,
-        length: end - offsets[i]!,
-        bytes: bytes.subarray(offsets[i]!, end),
+        start: at,
+        length: offsets[i + 1]! - offsets[i]!,
+        end: vaddr(address + offsets[i + 1]!),
+        bytes: bytes.subarray(offsets[i]!, offsets[i + 1]!),
         flow: flow[i]!,
-        target: targets[i]!,
+        target: vaddr(targets[i]!),
       };
       if (i === 0) return found;
       this.known.set(at, found);

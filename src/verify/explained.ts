@@ -3,7 +3,7 @@
  * over has been changed by somebody else.
  */
 
-import { type Interval, interval, type Vaddr } from "../address.js";
+import { type Interval, interval, type Vaddr, vaddr } from "../address.js";
 import { touches, union, without } from "../intervals.js";
 import { JUMP_SIZE, nopFill } from "../x86/bytes.js";
 import type { CodeReader } from "./code-reader.js";
@@ -35,13 +35,13 @@ export function explainedCode(
     // A difference or a doubt that no probe is near enough to answer for is nobody's. Of what is only doubted the ways are known.
     if (proof === undefined || proof.mismatches.some((m) => m.verdict === "different")) continue;
     if (proof.mismatches.length + one.doubts.length > 0 && !blamed.has(one)) continue;
-    if (accountsFor(proof)) replaced.push(...proof.replaced.map(({ start, end }) => layout!.widened(start, end)));
+    if (accountsFor(proof)) replaced.push(...proof.replaced.map((run) => layout!.widened(run)));
     ran.push(...proof.ranInPlace);
     walked.push(...proof.walkedNew);
   }
   const whole = union(replaced);
   const dead = without(whole, union(ran));
-  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
+  const isNew = (address: Vaddr): boolean => touches(code.added, address, address + 1);
   explained.push(...without(whole, dead), ...dead.filter((s) => isDead(rewritten, isNew, s)));
   // New code that a proof stopped at is a site's own trouble.
   const stops = found.flatMap((one) => (blamed.has(one) ? (one.proof?.mismatches ?? []) : [])).map((m) => m.rewritten);
@@ -67,10 +67,10 @@ const isFiller = (code: CodeReader, { start, end }: Interval<Vaddr>): boolean =>
  * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
  * padding.
  */
-function isDead(code: CodeReader, isNew: (address: number) => boolean, { start, end }: Interval<Vaddr>): boolean {
+function isDead(code: CodeReader, isNew: (address: Vaddr) => boolean, { start, end }: Interval<Vaddr>): boolean {
   const bytes = code.bytes(start, end - start);
   if (bytes.every((byte) => byte === 0xcc)) return true;
-  const jump = code.at(start - JUMP_SIZE);
+  const jump = code.at(vaddr(start - JUMP_SIZE));
   const isBehindDetour = jump !== null && jump.length === JUMP_SIZE && isNew(jump.target);
   return !isBehindDetour && sameBytes(bytes, nopFill(bytes.length));
 }

@@ -33,10 +33,11 @@ export class FunctionEnds {
   /** Addresses of instructions that run in place, and that their function does not cover. */
   uncovered(subject: Subject, { ranInPlace }: Proof): readonly Vaddr[] {
     return ranInPlace
-      .filter(({ start, end }) => {
-        if (this.layout.part(end - 1) !== undefined) return false;
+      .filter((run) => {
+        const { start, end } = run;
+        if (this.layout.part(vaddr(end - 1)) !== undefined) return false;
         // What stands there as it stood has moved from nowhere.
-        if (!subject.isChanged({ address: vaddr(start), length: end - start })) return false;
+        if (!subject.isChanged(run)) return false;
         const instruction = subject.rewritten.code.at(start);
         if (instruction === null || (instruction.flow & Flow.Nop) !== 0) return false;
         return !(instruction.flow & Flow.Jump && subject.leadsToNew(instruction)) && this.isUncovered(end - 1);

@@ -5,7 +5,7 @@
  * Where the rewritten side comes back into code that the original has, it must be at an address that the original is at or
  * passed in the same silence: to run the same instructions elsewhere is not how it is done.
  */
-import { hex } from "../address.js";
+import { hex, type Vaddr } from "../address.js";
 import { nopFill } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import type { Instruction } from "./code-reader.js";
@@ -14,27 +14,27 @@ import type { Subject } from "./subject.js";
 
 /** The original is at `o`, the rewritten side at `r`, in the same state but for rsp. */
 export interface Pair {
-  readonly o: number;
-  readonly r: number;
+  readonly o: Vaddr;
+  readonly r: Vaddr;
   /** By how much rsp is lower on the rewritten side. */
   readonly shift: number;
-  /** The return address that the rewritten side has pushed already, or -1. */
-  readonly pending: number;
+  /** The return address that the rewritten side has pushed already. */
+  readonly pending: Vaddr | undefined;
   /** The rewritten side came here by a jump out of new code. */
   readonly jumped: boolean;
   /** Both are at a probe that they have passed: what is left is the instruction there. */
   readonly past: boolean;
-  /** The conditional branch or call of the original by which both came here, or -1. */
-  readonly branch: number;
+  /** The conditional branch or call of the original by which both came here. */
+  readonly branch: Vaddr | undefined;
   readonly from: Pair | undefined;
 }
 
 /** What was passed in silence, and where it ended. */
 export interface Quiet {
-  readonly at: number;
+  readonly at: Vaddr;
   readonly nops: readonly Instruction[];
   readonly jumps: readonly Instruction[];
-  readonly passed: ReadonlySet<number>;
+  readonly passed: ReadonlySet<Vaddr>;
   /** It goes round and round, and does nothing ever. */
   readonly loops: boolean;
 }
@@ -58,11 +58,11 @@ const RAISE = Uint8Array.of(0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00);
 export const GUARD = 128;
 
 /** The notes whose probe is at an address, unless the pair has passed it already. */
-const notesAt = (notes: ReadonlyMap<number, readonly number[]>, address: number, isPast: boolean) =>
+const notesAt = (notes: ReadonlyMap<Vaddr, readonly number[]>, address: Vaddr, isPast: boolean) =>
   isPast ? undefined : notes.get(address);
 
 /** The notes whose probe the original passes at an address. */
-export const originalNotes = ({ original }: Subject, address: number, pair: Pair): readonly number[] | undefined =>
+export const originalNotes = ({ original }: Subject, address: Vaddr, pair: Pair): readonly number[] | undefined =>
   notesAt(original.notesAt, address, pair.past && address === pair.o);
 
 const isDirectJump = ({ flow, target }: Instruction): boolean => (flow & Flow.Jump) !== 0 && !Number.isNaN(target);
@@ -71,14 +71,14 @@ const isDirectJump = ({ flow, target }: Instruction): boolean => (flow & Flow.Ju
 export function passOriginal(subject: Subject, pair: Pair): Quiet {
   const nops: Instruction[] = [];
   const jumps: Instruction[] = [];
-  const passed = new Set<number>([pair.o]);
+  const passed = new Set([pair.o]);
   let at = pair.o;
   for (;;) {
     const instruction = subject.original.code.at(at);
     if (instruction === null || originalNotes(subject, at, pair) !== undefined) break;
     if (instruction.flow & Flow.Nop) {
       nops.push(instruction);
-      at += instruction.length;
+      at = instruction.end;
     } else if (isDirectJump(instruction)) {
       jumps.push(instruction);
       at = instruction.target;
@@ -93,7 +93,7 @@ export function passOriginal(subject: Subject, pair: Pair): Quiet {
 export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { quiet: Quiet; stop: Stop } {
   const nops: Instruction[] = [];
   const jumps: Instruction[] = [];
-  const passed = new Set<number>();
+  const passed = new Set<Vaddr>();
   let at = pair.r;
   let { jumped } = pair;
   const answer = (stop: Stop): { quiet: Quiet; stop: Stop } => ({
@@ -106,7 +106,7 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
     passed.add(at);
     const isPast = pair.past && at === pair.r;
     const isNew = subject.isNew(at);
-    if (!isNew && pair.pending >= 0) return answer({ kind: "callee" });
+    if (!isNew && pair.pending !== undefined) return answer({ kind: "callee" });
     if (!isNew && !isPast) {
       const isWhereOriginalIs = original.passed.has(at);
       const isInWindow = subject.inWindow(at);
@@ -118,11 +118,11 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
     if (notes !== undefined) return answer({ kind: "event", notes });
     const instruction = subject.rewritten.code.at(at);
     if (instruction === null) return wrong(`the rewritten code has no instruction at ${hex(at)}`);
-    const { flow, target, length, bytes } = instruction;
+    const { flow, target, end, bytes } = instruction;
     jumped = false;
     if (flow & Flow.Nop) {
       nops.push(instruction);
-      at += length;
+      at = end;
     } else if (isDirectJump(instruction)) {
       jumps.push(instruction);
       jumped = isNew;
@@ -142,13 +142,13 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
 export function nopProblem(subject: Subject, original: Quiet, rewritten: Quiet): string | undefined {
   let next = 0;
   for (const nop of rewritten.nops) {
-    const isNew = subject.isNew(nop.address);
+    const isNew = subject.isNew(nop.start);
     if (!isNew && (!subject.isChanged(nop) || sameBytes(nop.bytes, nopFill(nop.length)))) continue;
     while (next < original.nops.length && !sameBytes(original.nops[next]!.bytes, nop.bytes)) next++;
     if (next++ < original.nops.length) continue;
     return isNew
-      ? `the rewritten code passes a nop at ${hex(nop.address)} that the original does not have`
-      : `the nop at ${hex(nop.address)} is neither the original's nor a filler`;
+      ? `the rewritten code passes a nop at ${hex(nop.start)} that the original does not have`
+      : `the nop at ${hex(nop.start)} is neither the original's nor a filler`;
   }
   return undefined;
 }

@@ -128,7 +128,7 @@ const flagNames = ["CF", "PF", "AF", "ZF", "SF", "DF", "OF"] as const;
 export function describeRun(
   state: MachineState,
   { original, rewritten }: BothRun,
-  textOf: readonly [(at: number) => string, (at: number) => string],
+  textOf: readonly [(at: Vaddr) => string, (at: Vaddr) => string],
 ): Difference {
   const rows: { name: string; before: string; original: string; rewritten: string }[] = [];
   const row = (name: string, before: string, a: string, b: string, always = false): void => {
@@ -153,7 +153,7 @@ export function describeRun(
     if (!isSameWrite(a, b)) row(`write ${i + 1}`, "", writeText(a), writeText(b), true);
   }
   row("end", "", endText(original), endText(rewritten), original.end.kind !== "behind");
-  const trace = ({ inside, behind }: Run, text: (at: number) => string): string[] => [...inside, ...behind].map(text);
+  const trace = ({ inside, behind }: Run, text: (at: Vaddr) => string): string[] => [...inside, ...behind].map(text);
   return { rows, originalTrace: trace(original, textOf[0]), rewrittenTrace: trace(rewritten, textOf[1]) };
 }
 

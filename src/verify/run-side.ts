@@ -44,6 +44,12 @@ export interface Write {
   readonly bytes: Uint8Array;
 }
 
+/** A conditional branch of a window, and whether it was taken. */
+export interface BranchRun {
+  readonly at: Vaddr;
+  readonly taken: boolean;
+}
+
 export interface RunEnd {
   /** `behind`: far enough behind the window, or elsewhere; `given up`: too long inside. */
   readonly kind: "behind" | "given up" | "fault" | "syscall" | "breakpoint" | "unimplemented";
@@ -61,25 +67,25 @@ export interface Run {
   readonly callsFromNew: boolean;
   /** The notes whose probes were passed, in order. */
   readonly passed: readonly number[];
-  /** Conditional branches in the window: link-time address, and whether it was taken. */
-  readonly branches: readonly { readonly at: number; readonly taken: boolean }[];
+  /** Conditional branches in the window, in the order in which they ran. */
+  readonly branches: readonly BranchRun[];
   /** Runtime addresses of memory operands, where they were asked for: in the window, and behind it. */
   readonly operands: readonly number[];
   readonly operandsBehind: readonly number[];
-  /** Link-time addresses of what ran in the window. */
-  readonly inside: readonly number[];
+  /** What ran in the window. */
+  readonly inside: readonly Vaddr[];
   /** What ran behind it. */
-  readonly behind: readonly number[];
+  readonly behind: readonly Vaddr[];
 }
 
 /** What a side has to know of its file. */
 interface SideMap {
-  /** Whether a link-time address is in a window or in new code. */
-  isInside(address: number): boolean;
-  isNew(address: number): boolean;
-  readonly notesAt: ReadonlyMap<number, readonly number[]>;
+  /** Whether an address is in a window or in new code. */
+  isInside(address: Vaddr): boolean;
+  isNew(address: Vaddr): boolean;
+  readonly notesAt: ReadonlyMap<Vaddr, readonly number[]>;
   /** Probes that overwrite what lies below rsp once they are traced. */
-  readonly destroys: ReadonlySet<number>;
+  readonly destroys: ReadonlySet<Vaddr>;
 }
 
 export interface RunOptions {
@@ -220,7 +226,7 @@ export class SideRunner {
     for (let i = 0; i < instructions.length; i++) {
       const instruction = instructions[i]!;
       const { lo, hi } = instruction.at;
-      const at = joinAddress(lo, hi) - bias;
+      const at = vaddr(joinAddress(lo, hi) - bias);
       // A fault, or the end of the run, finds rip here.
       cpu.w[IP] = lo;
       cpu.w[IP + 1] = hi;
@@ -241,7 +247,7 @@ export class SideRunner {
   }
 
   /** Passing a probe; a traced nop5 is a call, and so is what it does to the bytes below rsp. */
-  private pass(at: number, log: RunLog): void {
+  private pass(at: Vaddr, log: RunLog): void {
     const { cpu, map } = this;
     const notes = map.notesAt.get(at);
     if (notes !== undefined) log.passed.push(...notes);
@@ -262,10 +268,10 @@ export class SideRunner {
    * Takes down what a branch did. @returns whether it ends the run: a call, a return, a jump to wherever a pointer says.
    * Nothing below rsp is handed over there, so what the probe has destroyed may be read as well as anything else.
    */
-  private leaves(instruction: Instruction, at: number, isInside: boolean, log: RunLog): boolean {
+  private leaves(instruction: Instruction, at: Vaddr, isInside: boolean, log: RunLog): boolean {
     const { cpu, map, bias } = this;
     const { mnemonic, operands } = instruction;
-    const ip = cpu.ip - bias;
+    const ip = vaddr(cpu.ip - bias);
     // One that is made early is in its place where the original calls, with the return address of there.
     if (mnemonic === Mnemonic.Call && map.isNew(at)) log.callsFromNew = true;
     if (operands[0]?.kind !== "target")
@@ -288,11 +294,11 @@ const { Mnemonic } = iced;
 /** Collects what a run shows. */
 class RunLog {
   readonly passed: number[] = [];
-  readonly branches: { at: number; taken: boolean }[] = [];
+  readonly branches: BranchRun[] = [];
   readonly operands: number[] = [];
   readonly operandsBehind: number[] = [];
-  readonly inside: number[] = [];
-  readonly behind: number[] = [];
+  readonly inside: Vaddr[] = [];
+  readonly behind: Vaddr[] = [];
   /** Which write is the return address of a call that is made before its time, and before which write it was due; or -1. */
   early = -1;
   late = -1;
@@ -301,7 +307,7 @@ class RunLog {
 
   constructor(private readonly most: number) {}
 
-  enter(at: number, isInside: boolean, isSilent: boolean): RunEnd | undefined {
+  enter(at: Vaddr, isInside: boolean, isSilent: boolean): RunEnd | undefined {
     if (isInside) {
       if (this.behind.length > 0) return { kind: "behind", detail: "" };
       if (this.inside.length >= this.most) return { kind: "given up", detail: "it stays in its window" };

@@ -13,7 +13,7 @@ import { RSP } from "../x86/effects.js";
 import { constantsOf } from "../x86/relocate.js";
 import type { CodeReader } from "./code-reader.js";
 import { type BothRun, runBoth, type Start } from "./run-both.js";
-import type { Run, SideRunner } from "./run-side.js";
+import type { BranchRun, Run, SideRunner } from "./run-side.js";
 
 /** How many states of the stream each arrival is run from. */
 const STATES = 12;
@@ -35,8 +35,8 @@ export interface StateRun {
 
 export interface WindowRuns {
   readonly runs: readonly StateRun[];
-  /** Ways of branches that no state took: link-time addresses. */
-  readonly untaken: readonly { readonly at: number; readonly taken: boolean }[];
+  /** Ways of branches that no state took. */
+  readonly untaken: readonly BranchRun[];
 }
 
 /** Runs both sides from an arrival on; stops at the first difference. */
@@ -51,7 +51,7 @@ export function runStates(sides: Sides, from: Start, addresses: readonly StackAd
     return both.difference !== undefined && !both.onlyTraced;
   };
   for (let i = 0; i < states; i++) if (run(stateOf(start * 31 + i, addresses))) return { runs, untaken: [] };
-  const givenUp: { at: number; taken: boolean }[] = [];
+  const givenUp: BranchRun[] = [];
   for (let open = coverage.open(givenUp); open !== undefined; open = coverage.open(givenUp)) {
     const { at, taken } = open;
     const found = findState(sides, start, addresses, open);
@@ -61,16 +61,14 @@ export function runStates(sides: Sides, from: Start, addresses: readonly StackAd
   return { runs, untaken: givenUp };
 }
 
-interface Open {
-  readonly at: number;
-  readonly taken: boolean;
+interface Open extends BranchRun {
   /** States that came to the branch and went the other way. */
   readonly states: readonly MachineState[];
 }
 
 /** Which ways of the window's branches were taken, and by which states. */
 class Coverage {
-  private readonly ways = new Map<number, { readonly taken: MachineState[]; readonly untaken: MachineState[] }>();
+  private readonly ways = new Map<Vaddr, { readonly taken: MachineState[]; readonly untaken: MachineState[] }>();
 
   add(state: MachineState, { branches }: Run): void {
     for (const { at, taken } of branches) {
@@ -85,7 +83,7 @@ class Coverage {
   }
 
   /** A way that was not taken yet and not given up. */
-  open(givenUp: readonly { readonly at: number; readonly taken: boolean }[]): Open | undefined {
+  open(givenUp: readonly BranchRun[]): Open | undefined {
     for (const [at, { taken, untaken }] of this.ways) {
       const missing = taken.length === 0 ? true : untaken.length === 0 ? false : undefined;
       if (missing === undefined || givenUp.some((g) => g.at === at && g.taken === missing)) continue;
@@ -123,7 +121,7 @@ function valuesFor(code: CodeReader, { inside }: Run): readonly (readonly [numbe
     const instruction = code.at(at);
     if (instruction === null) continue;
     const last = (instruction.bytes.at(-1)! << 24) >> 24;
-    for (const value of [...constantsOf(instruction.bytes, instruction.address).map((c) => c.value | 0), last])
+    for (const value of [...constantsOf(instruction.bytes, instruction.start).map((c) => c.value | 0), last])
       for (const near of [value, value + 1, value - 1]) values.push([near, near < 0 ? -1 : 0]);
   }
   return values.slice(0, 24);

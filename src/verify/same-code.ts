@@ -90,7 +90,7 @@ export interface Proof {
   /** For each instruction of new code that was walked, and each jump on the way there, where the original is then. */
   readonly frames: readonly FrameOrigin[];
   /** Where both sides were followed from the same address on, in the same state: who arrives there is answered for. */
-  readonly together: ReadonlySet<number>;
+  readonly together: ReadonlySet<Vaddr>;
 }
 
 /** An instruction that is new, and where the original is when it runs: its frame is the one of that place. */
@@ -112,7 +112,7 @@ interface Problem {
 }
 
 const different = (reason: string, notes: readonly number[] = []): Problem => ({ reason, verdict: "different", notes });
-const unproved = (at: number): Problem => ({
+const unproved = (at: Vaddr): Problem => ({
   reason: `there is no instruction at ${hex(at)}`,
   verdict: "unproved",
   notes: [],
@@ -136,9 +136,9 @@ export class Walk {
   private readonly walkedNew: Interval<Vaddr>[] = [];
   private readonly ranInPlace: Interval<Vaddr>[] = [];
   private readonly frames: FrameOrigin[] = [];
-  private readonly together = new Set<number>();
+  private readonly together = new Set<Vaddr>();
   /** By the original's address: the pairs that were met there. */
-  private readonly seen = new Map<number, Set<string>>();
+  private readonly seen = new Map<Vaddr, Set<string>>();
   private isWhole = true;
   /** The notes of all passings. */
   readonly passed = new Set<number>();
@@ -153,10 +153,10 @@ export class Walk {
       o: address,
       r: address,
       shift: 0,
-      pending: -1,
+      pending: undefined,
       jumped: false,
       past: false,
-      branch: -1,
+      branch: undefined,
       from: undefined,
     });
     for (let pair = this.pairs.pop(); pair !== undefined; pair = this.pairs.pop()) {
@@ -184,14 +184,14 @@ export class Walk {
 
   private step(arrival: Arrival, pair: Pair): void {
     const { subject } = this;
-    const isTogether = pair.o === pair.r && pair.shift === 0 && pair.pending < 0;
+    const isTogether = pair.o === pair.r && pair.shift === 0 && pair.pending === undefined;
     if (isTogether && !pair.past && !subject.inWindow(pair.o)) return;
     if (isTogether && !pair.past && !pair.jumped) this.together.add(pair.o);
     const original = passOriginal(subject, pair);
     const { quiet: rewritten, stop } = passRewritten(subject, pair, original);
     const touched = !isTogether || [...rewritten.passed].some((at) => subject.isNew(at));
     const past = pair.past && original.at === pair.o;
-    const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, branch: -1, from: pair };
+    const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, branch: undefined, from: pair };
     const problem = this.meet(stop, { here, original, rewritten, touched });
     if (problem !== undefined) this.report(arrival, pair, here, problem);
   }
@@ -236,7 +236,7 @@ export class Walk {
     const after = this.subject.rewritten.code;
     const nop = before.at(o);
     const form = formAt(after.bytes(r, LONGEST_FORM));
-    const passing = { notes: wanted, original: vaddr(o), rewritten: vaddr(r), stackShift: here.shift };
+    const passing = { notes: wanted, original: o, rewritten: r, stackShift: here.shift };
     const isSame = o === r && nop !== null && sameBytes(nop.bytes, after.bytes(r, nop.length));
     if (isSame && form?.name === formAt(before.bytes(o, LONGEST_FORM))?.name) {
       this.pass({ ...passing, form: undefined });
@@ -252,10 +252,10 @@ export class Walk {
       return different(`the probe at ${hex(r)} crosses a page boundary, where no kernel optimizes it`, wanted);
     this.pass({ ...passing, form });
     this.passedQuietly(step, true);
-    this.replace(o, nop.length);
-    this.ran(r, form.size, true);
+    this.replaced.push(interval(o, nop.length));
+    this.ran(interval(r, form.size), true);
     this.frame(r, [o], here.shift);
-    this.pairs.push({ ...here, o: o + nop.length, r: r + form.size, past: false });
+    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.size), past: false });
     return undefined;
   }
 
@@ -265,25 +265,27 @@ export class Walk {
   }
 
   /** A guard's half: the first stands before a probe, the second behind it, and nothing but the probe between them. */
-  private guard(half: "lower" | "raise", { address, length }: Instruction, step: Step): Problem | undefined {
+  private guard(half: "lower" | "raise", instruction: Instruction, step: Step): Problem | undefined {
+    const { start, end } = instruction;
     const { here } = step;
-    if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(address)}`);
+    if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(start)}`);
     this.passedQuietly(step, true);
-    this.ran(address, length, true);
-    this.frame(address, [here.o, here.from!.o], here.shift);
+    this.ran(instruction, true);
+    this.frame(start, [here.o, here.from!.o], here.shift);
     // The first half stands in front of what the original has come to; the second behind what it has left.
-    if (half === "lower") this.pairs.push({ ...here, r: here.r + length, shift: here.shift + GUARD });
-    else this.pairs.push({ ...here, o: here.from!.o, r: here.r + length, shift: here.shift - GUARD });
+    if (half === "lower") this.pairs.push({ ...here, r: end, shift: here.shift + GUARD });
+    else this.pairs.push({ ...here, o: here.from!.o, r: end, shift: here.shift - GUARD });
     return undefined;
   }
 
   /** The call is made before what stands in front of it in the original. */
-  private callThrough({ address, length, target }: Instruction, step: Step): Problem | undefined {
+  private callThrough(call: Instruction, step: Step): Problem | undefined {
+    const { start, end, target } = call;
     const { here } = step;
-    if (here.shift !== 0) return different(`the call at ${hex(address)} is made where rsp is lower`);
+    if (here.shift !== 0) return different(`the call at ${hex(start)} is made where rsp is lower`);
     this.passedQuietly(step, true);
-    this.ran(address, length, true);
-    this.pairs.push({ ...here, o: here.from!.o, r: target, shift: RETURN_ADDRESS, pending: address + length });
+    this.ran(call, true);
+    this.pairs.push({ ...here, o: here.from!.o, r: target, shift: RETURN_ADDRESS, pending: end });
     return undefined;
   }
 
@@ -293,15 +295,15 @@ export class Walk {
     const call = this.subject.original.code.at(here.o);
     if (call === null || (call.flow & Flow.Call) === 0 || call.target !== here.r)
       return different(`the rewritten code enters ${hex(here.r)} as if called, the original does not call it`);
-    if (call.address + call.length !== here.pending || here.shift !== RETURN_ADDRESS)
+    if (call.end !== here.pending || here.shift !== RETURN_ADDRESS)
       return different(
-        `the return address of the call at ${hex(here.o)} is ${hex(here.pending)} in the rewritten code`,
+        `the return address of the call at ${hex(here.o)} is ${hex(here.pending!)} in the rewritten code`,
       );
     this.passedQuietly(step, true);
-    this.replace(call.address, call.length);
+    this.replaced.push(call);
     this.keptCalls.add(call.address);
-    const after = this.subject.mayReturn(call) ? [here.r, here.pending] : [here.r];
-    for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: -1 });
+    const after = this.subject.mayReturn(call) ? [here.r, call.end] : [here.r];
+    for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: undefined });
     return undefined;
   }
 
@@ -312,36 +314,36 @@ export class Walk {
     const a = subject.original.code.at(here.o);
     if (a === null)
       return { reason: `the original's bytes at ${hex(here.o)} are no instruction`, verdict: "unproved", notes: [] };
-    if (here.shift >= GUARD) return different(`the instruction at ${hex(b.address)} runs between a guard's halves`);
+    if (here.shift >= GUARD) return different(`the instruction at ${hex(b.start)} runs between a guard's halves`);
     if (!isSameInstruction(a, b)) {
-      const [before, after] = [subject.original.code.text(a.address), subject.rewritten.code.text(b.address)];
+      const [before, after] = [subject.original.code.text(a.start), subject.rewritten.code.text(b.start)];
       return different(`the original runs ${before}, the rewritten code ${after}`);
     }
     const { flow } = a;
-    if (here.pending >= 0 && (flow & LEAVES || traitsOf(b.bytes, b.address).usesStackPointer))
-      return different(`the instruction at ${hex(b.address)} depends on rsp, which is lower there`);
-    if (flow & PINNED && a.address !== b.address)
-      return different(`the instruction at ${hex(a.address)} must not run at another address, ${hex(b.address)}`);
-    const call = flow & Flow.Call && a.address !== b.address ? this.movedCall(a, b) : undefined;
+    if (here.pending !== undefined && (flow & LEAVES || traitsOf(b.bytes, b.start).usesStackPointer))
+      return different(`the instruction at ${hex(b.start)} depends on rsp, which is lower there`);
+    if (flow & PINNED && a.start !== b.start)
+      return different(`the instruction at ${hex(a.start)} must not run at another address, ${hex(b.start)}`);
+    const call = flow & Flow.Call && a.start !== b.start ? this.movedCall(a, b) : undefined;
     if (call !== undefined) return different(call);
-    const touched = step.touched || a.address !== b.address || subject.leadsToNew(b);
+    const touched = step.touched || a.start !== b.start || subject.leadsToNew(b);
     this.passedQuietly(step, touched);
-    if (touched && subject.isChanged(a)) this.replace(a.address, a.length);
-    this.ran(b.address, b.length, touched);
-    if (flow & Flow.Call) this.frame(b.address, [a.address], here.shift, { original: a.length, rewritten: b.length });
-    else this.frame(b.address, [a.address], here.shift);
+    if (touched && subject.isChanged(a)) this.replaced.push(a);
+    this.ran(b, touched);
+    if (flow & Flow.Call) this.frame(b.start, [a.start], here.shift, { original: a.length, rewritten: b.length });
+    else this.frame(b.start, [a.start], here.shift);
     if (flow & BRANCHES && !Number.isNaN(a.target))
       this.pairs.push({
         ...here,
         o: a.target,
         r: b.target,
         past: false,
-        jumped: subject.isNew(b.address),
-        branch: a.address,
+        jumped: subject.isNew(b.start),
+        branch: a.start,
       });
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
-      this.pairs.push({ ...here, o: a.address + a.length, r: b.address + b.length, past: false });
+      this.pairs.push({ ...here, o: a.end, r: b.end, past: false });
     return undefined;
   }
 
@@ -352,13 +354,12 @@ export class Walk {
    */
   private movedCall(a: Instruction, b: Instruction): string | undefined {
     const { subject } = this;
-    if (!subject.isNew(b.address))
-      return `the call at ${hex(a.address)} must not run at another address, ${hex(b.address)}`;
+    if (!subject.isNew(b.start)) return `the call at ${hex(a.start)} must not run at another address, ${hex(b.start)}`;
     if (subject.isInner(a, a.target))
-      return `the call at ${hex(a.address)} is made at ${hex(b.address)}, and what it calls may be after its return address`;
-    const behind = subject.original.code.at(a.address + a.length);
+      return `the call at ${hex(a.start)} is made at ${hex(b.start)}, and what it calls may be after its return address`;
+    const behind = subject.original.code.at(a.end);
     if (behind !== null && (behind.flow & Flow.Return) !== 0)
-      return `the call at ${hex(a.address)} is made at ${hex(b.address)}, and may not return to the ret behind it`;
+      return `the call at ${hex(a.start)} is made at ${hex(b.start)}, and may not return to the ret behind it`;
     return undefined;
   }
 
@@ -366,18 +367,18 @@ export class Walk {
   private passedQuietly({ here, original, rewritten }: Step, touched: boolean): void {
     if (touched)
       for (const passed of [...original.nops, ...original.jumps])
-        if (this.subject.isChanged(passed)) this.replace(passed.address, passed.length);
-    for (const { address, length } of [...rewritten.nops, ...rewritten.jumps]) {
-      this.ran(address, length, touched);
-      this.frame(address, [here.from!.o, ...original.passed], here.shift);
+        if (this.subject.isChanged(passed)) this.replaced.push(passed);
+    for (const passed of [...rewritten.nops, ...rewritten.jumps]) {
+      this.ran(passed, touched);
+      this.frame(passed.start, [here.from!.o, ...original.passed], here.shift);
     }
     // On the way to new code there may be jumps where the original has none: it is where both came from still, or there already.
     const { o, branch } = here.from!;
-    const originals = [o, ...original.passed, ...(branch < 0 ? [] : [branch])].map(vaddr);
+    const originals = [o, ...original.passed, ...(branch === undefined ? [] : [branch])];
     for (const jump of rewritten.jumps)
-      if (this.subject.isChanged(jump) && !this.subject.isNew(jump.address))
+      if (this.subject.isChanged(jump) && !this.subject.isNew(jump.start))
         this.frames.push({
-          rewritten: vaddr(jump.address),
+          rewritten: jump.start,
           originals,
           shift: here.shift,
           lengths: { original: 1, rewritten: 1 },
@@ -385,41 +386,35 @@ export class Walk {
   }
 
   private frame(
-    rewritten: number,
-    originals: readonly number[],
+    rewritten: Vaddr,
+    originals: readonly Vaddr[],
     shift: number,
     lengths: FrameOrigin["lengths"] = { original: 1, rewritten: 1 },
   ): void {
-    if (this.subject.isNew(rewritten))
-      this.frames.push({ rewritten: vaddr(rewritten), originals: originals.map(vaddr), shift, lengths });
+    if (this.subject.isNew(rewritten)) this.frames.push({ rewritten, originals, shift, lengths });
   }
 
-  private replace(start: number, length: number): void {
-    this.replaced.push(interval(vaddr(start), length));
-  }
-
-  private ran(start: number, length: number, touched: boolean): void {
-    const run = interval(vaddr(start), length);
-    if (this.subject.isNew(start)) {
+  private ran(run: Interval<Vaddr>, touched: boolean): void {
+    if (this.subject.isNew(run.start)) {
       this.walkedNew.push(run);
       return;
     }
     this.ranInPlace.push(run);
-    if (touched && this.subject.isChanged({ address: vaddr(start), length })) this.replaced.push(run);
+    if (touched && this.subject.isChanged(run)) this.replaced.push(run);
   }
 
   private report(arrival: Arrival, pair: Pair, here: Pick<Pair, "o" | "r">, { reason, verdict, notes }: Problem): void {
     const pairs: Pair[] = [];
     for (let p: Pair | undefined = pair; p !== undefined && pairs.length < LONGEST_WAY; p = p.from) pairs.push(p);
     pairs.reverse();
-    const way = (last: number, of: (p: Pair) => number): Vaddr[] =>
-      [...pairs.map(of), last].filter((at, i, all) => i === 0 || all[i - 1] !== at).map(vaddr);
+    const way = (last: Vaddr, of: (p: Pair) => Vaddr): Vaddr[] =>
+      [...pairs.map(of), last].filter((at, i, all) => i === 0 || all[i - 1] !== at);
     this.mismatches.push({
       reason,
       verdict: arrival.doubtful ? "unproved" : verdict,
       arrival,
-      original: vaddr(here.o),
-      rewritten: vaddr(here.r),
+      original: here.o,
+      rewritten: here.r,
       notes,
       originalWay: way(here.o, (p) => p.o),
       rewrittenWay: way(here.r, (p) => p.r),

@@ -11,9 +11,9 @@ import type { Instruction } from "./code-reader.js";
 export function isSameInstruction(a: Instruction, b: Instruction): boolean {
   if (a.flow !== b.flow) return false;
   const isBranch = (a.flow & (Flow.Jump | Flow.Conditional | Flow.Call | Flow.Transaction)) !== 0;
-  if (!isBranch && a.address === b.address) return sameBytes(a.bytes, b.bytes);
-  return decodeOne(a.bytes, a.address, (x) =>
-    decodeOne(b.bytes, b.address, (y) => {
+  if (!isBranch && a.start === b.start) return sameBytes(a.bytes, b.bytes);
+  return decodeOne(a.bytes, a.start, (x) =>
+    decodeOne(b.bytes, b.start, (y) => {
       if (isBranch && !Number.isNaN(a.target)) return isSameBranch(x, y);
       // Equal but for encoding details that nothing depends on; a %rip-relative operand counts as the address it names.
       return x.isIpRelMemoryOperand || y.isIpRelMemoryOperand ? x.equals(y) : sameBytes(a.bytes, b.bytes);

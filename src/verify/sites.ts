@@ -10,6 +10,7 @@ import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
+import { addTo } from "../grouped.js";
 import { touches, union, without } from "../intervals.js";
 import { readCarry } from "../rewritten/carry.js";
 import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
@@ -47,11 +48,11 @@ export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport
  */
 export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitness = false): Evidence {
   const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten));
-  const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<number, readonly number[]> => {
-    const map = new Map<number, number[]>();
+  const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<Vaddr, readonly number[]> => {
+    const map = new Map<Vaddr, number[]>();
     pairs.forEach((pair, i) => {
       const at = location(pair);
-      if (at !== undefined) map.set(at, [...(map.get(at) ?? []), i]);
+      if (at !== undefined) addTo(map, at, i);
     });
     return map;
   };
@@ -112,7 +113,7 @@ function withProbes(code: ChangedCode, pairs: readonly NotePair[], before: CodeR
 
 /** System calls that lead through new code for a fork guard's sake are judged with it. */
 function withoutForkDetours(original: ElfImage, rewritten: ElfImage, code: ChangedCode): ChangedCode {
-  const isNew = (address: number): boolean => touches(code.added, address, address + 1);
+  const isNew = (address: number): boolean => touches(code.added, vaddr(address), address + 1);
   const windows = findForkDetours(original, rewritten, code.changed, isNew).map((detour) => detour.window);
   return windows.length === 0 ? code : { ...code, changed: without(code.changed, windows) };
 }
@@ -153,8 +154,8 @@ function prove(subject: Subject, windows: readonly Window[]): readonly (Proof | 
       for (const arrival of window.arrivals) walk.follow(arrival);
       return walk;
     }
-    for (const site of subject.sitesWithin(window.start, window.end))
-      walk.follow({ address: vaddr(site), reason: "it holds a probe", doubtful: false });
+    for (const site of subject.sitesWithin(window))
+      walk.follow({ address: site, reason: "it holds a probe", doubtful: false });
     return walk.mismatches.some((m) => m.verdict === "different") ? walk : undefined;
   });
   // The ways of one window may lead through another.
@@ -168,17 +169,17 @@ function prove(subject: Subject, windows: readonly Window[]): readonly (Proof | 
 /** Both files in the emulator. */
 function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pairs: readonly NotePair[]): Sides {
   const { original: before, rewritten: after } = subject;
-  const isNew = (address: number): boolean => subject.isNew(address);
-  const destroys = new Set<number>();
+  const isNew = (address: Vaddr): boolean => subject.isNew(address);
+  const destroys = new Set<Vaddr>();
   for (const pair of pairs) {
     const to = pair.rewritten?.location;
     const from = pair.original.location;
-    if (to === undefined || (to === from && !subject.isChanged({ address: from, length: 1 }))) continue;
+    if (to === undefined || (to === from && !subject.isChanged(interval(from, 1)))) continue;
     const form = formAt(after.code.bytes(to, LONGEST_FORM));
     if (form !== undefined && form.name !== "nop,nop10") destroys.add(to);
   }
-  const inWindow = (address: number): boolean => subject.inWindow(address);
-  const isInside = (address: number): boolean => inWindow(address) || isNew(address);
+  const inWindow = (address: Vaddr): boolean => subject.inWindow(address);
+  const isInside = (address: Vaddr): boolean => inWindow(address) || isNew(address);
   return {
     original: new SideRunner(original, { ...before, isInside: inWindow, isNew, destroys: new Set() }),
     rewritten: new SideRunner(rewritten, { ...after, isInside, isNew, destroys }),
@@ -208,5 +209,5 @@ function run(
 }
 
 /** Where a call returns to that both sides make, in the original. */
-const returnOf = ({ originals, lengths }: FrameOrigin): number | undefined =>
-  lengths.original > 1 ? originals[0]! + lengths.original : undefined;
+const returnOf = ({ originals, lengths }: FrameOrigin): Vaddr | undefined =>
+  lengths.original > 1 ? vaddr(originals[0]! + lengths.original) : undefined;

@@ -16,14 +16,14 @@ import type { OriginalLayout } from "./windows.js";
 export interface Side {
   readonly code: CodeReader;
   /** The indices of the notes whose probe is at an address of this side; both sides count the notes of the original. */
-  readonly notesAt: ReadonlyMap<number, readonly number[]>;
+  readonly notesAt: ReadonlyMap<Vaddr, readonly number[]>;
 }
 
 /** Through so many jumps in padding a branch may lead to new code. */
 const MOST_JUMPS = 3;
 
 export class Subject {
-  private sites: readonly number[] | undefined;
+  private sites: readonly Vaddr[] | undefined;
 
   /**
    * @param changed bytes of the original that are others in the rewritten file; ascending and disjoint, like the rest
@@ -39,12 +39,12 @@ export class Subject {
   ) {}
 
   /** Whether an address is in new code. */
-  isNew(address: number): boolean {
+  isNew(address: Vaddr): boolean {
     return touches(this.added, address, address + 1);
   }
 
-  /** The places of the original's probes with start <= address < end, ascending. */
-  sitesWithin(start: number, end: number): readonly number[] {
+  /** The places of the original's probes in an interval, ascending. */
+  sitesWithin({ start, end }: Interval<Vaddr>): readonly Vaddr[] {
     this.sites ??= [...this.original.notesAt.keys()].sort((a, b) => a - b);
     const { sites } = this;
     const low = lowerBound(sites, start);
@@ -53,7 +53,7 @@ export class Subject {
     return sites.slice(low, last);
   }
 
-  inWindow(address: number): boolean {
+  inWindow(address: Vaddr): boolean {
     return touches(this.windows, address, address + 1);
   }
 
@@ -62,13 +62,13 @@ export class Subject {
    * of one that never returns.
    */
   mayReturn(call: Instruction): boolean {
-    const part = this.layout.part(call.address);
-    return part === undefined || call.address + call.length < part.end;
+    const part = this.layout.part(call.start);
+    return part === undefined || call.end < part.end;
   }
 
   /** Whether an instruction's target lies in its own function, and is not where that begins. */
-  isInner({ address }: Pick<Instruction, "address">, target: number): boolean {
-    const part = this.layout.part(address);
+  isInner({ start }: Instruction, target: Vaddr): boolean {
+    const part = this.layout.part(start);
     return part !== undefined && target > part.start && target < part.end;
   }
 
@@ -84,8 +84,8 @@ export class Subject {
     return this.isNew(at);
   }
 
-  isChanged({ address, length }: Pick<Instruction, "address" | "length">): boolean {
-    return touches(this.changed, address, address + length);
+  isChanged({ start, end }: Interval<Vaddr>): boolean {
+    return touches(this.changed, start, end);
   }
 }
 

@@ -11,7 +11,7 @@
  * one tells what is wrong.
  */
 
-import { type Vaddr, vaddr } from "../address.js";
+import type { Vaddr } from "../address.js";
 import { Flow } from "../x86/decode.js";
 import { Walk } from "./same-code.js";
 import type { Subject } from "./subject.js";
@@ -22,10 +22,10 @@ const MOST_BEFORE = 16;
 
 /** @param passed the notes whose probes some way leads through; those that are passed from here on are added */
 export function followUnreached(subject: Subject, window: Window, walk: Walk, passed: Set<number>): void {
-  for (const site of subject.sitesWithin(window.start, window.end)) {
+  for (const site of subject.sitesWithin(window)) {
     const notes = subject.original.notesAt.get(site)!;
     if (notes.every((note) => passed.has(note))) continue;
-    const ways = startsBefore(subject, window, vaddr(site)).map(arrivalAt);
+    const ways = startsBefore(subject, window, site).map(arrivalAt);
     const right = ways.find((way) => {
       const trial = new Walk(subject);
       trial.follow(way);
@@ -48,7 +48,7 @@ function startsBefore({ original: { code } }: Subject, { start }: Window, site: 
     const ends = (instruction.flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) !== 0;
     if (ends) straight.length = 0;
     else straight.push(at);
-    at = vaddr(at + instruction.length);
+    at = instruction.end;
   }
   return [...straight.slice(-MOST_BEFORE), site];
 }

@@ -17,7 +17,7 @@
  * they were by chance.
  */
 
-import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, interval, type Vaddr, vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { touches } from "../intervals.js";
@@ -40,16 +40,16 @@ export class OriginalLayout {
   ) {}
 
   /** The function part that contains an address, decoded; undefined in gaps. */
-  part(address: number): DecodedCode | undefined {
+  part(address: Vaddr): DecodedCode | undefined {
     const range = this.facts.functions.containing(address);
     return range && this.facts.functions.code(range);
   }
 
   /** Why nothing can be said of the code at an address, or undefined. */
-  unknown(address: number): string | undefined {
+  unknown(address: Vaddr): string | undefined {
     const { functions } = this.facts;
     if (functions.containing(address) !== undefined) {
-      const known = this.facts.siteCode(vaddr(address));
+      const known = this.facts.siteCode(address);
       return typeof known === "string" ? known : undefined;
     }
     if (functions.gapAt(address) === undefined) return "no section of code is here";
@@ -60,30 +60,28 @@ export class OriginalLayout {
   }
 
   /** The instruction, or the piece of padding, that covers an address. */
-  instruction(address: number): Interval<Vaddr> {
+  instruction(address: Vaddr): Interval<Vaddr> {
     const part = this.part(address);
     if (part !== undefined && address < part.start + part.offsets[part.count]!) {
       const i = indexAt(part, address);
-      return { start: addressOf(part, i), end: vaddr(addressOf(part, i) + lengthOf(part, i)) };
+      return interval(addressOf(part, i), lengthOf(part, i));
     }
     const gap = part === undefined ? this.facts.functions.gapAt(address) : undefined;
-    let at: number = gap?.start ?? address;
-    for (;;) {
-      const length = this.lengthInGap(at);
-      if (at + length > address) return { start: vaddr(at), end: vaddr(at + length) };
-      at += length;
-    }
+    let piece = interval(gap?.start ?? address, 0);
+    do piece = interval(piece.end, this.lengthInGap(piece.end));
+    while (piece.end <= address);
+    return piece;
   }
 
-  private lengthInGap(at: number): number {
+  private lengthInGap(at: Vaddr): number {
     const bytes = this.code.bytes(at, 16);
     if (bytes[0] === 0 || bytes[0] === 0xcc) return 1;
     return nopLength(bytes, 0) || (this.code.at(at)?.length ?? 1);
   }
 
-  /** The borders around [start, end): whole instructions. */
-  widened(start: number, end: number): Interval<Vaddr> {
-    return { start: this.instruction(start).start, end: this.instruction(end - 1).end };
+  /** The same up to borders of instructions on both sides. */
+  widened({ start, end }: Interval<Vaddr>): Interval<Vaddr> {
+    return { start: this.instruction(start).start, end: this.instruction(vaddr(end - 1)).end };
   }
 }
 
@@ -102,7 +100,7 @@ export function windowsOf(
   const around: { start: Vaddr; end: Vaddr; pun?: Pun | undefined }[] = [];
   for (const run of changed) {
     const pun = puns.get(run);
-    const { start, end } = layout.widened(run.start, run.end);
+    const { start, end } = layout.widened(run);
     const last = around.at(-1);
     const isMore = pun === undefined && last !== undefined && last.pun === undefined && belongsTo(layout, last, start);
     if (isMore) last.end = vaddr(Math.max(last.end, end));
@@ -118,7 +116,7 @@ export function windowsOf(
           ),
           returns: returnsIn(layout, start, end),
           frozen: frozenIn(facts, changed, start, end),
-          unknown: layout.unknown(start) ?? layout.unknown(end - 1),
+          unknown: layout.unknown(start) ?? layout.unknown(vaddr(end - 1)),
         }
       : punWindow(facts, { start, end }, pun),
   );
@@ -130,7 +128,7 @@ function belongsTo(layout: OriginalLayout, { start, end }: Interval<Vaddr>, at: 
   // A change in code that cannot be told must not draw a probe in code that can into its uncertainty.
   if (layout.unknown(start) !== layout.unknown(at)) return false;
   const part = layout.part(at);
-  return at <= end || part === undefined || part === layout.part(end - 1);
+  return at <= end || part === undefined || part === layout.part(vaddr(end - 1));
 }
 
 interface Known {
@@ -145,18 +143,18 @@ function arrivalsIn(
   { facts, layout, changed, told }: Known,
   start: Vaddr,
   end: Vaddr,
-  isFollowed: (branch: number) => boolean,
+  isFollowed: (branch: Vaddr) => boolean,
 ): Arrival[] {
   const arrivals = new Map<Vaddr, Arrival>();
   const add = (arrival: Arrival): void => {
     const known = arrivals.get(arrival.address);
     if (known === undefined || (known.doubtful && !arrival.doubtful)) arrivals.set(arrival.address, arrival);
   };
-  for (let at: number = start; at < end; ) {
+  for (let at = start; at < end; ) {
     const part = layout.part(at);
     if (part !== undefined && part.start === at)
-      add({ address: vaddr(at), reason: "a function begins here", doubtful: false });
-    at = Math.max(at + 1, layout.instruction(at).end);
+      add({ address: at, reason: "a function begins here", doubtful: false });
+    at = layout.instruction(at).end;
   }
   if (isRunInto(facts, layout, start))
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
@@ -182,7 +180,7 @@ function arrivalsIn(
   ) {
     const { why, certain, from } = told[i]!;
     const address = vaddr(told[i]!.address);
-    if (from !== undefined && isFollowed(from)) continue;
+    if (from !== undefined && isFollowed(vaddr(from))) continue;
     if (certain || !isOther(address)) add({ address, reason: why, doubtful: !certain });
   }
   return [...arrivals.values()].sort((a, b) => a.address - b.address);
@@ -193,7 +191,7 @@ const MOST_BEFORE = 16;
 
 /** Whether the code in front of a window goes on into it; not if it is padding, or other code, that nothing leads to. */
 function isRunInto(facts: ProgramFacts, layout: OriginalLayout, start: Vaddr): boolean {
-  const part = layout.part(start - 1);
+  const part = layout.part(vaddr(start - 1));
   if (part === undefined || layout.part(start) !== part) return false;
   for (let at = start, count = 0; count < MOST_BEFORE; count++) {
     const index = indexAt(part, at - 1);
