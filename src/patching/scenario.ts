@@ -3,7 +3,7 @@
 import { sample } from "../explore/sample.js";
 import { search } from "../explore/search.js";
 import type { Found } from "../explore/system.js";
-import type { KernelName } from "../kernel/kernels.js";
+import { type KernelName, kernelNamed } from "../kernel/kernels.js";
 import { type Fault, faultNamed } from "./faults.js";
 import { Model, type ModelStep } from "./model.js";
 import { makeProgram, type Program, type ProgramName } from "./programs.js";
@@ -36,7 +36,7 @@ export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
     typeof wanted === "string"
       ? makeProgram(wanted, {
           probe: probeOf(kernel),
-          guard: scenario.guard ?? (wanted === "redzone" && kernel === "6.18"),
+          guard: scenario.guard ?? (wanted === "redzone" && kernelNamed(kernel).writesRedZone),
           forkGuard: scenario.forkGuard === true ? "repair" : "none",
           ...fault?.shape,
         })

@@ -9,12 +9,13 @@ import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
 import { addTo } from "../grouped.js";
+import { writesRedZone } from "../kernel/kernels.js";
 import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import { decodeMemo, encodeMemo, sameOptions } from "../rewritten/memo.js";
-import { formOf, type ProbeLayout } from "../usdt/forms.js";
+import { forms, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { type Assembly, assemble } from "./assemble.js";
@@ -48,6 +49,7 @@ import { trailingBytes } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
 import { placesToUnwind, unwindable, unwindFor, unwindsCalls } from "./unwind/plan.js";
+import { formOf } from "./written-form.js";
 
 /**
  * Rewrites a program or library.
@@ -317,7 +319,8 @@ function bareNop5Sites(
   const bare = notes.filter((n) => {
     if (selection.get(n)!.kind !== "already") return false;
     const code = codeFrom(image, n.location);
-    return code !== null && probeInstruction(code) !== "nop,nop10";
+    const instruction = code === null ? null : probeInstruction(code);
+    return instruction !== null && instruction in forms && writesRedZone(forms[instruction as ProbeLayout].nop);
   });
   return [...new Set(bare.map((n) => n.location))].map((location) => ({
     location,

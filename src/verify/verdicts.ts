@@ -7,6 +7,7 @@
 import { hex, PAGE_SIZE } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
 import { addTo } from "../grouped.js";
+import { writesRedZone } from "../kernel/kernels.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
@@ -241,7 +242,7 @@ function stackProblem(
 ): SiteProblem | undefined {
   const { facts, pairs } = evidence;
   const isBare = passings.some(
-    ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
+    ({ form, stackShift }) => form !== undefined && writesRedZone(form.nop) && stackShift < RED_ZONE,
   );
   if (!isBare || facts === undefined) return undefined;
   const { location } = pair.original;

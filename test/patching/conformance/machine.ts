@@ -10,7 +10,7 @@ import { uprobesMissing } from "../../packages/uprobes.js";
 import { hexBytes, LiveRun } from "./live.js";
 import { type LiveProgram, liveProgram } from "./live-program.js";
 
-/** Why not: found out by trying, for other kernels have other models, and these cases are about 6.18 to 7.2. */
+/** Why not: found out by trying, for other kernels have other models, and these cases are about 6.18 to 7.1. */
 export async function cannotCompare(): Promise<string | null> {
   const missing = uprobesMissing();
   if (missing !== null) return missing;
