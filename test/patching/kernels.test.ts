@@ -1,6 +1,9 @@
 /** The kernels as they are: what is safe is safe in every order of steps, and what the live kernel shows is found. */
 import { describe, expect, it } from "vitest";
-import { drawRuns, explore, type Result, type Scenario } from "../../src/patching/scenario.js";
+import { bytesOf } from "../../src/patching/assemble.js";
+import { makeProgram, type Shape } from "../../src/patching/programs.js";
+import { Rehearsal } from "../../src/patching/rehearsal.js";
+import { drawRuns, explore, prepare, type Result, type Scenario } from "../../src/patching/scenario.js";
 
 const LONG = process.env.LONG === "1";
 const base: Scenario = { kernel: "6.18", program: "redzone", threads: 2, toggles: 1 };
@@ -22,6 +25,48 @@ function expectSafe(scenario: Partial<Scenario>, atLeast: number): void {
 
 const propertyOf = (scenario: Partial<Scenario>): string | undefined =>
   explore({ ...base, ...scenario }).found?.violation.property;
+
+/** How the model takes a probe of these bytes. */
+const siteOf = (kernel: Scenario["kernel"], hex: string, more: Partial<Shape> = {}) => {
+  const program = makeProgram("plain", { probe: bytesOf(hex), ...more });
+  const [site] = prepare({ ...base, kernel, program }).setup.sites;
+  return { canPatch: site!.canPatch, isRefused: site!.isRefused };
+};
+
+describe("what is patched, and what is refused", () => {
+  const patched = { canPatch: true, isRefused: false };
+  const trapped = { canPatch: false, isRefused: false };
+  const refused = { canPatch: false, isRefused: true };
+  const NOP10 = "66 2e 0f 1f 84 00 00 00 00 00";
+
+  it("7.2: one way to write ten bytes, in one page", () => {
+    expect(siteOf("7.2", NOP10)).toEqual(patched);
+    expect(siteOf("7.2", "66 2e 0f 1f 84 c0 78 56 34 12")).toEqual(patched);
+    expect(siteOf("7.2", "66 66 0f 1f 84 00 00 00 00 00")).toEqual(trapped);
+    expect(siteOf("7.2", "2e 66 0f 1f 84 00 00 00 00 00")).toEqual(refused);
+    expect(siteOf("7.2", NOP10, { crossing: true })).toEqual(refused);
+    expect(siteOf("7.2", "0f 1f 44 00 00")).toEqual(trapped);
+  });
+
+  it("before: five bytes, and no segment prefix of old days", () => {
+    expect(siteOf("6.18", "0f 1f 44 00 08")).toEqual(patched);
+    expect(siteOf("6.18", "0f 1f 44 00 00", { crossing: true })).toEqual(trapped);
+    for (const kernel of ["legacy", "6.18"] as const) {
+      expect(siteOf(kernel, NOP10)).toEqual(refused);
+      expect(siteOf(kernel, "2e 0f 1f 40 00")).toEqual(refused);
+    }
+  });
+
+  it("what is refused stays as it is, and the program runs on", () => {
+    const program = makeProgram("plain", { probe: bytesOf(NOP10), crossing: true });
+    const { found, exhaustive } = explore({ ...base, kernel: "7.2", program });
+    expect([found, exhaustive]).toEqual([null, true]);
+    const run = new Rehearsal(prepare({ ...base, kernel: "7.2", program }).setup);
+    run.attach();
+    run.pass(0, 3);
+    expect([Buffer.from(run.bytes()).toString("hex"), run.hits]).toEqual([NOP10.replaceAll(" ", ""), 0]);
+  });
+});
 
 describe("safe in every order", () => {
   it("6.18 with a guard: 2 threads, 2 cycles", () => expectSafe({ ...guarded, toggles: 2 }, 10_000));
