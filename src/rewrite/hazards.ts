@@ -25,6 +25,8 @@ interface HazardContext {
   readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
   /** Sites that were a bare nop5 already, and what is known of the bytes below rsp there. */
   readonly already: readonly { readonly location: Vaddr; readonly redZone: RedZone }[];
+  /** Probes that were not rewritten, and that a kernel refuses for where they stand. */
+  readonly refused: readonly Vaddr[];
   /** Why the process may fork, or undefined. */
   readonly wayToFork: string | undefined;
   /** It is known that it never does. */
@@ -50,6 +52,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...bareNop5Hazard(context),
     ...oldKernelHazard(context),
     ...detachHazard(context),
+    ...refusedHazard(context),
     ...selfCheck(context),
   ];
   const ofProbes = (): Hazard[] => [...perfHazard(context), ...perfCacheHazard(context), ...staleRelocations(context)];
@@ -70,6 +73,7 @@ const usesNop5 = (layout: ProbeLayout): boolean => writesRedZone(forms[layout].n
 const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
 const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);
 const STEPPING = rangesWhere((kernel) => kernel.treats.nop5 === "stepped");
+const REFUSING = rangesWhere((kernel) => kernel.acrossPages === "refused");
 const DAMAGING = kernels.flatMap(({ damages }) => damages ?? []).join(", ");
 
 /** What decides a hazard of nop5: the layout, where this run wrote any; nothing, where all of them were there before. */
@@ -145,6 +149,19 @@ function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
     {
       code: "detach",
       message: `Linux ${DAMAGING} may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357; usdt-nop5 doctor tries it; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
+    },
+  ];
+}
+
+/** A nop10 in two pages; where it was to become another form, what stood in the way is the reason of its skipping. */
+function refusedHazard({ refused, layout }: HazardContext): Hazard[] {
+  if (refused.length === 0) return [];
+  const option =
+    layout === "nop,nop10" ? "--layout nop5 moves it where it stands behind a nop" : "no option changes that";
+  return [
+    {
+      code: "refused",
+      message: `${count(refused.length)} had a nop10 already, and it lies in two pages (${someOf(refused)}): Linux ${REFUSING} refuse tracers that attach to it, as a libbpf does that knows them (${option})`,
     },
   ];
 }

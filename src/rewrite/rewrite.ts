@@ -42,6 +42,7 @@ import { checkPlaced } from "./placed.js";
 import { type Plan, planSites, probesOf, type WantedSite } from "./plan.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
+import { refusedPlaces } from "./refused-places.js";
 import { type Selection, selectSites } from "./select.js";
 import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
@@ -213,6 +214,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
   const laid = unwindFor(subject.facts && unwindable(subject.facts), code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
+  const unplaced = notes.map((n) => n.location).filter((location) => !placed.has(location));
   const hazards = hazardsOf({
     image,
     layout,
@@ -220,6 +222,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     place: code?.place,
     placed,
     already: bareNop5Sites(image, notes, subject),
+    refused: refusedPlaces(image, unplaced),
     wayToFork: forks.wayToFork,
     neverForks: forks.neverForks,
     guard: located.guard,
