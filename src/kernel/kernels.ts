@@ -13,6 +13,8 @@
  * Which nop a kernel optimizes was read off the trampolines in Debian's images: `ret` in 6.18.15, 6.19.14, 7.0.13 and 7.1.3
  * to 7.1.13, `ret $0x80` in 7.2.6 to 7.2.13 and 7.3.4; 6.1, 6.12, 6.18, 7.1, 7.2 and 7.3 were booted, and asked.
  */
+import { constants } from "node:os";
+
 /** A kernel, by the first version of its range. */
 export type KernelName = "legacy" | "6.18" | "7.2";
 
@@ -121,6 +123,12 @@ const isFrom = ([major, minor]: Version, first: Version): boolean =>
 export const kernelOf = (version: Version): KernelFacts => kernels.findLast(({ since }) => isFrom(version, since))!;
 
 export const kernelNamed = (name: KernelName): KernelFacts => kernels.find((kernel) => kernel.name === name)!;
+
+export const kernelThatOptimizes = (nop: LongNop): KernelFacts => kernels.find((kernel) => kernel.optimizes === nop)!;
+
+/** Which kernels answer the uprobe system call with this error, if it was made from elsewhere; undefined where none does. */
+export const kernelThatAnswers = (errno: number): KernelFacts | undefined =>
+  kernels.find(({ answers }) => constants.errno[answers] === errno);
 
 /** From here on a return probe uses system call 335 where there is room for it, and no int3. */
 const RETURN_CALL_SINCE: Version = [6, 11];
