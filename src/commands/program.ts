@@ -171,6 +171,13 @@ Exit status:
     .description("measure what a probe costs here: a hit and an idle pass, as nop and rewritten")
     .argument("[file]", "an ELF program or shared library: measure the form that a probe of it has")
     .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
+    .addOption(
+      new Option("--layout <layout>", "what to rewrite to (default: what rewrite --kernel running chooses)").choices([
+        "nop5",
+        "nop,nop5",
+        "nop,nop10",
+      ]),
+    )
     .addOption(new Option("--rounds <number>", "how often everything runs").default(15).argParser(positive))
     .option("--json", "print one JSON document")
     .action(async (file: string | undefined, options: BenchOptions) => {
