@@ -108,6 +108,7 @@ function scenarioFor(options: EmulateOptions): Scenario {
     program: options.scenario ?? fault?.scenario ?? "plain",
     threads: options.threads ?? fault?.threads ?? DEFAULT_THREADS,
     toggles: options.toggles ?? fault?.toggles ?? DEFAULT_TOGGLES,
+    ...(options.kernel === undefined ? {} : { version: options.kernel.version }),
     ...(guard === undefined ? {} : { guard }),
     ...(forkGuard === undefined ? {} : { forkGuard }),
     fault: fault ?? null,

@@ -3,7 +3,8 @@
  *
  * Facts from Linux, checked against arch/x86/kernel/uprobes.c and kernel/events/uprobes.c:
  *
- * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped.
+ * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From 6.11 on
+ *   return probes make a system call, where before they had an int3.
  * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
  *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and behind.
  *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
@@ -11,7 +12,7 @@
  *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
  */
 import { constants } from "node:os";
-import { type KernelName, kernelNamed, type LongNop } from "../kernel/kernels.js";
+import { type KernelName, kernelNamed, type LongNop, returnsBySystemCall, type Version } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { bytesOf } from "./assemble.js";
 
@@ -163,6 +164,12 @@ const nop10: Protocol = {
 };
 
 export const protocols: Readonly<Record<KernelName, Protocol>> = { legacy, "6.18": nop5, "7.2": nop10 };
+
+/** How a version patches: as its range does; what it puts in place of return addresses is older than those. */
+export function protocolOf(name: KernelName, version: Version): Protocol {
+  const returnTrampoline = returnsBySystemCall(version) ? RETURN_TRAMPOLINE : Uint8Array.of(INT3);
+  return { ...protocols[name], returnTrampoline };
+}
 
 /** The nop that a program for this kernel has at its probes. */
 export const probeOf = (kernel: KernelName): Uint8Array => nops[kernelNamed(kernel).optimizes ?? "nop5"];
