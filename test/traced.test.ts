@@ -2,7 +2,7 @@
  * Real uprobes on fixtures, before and after rewriting: every site is hit as often as it was, by the kernel's own count,
  * and the traced program does what it did.
  *
- * Built with -mno-red-zone: on Linux 6.18 to 7.2 a traced nop5 overwrites what a function keeps below the stack pointer,
+ * Built with -mno-red-zone: on Linux 6.18 to 7.1 a traced nop5 overwrites what a function keeps below the stack pointer,
  * and `--layout nop5` takes that risk on request. Without red zones none of it is left, so nothing else may differ.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -76,7 +76,7 @@ const missing = uprobesMissing();
 describe.skipIf(missing !== null)(`uprobes on fixtures${missing === null ? "" : ` (${missing})`}`, () => {
   for (const entry of sample()) {
     if (entry.fixture.name === "forks") {
-      it.skip(`${entry.name}: Linux 6.18 to 7.2 kill a forked child at a bare nop5 that its parent was traced at`);
+      it.skip(`${entry.name}: Linux 6.18 to 7.1 kill a forked child at a bare nop5 that its parent was traced at`);
       continue;
     }
     it(entry.name, { timeout: 300_000 }, async () => {

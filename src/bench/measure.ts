@@ -2,19 +2,22 @@
  * What a probe costs on this machine: a hit while it is traced, and a pass while it is not.
  *
  * The sample program and its rewritten self run in turns, so that what else the machine does falls on both; each function is
- * compared with itself, at the same address, before and after, and with the nop5 that was compiled in. Medians are
+ * compared with itself, at the same address, before and after, and with the longer nop that was compiled in. Medians are
  * given, and how far the middle half of the runs spreads. Traced, both have an empty BPF program on each probe; a run of
- * its own shows whether the kernel made calls of them.
+ * its own shows whether the kernel made calls of them. They stand where a tracer that knows the kernel attaches; where the
+ * kernel refuses the compiled-in nop10 it has none.
  */
 import { spawnSync } from "node:child_process";
 import { parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import type { KernelFacts, LongNop } from "../kernel/kernels.js";
 import { traceCommand } from "../live/live.js";
 import { type ProgramFile, writeProgramFile } from "../live/program-file.js";
-import { readTracedFile } from "../live/traced-file.js";
+import { readTracedFile, type Tracing } from "../live/traced-file.js";
 import { attachUprobes } from "../live/uprobes.js";
 import { rewrite } from "../rewrite/rewrite.js";
 import type { RewriteOptions, SiteReport } from "../rewritten/contract.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 import { attachEmptyProbes } from "./empty-probe.js";
 import { RECORD_SIZE, type SampleFunction, sampleFunctions, sampleProgram } from "./sample.js";
 
@@ -33,9 +36,10 @@ export interface FormCost {
   readonly hit: {
     readonly nop: Figure;
     readonly rewritten: Figure;
-    /** Medians of the ratios of the runs: rewritten to the one-byte nop, and to the compiled-in nop5. */
+    /** Medians of the ratios of the runs: rewritten to the one-byte nop, and to those compiled in; null where refused. */
     readonly toNop: number;
     readonly toNop5: number;
+    readonly toNop10: number | null;
     readonly optimized: boolean;
   } | null;
   readonly idle: {
@@ -50,32 +54,45 @@ export interface FormCost {
 /** What was attached for the hits: an empty BPF program, or, where the kernel does not take that, a tracefs event. */
 export type Tracer = "bpf" | "tracefs";
 
+interface CompiledIn {
+  /** Null where nothing could be traced, or the kernel refuses it. */
+  readonly hit: Figure | null;
+  readonly idle: Figure;
+  readonly refused: boolean;
+}
+
 export interface Costs {
   readonly rounds: number;
   readonly passes: { readonly hit: number; readonly idle: number };
   /** Null where nothing could be traced. */
   readonly tracer: Tracer | null;
-  /** The nop5 that was compiled in. */
-  readonly nop5: { readonly hit: Figure | null; readonly idle: Figure };
+  /** What was made of the one-byte nops. */
+  readonly layout: ProbeLayout;
+  /** The nops that were compiled in. */
+  readonly nop5: CompiledIn;
+  readonly nop10: CompiledIn;
   readonly forms: readonly FormCost[];
 }
 
 export interface BenchOptions {
+  readonly kernel: KernelFacts;
+  readonly layout: ProbeLayout;
   readonly rounds: number;
   readonly hitPasses: number;
   readonly idlePasses: number;
 }
 
-export const REWRITE: RewriteOptions = {
-  kernel: "6.18",
-  layout: "nop5",
+/** How the sample is rewritten. */
+export const benchRewrite = (layout: ProbeLayout): RewriteOptions => ({
+  kernel: "any",
+  layout,
   only: [],
   newBuildId: false,
   tableAtEnd: false,
   keepOffsets: false,
   // One process: no child looks at anything.
   forkGuard: false,
-};
+});
 
 /** Nanoseconds a pass of each function of the sample, in one run. */
 type Times = ReadonlyMap<SampleFunction, number>;
@@ -87,7 +104,7 @@ interface Turn {
 /**
  * Measures.
  * @param tracefs null where nothing can be traced: then only idle passes are measured
- * @param chosen which of the functions are reported; the compiled-in nop5 always is
+ * @param chosen which of the functions are reported; the compiled-in ones always are
  */
 export async function measure(
   tracefs: string | null,
@@ -98,23 +115,34 @@ export async function measure(
   let tracer: Tracer | null = null;
   let optimized: ReadonlyMap<string, boolean> = new Map();
   if (tracefs !== null) {
-    optimized = await whatIsOptimized(tracefs);
-    const twins = makeTwins(options.hitPasses);
+    optimized = await whatIsOptimized(tracefs, options);
+    const twins = makeTwins(options.hitPasses, options.layout);
     try {
-      [hit, tracer] = await traced(tracefs, twins, () => inTurns(twins, options.rounds));
+      [hit, tracer] = await traced(tracefs, twins, options, () => inTurns(twins, options.rounds));
     } finally {
       twins.remove();
     }
   }
   const idle = measureIdle(options);
-  const { report } = rewrittenSample(1);
-  const forms = chosen.map((name) => formCost(name, report.get(name)!, hit, idle, optimized.get(name) ?? false));
-  const nop5 = (turns: readonly Turn[]): Figure => figure(turns.map((turn) => turn.rewritten.get("nop5")!));
+  const { report } = rewrittenSample(1, options.layout);
+  const refused = options.kernel.treats.nop10 === "refused";
+  const forms = chosen.map((name) =>
+    formCost(name, report.get(name)!, hit, idle, { optimized: optimized.get(name) ?? false, refused }),
+  );
+  const costOf = (turns: readonly Turn[], nop: LongNop): Figure =>
+    figure(turns.map((turn) => turn.rewritten.get(nop)!));
+  const compiledIn = (nop: LongNop, isRefused: boolean): CompiledIn => ({
+    hit: hit === null || isRefused ? null : costOf(hit, nop),
+    idle: costOf(idle, nop),
+    refused: isRefused,
+  });
   return {
     rounds: options.rounds,
     passes: { hit: options.hitPasses, idle: options.idlePasses },
     tracer,
-    nop5: { hit: hit === null ? null : nop5(hit), idle: nop5(idle) },
+    layout: options.layout,
+    nop5: compiledIn("nop5", false),
+    nop10: compiledIn("nop10", refused),
     forms,
   };
 }
@@ -124,7 +152,7 @@ function formCost(
   site: SiteReport,
   hit: readonly Turn[] | null,
   idle: readonly Turn[],
-  optimized: boolean,
+  { optimized, refused }: { readonly optimized: boolean; readonly refused: boolean },
 ): FormCost {
   const pair = (turns: readonly Turn[]) => ({
     nop: figure(turns.map((turn) => turn.nop.get(name)!)),
@@ -147,6 +175,7 @@ function formCost(
             ...pair(hit),
             toNop: ratio(hit, (turn) => turn.nop.get(name)!),
             toNop5: ratio(hit, (turn) => turn.rewritten.get("nop5")!),
+            toNop10: refused ? null : ratio(hit, (turn) => turn.rewritten.get("nop10")!),
             optimized,
           },
     idle: { ...pair(idle), extra: quantile(extra, 0.5), noise: quantile(extra, 0.75) - quantile(extra, 0.25) },
@@ -160,18 +189,22 @@ interface Twins {
   remove(): void;
 }
 
-function rewrittenSample(passes: number): { before: Buffer; after: Buffer; report: Map<string, SiteReport> } {
+function rewrittenSample(
+  passes: number,
+  layout: ProbeLayout,
+): { before: Buffer; after: Buffer; report: Map<string, SiteReport> } {
   const before = sampleProgram(passes);
-  const { content, report } = rewrite(parseElf(before), REWRITE);
+  const { content, report } = rewrite(parseElf(before), benchRewrite(layout));
   const after = Buffer.alloc(content?.size ?? 0);
   for (const { offset, bytes } of content?.pieces ?? []) after.set(bytes, offset);
-  const skipped = report.sites.find((site) => site.status === "skipped");
+  // No layout touches a compiled-in nop10.
+  const skipped = report.sites.find((site) => site.status === "skipped" && site.name !== "nop10");
   if (skipped !== undefined) throw new InputError(`the sample's ${skipped.name} was not rewritten: ${skipped.reason}`);
   return { before, after, report: new Map(report.sites.map((site) => [site.name, site])) };
 }
 
-function makeTwins(passes: number): Twins {
-  const { before, after } = rewrittenSample(passes);
+function makeTwins(passes: number, layout: ProbeLayout): Twins {
+  const { before, after } = rewrittenSample(passes, layout);
   const nop = writeProgramFile("nop", before);
   try {
     const rewritten = writeProgramFile("rewritten", after);
@@ -186,8 +219,8 @@ function makeTwins(passes: number): Twins {
   }
 }
 
-function measureIdle({ idlePasses, rounds }: BenchOptions): readonly Turn[] {
-  const twins = makeTwins(idlePasses);
+function measureIdle({ idlePasses, rounds, layout }: BenchOptions): readonly Turn[] {
+  const twins = makeTwins(idlePasses, layout);
   try {
     return inTurns(twins, rounds);
   } finally {
@@ -218,9 +251,20 @@ function timesOf(path: string, passes: number): Times {
   return new Map(sampleFunctions.map((name, i) => [name, lasted(i) / passes]));
 }
 
+/** As a tracer does that knows the kernel. */
+const tracingFor = (kernel: KernelFacts): Tracing => ({
+  kernel,
+  ...(kernel.optimizes === null ? {} : { behind: kernel.optimizes }),
+});
+
 /** Runs `body` with a tracer on each probe of both. */
-async function traced<T>(tracefs: string, { nop, rewritten }: Twins, body: () => T): Promise<[T, Tracer]> {
-  const places = [nop, rewritten].flatMap(({ path }) => readTracedFile(path).places);
+async function traced<T>(
+  tracefs: string,
+  { nop, rewritten }: Twins,
+  { kernel }: BenchOptions,
+  body: () => T,
+): Promise<[T, Tracer]> {
+  const places = [nop, rewritten].flatMap(({ path }) => readTracedFile(path, tracingFor(kernel)).places);
   const remove = await attachEmptyProbes(places);
   if (remove !== null) {
     try {
@@ -238,14 +282,17 @@ async function traced<T>(tracefs: string, { nop, rewritten }: Twins, body: () =>
 }
 
 /** Which of the rewritten probes become calls. @throws InputError where a hit is lost */
-async function whatIsOptimized(tracefs: string): Promise<ReadonlyMap<string, boolean>> {
+async function whatIsOptimized(
+  tracefs: string,
+  { kernel, layout }: BenchOptions,
+): Promise<ReadonlyMap<string, boolean>> {
   const PASSES = 1000;
-  const { after } = rewrittenSample(PASSES);
+  const { after } = rewrittenSample(PASSES, layout);
   const file = writeProgramFile("rewritten", after);
   try {
     const command = { program: file.path, argv: [file.path], stdio: ["ignore", "ignore", "ignore"] } as const;
-    const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path)]);
-    const lost = sites.find((site) => site.hits !== PASSES);
+    const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path, tracingFor(kernel))]);
+    const lost = sites.find((site) => site.hits !== PASSES && !site.refused);
     if (lost !== undefined) throw new InputError(`the sample's ${lost.name}: ${lost.hits} hits of ${PASSES}`);
     return new Map(sites.map((site) => [site.name, site.optimized]));
   } finally {

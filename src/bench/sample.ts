@@ -8,7 +8,7 @@
  *     displace       no room anywhere: the probe moves out of line
  *     guarded        the same with a value kept below rsp, the loop's counter
  *     call-through   a call behind the probe
- *     nop5           compiled in: what a program is that was built for it
+ *     nop5, nop10    compiled in: what a program is that was built for it
  *
  * Each result goes into the next call, so that what a probe adds to the way of a value shows. The value below rsp is not on
  * that way: processors that hand a stored value straight to the load by the same name of its address (rsp - 8) cannot once
@@ -22,9 +22,9 @@ import { appendSections } from "../elf/append-sections.js";
 import { SHT_NOTE, SHT_STRTAB, SHT_SYMTAB, SYM_SIZE } from "../elf/constants.js";
 import { CODE, DATA, programBytes } from "../live/program-file.js";
 import { Assembler, at } from "../x86/assembler.js";
-import { NOP5 } from "../x86/bytes.js";
+import { NOP5, NOP10 } from "../x86/bytes.js";
 
-export const sampleFunctions = ["in-place", "shift", "displace", "guarded", "call-through", "nop5"] as const;
+export const sampleFunctions = ["in-place", "shift", "displace", "guarded", "call-through", "nop5", "nop10"] as const;
 export type SampleFunction = (typeof sampleFunctions)[number];
 export const PROVIDER = "bench";
 
@@ -38,6 +38,7 @@ const STDOUT = 1;
 const ALIGNMENT = 64;
 const NOP = [0x90];
 const NOP4 = [0x0f, 0x1f, 0x40, 0x00];
+const compiledIn: Partial<Record<SampleFunction, Uint8Array>> = { nop5: NOP5, nop10: NOP10 };
 
 /** The program's bytes. @param passes how often each probe is passed */
 export function sampleProgram(passes: number): Buffer {
@@ -84,7 +85,7 @@ const clock = (code: Assembler): Assembler =>
 function measured(code: Assembler, name: SampleFunction): void {
   code.op("mov", "rax", "rdi");
   if (name === "guarded") code.op("mov", at("rsp", -8), "rdi");
-  code.label(`${name} probe`).raw(name === "nop5" ? NOP5 : NOP);
+  code.label(`${name} probe`).raw(compiledIn[name] ?? NOP);
   if (name === "in-place") code.raw(NOP4);
   if (name === "call-through") code.call("called");
   if (name === "guarded") code.op("mov", "rdi", at("rsp", -8));

@@ -4,7 +4,7 @@
  * and back, and the guard.
  */
 
-import { parseElf, sectionNamed } from "../elf/image.js";
+import { type ElfImage, parseElf, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readInput } from "../files/input.js";
 import { revert } from "../rewrite/revert.js";
@@ -13,8 +13,10 @@ import type { SiteReport } from "../rewritten/contract.js";
 import { CARRY_SECTION } from "../rewritten/section-names.js";
 import type { SparseContent } from "../sparse-content.js";
 
+import { formAt, type ProbeLayout } from "../usdt/forms.js";
 import type { ProbePattern } from "../usdt/pattern.js";
-import { REWRITE } from "./measure.js";
+import { codeFrom } from "../usdt/sites.js";
+import { benchRewrite } from "./measure.js";
 import type { SampleFunction } from "./sample.js";
 
 export interface SiteForm {
@@ -30,21 +32,24 @@ const byTactic: Readonly<Record<string, SampleFunction>> = {
 };
 
 /**
- * The probes of a file that match, rewritten or not, as `rewrite --layout nop5` would make them.
+ * The probes of a file that match, rewritten or not, as `rewrite` with this layout would make them.
  * @throws InputError where none does, or the file cannot be read
  */
-export function siteForms(path: string, pattern: ProbePattern): readonly SiteForm[] {
+export function siteForms(path: string, pattern: ProbePattern, layout: ProbeLayout): readonly SiteForm[] {
   const { bytes } = readInput(path);
   const image = parseElf(bytes);
   const original = sectionNamed(image, CARRY_SECTION) === undefined ? image : parseElf(contentBytes(revert(image)));
-  const sites = rewrite(original, REWRITE).report.sites.filter(pattern.matches);
+  const sites = rewrite(original, benchRewrite(layout)).report.sites.filter(pattern.matches);
   if (sites.length === 0) throw new InputError(`has no probe ${pattern.text}`);
-  return sites.map((site) => ({ site, measuredAs: standsFor(site) }));
+  return sites.map((site) => ({ site, measuredAs: standsFor(original, site) }));
 }
 
 /** All other tactics lead out of line and back, as displace does. */
-function standsFor({ status, tactic, guard }: SiteReport): SampleFunction | null {
-  if (status === "already") return "nop5";
+function standsFor(image: ElfImage, { location, status, tactic, guard }: SiteReport): SampleFunction | null {
+  if (status === "already") {
+    const code = codeFrom(image, location);
+    return (code === null ? undefined : formAt(code))?.nop ?? "nop5";
+  }
   if (tactic === null) return null;
   return guard ? "guarded" : (byTactic[tactic] ?? "displace");
 }

@@ -3,15 +3,19 @@ import { cpus, release } from "node:os";
 import { measure } from "../bench/measure.js";
 import { type SampleFunction, sampleFunctions } from "../bench/sample.js";
 import { type SiteForm, siteForms } from "../bench/site-form.js";
+import { runningKernel } from "../live/running-kernel.js";
 import { findTracefs } from "../live/tracefs.js";
 import { benchDocument, benchText } from "../report/bench.js";
 import { document, makeStyle } from "../report/text.js";
+import { chooseLayout } from "../rewrite/layout-choice.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
 export interface BenchOptions {
   readonly json?: boolean;
   readonly site?: ProbePattern;
+  readonly layout?: ProbeLayout;
   readonly rounds: number;
 }
 
@@ -28,12 +32,18 @@ export async function bench(file: string | undefined, options: BenchOptions, str
     return 2;
   }
   try {
-    const sites: readonly SiteForm[] = file !== undefined && options.site ? siteForms(file, options.site) : [];
+    const kernel = runningKernel();
+    const layout = options.layout ?? chooseLayout("auto", kernel.name, true);
+    const sites: readonly SiteForm[] = file !== undefined && options.site ? siteForms(file, options.site, layout) : [];
     const wanted = new Set<SampleFunction | null>(sites.map((site) => site.measuredAs));
-    const chosen = sampleFunctions.filter((name) => name !== "nop5" && (file === undefined || wanted.has(name)));
+    const chosen = sampleFunctions.filter(
+      (name) => name !== "nop5" && name !== "nop10" && (file === undefined || wanted.has(name)),
+    );
     const tracefs = findTracefs();
     if (tracefs.path === null) await complain(streams, `bench: no hits are measured: ${tracefs.detail}`);
     const costs = await measure(tracefs.path, chosen, {
+      kernel,
+      layout,
       rounds: options.rounds,
       hitPasses: HIT_PASSES,
       idlePasses: IDLE_PASSES,

@@ -2,7 +2,6 @@
 import { parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readInput } from "../files/input.js";
-import type { KernelName } from "../kernel/kernels.js";
 import { faultNamed, faults } from "../patching/faults.js";
 import type { ProgramName } from "../patching/programs.js";
 import { realSites } from "../patching/real-site.js";
@@ -11,11 +10,12 @@ import { type EmulateRun, emulateDocument, emulateText, faultList, type Outcome 
 import { document, makeStyle } from "../report/text.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { carriedOriginal } from "../verify/original.js";
+import type { NamedKernel } from "./kernel-option.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
 export interface EmulateOptions {
   readonly json?: boolean;
-  readonly kernel?: KernelName;
+  readonly kernel?: NamedKernel;
   readonly threads?: number;
   readonly toggles?: number;
   readonly exhaustive?: boolean;
@@ -29,6 +29,7 @@ export interface EmulateOptions {
   readonly site?: ProbePattern;
 }
 
+const DEFAULT_KERNEL = "6.18";
 const DEFAULT_THREADS = 2;
 const DEFAULT_TOGGLES = 1;
 const DEFAULT_STEPS = 1_000_000;
@@ -87,7 +88,7 @@ async function runAll(
   const image = parseElf(input.bytes, input.holes);
   const original = carriedOriginal(image).image;
   if (original === undefined) throw new InputError("changed since it was rewritten: its original cannot be had");
-  const kernel = options.kernel ?? "6.18";
+  const kernel = options.kernel?.name ?? DEFAULT_KERNEL;
   const sites = realSites(image, original, kernel, (probe) => options.site!.matches(probe));
   if (sites.length === 0) throw new InputError(`no probe matches ${options.site.text}`);
   return sites.map(({ provider, name, location, program, because }) => {
@@ -103,10 +104,11 @@ function scenarioFor(options: EmulateOptions): Scenario {
   const fault = options.fault === undefined ? undefined : faultNamed(options.fault);
   const { guard, forkGuard } = options;
   return {
-    kernel: options.kernel ?? fault?.kernel ?? "6.18",
+    kernel: options.kernel?.name ?? fault?.kernel ?? DEFAULT_KERNEL,
     program: options.scenario ?? fault?.scenario ?? "plain",
     threads: options.threads ?? fault?.threads ?? DEFAULT_THREADS,
     toggles: options.toggles ?? fault?.toggles ?? DEFAULT_TOGGLES,
+    ...(options.kernel === undefined ? {} : { version: options.kernel.version }),
     ...(guard === undefined ? {} : { guard }),
     ...(forkGuard === undefined ? {} : { forkGuard }),
     fault: fault ?? null,

@@ -6,9 +6,11 @@
  */
 import { release } from "node:os";
 import { InputError } from "../errors.js";
+import type { LongNop } from "../kernel/kernels.js";
 import { findExecutable } from "../live/executable.js";
 import { type LiveResult, traceCommand } from "../live/live.js";
-import { type Behind, readTracedFile, type TracedFile } from "../live/traced-file.js";
+import { runningKernel } from "../live/running-kernel.js";
+import { readTracedFile, type TracedFile } from "../live/traced-file.js";
 import { requireTracefs } from "../live/tracefs.js";
 import type { Running } from "../live/watch.js";
 import { liveDocument, liveText } from "../report/live.js";
@@ -18,7 +20,7 @@ import { complain, complainAbout, print, type Streams, wantsColours } from "./st
 export interface LiveOptions {
   readonly json?: boolean;
   readonly file?: readonly string[];
-  readonly behind?: Behind;
+  readonly behind?: LongNop;
 }
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
@@ -38,13 +40,15 @@ export async function live(command: readonly string[], options: LiveOptions, str
     const tracefs = requireTracefs();
     const executable = findExecutable(name, args);
     const files: TracedFile[] = [];
+    const { behind } = options;
+    const tracing = { kernel: runningKernel(), ...(behind === undefined ? {} : { behind }) };
     for (const path of options.file ?? []) {
       subject = path;
-      files.push(readTracedFile(path, options.behind));
+      files.push(readTracedFile(path, tracing));
     }
     subject = executable.binary;
     try {
-      files.unshift(readTracedFile(executable.binary, options.behind));
+      files.unshift(readTracedFile(executable.binary, tracing));
     } catch (error) {
       // With files to trace the command itself may be anything.
       if (files.length === 0 || !(error instanceof InputError)) throw error;

@@ -7,9 +7,11 @@
 import { createRequire } from "node:module";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
+import { rangesWhere } from "../kernel/kernels.js";
 import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
 import type { BenchOptions } from "./bench.js";
 import type { EmulateOptions } from "./emulate.js";
+import { anyKernel, oneKernel, rangesOf } from "./kernel-option.js";
 import type { LiveOptions } from "./live.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
@@ -73,8 +75,11 @@ Exit status:
   withOutputOptions(program.command("rewrite"), "FILE.nop5")
     .description("make the probes of a file fast")
     .addOption(
-      new Option("--kernel <version>", "the kernels this file will be traced on; 6.18 stands for 6.18 to 7.2")
-        .choices(["6.18", "7.3", "any"])
+      new Option(
+        "--kernel <version>",
+        `the kernels this file will be traced on: any, running, or a version (${rangesOf(["6.18", "7.2"])})`,
+      )
+        .argParser(anyKernel)
         .default("6.18"),
     )
     .addOption(
@@ -92,7 +97,10 @@ Exit status:
     .option("--strict", "if any probe cannot be rewritten, write nothing and exit with 3")
     .option("--dry-run", "report only, write nothing")
     .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")
-    .option("--no-fork-guard", "leave out the code that keeps forked children alive on Linux 6.18 to 7.2")
+    .option(
+      "--no-fork-guard",
+      `leave out the code that keeps forked children alive on Linux ${rangesWhere((k) => k.killsForkedChildren)}`,
+    )
     .option("--keep-offsets", "let perf find probes behind a large .bss, which is a hole in the file then")
     .option("--table-at-end", "allow the program header table at the file's end (strip breaks such files)")
     .action(async (file: string, options: RewriteCommandOptions) => {
@@ -139,7 +147,12 @@ Exit status:
     .description("check on a model of kernel and CPUs that patching a probe is safe while threads run")
     .argument("[file]", "a rewritten program or shared library: run the code around a probe of it")
     .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
-    .addOption(new Option("--kernel <version>", "6.18 (default), 7.3, or legacy").choices(["6.18", "7.3", "legacy"]))
+    .addOption(
+      new Option(
+        "--kernel <version>",
+        `running, legacy, or a version (default: 6.18; ${rangesOf(["legacy", "6.18", "7.2"])})`,
+      ).argParser(oneKernel),
+    )
     .addOption(new Option("--threads <number>", "how many threads pass the probe (default: 2)").argParser(positive))
     .addOption(
       new Option("--toggles <number>", "how often it is attached and detached (default: 1)").argParser(positive),
@@ -161,9 +174,16 @@ Exit status:
 
   program
     .command("bench")
-    .description("measure what a probe costs here: a hit and an idle pass, as nop and as rewritten nop5")
+    .description("measure what a probe costs here: a hit and an idle pass, as nop and rewritten")
     .argument("[file]", "an ELF program or shared library: measure the form that a probe of it has")
     .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
+    .addOption(
+      new Option("--layout <layout>", "what to rewrite to (default: what rewrite --kernel running chooses)").choices([
+        "nop5",
+        "nop,nop5",
+        "nop,nop10",
+      ]),
+    )
     .addOption(new Option("--rounds <number>", "how often everything runs").default(15).argParser(positive))
     .option("--json", "print one JSON document")
     .action(async (file: string | undefined, options: BenchOptions) => {

@@ -1,7 +1,7 @@
 /**
  * Whether the 128 bytes below rsp at a probe hold something that is still needed.
  *
- * On Linux 6.18 to 7.2 a traced nop5 is a call: it writes to [rsp - 8] and the kernel's trampoline pushes three registers
+ * On Linux 6.18 to 7.1 a traced nop5 is a call: it writes to [rsp - 8] and the kernel's trampoline pushes three registers
  * more. The System V ABI lets a function that calls nothing keep values there (the red zone), and so a probe may destroy
  * them. What is needed by the program, and what the probe's notes let a tracer read, counts alike.
  *

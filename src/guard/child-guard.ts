@@ -2,7 +2,7 @@
  * The fork guard's code: what a forked child runs before any of the program's own code, so that nop5 sites which its parent
  * had hit while traced do not kill it.
  *
- * What a child inherits (Linux 6.18 to 7.2; all of it seen on 6.18.44)
+ * What a child inherits (Linux 6.18 to 7.1; all of it seen on 6.18.44)
  *
  *     0f 1f 44 00 00    nobody traces the site
  *     cc 1f 44 00 00    a breakpoint that no one has hit yet: works in the child as well

@@ -8,9 +8,10 @@
  */
 import { readFileSync } from "node:fs";
 import { constants, release, type } from "node:os";
+import { kernelThatAnswers, kernelThatOptimizes, type LongNop } from "../kernel/kernels.js";
 import { uprobeSystemCall } from "./kernel-programs.js";
 import * as kernel from "./kernel-tests.js";
-import { PASSES, type ProbedNop, type Treatment } from "./kernel-tests.js";
+import { PASSES, type Treatment } from "./kernel-tests.js";
 import { writeProgramFile } from "./program-file.js";
 import { findTracefs } from "./tracefs.js";
 import { installedTracers } from "./tracers.js";
@@ -29,9 +30,6 @@ export interface Diagnosis {
   readonly optimizes: "nop5" | "nop10" | "none";
 }
 
-const ENOSYS = constants.errno.ENOSYS;
-const { ENXIO, EPROTO } = constants.errno;
-
 /** Examines the machine. */
 export async function examine(): Promise<Diagnosis> {
   const checks: Check[] = [];
@@ -49,7 +47,7 @@ export async function examine(): Promise<Diagnosis> {
   const errno = attempt(checks, "uprobe system call", () => kernel.uprobeSystemCall())?.exitCode ?? null;
   if (errno !== null) checks.push(systemCallCheck(errno));
 
-  let optimizes: Diagnosis["optimizes"] = errno === ENXIO ? "nop5" : errno === EPROTO ? "nop10" : "none";
+  let optimizes: Diagnosis["optimizes"] = (errno === null ? null : kernelThatAnswers(errno)?.optimizes) ?? "none";
   if (tracefs.path === null) {
     const because = `not tried: ${tracefs.detail}`;
     for (const name of ["uprobes", "nop5", "nop10"]) add(name, "skipped", because);
@@ -78,11 +76,14 @@ function attempt<T>(checks: Check[], name: string, action: () => T): T | null {
 
 function systemCallCheck(errno: number): Check {
   const name = "uprobe system call";
-  if (errno === ENOSYS) return { name, status: "ok", detail: "not there (ENOSYS): this kernel optimizes no nop" };
-  const known = errno === ENXIO ? "ENXIO, as in 6.18 to 7.2" : errno === EPROTO ? "EPROTO, as from 7.3 on" : null;
-  return known === null
-    ? { name, status: "warn", detail: `answers with error ${errno}, which is not known` }
-    : { name, status: "ok", detail: `there (336 answers ${known})` };
+  const known = kernelThatAnswers(errno);
+  if (known === undefined) return { name, status: "warn", detail: `answers with error ${errno}, which is not known` };
+  const { answers, optimizes, range } = known;
+  const detail =
+    optimizes === null
+      ? `not there (${answers}): this kernel optimizes no nop`
+      : `there (336 answers ${answers}, as ${range})`;
+  return { name, status: "ok", detail };
 }
 
 async function probeKernel(tracefs: string, checks: Check[]): Promise<Diagnosis["optimizes"]> {
@@ -119,7 +120,7 @@ async function probeKernel(tracefs: string, checks: Check[]): Promise<Diagnosis[
 const defects = ["red zone", "fork", "seccomp", "detach"];
 
 /** What an optimized site may break. */
-async function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, checks: Check[]): Promise<void> {
+async function defectChecks(nop: LongNop, tracefs: string, checks: Check[]): Promise<void> {
   const zone = attempt(checks, "red zone", () => kernel.overwritesRedZone(nop, tracefs));
   if (zone !== null) {
     const whole = zone.exitCode === 0 && zone.hits === PASSES;
@@ -153,18 +154,15 @@ async function defectChecks(nop: Exclude<ProbedNop, "nop">, tracefs: string, che
   }
 }
 
-/** CVE-2026-72357: by their source, 6.18 to 6.18.39 and 6.19 to 7.1.4 look for the trampoline in the tracer's own memory. */
-function detachCheck(nop: ProbedNop, takenBack: boolean | null): Check {
+/** What the kernels that the table names as damaging leave behind, and what all others do not. */
+function detachCheck(nop: LongNop, takenBack: boolean | null): Check {
   const name = "detach";
   if (takenBack === null)
     return { name, status: "warn", detail: `a program with a traced ${nop} did not end by itself` };
-  return takenBack
-    ? { name, status: "ok", detail: `a ${nop} is whole again when its tracer has gone` }
-    : {
-        name,
-        status: "warn",
-        detail: `a ${nop} is not whole again when its tracer has gone, which can kill the program (CVE-2026-72357): update the kernel`,
-      };
+  if (takenBack) return { name, status: "ok", detail: `a ${nop} is whole again when its tracer has gone` };
+  const cause = kernelThatOptimizes(nop).damages === null ? "" : " (CVE-2026-72357): update the kernel";
+  const detail = `a ${nop} is not whole again when its tracer has gone, which can kill the program${cause}`;
+  return { name, status: "warn", detail };
 }
 
 function shadowStackDetail({ exitCode }: kernel.Outcome): string {

@@ -55,15 +55,16 @@ export const passing = (instruction: Uint8Array): KernelProgram =>
 
 /**
  * Passes its site, writes a byte to standard output, and waits for one from standard input; its exit status is then 0 where
- * `instruction` stands at the site again, and else 1.
+ * the first bytes of `instruction` stand at the site again, and else 1.
+ * @param size so many bytes have to be the same: the others may be anything
  */
-export const detached = (instruction: Uint8Array): KernelProgram =>
+export const detached = (instruction: Uint8Array, size: number): KernelProgram =>
   withSite(instruction, (code) => {
     passSite(code, "again");
     code.op("sub", "rsp", 16).op("lea", "rsi", at("rsp")).op("mov", at("rsp"), 0);
     code.system(Call.write, 1, undefined, 1).op("lea", "rsi", at("rsp")).system(Call.read, 0, undefined, 1);
     code.op("mov", "edi", 1).address("rax", "site").address("rdx", "original");
-    for (let i = 0; i < instruction.length; i++)
+    for (let i = 0; i < size; i++)
       code
         .op("movzx", "ecx", at("rax", i))
         .op("movzx", "ebx", at("rdx", i))

@@ -1,6 +1,7 @@
 /** Runs the tiny programs of kernel-programs.ts, with a uprobe where they have a site, and says what they saw. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { kernelThatOptimizes, type LongNop } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import * as programs from "./kernel-programs.js";
 import { type KernelProgram, PASSES } from "./kernel-programs.js";
@@ -8,7 +9,7 @@ import { isOptimized } from "./memory.js";
 import { writeProgramFile } from "./program-file.js";
 import { attachUprobes } from "./uprobes.js";
 
-export type ProbedNop = "nop" | "nop5" | "nop10";
+type ProbedNop = "nop" | LongNop;
 
 const bytesOf: Readonly<Record<ProbedNop, Uint8Array>> = { nop: Uint8Array.of(0x90), nop5: NOP5, nop10: NOP10 };
 
@@ -67,8 +68,8 @@ const LEA = 0x48;
  * the program does not come so far.
  * @param stay keeps the uprobe attached to the end: then nothing is taken back
  */
-export async function takesBack(nop: ProbedNop, tracefs: string, stay = false): Promise<boolean | null> {
-  const program = programs.detached(bytesOf[nop]);
+export async function takesBack(nop: LongNop, tracefs: string, stay = false): Promise<boolean | null> {
+  const program = programs.detached(bytesOf[nop], kernelThatOptimizes(nop).givesBack);
   const file = writeProgramFile("kernel-test", program.bytes);
   try {
     const uprobes = attachUprobes(tracefs, [{ path: file.path, offset: program.site!, semaphoreOffset: null }]);

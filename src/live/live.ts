@@ -57,7 +57,7 @@ export async function traceCommand(
           file: file.path,
           hits: place === null ? 0 : (hits[place] ?? 0),
           ...(site.place === null ? { optimized: false, bytes: null } : witnesses[i]!.at(site.place)),
-          untraced: place === null ? "its note leads to no code" : (uprobes.refused.get(place) ?? null),
+          untraced: place === null ? site.obstacle : (uprobes.refused.get(place) ?? null),
         });
       }
       first += file.places.length;

@@ -3,19 +3,30 @@ import { realpathSync } from "node:fs";
 import type { FileOffset, Vaddr } from "../address.js";
 import { offsetOf, parseElf } from "../elf/image.js";
 import { readInput } from "../files/input.js";
+import type { KernelFacts, LongNop } from "../kernel/kernels.js";
+import { treatmentAt } from "../kernel/treatment.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import type { UprobePoint } from "./uprobes.js";
 
-/** A nop behind the one-byte nop that a note names: libbpf attaches there, on kernels that optimize it. */
-export type Behind = "nop5" | "nop10";
+/** How a file is traced. */
+export interface Tracing {
+  /** Attach one byte on where the note's nop has this one behind it, as a libbpf does on kernels that optimize it. */
+  readonly behind?: LongNop;
+  /** What is traced on it: places that it refuses get no uprobe, for one there would be taken and never fire. */
+  readonly kernel?: KernelFacts;
+}
 
 export interface TracedSite {
   readonly provider: string;
   readonly name: string;
   readonly location: Vaddr;
-  /** Which of the file's places, or null where the note leads to no code. */
+  /** Which of the file's places, or null where there is none. */
   readonly place: number | null;
+  /** Why there is none, or null. */
+  readonly obstacle: string | null;
+  /** The kernel takes no uprobe on what stands there. */
+  readonly refused: boolean;
 }
 
 export interface TracedFile {
@@ -32,30 +43,35 @@ export interface TracedFile {
 
 /**
  * Reads the probes of a program or library.
- * @param behind attach one byte on where the note's nop has this one behind it
  * @throws InputError where it is no such file
  */
-export function readTracedFile(path: string, behind?: Behind): TracedFile {
+export function readTracedFile(path: string, { behind, kernel }: Tracing = {}): TracedFile {
   const { bytes, stat } = readInput(path);
   const image = parseElf(bytes);
   const realPath = realpathSync(path);
   const places: UprobePoint[] = [];
-  const known = new Map<number, number>();
+  const placeAt = new Map<number, number>();
   const sites = readUsdtNotes(image).map((note): TracedSite => {
     const code = codeFrom(image, note.location);
     const at = offsetOf(image, note.location);
     const { provider, name, location } = note;
-    if (code === null || at === undefined) return { provider, name, location, place: null };
-    const offset = probeInstruction(code) === `nop,${behind}` ? at + 1 : at;
+    const known = { provider, name, location, refused: false };
+    if (code === null || at === undefined) return { ...known, place: null, obstacle: "its note leads to no code" };
+    const skip = probeInstruction(code) === `nop,${behind}` ? 1 : 0;
+    if (kernel !== undefined && treatmentAt(kernel, code.subarray(skip), location + skip) === "refused") {
+      const obstacle = `refused: Linux ${kernel.range} takes no uprobe on this nop`;
+      return { ...known, place: null, obstacle, refused: true };
+    }
+    const offset = at + skip;
     const semaphoreOffset: FileOffset | null = note.semaphore === 0 ? null : (offsetOf(image, note.semaphore) ?? null);
-    let place = known.get(offset);
+    let place = placeAt.get(offset);
     if (place === undefined) {
       place = places.push({ path: realPath, offset, semaphoreOffset }) - 1;
-      known.set(offset, place);
+      placeAt.set(offset, place);
     } else if (places[place]!.semaphoreOffset === null) {
       places[place] = { path: realPath, offset, semaphoreOffset };
     }
-    return { provider, name, location, place };
+    return { ...known, place, obstacle: null };
   });
   return { path, realPath, identity: identityOf(stat.dev, stat.ino), inode: String(stat.ino), sites, places };
 }

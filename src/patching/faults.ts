@@ -55,7 +55,7 @@ const replaced = (protocol: Protocol, from: string, to: string): Partial<Protoco
 
 const twice = (phase: Phase): Phase[] => (phase.kind === "sync" ? [phase, phase] : [phase]);
 
-const on73 = { kernel: "7.3" } as const;
+const on72 = { kernel: "7.2" } as const;
 
 export const faults: readonly Fault[] = [
   fault("optimize-no-first-sync", "no CPU serializes between int3 and the tail of the call", (p) => ({
@@ -99,7 +99,7 @@ export const faults: readonly Fault[] = [
     displacementError: 1,
   })),
   fault("trampoline-unmapped", "detaching unmaps the trampoline", () => ({ unmapsTrampoline: true })),
-  // CVE-2026-72357: 6.18 to 6.18.39 and 6.19 to 7.1.4 are like this, by their source.
+  // CVE-2026-72357: 6.18 to 6.18.39 and 6.19 to 7.1.4 are like this, by their source; seen on 6.18.15.
   fault(
     "call-not-recognized",
     "who attaches or detaches looks for the trampoline in its own address space: the call stays, int3 goes over it",
@@ -148,7 +148,7 @@ export const faults: readonly Fault[] = [
     () => ({
       forkCopiesTrampoline: false,
     }),
-    { ...on73, scenario: "fork", threads: 1, toggles: 1 },
+    { ...on72, scenario: "fork", threads: 1, toggles: 1 },
   ),
   fault("no-recheck", "a thread that has waited for the lock does not look whether int3 is still there", () => ({
     rechecks: false,
@@ -168,17 +168,17 @@ export const faults: readonly Fault[] = [
   ),
   fault(
     "red-zone-kept",
-    "the trampoline of 7.3 does not give back the 128 bytes that lea has taken",
+    "the trampoline of 7.2 does not give back the 128 bytes that lea has taken",
     (p) => replaced(p, "c2 80 00", "c3"),
-    on73,
+    on72,
   ),
   fault(
     "call-taken-back",
-    "detaching on 7.3 restores all ten bytes, while a thread may stand between lea and call",
+    "detaching on 7.2 restores all ten bytes, while a thread may stand between lea and call",
     () => ({
       unoptimize: [write(0, 1, "int3"), SYNC, write(1, 10, "original"), SYNC, write(0, 1, "original"), SYNC],
     }),
-    on73,
+    on72,
   ),
   fault(
     "lea-and-call-at-once",
@@ -186,7 +186,7 @@ export const faults: readonly Fault[] = [
     () => ({
       optimize: [SYNC, write(0, 10, "call"), SYNC],
     }),
-    on73,
+    on72,
   ),
   fault("changes-lost", "registers that a consumer changes do not reach the program", () => ({ writesBack: false }), {
     consumer: { ...PLAIN_CONSUMER, changes: new Map([[Gpr.RAX, 0x1234]]) },

@@ -92,7 +92,7 @@ export class Model implements System<ModelStep> {
     this.firstThread = SPACES + this.spaceCount;
     this.width = this.firstThread + 2 * this.slots;
     this.actors = this.slots + 1;
-    this.script = scriptFor(setup.sites.length, this.spaceCount, options.toggles);
+    this.script = scriptFor(setup.sites, this.spaceCount, options.toggles);
   }
 
   initial(): Int32Array {

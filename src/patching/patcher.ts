@@ -16,15 +16,16 @@ type Operation =
   | { readonly kind: "attach" | "attached" | "detach" | "forget" | "complete"; readonly site: number }
   | { readonly kind: "install" | "remove"; readonly site: number; readonly space: number };
 
-/** What is done in all: so many times attach everywhere, detach everywhere. */
-export function scriptFor(sites: number, spaces: number, toggles: number): readonly Operation[] {
+/** What is done in all: so many times attach everywhere, detach everywhere. What the kernel refuses is left out. */
+export function scriptFor(sites: readonly PatchedSite[], spaces: number, toggles: number): readonly Operation[] {
+  const taken = sites.filter(({ isRefused }) => !isRefused).map(({ index }) => index);
   const script: Operation[] = [];
   const everywhere = (kind: "install" | "remove", site: number): Operation[] =>
     Array.from({ length: spaces }, (_, space) => ({ kind, site, space }));
   for (let i = 0; i < toggles; i++) {
-    for (let site = 0; site < sites; site++)
+    for (const site of taken)
       script.push({ kind: "attach", site }, ...everywhere("install", site), { kind: "attached", site });
-    for (let site = 0; site < sites; site++)
+    for (const site of taken)
       script.push(
         { kind: "detach", site },
         ...everywhere("remove", site),

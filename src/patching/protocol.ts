@@ -3,14 +3,16 @@
  *
  * Facts from Linux, checked against arch/x86/kernel/uprobes.c and kernel/events/uprobes.c:
  *
- * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped.
- * - 6.18 to 7.2: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
+ * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From 6.11 on
+ *   return probes make a system call, where before they had an int3.
+ * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
  *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and behind.
  *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
- * - 7.3: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
+ * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
  *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
  */
-import type { KernelName } from "../kernel/kernels.js";
+import { constants } from "node:os";
+import { type KernelName, kernelNamed, type LongNop, returnsBySystemCall, type Version } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { bytesOf } from "./assemble.js";
 
@@ -99,23 +101,29 @@ const RETURN_TRAMPOLINE = bytesOf("50 51 41 53 48 c7 c0 4f 01 00 00 0f 05 41 5b 
 export const UPROBE_CALL = 336;
 export const URETPROBE_CALL = 335;
 
-const ENXIO = 6;
-const ENOSYS = 38;
-const EPROTO = 71;
+const nops: Readonly<Record<LongNop, Uint8Array>> = { nop5: NOP5, nop10: NOP10 };
+
+/** What the table says of a kernel. */
+function known(name: KernelName) {
+  const { optimizes, longNops, answers, killsForkedChildren } = kernelNamed(name);
+  return {
+    kernel: name,
+    patched: optimizes === null ? 0 : nops[optimizes].length,
+    longNops,
+    refusal: constants.errno[answers],
+    forkCopiesTrampoline: !killsForkedChildren,
+  };
+}
 
 const legacy: Protocol = {
-  kernel: "legacy",
-  patched: 0,
+  ...known("legacy"),
   lead: new Uint8Array(),
   optimize: [],
   unoptimize: [],
   trampoline: trampoline("c3"),
   released: 0,
   returnTrampoline: Uint8Array.of(INT3),
-  forkCopiesTrampoline: false,
   newestTrampolineFirst: true,
-  longNops: "stepped",
-  refusal: ENOSYS,
   seccompException: true,
   rechecks: true,
   locks: true,
@@ -139,29 +147,29 @@ const legacy: Protocol = {
 
 const nop5: Protocol = {
   ...legacy,
-  kernel: "6.18",
-  patched: 5,
+  ...known("6.18"),
   optimize: [SYNC, write(1, 5, "call"), SYNC, write(0, 1, "call"), SYNC],
   unoptimize: [write(0, 1, "int3"), SYNC, write(1, 5, "original"), SYNC, write(0, 1, "original"), SYNC],
   returnTrampoline: RETURN_TRAMPOLINE,
-  longNops: "emulated",
-  refusal: ENXIO,
 };
 
 const nop10: Protocol = {
   ...nop5,
-  kernel: "7.3",
-  patched: 10,
+  ...known("7.2"),
   lead: LEA,
   optimize: [SYNC, write(1, 10, "call"), SYNC, write(0, 1, "call"), SYNC],
   trampoline: trampoline("c2 80 00"),
   released: 0x80,
-  forkCopiesTrampoline: true,
   newestTrampolineFirst: false,
-  refusal: EPROTO,
 };
 
-export const protocols: Readonly<Record<KernelName, Protocol>> = { legacy, "6.18": nop5, "7.3": nop10 };
+export const protocols: Readonly<Record<KernelName, Protocol>> = { legacy, "6.18": nop5, "7.2": nop10 };
+
+/** How a version patches: as its range does; what it puts in place of return addresses is older than those. */
+export function protocolOf(name: KernelName, version: Version): Protocol {
+  const returnTrampoline = returnsBySystemCall(version) ? RETURN_TRAMPOLINE : Uint8Array.of(INT3);
+  return { ...protocols[name], returnTrampoline };
+}
 
 /** The nop that a program for this kernel has at its probes. */
-export const probeOf = (kernel: KernelName): Uint8Array => (kernel === "7.3" ? NOP10 : NOP5);
+export const probeOf = (kernel: KernelName): Uint8Array => nops[kernelNamed(kernel).optimizes ?? "nop5"];

@@ -15,7 +15,8 @@ import { type Memory, Perm } from "../emulate/memory.js";
 import { Regions } from "../emulate/regions.js";
 import { Gpr, joinAddress } from "../emulate/state.js";
 import { InputError } from "../errors.js";
-import type { KernelName } from "../kernel/kernels.js";
+import { attachedTo, type KernelName, kernelNamed } from "../kernel/kernels.js";
+import { treatmentAt } from "../kernel/treatment.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import type { Evidence } from "../verify/evidence.js";
 import { gatherEvidence } from "../verify/sites.js";
@@ -37,7 +38,7 @@ const LOWEST = 0x10000;
 const HIGHEST = 2 ** 47 - PAGE_SIZE;
 /** Around rsp, in bytes. */
 const STACK_ROOM = 0x8000;
-const NOP = Uint8Array.of(0x90);
+const sizes = { nop: 1, nop5: NOP5.length, nop10: NOP10.length } as const;
 
 /**
  * The probes of a rewritten file, each with the program around it.
@@ -112,25 +113,21 @@ function makePage(memory: Memory, seed: number, page: RuntimeAddress): boolean {
   return true;
 }
 
-/** Where a tracer that knows the kernel attaches, and the nop that is there. Link-time address. */
+/**
+ * Where a tracer that knows the kernel attaches, and the nop that is there. Link-time address.
+ * @throws InputError where no nop stands there, or one that the kernel takes no uprobe on
+ */
 function siteAt(image: ElfImage, kernel: KernelName, location: Vaddr): Site {
   const code = codeFrom(image, location);
   const found = code === null ? null : probeInstruction(code);
-  if (kernel === "6.18" && found === "nop,nop5") return { address: location + 1, original: NOP5 };
-  if (kernel === "7.3" && found === "nop,nop10") return { address: location + 1, original: NOP10 };
-  switch (found) {
-    case "nop":
-    case "nop,nop5":
-    case "nop,nop10":
-      return { address: location, original: NOP };
-    case "nop5":
-      return { address: location, original: NOP5 };
-    case "nop10":
-      if (kernel === "7.3") return { address: location, original: NOP10 };
-      throw new InputError("this kernel refuses a probe on nop10");
-    default:
-      throw new InputError("no nop stands at the probe");
-  }
+  if (code === null || found === null) throw new InputError("no nop stands at the probe");
+  const facts = kernelNamed(kernel);
+  const { offset, nop } = attachedTo(facts, found);
+  const address = location + offset;
+  const original = Uint8Array.from(code.subarray(offset, offset + sizes[nop]));
+  if (treatmentAt(facts, original, address) === "refused")
+    throw new InputError(`Linux ${facts.range} refuses a uprobe on the ${nop} at 0x${address.toString(16)}`);
+  return { address, original };
 }
 
 /**

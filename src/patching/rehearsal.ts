@@ -32,9 +32,10 @@ export class Rehearsal {
     this.state = this.model.initial();
   }
 
-  /** The probes are attached, everywhere. */
+  /** The probes are attached, everywhere, but for those that the kernel refuses. */
   attach(): void {
-    this.runUntil(this.model.slots, () => this.registry.sites.every((s) => isOn(s.attachment)));
+    const isTaken = (i: number): boolean => !this.setup.sites[i]!.isRefused;
+    this.runUntil(this.model.slots, () => this.registry.sites.every((s, i) => isOn(s.attachment) || !isTaken(i)));
   }
 
   /** The probes are detached, and that is complete. */

@@ -3,15 +3,17 @@
 import { sample } from "../explore/sample.js";
 import { search } from "../explore/search.js";
 import type { Found } from "../explore/system.js";
-import type { KernelName } from "../kernel/kernels.js";
+import { type KernelName, kernelNamed, type Version } from "../kernel/kernels.js";
 import { type Fault, faultNamed } from "./faults.js";
 import { Model, type ModelStep } from "./model.js";
 import { makeProgram, type Program, type ProgramName } from "./programs.js";
-import { probeOf, protocols } from "./protocol.js";
+import { probeOf, protocolOf } from "./protocol.js";
 import { type Consumer, PLAIN_CONSUMER, Setup } from "./setup.js";
 
 export interface Scenario {
   readonly kernel: KernelName;
+  /** Which kernel of that range; the first one where nothing is said. */
+  readonly version?: Version;
   readonly program: ProgramName | Program;
   readonly threads: number;
   readonly toggles: number;
@@ -30,13 +32,13 @@ export interface Scenario {
 /** A scenario with nothing left to decide. */
 export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
   const { kernel, fault = null, program: wanted } = scenario;
-  const normal = protocols[kernel];
+  const normal = protocolOf(kernel, scenario.version ?? kernelNamed(kernel).since);
   const protocol = { ...normal, ...fault?.change(normal), stepsApart: scenario.fine ?? false };
   const program =
     typeof wanted === "string"
       ? makeProgram(wanted, {
           probe: probeOf(kernel),
-          guard: scenario.guard ?? (wanted === "redzone" && kernel === "6.18"),
+          guard: scenario.guard ?? (wanted === "redzone" && kernelNamed(kernel).writesRedZone),
           forkGuard: scenario.forkGuard === true ? "repair" : "none",
           ...fault?.shape,
         })

@@ -1,6 +1,8 @@
 /** A program on a kernel: what stays the same throughout a run. */
 import { PAGE_SIZE, pageStart, vaddr } from "../address.js";
 import { Perm } from "../emulate/memory.js";
+import { kernelNamed } from "../kernel/kernels.js";
+import { isOptimizable, treatmentAt } from "../kernel/treatment.js";
 import { nopLength } from "../x86/nops.js";
 import { disassemble } from "../x86/relocate.js";
 import { displacement } from "./assemble.js";
@@ -33,6 +35,8 @@ export interface PatchedSite {
   readonly size: number;
   /** The kernel would patch a call over it. */
   readonly canPatch: boolean;
+  /** The kernel takes no uprobe on it: attaching leaves it as it is. */
+  readonly isRefused: boolean;
   /** The length of the instruction that int3 stands for. */
   readonly instruction: number;
 }
@@ -59,6 +63,7 @@ export class Setup {
     let at = 0;
     this.sites = program.sites.map(({ address, original }, index) => {
       const size = Math.max(original.length, 1);
+      const canPatch = this.canPatch(address, original);
       const site = {
         index,
         address,
@@ -66,7 +71,8 @@ export class Setup {
         end: address + original.length,
         at,
         size,
-        canPatch: this.canPatch(address, original),
+        canPatch,
+        isRefused: !canPatch && treatmentAt(kernelNamed(protocol.kernel), original, address) === "refused",
         instruction: instructionLength(original),
       };
       at += size;
@@ -89,9 +95,9 @@ export class Setup {
   }
 
   private canPatch(address: number, original: Uint8Array): boolean {
-    const { patched, patchesAcrossPages, checksInstruction } = this.protocol;
+    const { patched, patchesAcrossPages, checksInstruction, kernel } = this.protocol;
     if (patched === 0 || original.length !== patched) return false;
-    if (checksInstruction && instructionLength(original) !== patched) return false;
+    if (checksInstruction && !isOptimizable(kernelNamed(kernel), original)) return false;
     return patchesAcrossPages || PAGE_SIZE - (address % PAGE_SIZE) >= patched;
   }
 

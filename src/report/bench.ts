@@ -2,6 +2,8 @@
 import { hex } from "../address.js";
 import type { Costs, Figure, FormCost, Tracer } from "../bench/measure.js";
 import type { SiteForm } from "../bench/site-form.js";
+import type { LongNop } from "../kernel/kernels.js";
+import { forms } from "../usdt/forms.js";
 import { columns, printable, type Style } from "./text.js";
 
 interface BenchRun {
@@ -33,7 +35,9 @@ export const benchDocument = ({ kernel, processor, file, sites, costs }: BenchRu
   rounds: costs.rounds,
   passes: costs.passes,
   tracer: costs.tracer,
+  layout: costs.layout,
   nop5: costs.nop5,
+  nop10: costs.nop10,
   forms: costs.forms,
 });
 
@@ -41,6 +45,10 @@ const tracers: Readonly<Record<Tracer, string>> = {
   bpf: "an empty BPF program",
   tracefs: "a tracefs event, which writes a record a hit",
 };
+
+const compiledIn: readonly LongNop[] = ["nop5", "nop10"];
+
+const layoutHead = ({ layout }: Costs): string => layout.toUpperCase();
 
 const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} +-${(spread * 50).toFixed(0)}%`;
 
@@ -54,10 +62,15 @@ export function benchText(run: BenchRun, style: Style): string {
     ...siteLines(run),
     "",
   ];
+  const { nop } = forms[costs.layout];
   if (costs.nop5.hit !== null) {
-    const rows = costs.forms.map((form) => [label(form), ...hitCells(form)]);
-    const builtIn = ["compiled-in nop5", "", ns(costs.nop5.hit), "", "", ""];
-    lines.push(...table([["HIT", "NOP", "NOP5", "TO NOP", "TO COMPILED-IN", ""], builtIn, ...rows], style), "");
+    const rows = costs.forms.map((form) => [label(form), ...hitCells(form, nop)]);
+    const builtIn = compiledIn.map((name) => {
+      const { hit, refused } = costs[name];
+      return [`compiled-in ${name}`, "", hit === null ? (refused ? "refused" : "?") : ns(hit), "", "", ""];
+    });
+    const head = ["HIT", "NOP", layoutHead(costs), "TO NOP", "TO COMPILED-IN", ""];
+    lines.push(...table([head, ...builtIn, ...rows], style), "");
   }
   const idle = costs.forms.map(({ idle, ...form }) => [
     label(form),
@@ -65,8 +78,8 @@ export function benchText(run: BenchRun, style: Style): string {
     ns(idle.rewritten),
     `${idle.extra >= 0 ? "+" : ""}${idle.extra.toFixed(2)} +-${(idle.noise / 2).toFixed(2)}`,
   ]);
-  const builtIn = ["compiled-in nop5", "", ns(costs.nop5.idle), ""];
-  lines.push(...table([["NOT TRACED", "NOP", "NOP5", "MORE"], builtIn, ...idle], style), "");
+  const builtIn = compiledIn.map((name) => [`compiled-in ${name}`, "", ns(costs[name].idle), ""]);
+  lines.push(...table([["NOT TRACED", "NOP", layoutHead(costs), "MORE"], ...builtIn, ...idle], style), "");
   return lines.join("\n");
 }
 
@@ -75,10 +88,12 @@ function table(rows: readonly (readonly string[])[], style: Style): string[] {
   return [style.quiet(head!), ...rest];
 }
 
-function hitCells({ hit }: FormCost): string[] {
+/** @param like which compiled-in nop is like the rewritten one */
+function hitCells({ hit }: FormCost, like: LongNop): string[] {
   if (hit === null) return [];
-  const { nop, rewritten, toNop, toNop5, optimized } = hit;
-  return [ns(nop), ns(rewritten), toNop.toFixed(2), toNop5.toFixed(2), optimized ? "call" : "trap"];
+  const { nop, rewritten, toNop, optimized } = hit;
+  const toCompiledIn = { nop5: hit.toNop5, nop10: hit.toNop10 }[like];
+  return [ns(nop), ns(rewritten), toNop.toFixed(2), toCompiledIn?.toFixed(2) ?? "-", optimized ? "call" : "trap"];
 }
 
 const label = ({ tactic, guard }: Pick<FormCost, "tactic" | "guard">): string =>
@@ -88,7 +103,7 @@ function siteLines({ file, sites }: BenchRun): string[] {
   return sites.map(({ site, measuredAs }) => {
     const name = `${printable(file ?? "")}: ${printable(`${site.provider}:${site.name}`)} at ${hex(site.location)}`;
     if (measuredAs === null) return `${name} is not rewritten: ${printable(site.reason ?? "")}`;
-    const form = site.tactic === null ? "is a nop5 already" : `${site.tactic}${site.guard ? ", guard" : ""}`;
+    const form = site.tactic === null ? "is a longer nop already" : `${site.tactic}${site.guard ? ", guard" : ""}`;
     return `${name}: ${form}; its form is measured, in the built-in sample's "${measuredAs}"`;
   });
 }

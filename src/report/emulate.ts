@@ -1,6 +1,7 @@
 /** What `emulate` says: the JSON document of the command contract, and for people a table with a column a CPU. */
 import { hex, type Vaddr } from "../address.js";
 import type { Taken } from "../explore/system.js";
+import { kernelNamed } from "../kernel/kernels.js";
 import type { Fault } from "../patching/faults.js";
 import type { ModelStep } from "../patching/model.js";
 import type { Result, Scenario } from "../patching/scenario.js";
@@ -74,7 +75,7 @@ export function emulateText(run: EmulateRun, style: Style): string {
   const { scenario, result, title, location } = run;
   const at = location === undefined ? "" : ` at ${hex(location)}`;
   const head = [
-    `${printable(title)}${at}, Linux ${scenario.kernel === "legacy" ? "before 6.18" : scenario.kernel}`,
+    `${printable(title)}${at}, Linux ${kernelNamed(scenario.kernel).range}`,
     count(scenario.threads, "thread"),
     `attached and detached ${scenario.toggles === 1 ? "once" : `${scenario.toggles} times`}`,
     ...(scenario.fault ? [`fault: ${scenario.fault.name}`] : []),

@@ -28,7 +28,7 @@ export function liveText(kernel: string, result: LiveResult, style: Style): stri
     printable(`${site.provider}:${site.name}`),
     hex(site.location),
     String(site.hits),
-    site.bytes === null ? "?" : site.optimized ? "call" : "trap",
+    site.refused ? "refused" : site.bytes === null ? "?" : site.optimized ? "call" : "trap",
     site.bytes ?? "-",
     printable(site.untraced ?? site.file),
   ];

@@ -1,7 +1,7 @@
 /**
  * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
  *
- * On Linux 6.18 to 7.2 a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
+ * On some kernels (`killsForkedChildren`) a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
  * (imports/fork-cover.ts: how it gets there) and looks at every nop5 site of the file, those too that stood there before
  * (guard/child-guard.ts: what it does).
  *
@@ -23,17 +23,21 @@ import { addTo } from "../grouped.js";
 import { childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
+import { forms } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
 import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
+import { chooseLayout, kernelsAsked } from "./layout-choice.js";
 import type { NamedCode, NewCode } from "./new-code.js";
 import type { Place, PlaceOptions, Places } from "./place.js";
 import type { PlacedProbe } from "./proposal.js";
 
-/** The kernels that turn a nop5 into a call, and forget to tell children: those that `--kernel 7.3` leaves out. */
-const needsGuard = ({ kernel, layout }: RewriteOptions): boolean =>
-  kernel !== "7.3" && layout !== "nop,nop10" && !(kernel === "any" && layout === "auto");
+/** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
+function needsGuard({ kernel, layout }: RewriteOptions): boolean {
+  const { nop } = forms[chooseLayout(layout, kernel, true)];
+  return kernelsAsked(kernel).some((k) => k.killsForkedChildren && k.optimizes === nop);
+}
 
 export interface ForkGuardPlan {
   readonly cover: ForkCoverPlan;

@@ -7,9 +7,9 @@ import { readBuildId } from "../elf/build-id.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { STEPPING_FACTOR } from "../kernel/kernels.js";
+import { kernels, rangesWhere, STEPPING_FACTOR, writesRedZone } from "../kernel/kernels.js";
 import type { Hazard, RedZone, SiteCost } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import { forms, type ProbeLayout } from "../usdt/forms.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
@@ -25,6 +25,8 @@ interface HazardContext {
   readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
   /** Sites that were a bare nop5 already, and what is known of the bytes below rsp there. */
   readonly already: readonly { readonly location: Vaddr; readonly redZone: RedZone }[];
+  /** Probes that were not rewritten, and that a kernel refuses for where they stand. */
+  readonly refused: readonly Vaddr[];
   /** Why the process may fork, or undefined. */
   readonly wayToFork: string | undefined;
   /** It is known that it never does. */
@@ -50,6 +52,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...bareNop5Hazard(context),
     ...oldKernelHazard(context),
     ...detachHazard(context),
+    ...refusedHazard(context),
     ...selfCheck(context),
   ];
   const ofProbes = (): Hazard[] => [...perfHazard(context), ...perfCacheHazard(context), ...staleRelocations(context)];
@@ -64,8 +67,14 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
 
 const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
 
-/** nop5 and nop,nop5 are both patched into a call by 6.18: the second by way of libbpf. */
-const usesNop5 = (layout: ProbeLayout): boolean => layout !== "nop,nop10";
+/** nop5 and nop,nop5 are both patched into a call by kernels that do harm: the second by way of libbpf. */
+const usesNop5 = (layout: ProbeLayout): boolean => writesRedZone(forms[layout].nop);
+
+const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
+const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);
+const STEPPING = rangesWhere((kernel) => kernel.treats.nop5 === "stepped");
+const REFUSING = rangesWhere((kernel) => kernel.acrossPages === "refused");
+const DAMAGING = kernels.flatMap(({ damages }) => damages ?? []).join(", ");
 
 /** What decides a hazard of nop5: the layout, where this run wrote any; nothing, where all of them were there before. */
 const way = (makesNop5: boolean, option: string): string =>
@@ -79,8 +88,7 @@ function forkHazard(context: HazardContext): Hazard[] {
   const { layout, placed, already, wayToFork, neverForks, guard, noGuard, uncovered } = context;
   const makesNop5 = placed.size > 0 && usesNop5(layout);
   if (neverForks || (!makesNop5 && already.length === 0)) return [];
-  const effect =
-    "on Linux 6.18 to 7.2 a forked child that has not called exec is killed at the first nop5 that its parent ran while traced";
+  const effect = `on Linux ${KILLING} a forked child that has not called exec is killed at the first nop5 that its parent ran while traced`;
   const isUnasked = !makesNop5 && guard === undefined && noGuard === undefined;
   const option = isUnasked ? GUARD_IS_TO_BE_HAD : way(makesNop5, "--layout nop,nop10 is safe");
   if (guard !== undefined) {
@@ -105,7 +113,7 @@ function uncountedHazard({ uncounted }: ForkGuard, makesNop5: boolean): Hazard[]
   return [
     {
       code: "fork-uncounted",
-      message: `on Linux 6.18 to 7.2 ${count(uncounted.length)} in a segment of a single page (${someOf(uncounted)}) will not fire in children that were forked while the parent was traced (${way(makesNop5, "--layout nop,nop10 does")})`,
+      message: `on Linux ${KILLING} ${count(uncounted.length)} in a segment of a single page (${someOf(uncounted)}) will not fire in children that were forked while the parent was traced (${way(makesNop5, "--layout nop,nop10 does")})`,
     },
   ];
 }
@@ -118,7 +126,7 @@ function bareNop5Hazard({ already }: HazardContext): Hazard[] {
   return [
     {
       code: "red-zone",
-      message: `${count(live.length)} had a bare nop5 already, where bytes below rsp are or may be needed (${where}): on Linux 6.18 to 7.2 tracing them corrupts the program; no option changes them, they have to be built anew`,
+      message: `${count(live.length)} had a bare nop5 already, where bytes below rsp are or may be needed (${where}): on Linux ${OVERWRITING} tracing them corrupts the program; no option changes them, they have to be built anew`,
     },
   ];
 }
@@ -129,19 +137,31 @@ function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
   return [
     {
       code: "old-kernel",
-      message: `kernels before 6.18 run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
+      message: `kernels ${STEPPING} run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
     },
   ];
 }
 
-/** By the kernels' source; `doctor` tries it. */
 function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
   const makesNop5 = placed.size > 0 && usesNop5(layout);
   if (!makesNop5 && already.length === 0) return [];
   return [
     {
       code: "detach",
-      message: `Linux 6.18 to 6.18.39 and 6.19 to 7.1.4 may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357; usdt-nop5 doctor tries it; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
+      message: `Linux ${DAMAGING} may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357; usdt-nop5 doctor tries it; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
+    },
+  ];
+}
+
+/** A nop10 in two pages; where it was to become another form, what stood in the way is the reason of its skipping. */
+function refusedHazard({ refused, layout }: HazardContext): Hazard[] {
+  if (refused.length === 0) return [];
+  const option =
+    layout === "nop,nop10" ? "--layout nop5 moves it where it stands behind a nop" : "no option changes that";
+  return [
+    {
+      code: "refused",
+      message: `${count(refused.length)} had a nop10 already, and it lies in two pages (${someOf(refused)}): Linux ${REFUSING} refuse tracers that attach to it, as a libbpf does that knows them (${option})`,
     },
   ];
 }

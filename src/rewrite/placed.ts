@@ -22,13 +22,14 @@ import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../rewritten/section-n
 import { leadsTo } from "../rewritten/undo.js";
 import { countWhile } from "../sorted.js";
 import type { SparseContent } from "../sparse-content.js";
-import { formOf, type ProbeLayout } from "../usdt/forms.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom } from "../usdt/sites.js";
 import { jump } from "../x86/bytes.js";
 import type { Assembly } from "./assemble.js";
 import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";
+import { formOf } from "./written-form.js";
 
 /** What the output has to be. */
 interface Planned {

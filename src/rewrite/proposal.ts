@@ -6,10 +6,10 @@ import type { Vaddr } from "../address.js";
 import type { Branch } from "../facts/entries.js";
 import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
-import type { ProbeForm } from "../usdt/forms.js";
 import type { DecodedCode } from "../x86/decode.js";
 import type { InputTables } from "./input-tables.js";
 import type { Refusal } from "./refusal.js";
+import type { WrittenForm } from "./written-form.js";
 
 /** Where a proposal's far jump stands, if it has one. */
 export const farJumpOf = ({ change }: Proposal): Vaddr | undefined =>
@@ -31,7 +31,7 @@ export type TacticName =
 
 /** A piece of new code: a probe, or an instruction of the window that moves. */
 export type Fragment =
-  | { readonly kind: "probe"; readonly site: Vaddr; readonly form: ProbeForm }
+  | { readonly kind: "probe"; readonly site: Vaddr; readonly form: WrittenForm }
   | { readonly kind: "instruction"; readonly at: Vaddr; readonly bytes: Uint8Array };
 
 export interface Proposal {
@@ -60,7 +60,7 @@ export interface PlacedProbe {
   readonly site: Vaddr;
   /** What its notes say from now on. */
   readonly location: Vaddr;
-  readonly form: ProbeForm;
+  readonly form: WrittenForm;
   /** By how much rsp is lower there than it was at the nop. */
   readonly stackShift: number;
 }
@@ -120,9 +120,9 @@ export type RetargetWay =
 
 /** What is known of a probe before it has a place. */
 export interface WantedProbe {
-  readonly form: ProbeForm;
+  readonly form: WrittenForm;
   /** The form where nothing below rsp can be needed by the program: without a guard. */
-  readonly unguarded: ProbeForm;
+  readonly unguarded: WrittenForm;
   /** Bytes below rsp are or may be needed by the program or a tracer. */
   readonly usesRedZone: boolean;
   /** An argument of its notes lies below rsp. */

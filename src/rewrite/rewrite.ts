@@ -9,12 +9,13 @@ import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
 import { addTo } from "../grouped.js";
+import { writesRedZone } from "../kernel/kernels.js";
 import { type Carry, isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import { decodeMemo, encodeMemo, sameOptions } from "../rewritten/memo.js";
-import { formOf, type ProbeLayout } from "../usdt/forms.js";
+import { forms, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { type Assembly, assemble } from "./assemble.js";
@@ -45,6 +46,7 @@ import { type PlanReport, planReport } from "./plan-report.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
 import { redZoneOf } from "./red-zone.js";
 import { type Refusal, refuse } from "./refusal.js";
+import { refusedPlaces } from "./refused-places.js";
 import { type Selection, selectSites } from "./select.js";
 import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
@@ -52,6 +54,7 @@ import { trailingBytes } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
 import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
+import { formOf } from "./written-form.js";
 
 /**
  * Rewrites a program or library.
@@ -223,6 +226,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
   const changedCode = codeEdits(image, subject.facts, proposals, code?.newCode);
   const laid = unwindFor(subject.tables?.unwind, code, changedCode);
   const unwind = typeof laid === "object" ? laid : undefined;
+  const unplaced = notes.map((n) => n.location).filter((location) => !placed.has(location));
   const hazards = hazardsOf({
     image,
     layout,
@@ -230,6 +234,7 @@ function finish(input: Input, subject: Survey, located: Located, forks: Forks): 
     place: code?.place,
     placed,
     already: bareNop5Sites(image, notes, subject),
+    refused: refusedPlaces(image, unplaced),
     wayToFork: forks.wayToFork,
     neverForks: forks.neverForks,
     guard: located.guard,
@@ -338,7 +343,8 @@ function bareNop5Sites(
   const bare = notes.filter((n) => {
     if (selection.get(n)!.kind !== "already") return false;
     const code = codeFrom(image, n.location);
-    return code !== null && probeInstruction(code) !== "nop,nop10";
+    const instruction = code === null ? null : probeInstruction(code);
+    return instruction !== null && instruction in forms && writesRedZone(forms[instruction as ProbeLayout].nop);
   });
   return [...new Set(bare.map((n) => n.location))].map((location) => ({
     location,

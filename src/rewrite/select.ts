@@ -4,6 +4,7 @@
  */
 import { hex, type Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import { rangesWhere } from "../kernel/kernels.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
@@ -18,6 +19,7 @@ export type Selection =
   | { readonly kind: "skipped"; readonly refusal: Refusal };
 
 const LONGEST_INSTRUCTION = 15;
+const REFUSING = rangesWhere((kernel) => kernel.treats.nop10 === "refused");
 
 /** What is to be done with each note's probe, before anything is known of the code around it. */
 export function selectSites(
@@ -60,7 +62,7 @@ function selectionOf(image: ElfImage, location: Vaddr, layout: ProbeLayout): Sel
     case "nop5":
       return layout === "nop5" && isUnusualNop5(code) ? { kind: "candidate" } : { kind: "already" };
     case "nop10":
-      return skipped("bare-nop10", "a bare ten-byte nop stands there, which no kernel before 7.3 can trace", location);
+      return skipped("bare-nop10", `a bare ten-byte nop stands there, which Linux ${REFUSING} cannot trace`, location);
     case null:
       return skipped(
         "not-a-nop",

@@ -4,10 +4,12 @@
  */
 
 import type { Vaddr } from "../address.js";
+import type { KernelName } from "../kernel/kernels.js";
 import type { SparseContent } from "../sparse-content.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 
-export type Kernel = "6.18" | "7.3" | "any";
+/** The kernels that a file will be traced on: a range of the table, or all of them. */
+export type Kernel = KernelName | "any";
 export type Layout = "auto" | "nop5" | "nop,nop5" | "nop,nop10";
 
 export interface RewriteOptions {

@@ -1,14 +1,8 @@
 /**
  * What stands at a probe's location.
  *
- * A plain probe is one byte, `nop`. Newer headers, and this tool, put a longer nop there that the kernel can turn into
- * a call, alone or behind a one-byte nop:
- *
- *     90                               nop
- *     0f 1f 44 00 00                   nop5          optimized by Linux 6.18 to 7.2
- *     66 2e 0f 1f 84 00 00 00 00 00    nop10         optimized from 7.3 on
- *     90 0f 1f 44 00 00                nop,nop5      the location is the first byte; libbpf moves on by one where it helps
- *     90 66 2e 0f 1f 84 ...            nop,nop10
+ * A plain probe is one byte, `nop`. Newer headers, and this tool, put a longer nop there that a kernel can turn into
+ * a call, alone or behind a one-byte nop: nop5 and nop,nop10 and the others of forms.ts, and nop10.
  *
  * Other nops of these lengths exist, and compilers use them as padding. Behind a one-byte nop only these count, since libbpf
  * compares the bytes. Alone, where a note names it, any five-byte nop is a nop5: Linux 6.18 optimizes nearly all of them.
@@ -19,6 +13,7 @@ import { type ElfImage, segmentAt } from "../elf/image.js";
 import type { ProbeInstruction } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { isFiveByteNop } from "../x86/nops.js";
+import { formAt, startsWith } from "./forms.js";
 
 const NOP = 0x90;
 
@@ -26,11 +21,7 @@ const NOP = 0x90;
 export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
   if (isFiveByteNop(code)) return "nop5";
   if (startsWith(code, NOP10)) return "nop10";
-  if (code[0] !== NOP) return null;
-  const behind = code.subarray(1);
-  if (startsWith(behind, NOP5)) return "nop,nop5";
-  if (startsWith(behind, NOP10)) return "nop,nop10";
-  return "nop";
+  return formAt(code)?.layout ?? (code[0] === NOP ? "nop" : null);
 }
 
 /** Whether a nop5 has other bytes than those that everybody writes. */
@@ -47,6 +38,3 @@ export function codeFrom(image: ElfImage, location: Vaddr): Buffer | null {
   const start = location - segment.p_vaddr + segment.p_offset;
   return image.bytes.subarray(start, segment.p_offset + segment.p_filesz);
 }
-
-const startsWith = (code: Uint8Array, prefix: Uint8Array): boolean =>
-  code.length >= prefix.length && prefix.every((byte, i) => code[i] === byte);

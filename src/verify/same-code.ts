@@ -18,6 +18,7 @@
  */
 
 import { hex, type Interval, interval, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import { formAt, LONGEST_FORM, type ProbeForm } from "../usdt/forms.js";
 import { LONGEST_INSTRUCTION } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import { isFiveByteNop } from "../x86/nops.js";
@@ -34,7 +35,7 @@ import {
   type Stop,
 } from "./quiet.js";
 import { isSameInstruction, sameBytes } from "./same-instruction.js";
-import { formAt, LONGEST_FORM, type PassedForm, type Subject } from "./subject.js";
+import type { Subject } from "./subject.js";
 import type { Arrival } from "./window.js";
 
 const RETURN_ADDRESS = 8;
@@ -58,7 +59,7 @@ export interface Passing {
   /** By how much rsp is lower on the rewritten side. */
   readonly stackShift: number;
   /** Undefined where the probe stands as it stood. */
-  readonly form: PassedForm | undefined;
+  readonly form: ProbeForm | undefined;
 }
 
 export interface Mismatch {
@@ -238,7 +239,7 @@ export class Walk {
     const form = formAt(after.bytes(r, LONGEST_FORM));
     const passing = { notes: wanted, original: o, rewritten: r, stackShift: here.shift };
     const isSame = o === r && nop !== null && sameBytes(nop.bytes, after.bytes(r, nop.length));
-    if (isSame && form?.name === formAt(before.bytes(o, LONGEST_FORM))?.name) {
+    if (isSame && form === formAt(before.bytes(o, LONGEST_FORM))) {
       this.pass({ ...passing, form: undefined });
       this.passedQuietly(step, false);
       this.pairs.push({ ...here, past: true });
@@ -253,9 +254,9 @@ export class Walk {
     this.pass({ ...passing, form });
     this.passedQuietly(step, true);
     this.replaced.push(interval(o, nop.length));
-    this.ran(interval(r, form.size), true);
+    this.ran(interval(r, form.bytes.length), true);
     this.frame(r, [o], here.shift);
-    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.size), past: false });
+    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.bytes.length), past: false });
     return undefined;
   }
 
@@ -301,7 +302,7 @@ export class Walk {
       );
     this.passedQuietly(step, true);
     this.replaced.push(call);
-    this.keptCalls.add(call.address);
+    this.keptCalls.add(call.start);
     const after = this.subject.mayReturn(call) ? [here.r, call.end] : [here.r];
     for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: undefined });
     return undefined;

@@ -12,8 +12,10 @@ import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { stackAddressesAt } from "../facts/stack.js";
 import { addTo } from "../grouped.js";
 import { touches, union, without } from "../intervals.js";
+import { writesRedZone } from "../kernel/kernels.js";
 import { readCarry } from "../rewritten/carry.js";
 import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
+import { formAt, LONGEST_FORM } from "../usdt/forms.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { type ChangedCode, compareCode } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
@@ -26,7 +28,7 @@ import { punsIn } from "./puns.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
 import { type FrameOrigin, type Proof, Walk } from "./same-code.js";
-import { formAt, LONGEST_FORM, Subject } from "./subject.js";
+import { Subject } from "./subject.js";
 import { followUnreached } from "./unreached.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import type { Window } from "./window.js";
@@ -105,7 +107,7 @@ function certificatesOf(rewritten: ElfImage): readonly Certificate[] {
 function withProbes(code: ChangedCode, pairs: readonly NotePair[], before: CodeReader, after: CodeReader): ChangedCode {
   const probes = pairs.flatMap(({ original: { location }, rewritten }) => {
     const bytes = [before, after].map((side) => side.bytes(location, LONGEST_FORM));
-    const isSame = rewritten?.location === location && formAt(bytes[0]!)?.name === formAt(bytes[1]!)?.name;
+    const isSame = rewritten?.location === location && formAt(bytes[0]!) === formAt(bytes[1]!);
     return isSame || bytes[0]!.length === 0 ? [] : [interval(location, 1)];
   });
   return probes.length === 0 ? code : { ...code, changed: union([...code.changed, ...probes]) };
@@ -176,7 +178,7 @@ function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pai
     const from = pair.original.location;
     if (to === undefined || (to === from && !subject.isChanged(interval(from, 1)))) continue;
     const form = formAt(after.code.bytes(to, LONGEST_FORM));
-    if (form !== undefined && form.name !== "nop,nop10") destroys.add(to);
+    if (form !== undefined && writesRedZone(form.nop)) destroys.add(to);
   }
   const inWindow = (address: Vaddr): boolean => subject.inWindow(address);
   const isInside = (address: Vaddr): boolean => inWindow(address) || isNew(address);

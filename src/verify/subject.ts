@@ -1,15 +1,12 @@
 /**
- * What a proof is about: both sides' code, where the notes of each say that probes are, and what changed. And the forms
- * that a rewritten probe has.
+ * What a proof is about: both sides' code, where the notes of each say that probes are, and what changed.
  */
 
 import type { Interval, Vaddr } from "../address.js";
 import { touches } from "../intervals.js";
 import { lowerBound } from "../sorted.js";
-import { NOP5, NOP10 } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
-import { sameBytes } from "./same-instruction.js";
 import type { Window } from "./window.js";
 import type { OriginalLayout } from "./windows.js";
 
@@ -88,23 +85,3 @@ export class Subject {
     return touches(this.changed, start, end);
   }
 }
-
-/** What stands at a rewritten probe, and which of its bytes the kernel may patch. */
-export interface PassedForm {
-  readonly name: "nop5" | "nop,nop5" | "nop,nop10";
-  readonly size: number;
-  readonly patched: { readonly offset: number; readonly size: number };
-}
-
-const forms: readonly (PassedForm & { readonly bytes: Uint8Array })[] = [
-  { name: "nop5", bytes: NOP5, size: 5, patched: { offset: 0, size: 5 } },
-  { name: "nop,nop5", bytes: Uint8Array.of(0x90, ...NOP5), size: 6, patched: { offset: 1, size: 5 } },
-  { name: "nop,nop10", bytes: Uint8Array.of(0x90, ...NOP10), size: 11, patched: { offset: 1, size: 10 } },
-];
-
-/** Bytes of the longest of them. */
-export const LONGEST_FORM = 11;
-
-/** The probe that the bytes begin with, of those that rewriting makes. */
-export const formAt = (bytes: Uint8Array): PassedForm | undefined =>
-  forms.find((form) => sameBytes(bytes.subarray(0, form.size), form.bytes));

@@ -8,6 +8,7 @@ import { hex, type Interval, PAGE_SIZE, type Vaddr } from "../address.js";
 import { stackFacts } from "../facts/stack.js";
 import { groupBy } from "../grouped.js";
 import { touches, union, without } from "../intervals.js";
+import { writesRedZone } from "../kernel/kernels.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
@@ -238,7 +239,7 @@ function stackProblem(
 ): SiteProblem | undefined {
   const { facts } = evidence;
   const isBare = passings.some(
-    ({ form, stackShift }) => form !== undefined && form.name !== "nop,nop10" && stackShift < RED_ZONE,
+    ({ form, stackShift }) => form !== undefined && writesRedZone(form.nop) && stackShift < RED_ZONE,
   );
   if (!isBare || facts === undefined) return undefined;
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));

@@ -3,7 +3,7 @@
 /** The canonical five-byte nop, `nopl 0x0(%rax,%rax,1)`: what Linux 6.18 optimizes and what libbpf compares with. */
 export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
 
-/** The ten-byte nop, `cs nopw 0x0(%rax,%rax,1)`: what Linux 7.3 optimizes and what libbpf compares with. */
+/** The ten-byte nop, `cs nopw 0x0(%rax,%rax,1)`: what Linux 7.2 and later optimize and what libbpf compares with. */
 export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00);
 
 /** `jmp rel32`: 5 bytes. */

@@ -98,8 +98,8 @@ describe("rewrite", () => {
       forkGuard: { installed: true, reason: null, sites: 1, pages: 1 },
       tracing: [
         { kernel: "before 6.18", plain: "stepped", libbpf: "stepped" },
-        { kernel: "6.18 to 7.2", plain: "optimized", libbpf: "optimized" },
-        { kernel: "7.3 and later", plain: "emulated", libbpf: "emulated" },
+        { kernel: "6.18 to 7.1", plain: "optimized", libbpf: "optimized" },
+        { kernel: "7.2 and later", plain: "emulated", libbpf: "emulated" },
       ],
     });
     expect(readFileSync(`${path}.nop5`, "utf8")).toBe("rewritten");
@@ -148,8 +148,8 @@ describe("rewrite", () => {
         "  skipped    0x1290 sample:guarded: a jump leads into the bytes behind it",
         "  already    0x1290 sample:guarded",
         "  traced on Linux before 6.18: a trap and a single step a hit, about 2.9 times slower than the one-byte nop",
-        "  traced on Linux 6.18 to 7.2: a call instead of a trap, twice as fast or better",
-        "  traced on Linux 7.3 and later: a trap a hit, as for the one-byte nop",
+        "  traced on Linux 6.18 to 7.1: a call instead of a trap, twice as fast or better",
+        "  traced on Linux 7.2 and later: a trap a hit, as for the one-byte nop",
         "  fork guard: a forked child looks at 1 probe in 1 page before anything else runs",
         "warning (fork): a child that forks while traced dies",
         `written: ${path}.nop5 (100 -> 9 bytes, -91.00 %)`,

@@ -7,6 +7,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { release } from "node:os";
 import { describe, expect, it } from "vitest";
 import { sampleFunctions, sampleProgram } from "../../src/bench/sample.js";
+import { runningKernel } from "../../src/live/running-kernel.js";
 import { readNotes } from "../judges/notes.js";
 import { run } from "../run.js";
 import { cannotCompile, cannotOptimize, cannotTrace } from "./kernel.js";
@@ -25,7 +26,9 @@ interface BenchDocument {
   readonly sites: readonly { readonly name: string; readonly tactic: string | null; readonly measuredAs: string }[];
   readonly rounds: number;
   readonly tracer: "bpf" | "tracefs" | null;
+  readonly layout: string;
   readonly nop5: { readonly hit: Figure | null; readonly idle: Figure };
+  readonly nop10: { readonly hit: Figure | null; readonly idle: Figure; readonly refused: boolean };
   readonly forms: readonly {
     readonly tactic: string;
     readonly guard: boolean;
@@ -83,6 +86,22 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
         expect(spread).toBeGreaterThanOrEqual(0);
       }
     }
+  });
+
+  it("knows nop,nop10, and says of a nop10 that is refused", async () => {
+    const { treats, optimizes } = runningKernel();
+    const { layout, nop10, forms } = await bench("--layout", "nop,nop10");
+    expect([layout, nop10.refused, nop10.hit === null]).toEqual([
+      "nop,nop10",
+      treats.nop10 === "refused",
+      treats.nop10 === "refused",
+    ]);
+    expect(nop10.idle.ns).toBeGreaterThan(0.2);
+    expect(forms.length).toBe(5);
+    for (const { hit } of forms) expect(hit!.optimized).toBe(optimizes === "nop10");
+    const { stdout } = await runTool(["bench", "--rounds", "1"]);
+    const figure = treats.nop10 === "refused" ? "refused" : "\\d";
+    expect(stdout).toMatch(new RegExp(`^ {2}compiled-in nop10 +${figure}`, "m"));
   });
 
   it.skipIf(cannotCompile("bench FILE --site"))("measures the form of a file's probe, rewritten or not", async () => {

@@ -2,10 +2,15 @@
  * `doctor`: what it says is held against this kernel's own behaviour, seen by other means: uprobes of the tests' own on
  * programs of the tests' own.
  */
+import { spawnSync } from "node:child_process";
 import { release } from "node:os";
 import { describe, expect, it } from "vitest";
+import { kernelThatOptimizes } from "../../src/kernel/kernels.js";
+import { detached } from "../../src/live/kernel-programs.js";
 import { takesBack } from "../../src/live/kernel-tests.js";
+import { writeProgramFile } from "../../src/live/program-file.js";
 import { findTracefs } from "../../src/live/tracefs.js";
+import { NOP10 } from "../../src/x86/bytes.js";
 import { attach } from "../packages/uprobes.js";
 import { must, run } from "../run.js";
 import { cannotTrace } from "./kernel.js";
@@ -78,6 +83,21 @@ describe("doctor", () => {
       expect(document.check(name), name).toBe("skipped");
     for (const { status, detail } of document.checks) if (status === "skipped") expect(detail).toMatch(/root/);
     expect(document.checks.some(({ status }) => status === "fail")).toBe(false);
+  });
+
+  it.each([
+    // What 7.2 leaves: the first five bytes of the nop, and the call as its operands.
+    ["66 2e 0f 1f 84 e8 d4 c3 b2 a1", 0],
+    ["66 66 0f 1f 84 00 00 00 00 00", 1],
+  ])("knows what a nop10 is when its tracer has gone: %s", (left, status) => {
+    const { bytes, site } = detached(NOP10, kernelThatOptimizes("nop10").givesBack);
+    bytes.set(Buffer.from(left.replaceAll(" ", ""), "hex"), site!);
+    const file = writeProgramFile("left", bytes);
+    try {
+      expect(spawnSync(file.path, [], { input: "x" })).toMatchObject({ status, signal: null });
+    } finally {
+      file.remove();
+    }
   });
 
   describe.skipIf(cannotTrace("doctor, against the kernel"))("agrees with what programs of our own see", () => {

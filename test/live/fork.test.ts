@@ -1,5 +1,5 @@
 /**
- * Forked children of a traced program. Linux 6.18 to 7.2 copy the patched probe to a child without the trampoline that it
+ * Forked children of a traced program. Linux 6.18 to 7.1 copy the patched probe to a child without the trampoline that it
  * calls, so a child dies where its parent was traced: `auto` must not bring a forking program into that. test/forks has the
  * many ways in which programs fork.
  */

@@ -1,10 +1,11 @@
 /**
- * What this machine can show. These tests say what 6.18 to 7.2 do with a nop5 in live programs; on another kernel, without
+ * What this machine can show. These tests say what 6.18 to 7.1 do with a nop5 in live programs; on another kernel, without
  * root or without a compiler they are skipped, and the log says why.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { release } from "node:os";
+import { kernelOf, parseVersion } from "../../src/kernel/kernels.js";
 import { skipBecause } from "../packages/skips.js";
 import { uprobesMissing } from "../packages/uprobes.js";
 
@@ -20,9 +21,8 @@ function compilersMissing(): string | null {
 }
 
 function optimizes(): string | null {
-  const [major, minor] = release().split(".").map(Number) as [number, number];
-  const version = major * 1000 + minor;
-  return version >= 6018 && version <= 7002 ? null : `Linux ${release()} does not turn a nop5 into a call`;
+  const known = kernelOf(parseVersion(release())!).optimizes === "nop5";
+  return known ? null : `Linux ${release()} does not turn a nop5 into a call`;
 }
 
 /** Whether to skip what needs a compiler and uprobes. */

@@ -6,6 +6,7 @@ import { appendFileSync, copyFileSync, mkdirSync, readFileSync, readlinkSync, wr
 import { constants } from "node:os";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { runningKernel } from "../../src/live/running-kernel.js";
 import { corpus, corpusPath, FETCH_TIMEOUT } from "../packages/corpus.js";
 import { run } from "../run.js";
 import { cannotOptimize, cannotTrace } from "./kernel.js";
@@ -298,6 +299,18 @@ describe.skipIf(skipped)("live", () => {
     const both = (await rewriteWith(plain, "--layout", "nop,nop5")).path;
     expectSite(await live(["--", both, "quick"]), 10, false);
     expectSite(await live(["--behind", "nop5", "--", both, "quick"]), 10);
+  });
+
+  it("says of a nop10 that it is refused where the kernel refuses it", async () => {
+    const both = (await rewriteWith(plain, "--layout", "nop,nop10")).path;
+    expectSite(await live(["--", both, "quick"]), 10, false);
+    if (runningKernel().treats.nop10 !== "refused") return console.warn("SKIPPED: this kernel takes probes on nop10");
+    const { sites } = await live(["--behind", "nop10", "--", both, "quick"]);
+    expect(sites).toMatchObject([
+      { hits: 0, optimized: false, bytes: null, untraced: expect.stringMatching(/^refused: Linux /) },
+    ]);
+    const { stdout } = await runTool(["live", "--behind", "nop10", "--", both, "quick"]);
+    expect(stdout).toMatch(/^ {2}\S+ +0x[0-9a-f]+ +0 +refused /m);
   });
 
   it("attaches to 531 probes", { timeout: FETCH_TIMEOUT }, async () => {

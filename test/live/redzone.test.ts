@@ -1,5 +1,5 @@
 /**
- * What a function keeps below rsp survives a tracer: a nop5 that Linux 6.18 to 7.2 have patched writes there.
+ * What a function keeps below rsp survives a tracer: a nop5 that Linux 6.18 to 7.1 have patched writes there.
  *
  * A hand-written program and a generated family of leaf functions are compiled with the plain nop, rewritten, and traced at
  * every probe while they check their own results. A probe that was not hit, or not patched into a call, would prove nothing: the

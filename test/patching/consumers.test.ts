@@ -1,12 +1,13 @@
 /** Tracers that do more than look: they change registers, send the program elsewhere, want the return. */
 import { describe, expect, it } from "vitest";
 import { Gpr } from "../../src/emulate/state.js";
+import type { Version } from "../../src/kernel/kernels.js";
 import { FIRST_SP, makeProgram } from "../../src/patching/programs.js";
 import { Rehearsal } from "../../src/patching/rehearsal.js";
 import { explore, prepare, type Scenario } from "../../src/patching/scenario.js";
 import { type Consumer, PLAIN_CONSUMER } from "../../src/patching/setup.js";
 
-const kernels = ["legacy", "6.18", "7.3"] as const;
+const kernels = ["legacy", "6.18", "7.2"] as const;
 const base: Scenario = { kernel: "6.18", program: "plain", threads: 2, toggles: 1 };
 
 function expectSafe(scenario: Partial<Scenario>): void {
@@ -31,7 +32,7 @@ describe("another next instruction", () => {
   const ret = makeProgram("plain").listing.at(-1)!;
   const goTo = { ...PLAIN_CONSUMER, goTo: ret.address };
   it("is what the program has there", () => expect(ret.text).toBe("ret"));
-  // On 7.3 the listing has other addresses.
+  // On 7.2 the listing has other addresses.
   for (const kernel of ["legacy", "6.18"] as const) it(kernel, () => expectSafe({ kernel, consumer: goTo }));
   it("is where the program goes on", () => {
     const { setup } = prepare({ ...base, consumer: goTo });
@@ -53,6 +54,18 @@ describe("another stack pointer", () => {
 });
 
 describe("return probes and sessions", () => {
+  it.each<[Version, boolean]>([
+    [[6, 10], false],
+    [[6, 11], true],
+    [[6, 12], true],
+  ])("before 6.18 they return through int3, and by a system call from 6.11 on: %s", (version, calls) => {
+    const result = explore({ ...base, kernel: "legacy", version, program: "return", threads: 1 });
+    expect([result.found, result.exhaustive]).toEqual([null, true]);
+    const labels = [...result.model.allSteps()].map((step) => step.label);
+    expect(labels).toContain("kernel: calls the consumer for the return");
+    expect(labels.includes("syscall")).toBe(calls);
+  });
+
   for (const kernel of kernels)
     for (const kind of ["return", "session"] as const)
       it(`${kernel}, ${kind}`, () => expectSafe({ kernel, program: "return", consumer: { ...PLAIN_CONSUMER, kind } }));

@@ -86,7 +86,7 @@ describe("programs", () => {
 describe("trampolines", () => {
   const saves = ["push rcx", "push r11", "push rax", "mov rax,0x150", "syscall", "pop rax", "pop r11", "pop rcx"];
   it("6.18", () => expect(disassembled(protocols["6.18"].trampoline, 0)).toEqual([...saves, "ret"]));
-  it("7.3", () => expect(disassembled(protocols["7.3"].trampoline, 0)).toEqual([...saves, "ret 0x80"]));
+  it("7.2", () => expect(disassembled(protocols["7.2"].trampoline, 0)).toEqual([...saves, "ret 0x80"]));
   it("return probes", () =>
     expect(disassembled(protocols["6.18"].returnTrampoline, 0)).toEqual([
       "push rax",

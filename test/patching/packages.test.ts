@@ -2,7 +2,7 @@
  * Every rewritten probe of the five Debian packages, with the code around it, run by two threads while a tracer comes and
  * goes once: everything that can happen, searched exhaustively, and nothing is wrong. Prints what that took.
  *
- * Twenty probes on one kernel; LONG=1 takes all of them, on 6.18 as nop5 and on 7.3 as nop,nop10, and builds two faults into
+ * Twenty probes on one kernel; LONG=1 takes all of them, on 6.18 as nop5 and on 7.2 as nop,nop10, and builds two faults into
  * the kernel at each, which have to be found there.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -32,11 +32,11 @@ const sampled: Readonly<Record<keyof typeof corpus, number>> = {
 
 const ways: readonly (readonly [Layout, Kernel])[] = [
   ["nop5", "6.18"],
-  ...(long ? [["nop,nop10", "7.3"] as const] : []),
+  ...(long ? [["nop,nop10", "7.2"] as const] : []),
 ];
 
 /** What stands in byte 0 of a probe that has become a call. */
-const CALLED: Record<Kernel, number> = { "6.18": 0xe8, "7.3": 0x48 };
+const CALLED: Partial<Record<Kernel, number>> = { "6.18": 0xe8, "7.2": 0x48 };
 
 const table: string[] = [];
 let total = { sites: 0, states: 0, seconds: 0 };

@@ -9,7 +9,7 @@ import { carriedOriginal } from "../../src/verify/original.js";
 import { usdtNop5 } from "../commands/in-process.js";
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 
-type Kernel = "legacy" | "6.18" | "7.3";
+type Kernel = "legacy" | "6.18" | "7.2";
 
 /** A leaf function that keeps its array below rsp, one that does not, one that calls, and one behind a branch. */
 const source = `
@@ -50,10 +50,10 @@ function run(site: RealSite, kernel: Kernel, fault?: string): Result {
 describe.skipIf(!canCompile)("rewritten sites", () => {
   for (const [layout, kernel, first] of [
     ["nop5", "6.18", 0xe8],
-    ["nop5", "7.3", 0xcc],
+    ["nop5", "7.2", 0xcc],
     ["nop5", "legacy", 0xcc],
     ["nop,nop5", "6.18", 0xe8],
-    ["nop,nop10", "7.3", 0x48],
+    ["nop,nop10", "7.2", 0x48],
     ["nop,nop10", "6.18", 0xcc],
   ] as const)
     it(`${layout} on ${kernel}`, async () => {

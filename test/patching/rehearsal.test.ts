@@ -1,4 +1,4 @@
-/** What an observer sees of single runs: the bytes that were measured on 6.18 (and read in the sources of 7.3). */
+/** What an observer sees of single runs: the bytes that were measured on 6.18 and 7.2. */
 import { describe, expect, it } from "vitest";
 import type { KernelName } from "../../src/kernel/kernels.js";
 import { faultNamed } from "../../src/patching/faults.js";
@@ -38,8 +38,8 @@ describe("bytes at the probe", () => {
     expect(run.violation).toBe(null);
   });
 
-  it("7.3: lea and call; detaching leaves the call behind the nop's first five bytes", () => {
-    const run = rehearse("7.3", "plain");
+  it("7.2: lea and call; detaching leaves the call behind the nop's first five bytes", () => {
+    const run = rehearse("7.2", "plain");
     run.attach();
     expect(hex(run.bytes())).toBe("cc 2e 0f 1f 84 00 00 00 00 00");
     run.pass(0, 2);
@@ -116,8 +116,8 @@ describe("address spaces", () => {
       expect(run.violation?.property ?? null).toBe(outcome);
     });
 
-  it("7.3, fork: the child has both", () => {
-    const run = rehearse("7.3", "fork");
+  it("7.2, fork: the child has both", () => {
+    const run = rehearse("7.2", "fork");
     run.attach();
     run.pass(0, 2);
     run.mayFork = true;

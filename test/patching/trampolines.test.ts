@@ -38,16 +38,16 @@ function program(nop: Uint8Array, isCrowded: boolean): Program {
   };
 }
 
-const scenario = (kernel: "6.18" | "7.3", isCrowded: boolean, threads = 2): Scenario => ({
+const scenario = (kernel: "6.18" | "7.2", isCrowded: boolean, threads = 2): Scenario => ({
   kernel,
-  program: program(kernel === "7.3" ? NOP10 : NOP5, isCrowded),
+  program: program(kernel === "7.2" ? NOP10 : NOP5, isCrowded),
   threads,
   toggles: 2,
 });
 
 describe("a second trampoline in reach", () => {
-  it("7.3: another call is patched in the second time", () => {
-    const { setup } = prepare(scenario("7.3", true, 1));
+  it("7.2: another call is patched in the second time", () => {
+    const { setup } = prepare(scenario("7.2", true, 1));
     const run = new Rehearsal(setup, { toggles: 2 });
     run.attach();
     run.pass(0, 4);
@@ -59,16 +59,16 @@ describe("a second trampoline in reach", () => {
     expect(hex(run.bytes(0))).not.toBe(hex(first));
   });
 
-  it("7.3: a thread between lea and call runs a mixture of both", () => {
-    const { found } = explore(scenario("7.3", true));
+  it("7.2: a thread between lea and call runs a mixture of both", () => {
+    const { found } = explore(scenario("7.2", true));
     expect(found?.violation.property).toBe("torn-instruction");
     const torn = found!.schedule.at(-1)!;
     const own = found!.schedule.filter(({ actor }) => actor === torn.actor).map(({ step }) => step.label);
     expect(own.slice(-2)).toEqual(["lea", "fetches a mixture"]);
   });
 
-  it("7.3: nothing of that where there is room near each probe", () => {
-    const result = explore(scenario("7.3", false, 1));
+  it("7.2: nothing of that where there is room near each probe", () => {
+    const result = explore(scenario("7.2", false, 1));
     expect([result.found, result.exhaustive]).toEqual([null, true]);
   });
 

@@ -1,5 +1,5 @@
 /**
- * Probes that were built as a nop5: no rewriting makes anything of them, and on Linux 6.18 to 7.2 forked children die at them
+ * Probes that were built as a nop5: no rewriting makes anything of them, and on Linux 6.18 to 7.1 forked children die at them
  * all the same. So the file gets the fork guard and nothing else, where options and file admit of one.
  */
 import { readFileSync } from "node:fs";
@@ -87,7 +87,7 @@ describe.skipIf(!canCompile)("probes that were built as a nop5", () => {
 
   it.each([
     [["--no-fork-guard"], "there is no fork guard: --no-fork-guard leaves it out", { installed: false }],
-    [["--kernel", "7.3"], "--kernel 6.18 --layout auto gives them a fork guard", null],
+    [["--kernel", "7.2"], "--kernel 6.18 --layout auto gives them a fork guard", null],
     [["--kernel", "any"], "--kernel 6.18 --layout auto gives them a fork guard", null],
     [["--layout", "nop,nop10"], "--kernel 6.18 --layout auto gives them a fork guard", null],
   ])("%s leaves the file as it was, a guarded one as it was before, and says so", async (options, why, forkGuard) => {

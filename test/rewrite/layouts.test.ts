@@ -154,11 +154,22 @@ __attribute__((noinline)) static long forks(long yes) {
     expect(warned.hazards.find((h) => h.code === "fork")?.message).toContain("system call");
   });
 
-  it.each(["7.3", "any"])("chooses nop,nop10 for kernel %s, so that no kernel is slowed down", async (kernel) => {
-    const { layout, hazards } = await rewriteWith(await compile(plain), "--kernel", kernel);
-    expect(layout).toBe("nop,nop10");
-    expect(hazards).toEqual([]);
-  });
+  it.each(["6.18", "6.18.44", "6.19", "7.1.13"])(
+    "chooses nop5 for kernel %s, which makes a call of it",
+    async (kernel) => {
+      const { layout } = await rewriteWith(await compile(plain), "--kernel", kernel);
+      expect(layout).toBe("nop5");
+    },
+  );
+
+  it.each(["7.2", "7.2.6", "7.3.4", "7.4", "6.1", "6.12.117", "any"])(
+    "chooses nop,nop10 for kernel %s, so that no kernel is slowed down",
+    async (kernel) => {
+      const { layout, hazards } = await rewriteWith(await compile(plain), "--kernel", kernel);
+      expect(layout).toBe("nop,nop10");
+      expect(hazards).toEqual([]);
+    },
+  );
 
   it("starts from the original where a rewritten file is rewritten with other options", async () => {
     const input = await compile(plain);

@@ -1,6 +1,6 @@
 /*
  * Does what its first argument says, and passes its probe on the way: live:work, with what it counts as the argument. No
- * process passes it both before and after it forks, since Linux 6.18 to 7.2 do not let a child live that does.
+ * process passes it both before and after it forks, since Linux 6.18 to 7.1 do not let a child live that does.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

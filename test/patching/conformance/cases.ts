@@ -1,4 +1,4 @@
-/** The programs that kernel and model both run, and what is done with each. */
+/** The programs that kernel and model both run, and what is done with each: by the nop that their probes are. */
 import { assemble, branch, bytesOf, line } from "../../../src/patching/assemble.js";
 import { makeProgram, type Program } from "../../../src/patching/programs.js";
 import type { Consumer } from "../../../src/patching/setup.js";
@@ -76,57 +76,58 @@ const manyNops: Program = ((): Program => {
   return { ...makeProgram("plain"), name: "many nops", listing, entry: labels.get("loop")!, sites };
 })();
 
-export const cases: readonly Case[] = [
-  make("plain", makeProgram("plain"), often),
-  make("a probe with a guard", makeProgram("plain", { guard: true }), often),
+/** @param probe the nop at each probe, where a case has not its own */
+export const casesWith = (probe: Uint8Array): readonly Case[] => [
+  make("plain", makeProgram("plain", { probe }), often),
+  make("a probe with a guard", makeProgram("plain", { probe, guard: true }), often),
   make("a one-byte nop", makeProgram("plain", { probe: bytesOf("90") }), often),
-  make("a probe over a page's end", makeProgram("plain", { crossing: true }), often),
-  make("live red zone, guarded", makeProgram("redzone", { guard: true }), often),
-  make("live red zone, no guard", makeProgram("redzone"), [pass(3), attach, pass(), pass()]),
+  make("a probe over a page's end", makeProgram("plain", { probe, crossing: true }), often),
+  make("live red zone, guarded", makeProgram("redzone", { probe, guard: true }), often),
+  make("live red zone, no guard", makeProgram("redzone", { probe }), [pass(3), attach, pass(), pass()]),
   make("several nops", manyNops, often),
-  make("sites 3 GiB apart", makeProgram("far"), often),
-  make("seccomp", makeProgram("seccomp"), often),
+  make("sites 3 GiB apart", makeProgram("far", { probe }), often),
+  make("seccomp", makeProgram("seccomp", { probe }), often),
   make(
     "threads",
-    makeProgram("plain"),
+    makeProgram("plain", { probe }),
     [
       ...[pass(1, 0), pass(1, 1), attach, pass(1, 1), pass(1, 2), pass(5, 0), pass(3, 1), detach],
       ...[pass(2, 0), pass(1, 1), pass(2, 2), attach, pass(1, 2), pass(1, 1), pass(1, 0), detach, pass(1, 1)],
     ],
     { threads: 3 },
   ),
-  make("semaphore", makeProgram("semaphore"), [attach, pass(), pass(5), detach, attach, pass(2), detach]),
-  make("return probe", makeProgram("return"), often, { consumer: "return" }),
-  make("vfork", makeProgram("vfork"), [
+  make("semaphore", makeProgram("semaphore", { probe }), [attach, pass(), pass(5), detach, attach, pass(2), detach]),
+  make("return probe", makeProgram("return", { probe }), often, { consumer: "return" }),
+  make("vfork", makeProgram("vfork", { probe }), [
     ...[pass(), attach, pass(2), fork, child(), pass(), detach, fork, child(), attach, fork, child(), pass(2), detach],
   ]),
-  make("fork before attaching", makeProgram("fork"), [
+  make("fork before attaching", makeProgram("fork", { probe }), [
     ...[fork, attach, child(), child(3), pass(), detach, child(), pass(), attach, child(), pass(2), detach],
   ]),
-  make("fork of a program with int3 in it", makeProgram("fork", { crossing: true }), [
+  make("fork of a program with int3 in it", makeProgram("fork", { probe, crossing: true }), [
     ...[attach, pass(), fork, child(2), detach, child(), pass(), attach, child(), pass(), detach],
   ]),
-  make("fork of a patched program", makeProgram("fork"), [pass(), attach, pass(3), fork, child()]),
-  make("fork, and the tracer goes", makeProgram("fork"), [attach, pass(2), fork, detach, pass(), child()]),
-  make("fork, the tracer goes and comes again", makeProgram("fork"), [
+  make("fork of a patched program", makeProgram("fork", { probe }), [pass(), attach, pass(3), fork, child()]),
+  make("fork, and the tracer goes", makeProgram("fork", { probe }), [attach, pass(2), fork, detach, pass(), child()]),
+  make("fork, the tracer goes and comes again", makeProgram("fork", { probe }), [
     ...[attach, pass(2), fork, detach, attach, pass(), child(), child(2), detach, child(), pass()],
   ]),
   // int3 over the child's dead call, and then only its first byte is the nop's again.
-  make("fork, the tracer goes, comes and goes again", makeProgram("fork"), [
+  make("fork, the tracer goes, comes and goes again", makeProgram("fork", { probe }), [
     ...[attach, pass(2), fork, detach, attach, detach, pass(), child()],
   ]),
-  make("fork behind detaching", makeProgram("fork"), [
+  make("fork behind detaching", makeProgram("fork", { probe }), [
     ...[attach, pass(2), detach, fork, child(), attach, child(), child(2), pass(2), detach, child()],
   ]),
   make(
     "fork, and the child repairs",
-    makeProgram("fork", { forkGuard: "repair" }),
+    makeProgram("fork", { probe, forkGuard: "repair" }),
     [pass(), attach, pass(3), fork, child(), child(), child(5), pass(), detach, child(), pass()],
     { repairs: true },
   ),
   make(
     "fork, the tracer goes, and the child repairs",
-    makeProgram("fork", { forkGuard: "repair" }),
+    makeProgram("fork", { probe, forkGuard: "repair" }),
     [attach, pass(3), fork, detach, child(), child(), attach, child(2), pass(), detach, child()],
     { repairs: true },
   ),

@@ -7,13 +7,17 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { PAGE_SIZE } from "../../../src/address.js";
+import { treatmentAt } from "../../../src/kernel/treatment.js";
+import { runningKernel } from "../../../src/live/running-kernel.js";
 import type { Program } from "../../../src/patching/programs.js";
 import { type AttachedProbes, attach } from "../../packages/uprobes.js";
 import { Command, FIRST_SOCKET, type LiveProgram, stopWord } from "./live-program.js";
 import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observation.js";
 
 const TIMEOUT = 12_000;
+const kernel = runningKernel();
 const REPORT_SIZE = 16;
 
 interface Report {
@@ -74,7 +78,7 @@ export class LiveRun implements Performer {
     const run = new LiveRun(path, live, what);
     try {
       const { semaphore, filter } = what.program;
-      if (semaphore !== null) run.poke(semaphore, 1);
+      if (semaphore !== null) await run.whenMapped(() => run.poke(semaphore, 1));
       await run.command(0, Command.pass, 1, live.loop);
       if (semaphore !== null) run.poke(semaphore, 0);
       if (filter && (await run.command(0, Command.filter)).value !== 0) throw new Error("no seccomp filter can be set");
@@ -82,6 +86,17 @@ export class LiveRun implements Performer {
     } catch (error) {
       await run.stop();
       throw error;
+    }
+  }
+
+  /** A process that has been started may not have its memory yet. */
+  private async whenMapped(write: () => void): Promise<void> {
+    for (const end = Date.now() + TIMEOUT; ; await sleep(10)) {
+      try {
+        return write();
+      } catch (error) {
+        if (Date.now() > end || (error as NodeJS.ErrnoException).code !== "EIO") throw error;
+      }
     }
   }
 
@@ -142,7 +157,11 @@ export class LiveRun implements Performer {
   private attach(): void {
     const { offsets, semaphoreOffset } = this.live;
     const counter = semaphoreOffset === null ? {} : { refCtrOffset: semaphoreOffset };
-    const points = offsets.map((offset) => ({ path: this.path, offset, ...counter }));
+    const { sites } = this.what.program;
+    // One that this kernel refuses would keep it from taking the others.
+    const taken = offsets.filter((_, i) => treatmentAt(kernel, sites[i]!.original, sites[i]!.address) !== "refused");
+    if (taken.length === 0) return;
+    const points = taken.map((offset) => ({ path: this.path, offset, ...counter }));
     const entries = attach(points);
     this.probes = { entries, returns: null };
     if (this.what.returns)

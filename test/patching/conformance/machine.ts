@@ -2,20 +2,16 @@
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { treatmentOf } from "../../../src/live/kernel-tests.js";
-import { findTracefs } from "../../../src/live/tracefs.js";
 import { makeProgram } from "../../../src/patching/programs.js";
 import { behindFile } from "../../behind.js";
 import { uprobesMissing } from "../../packages/uprobes.js";
 import { hexBytes, LiveRun } from "./live.js";
 import { type LiveProgram, liveProgram } from "./live-program.js";
 
-/** Why not: found out by trying, for other kernels have other models, and these cases are about 6.18 to 7.2. */
+/** Why not: found out by trying. */
 export async function cannotCompare(): Promise<string | null> {
   const missing = uprobesMissing();
   if (missing !== null) return missing;
-  const { optimized, trouble } = treatmentOf("nop5", findTracefs().path!);
-  if (!optimized || trouble !== null) return "this kernel does not turn a nop5 into a call";
   return (await takesCallsBack())
     ? null
     : "detaching leaves the call here (CVE-2026-72357): the cases are about kernels that take it back";
