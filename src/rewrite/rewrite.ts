@@ -2,7 +2,7 @@
  * The pipeline, from top to bottom: bytes, notes, facts, plan, place, new code, edits, bytes.
  */
 
-import { type Vaddr, vaddr } from "../address.js";
+import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
@@ -366,11 +366,8 @@ function codeEdits(
   const edits: Edit[] = [];
   for (const { change, window } of proposals)
     if (change.kind === "in-place") edits.push(editAtAddress(image, window.start, change.bytes));
-  for (const { changes, retargets } of newCode?.chunks ?? []) {
+  for (const { changes } of newCode?.chunks ?? [])
     for (const { at, bytes } of changes) edits.push(editAtAddress(image, at, bytes));
-    for (const { branchEnd, distance } of retargets)
-      edits.push(editAtAddress(image, vaddr(branchEnd - 4), word(distance, 4)));
-  }
   for (const { range, end } of growthsOf(proposals)) {
     const offset = facts?.functions.fde(range)?.rangeOffset;
     if (offset !== undefined) edits.push(editAt(image, offset, word(end - range.start, 4)));
