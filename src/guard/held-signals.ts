@@ -31,11 +31,10 @@
  * Handlers are called as the C library calls them. They keep all registers and the flags all the same, as the guard does:
  * so new code may call them in between anything. Raw system calls, no libc, errno is not touched.
  */
-import type { Vaddr } from "../address.js";
-import type { CfaRows } from "../elf/cfa-rows.js";
-import { at, type RegisterName } from "../x86/assembler.js";
+import { Assembler, at, type RegisterName } from "../x86/assembler.js";
 import { NOP5 } from "../x86/bytes.js";
 import { SITE_ENTRY } from "./guarded-pages.js";
+import { enter, leave } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -44,89 +43,61 @@ import {
   SLOT_KEY,
   SLOT_MASK,
   SLOT_SIZE,
-  SlotCode,
   setMask,
+  slotTable,
 } from "./signal-slots.js";
-
-/** A function `void (void)` for __register_atfork. */
-interface ForkHandler {
-  readonly bytes: Uint8Array;
-  readonly unwind: CfaRows;
-}
 
 const SAVED: readonly RegisterName[] = ["rax", "rcx", "rdx", "rsi", "rdi"];
 const view = new DataView(NOP5.buffer, NOP5.byteOffset);
 /** Bytes 0 to 3 of the nop5, and 1 to 4. */
 const [HEAD, TAIL] = [view.getUint32(0, true), view.getUint32(1, true)];
+const LOCK_CMPXCHG_AT_RDX_WITH_RDI = [0xf0, 0x48, 0x0f, 0xb1, 0x3a];
 
-/** The handler before a fork, at link-time address `start`; its length does not depend on the addresses. */
-export function beforeFork(start: Vaddr, sites: SiteTable, slots: SignalSlots): ForkHandler {
-  return new Held(start).before(sites, slots);
+/** The handler before a fork: a function `void (void)` for __register_atfork, to be linked beside its table of sites. */
+export function beforeFork(name: string, sites: SiteTable, slots: SignalSlots): Assembler {
+  const code = new Assembler({ name, align: 16 });
+  enter(code, SAVED);
+  code.address("rdx", sites.table).address("rsi", sites.end).address("rcx", sites.firstSite);
+  code.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
+  code.op("mov", "edi", at("rax")).op("cmp", "edi", HEAD).jumpIf("ne", "traced");
+  code.op("mov", "edi", at("rax", 1)).op("cmp", "edi", TAIL).jumpIf("ne", "traced");
+  code.op("add", "rdx", SITE_ENTRY).op("cmp", "rdx", "rsi").jumpIf("b", "look");
+  code.label("leave");
+  leave(code, SAVED);
+
+  code.label("traced");
+  slotTable(code, slots);
+  code.label("own").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "leave");
+  code.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "own");
+  for (const register of CLOBBERED) code.push(register);
+  code.op("mov", "eax", linux.SYNCHRONOUS_SIGNALS).op("not", "rax").push("rax");
+  // The kernel reads the set before it writes what was blocked.
+  code.system(linux.SYS_rt_sigprocmask, linux.SIG_BLOCK, "rsp", "rsp", linux.SIGSET_SIZE);
+  code.op("test", "rax", "rax").jumpIf("ne", "not held");
+  slotTable(code, slots);
+  code.label("claim").op("mov", "eax", 0).raw(LOCK_CMPXCHG_AT_RDX_WITH_RDI).jumpIf("e", "held");
+  code.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "claim");
+  setMask(code).jump("not held");
+  code.label("held").op("mov", "rax", at("rsp")).op("mov", at("rdx", SLOT_MASK), "rax");
+  code.label("not held").pop("rax");
+  for (const register of CLOBBERED.toReversed()) code.pop(register);
+  return code.jump("leave");
 }
 
-/** The handler behind a fork in the parent, likewise. */
-export function behindFork(start: Vaddr, slots: SignalSlots): ForkHandler {
-  return new Held(start).behind(slots);
-}
+/** The handler after a fork in the parent, likewise. */
+export function behindFork(name: string, slots: SignalSlots): Assembler {
+  const code = new Assembler({ name, align: 16 });
+  enter(code, SAVED);
+  slotTable(code, slots);
+  code.label("slot").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "held");
+  code.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
+  code.label("leave");
+  leave(code, SAVED);
 
-class Held extends SlotCode {
-  before(sites: SiteTable, slots: SignalSlots): ForkHandler {
-    const { asm } = this;
-    this.enter(SAVED);
-    this.linkTime("rdx", sites.table);
-    this.linkTime("rsi", sites.end);
-    this.linkTime("rcx", sites.firstSite);
-    asm.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
-    asm.op("mov", "edi", at("rax")).op("cmp", "edi", HEAD).jumpIf("ne", "traced");
-    asm.op("mov", "edi", at("rax", 1)).op("cmp", "edi", TAIL).jumpIf("ne", "traced");
-    asm.op("add", "rdx", SITE_ENTRY).op("cmp", "rdx", "rsi").jumpIf("b", "look");
-    asm.label("leave");
-    this.leave(SAVED);
-
-    asm.label("traced");
-    this.slotTable(slots);
-    asm.label("own").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "leave");
-    asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "own");
-    for (const register of CLOBBERED) this.push(register);
-    asm.op("mov", "eax", linux.SYNCHRONOUS_SIGNALS).op("not", "rax");
-    this.push("rax");
-    // The kernel reads the set before it writes what was blocked.
-    asm.system(linux.SYS_rt_sigprocmask, linux.SIG_BLOCK, "rsp", "rsp", linux.SIGSET_SIZE);
-    asm.op("test", "rax", "rax").jumpIf("ne", "not held");
-    this.slotTable(slots);
-    asm.label("claim").op("mov", "eax", 0).raw([0xf0, 0x48, 0x0f, 0xb1, 0x3a]).jumpIf("e", "held"); // lock cmpxchg [rdx], rdi
-    asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "claim");
-    setMask(asm).jump("not held");
-    asm.label("held").op("mov", "rax", at("rsp")).op("mov", at("rdx", SLOT_MASK), "rax");
-    asm.label("not held");
-    this.pop("rax");
-    for (const register of CLOBBERED.toReversed()) this.pop(register);
-    asm.jump("leave");
-    return this.#finish();
-  }
-
-  behind(slots: SignalSlots): ForkHandler {
-    const { asm } = this;
-    this.enter(SAVED);
-    this.slotTable(slots);
-    asm.label("slot").op("cmp", "rdi", at("rdx", SLOT_KEY)).jumpIf("e", "held");
-    asm.op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
-    asm.label("leave");
-    this.leave(SAVED);
-
-    asm.label("held");
-    for (const register of CLOBBERED) this.push(register);
-    asm.op("mov", "rax", at("rdx", SLOT_MASK));
-    this.push("rax");
-    asm.op("mov", at("rdx", SLOT_KEY), 0);
-    setMask(asm);
-    this.pop("rax");
-    for (const register of CLOBBERED.toReversed()) this.pop(register);
-    asm.jump("leave");
-    return this.#finish();
-  }
-
-  #finish(): ForkHandler {
-    return { bytes: this.asm.finish(), unwind: this.rows() };
-  }
+  code.label("held");
+  for (const register of CLOBBERED) code.push(register);
+  code.op("mov", "rax", at("rdx", SLOT_MASK)).push("rax").op("mov", at("rdx", SLOT_KEY), 0);
+  setMask(code).pop("rax");
+  for (const register of CLOBBERED.toReversed()) code.pop(register);
+  return code.jump("leave");
 }

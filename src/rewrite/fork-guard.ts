@@ -14,20 +14,21 @@
  */
 
 import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
-import type { CfaRows } from "../elf/cfa-rows.js";
 import * as elf from "../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { addTo } from "../grouped.js";
-import { childGuard } from "../guard/child-guard.js";
+import { type ChildGuard, childGuard } from "../guard/child-guard.js";
 import type { GuardedMapping } from "../guard/guarded-pages.js";
+import type { SignalSlots } from "../guard/signal-slots.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { INT3 } from "../x86/bytes.js";
 import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
-import type { NamedCode, NewCode } from "./new-code.js";
+import { FORK_GUARD } from "./imports/fork-handlers.js";
+import type { NewCode } from "./new-code.js";
 import type { Place, PlaceOptions, Places } from "./place.js";
 import type { PlacedProbe } from "./proposal.js";
 
@@ -138,22 +139,10 @@ export function withForkGuard(
   const sites = [...placed.map(nop5Of).filter(isInOnePage), ...before];
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
-  let pages = 0;
-  let unwind: CfaRows | undefined;
-  let codeEnd: Vaddr | undefined;
-  let code: CoverCode;
-  try {
-    code = coverCode(cover, start, (at, slots) => {
-      const guard = childGuard(at, mappings, slots);
-      pages = guard.pageCount;
-      unwind = guard.unwind;
-      codeEnd = guard.codeEnd;
-      return guard;
-    });
-  } catch (error) {
-    if (error instanceof RangeError) return error.message;
-    throw error;
-  }
+  const guard = guardFor(mappings, cover.handler?.slots);
+  if (typeof guard === "string") return guard;
+  const code = coverCode(cover, start, guard);
+  if (typeof code === "string") return code;
   const end = start + code.bytes.length;
   // A segment of two pages: see above. Without probes in it one will do.
   const hasProbes = place.kind === "new segment" && newCode.chunks.length > 0;
@@ -162,14 +151,21 @@ export function withForkGuard(
   const bytes = new Uint8Array(whole - newCode.start).fill(INT3);
   bytes.set(newCode.bytes);
   bytes.set(code.bytes, start - newCode.start);
-  const named: NamedCode[] = [
-    { name: "usdt_nop5.fork_guard", start: code.child, end: codeEnd!, unwind: unwind! },
-    ...code.named,
-  ];
+  const uncountedSites = uncounted(cover.image, place, sites);
   return {
-    newCode: { ...newCode, bytes, named: [...newCode.named, ...named] },
-    guard: { sites: sites.length, pages, uncounted: uncounted(cover.image, place, sites), code },
+    newCode: { ...newCode, bytes, named: [...newCode.named, ...code.named] },
+    guard: { sites: sites.length, pages: guard.pageCount, uncounted: uncountedSites, code },
   };
+}
+
+/** The guard for these sites, or why there can be none. */
+function guardFor(mappings: readonly GuardedMapping[], slots: SignalSlots | undefined): ChildGuard | string {
+  try {
+    return childGuard(FORK_GUARD, mappings, slots);
+  } catch (error) {
+    if (error instanceof RangeError) return error.message;
+    throw error;
+  }
 }
 
 const isSinglePage = ({ p_vaddr, p_memsz }: ProgramHeader): boolean => (p_vaddr % PAGE_SIZE) + p_memsz <= PAGE_SIZE;

@@ -15,6 +15,7 @@ import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } fro
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
 import { cover, coverOf } from "./covered.js";
+import { childOf } from "./handled.js";
 
 const programs = fileURLToPath(new URL("./programs", import.meta.url));
 const noMusl = (await run("musl-gcc", ["--version"]).catch(() => ({ status: 1 }))).status !== 0;
@@ -256,7 +257,7 @@ int main(void) {
         ["ba00000000c3", 6],
         ["f8c3", 2],
       ] as const) {
-        cover(input, output, () => ({ bytes: Uint8Array.from(Buffer.from(guard, "hex")) }));
+        cover(input, output, () => childOf(guard));
         expect((await run(output, [])).status, guard).toBe(status);
       }
     }

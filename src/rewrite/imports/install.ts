@@ -6,87 +6,51 @@
 import type { ElfImage } from "../../elf/image.js";
 import type { SparseContent } from "../../sparse-content.js";
 import { assemble } from "../assemble.js";
-
-import type { NamedCode, NewCode } from "../new-code.js";
+import type { NewCode } from "../new-code.js";
 import type { Place } from "../place.js";
 import { symbolEdits } from "../symbols.js";
-import {
-  type ChildHandlerChanges,
-  type ChildHandlerPlan,
-  childHandlerChanges,
-  childHandlerCode,
-  childHandlerPlaces,
-  planChildHandler,
-} from "./child-handler.js";
+import { type ChildHandlerPlan, planChildHandler } from "./child-handler.js";
 import { type CoverCode, coverChanges, coverCode, coverPlaces, type ForkCoverPlan } from "./fork-cover.js";
-import type { MakeChild, Stubs } from "./stubs.js";
+import type { ChildCode } from "./fork-handlers.js";
 
 export interface Installed {
-  readonly content: SparseContent;
-  readonly plan: ChildHandlerPlan;
-  readonly place: Place;
-  readonly stubs: Stubs;
-}
-
-/**
- * The file with a handler that the C library runs in every forked child, or why it cannot have one.
- * @param child makes the handler's code, a function without arguments, for its link-time address
- * @throws InputError where the file is damaged
- */
-export function installChildHandler(image: ElfImage, child: MakeChild): Installed | string {
-  const plan = planChildHandler(image);
-  if (typeof plan === "string") return plan;
-  const made = install(image, childHandlerPlaces(plan, { tableAtEnd: false, keepOffsets: true }), (place) => {
-    const code = childHandlerCode(plan, place.start, child);
-    return { code, image: plan.image, changes: () => childHandlerChanges(plan, code) };
-  });
-  return typeof made === "string" ? made : { content: made.content, plan, place: made.place, stubs: made.code };
-}
-
-export interface Covered {
   readonly content: SparseContent;
   readonly place: Place;
   readonly code: CoverCode;
 }
 
+/**
+ * The file with a handler that the C library runs in every forked child, or why it cannot have one.
+ * @throws InputError where the file is damaged
+ */
+export function installChildHandler(
+  image: ElfImage,
+  child: ChildCode,
+): (Installed & { readonly plan: ChildHandlerPlan }) | string {
+  const plan = planChildHandler(image);
+  if (typeof plan === "string") return plan;
+  const made = installForkCover(image, { image: plan.image, handler: plan, detours: [] }, child);
+  return typeof made === "string" ? made : { ...made, plan };
+}
+
 /** The file with all that `plan` covers, likewise; or why there is no place for it. */
 export function installForkCover(
-  image: ElfImage,
-  plan: ForkCoverPlan,
-  child: MakeChild,
-  tableAtEnd = false,
-): Covered | string {
-  return install(image, coverPlaces(plan, { tableAtEnd, keepOffsets: true }), (place) => {
-    const code = coverCode(plan, place.start, child);
-    return { code, image: plan.image, changes: () => coverChanges(plan, code) };
-  });
-}
-
-interface Encoded<Code> {
-  readonly code: Code;
-  readonly image: ElfImage;
-  changes(): ChildHandlerChanges;
-}
-
-function install<Code extends { readonly bytes: Uint8Array; readonly named: readonly NamedCode[] }>(
   input: ElfImage,
-  { places, obstacle }: ReturnType<typeof childHandlerPlaces>,
-  encode: (place: Place) => Encoded<Code>,
-): { content: SparseContent; place: Place; code: Code } | string {
+  plan: ForkCoverPlan,
+  child: ChildCode,
+  tableAtEnd = false,
+): Installed | string {
+  const { places, obstacle } = coverPlaces(plan, { tableAtEnd, keepOffsets: true });
   for (const place of places) {
-    const { code, image, changes } = encode(place);
+    const code = coverCode(plan, place.start, child);
+    if (typeof code === "string") return code;
     if (code.bytes.length > place.capacity) continue;
-    const { edits, tails, addedSections } = changes();
-    const newCode: NewCode = {
-      start: place.start,
-      bytes: code.bytes,
-      chunks: [],
-      named: code.named,
-      failed: new Map(),
-    };
+    const { edits, tails, addedSections } = coverChanges(plan, code);
+    const { bytes, named } = code;
+    const newCode: NewCode = { start: place.start, bytes, chunks: [], named, failed: new Map() };
     const moved = place.kind === "new segment" ? place.growth.moved : [];
-    const content = assemble(image, {
-      edits: [...edits, ...symbolEdits(image, moved, [])],
+    const content = assemble(plan.image, {
+      edits: [...edits, ...symbolEdits(plan.image, moved, [])],
       replaced: new Map(),
       code: { place, newCode },
       tails,

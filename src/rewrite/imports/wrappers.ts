@@ -16,63 +16,40 @@
  * arguments go there as they came, and the result comes back as it is.
  */
 
-import { type Vaddr, vaddr } from "../../address.js";
-import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
+import type { Vaddr } from "../../address.js";
 import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork } from "../../facts/system-calls.js";
 import { type AnyRegister, Assembler, at } from "../../x86/assembler.js";
-import type { NamedCode } from "../new-code.js";
-import type { ForkHandlers, Wrapper } from "./fork-handlers.js";
+import { FORK_GUARD, type ForkHandlers } from "./fork-handlers.js";
 
 /** Functions that may be wrapped. */
 export const wrappable = ["_Fork", "syscall", "clone", "__clone"] as const;
 
-interface Wrappers {
-  readonly bytes: Uint8Array;
-  readonly wrappers: readonly Wrapper[];
-  readonly named: readonly NamedCode[];
-}
+/** Symbols: the wrapper of a function, and what tells the loader where that is. */
+export const wrapperOf = (name: string): string => `usdt_nop5.${name}`;
+export const resolverOf = (name: string): string => `resolver of ${name}`;
 
 /**
- * The wrappers from link-time address `start` on, a multiple of 16; their length does not depend on the addresses.
- * @param wrapped names, and the words that hold the functions' addresses
- * @param handlers the functions that belong to a fork
+ * The wrapper of a function, with its resolver.
+ * @param slot the word that holds the function's address
  */
-export function encodeWrappers(
-  wrapped: readonly { readonly name: string; readonly slot: Vaddr }[],
-  start: Vaddr,
-  handlers: ForkHandlers,
-): Wrappers {
-  const pieces: Uint8Array[] = [];
-  const wrappers: Wrapper[] = [];
-  const named: NamedCode[] = [];
-  let here: number = start;
-  for (const { name, slot } of wrapped) {
-    const code = new WrapperCode(vaddr(here), slot, handlers);
-    if (name === "_Fork") code.fork();
-    else if (name === "syscall") code.syscall();
-    else code.clone();
-    const made = code.finish();
-    wrappers.push({ name, wrapper: vaddr(here), resolver: made.resolver });
-    named.push({ name: `usdt_nop5.${name}`, start: vaddr(here), end: made.end, unwind: made.unwind });
-    pieces.push(made.bytes);
-    here += made.bytes.length;
-  }
-  return { bytes: Uint8Array.from(Buffer.concat(pieces)), wrappers, named };
+export function wrapperFor({ name, slot }: { name: string; slot: Vaddr }, handlers: ForkHandlers): Assembler {
+  const code = new WrapperCode(name, slot, handlers);
+  if (name === "_Fork") code.fork();
+  else if (name === "syscall") code.syscall();
+  else code.clone();
+  return code.withResolver();
 }
 
 class WrapperCode {
   readonly #asm: Assembler;
   #names = 0;
-  readonly #rows: { readonly start: number; readonly offset: number }[] = [];
 
   constructor(
-    start: Vaddr,
+    readonly name: string,
     readonly slot: Vaddr,
     readonly handlers: ForkHandlers,
   ) {
-    this.#asm = new Assembler(start);
-    this.#asm.op("endbr64");
-    this.#cfa(8, start);
+    this.#asm = new Assembler({ name: wrapperOf(name), align: 16 }).entry().op("endbr64");
   }
 
   fork(): void {
@@ -95,9 +72,8 @@ class WrapperCode {
     asm.op("mov", "r11d", "esi");
     asm.label("flags").op("test", "r11d", CLONE_VM).jumpIf("ne", "plain");
     asm.op("test", "r11d", CLONE_SETTLS).jumpIf("e", "copies");
-    this.#callAndGuard({ ...this.handlers, prepare: undefined, parent: undefined });
-    asm.label("plain");
-    this.#through(JUMP);
+    this.#callAndGuard({ prepare: undefined, parent: undefined });
+    asm.label("plain").jumpThrough(this.slot);
     asm.label("copies");
     this.#callAndGuard(this.handlers);
   }
@@ -110,91 +86,39 @@ class WrapperCode {
     asm.op("mov", "rax", "rsi").op("and", "rax", -16).jumpIf("e", "plain");
     asm.op("mov", at("rax", -8), "rcx").op("mov", at("rax", -16), "rdi");
     asm.op("lea", "rsi", at("rax", -16)).op("mov", "rcx", "rsi").address("rdi", "child");
-    asm.label("plain");
-    this.#through(JUMP);
-    asm.label("child").op("endbr64").op("sub", "rsp", 8);
-    this.#cfa(16);
-    this.#call(this.handlers.child);
-    asm.op("add", "rsp", 8);
-    this.#cfa(8);
-    asm.op("mov", "rax", at("rdi")).op("mov", "rdi", at("rdi", 8)).raw([0xff, 0xe0]); // jmp rax
+    asm.label("plain").jumpThrough(this.slot);
+    asm.label("child").op("endbr64").lower(8).call(FORK_GUARD).raise(8);
+    asm.op("mov", "rax", at("rdi")).op("mov", "rdi", at("rdi", 8)).raw(JUMP_RAX);
   }
 
-  finish(): { bytes: Uint8Array; end: Vaddr; resolver: Vaddr; unwind: CfaRows } {
-    const asm = this.#asm;
-    asm.align(16);
-    const resolver = vaddr(asm.here);
-    asm.op("endbr64").raw([0x48, 0x8d, 0x05]); // lea rax, [rip + wrapper]
-    this.#distance(vaddr(asm.base)).op("ret");
-    const end = vaddr(asm.here);
-    this.#cfa(8, resolver);
-    asm.align(16);
-    const rows = this.#rows;
-    return {
-      bytes: asm.finish(),
-      end,
-      resolver,
-      unwind: {
-        starts: rows.map((row) => vaddr(row.start)),
-        registers: rows.map(() => DWARF_RSP),
-        offsets: rows.map((row) => row.offset),
-      },
-    };
+  withResolver(): Assembler {
+    const asm = this.#asm.align(16).symbol(resolverOf(this.name));
+    return asm.op("endbr64").address("rax", wrapperOf(this.name)).op("ret");
   }
 
-  #callAndGuard({ prepare, parent, child }: ForkHandlers): void {
+  #callAndGuard({ prepare, parent }: ForkHandlers): void {
     const asm = this.#asm;
-    const [inParent, end] = [this.#name("parent"), this.#name("end")];
-    asm.op("sub", "rsp", 8);
-    this.#cfa(16);
-    if (prepare !== undefined) this.#call(prepare);
-    this.#through(CALL);
+    const [inParent, end] = [this.#label("parent"), this.#label("end")];
+    asm.lower(8);
+    if (prepare !== undefined) asm.call(prepare);
+    asm.callThrough(this.slot);
     this.#test("eax").jumpIf("ne", inParent);
-    this.#call(child);
-    if (parent !== undefined) {
-      asm.jump(end).label(inParent);
-      this.#call(parent);
-      asm.label(end);
-    } else asm.label(inParent);
-    asm.op("add", "rsp", 8);
-    this.#cfa(8);
-    asm.op("ret");
+    asm.call(FORK_GUARD);
+    if (parent !== undefined) asm.jump(end).label(inParent).call(parent).label(end);
+    else asm.label(inParent);
+    asm.raise(8).op("ret");
   }
 
-  /** Jumps to, or calls, the function itself. */
-  #through(opcode: readonly number[]): void {
-    this.#asm.raw(opcode);
-    this.#distance(this.slot);
-  }
-
-  #call(target: Vaddr): void {
-    this.#asm.raw([0xe8]);
-    this.#distance(target);
-  }
-
-  #name(what: string): string {
+  #label(what: string): string {
     return `${what} ${this.#names++}`;
   }
 
   #test(register: AnyRegister): Assembler {
     return this.#asm.op("test", register, register);
   }
-
-  #distance(target: Vaddr): Assembler {
-    const distance = target - (this.#asm.here + 4);
-    if (distance !== (distance | 0)) throw new RangeError("a wrapper cannot reach what it needs");
-    return this.#asm.raw([0, 8, 16, 24].map((shift) => (distance >> shift) & 0xff));
-  }
-
-  /** From here on the caller's frame is so far away. */
-  #cfa(offset: number, from: number = this.#asm.here): void {
-    if (this.#rows.at(-1)?.offset !== offset) this.#rows.push({ start: from, offset });
-  }
 }
 
-/** `jmp *slot(%rip)`, `call *slot(%rip)`: what a distance of 32 bits follows. */
-const JUMP = [0xff, 0x25];
-const CALL = [0xff, 0x15];
+const JUMP_RAX = [0xff, 0xe0];
 
 /** The child gets another thread pointer: it would not find what its parent has left for it. */
 const CLONE_SETTLS = 0x80000;
