@@ -10,16 +10,16 @@
 
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
-import { JUMP_SIZE, nopFill, SHORT_JUMP_SIZE } from "../x86/bytes.js";
+import { CALL_SIZE, JUMP_SIZE, nopFill, SHORT_JUMP_SIZE } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
-import { Code, type Linked, link, near, short } from "../x86/link.js";
+import { near, short } from "../x86/distance.js";
+import { Code, type Linked, link } from "../x86/link.js";
 import { movable, nearBranch } from "../x86/relocate.js";
 import type { Detour, Fragment, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
 import type { OriginStretch } from "./unwind/origins.js";
 
-const CALL_SIZE = 5;
 const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
 

@@ -25,7 +25,7 @@ import type { SparseContent } from "../sparse-content.js";
 import { formOf, type ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom } from "../usdt/sites.js";
-import { leading, near } from "../x86/link.js";
+import { leading, near } from "../x86/distance.js";
 import type { Assembly } from "./assemble.js";
 import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";

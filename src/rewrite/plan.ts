@@ -25,7 +25,7 @@ const toNewCode: readonly Tactic[] = [displace, straddle, callThrough, retarget,
 const last: readonly Tactic[] = [retargetShort, hopRetarget, displaceCall];
 /** Cheapest for the running program first. */
 const cheapest: readonly Tactic[] = [inPlace, shift, ...toNewCode, ...last];
-/** What leaves the probe where it is comes late: see fork-guard.ts. */
+/** What leaves the probe where it is comes late: see fork-guard/fork-guard.ts. */
 const together: readonly Tactic[] = [...toNewCode, ...last, inPlace, shift];
 
 const NO_ROOM = `${NO_PADDING}, and no code there can make room`;

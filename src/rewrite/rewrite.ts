@@ -23,15 +23,15 @@ import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import { farCosts } from "./far-jumps.js";
 import {
   type ForkGuardPlan,
+  type GuardChanges,
+  guardChanges,
   guardedPlaces,
   nop5Before,
   planForkGuard,
   uncoveredWords,
   withForkGuard,
-} from "./fork-guard.js";
+} from "./fork-guard/fork-guard.js";
 import { hazardsOf } from "./hazards.js";
-import type { ChildHandlerChanges } from "./imports/child-handler.js";
-import { coverChanges } from "./imports/fork-cover.js";
 import { chooseLayout } from "./layout-choice.js";
 import { type AddGuard, type IsOfLibrary, type Located, locate, locateGuarded, withFarJumps } from "./locate.js";
 import type { NewCode } from "./new-code.js";
@@ -161,13 +161,13 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): RewriteResult | str
     }),
   );
   if (typeof located === "string") return located;
-  const { sites, pages, code } = located.guard!;
+  const { sites, pages } = located.guard!;
   return finish(input, subject, located, {
     wayToFork: wayToFork(image),
     neverForks: false,
     forkGuard: { installed: true, reason: null, sites, pages },
     uncovered: guard.uncovered,
-    changes: { image: guard.cover.image, ...coverChanges(guard.cover, code) },
+    changes: guardChanges(guard, located.guard!),
   });
 }
 
@@ -187,7 +187,7 @@ interface Forks {
   readonly forkGuard: ForkGuardReport | null;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
-  readonly changes: ({ readonly image: ElfImage } & ChildHandlerChanges) | undefined;
+  readonly changes: GuardChanges | undefined;
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */

@@ -9,8 +9,10 @@
  * It knows the few operand forms that this code needs, and says so of others. What leads somewhere says itself whether its
  * distance has 8 bits or 32.
  */
+
+import { near, short } from "./distance.js";
 import { iced } from "./iced.js";
-import { near, short, type Target, Code as Unit } from "./link.js";
+import { type Target, Code as Unit } from "./link.js";
 
 const { Register, Code } = iced;
 

@@ -9,6 +9,9 @@ export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x0
 /** `jmp rel32`: 5 bytes. */
 export const JUMP_SIZE = 5;
 
+/** `call rel32`: 5 bytes. */
+export const CALL_SIZE = 5;
+
 /** `jmp rel8`: 2 bytes; its distance counts from behind it. */
 export const SHORT_JUMP_SIZE = 2;
 export const SHORT_JUMP_LOW = -128;

@@ -28,57 +28,10 @@
  */
 import { alignUp, hex, PAGE_SIZE } from "../address.js";
 import { INT3 } from "./bytes.js";
+import { distanceIn, type Form, leading, littleEndian, type Movable, near, short } from "./distance.js";
 
 /** Where an instruction leads: a label of its unit, a symbol of any, or an address elsewhere. */
 export type Target = string | number;
-
-/** An instruction with a distance in it, which counts from its end; and where in it that stands, how wide, in bytes. */
-export interface Form {
-  readonly bytes: ArrayLike<number>;
-  readonly field: number;
-  readonly width: 1 | 2 | 4;
-}
-
-/** An instruction that ends with its distance. */
-const endingWith = (opcode: Iterable<number>, width: 1 | 4): Form => {
-  const bytes = [...opcode];
-  return { bytes: [...bytes, ...new Array<number>(width).fill(0)], field: bytes.length, width };
-};
-/** These bytes, then a distance of 32 bits. */
-export const near = (opcode: Iterable<number>): Form => endingWith(opcode, 4);
-/** These bytes, then a distance of 8 bits. */
-export const short = (opcode: Iterable<number>): Form => endingWith(opcode, 1);
-
-/** What stands in the instruction's field, or undefined where it does not reach: this is the only place that asks. */
-function distanceIn({ bytes, width }: Form, at: number, target: number): number | undefined {
-  const distance = target - (at + bytes.length);
-  const most = 2 ** (8 * width - 1);
-  return distance < -most || distance >= most ? undefined : distance;
-}
-
-/** The instruction at an address, in the first form that reaches; undefined where none does. */
-export function leading(forms: readonly Form[], at: number, target: number): Uint8Array | undefined {
-  const form = forms.find((f) => distanceIn(f, at, target) !== undefined);
-  if (form === undefined) return undefined;
-  const out = Uint8Array.from(form.bytes);
-  out.set(littleEndian(distanceIn(form, at, target)!, form.width), form.field);
-  return out;
-}
-
-function littleEndian(value: number | bigint, width: number): Uint8Array {
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigInt64(0, BigInt.asIntN(64, BigInt(value)), true);
-  return bytes.subarray(0, width);
-}
-
-/** An instruction of the input, to be written elsewhere (relocate.ts). */
-export interface Movable {
-  /** Where it stood. */
-  readonly at: number;
-  readonly bytes: Uint8Array;
-  /** Where it leads or points, and its forms, the shortest first; undefined where it does not depend on where it stands. */
-  readonly leads: { readonly forms: readonly Form[]; readonly target: number } | undefined;
-}
 
 /** From here on the caller's frame (rsp before the call) is so many bytes above rsp. */
 export interface FrameRow {
@@ -102,8 +55,8 @@ interface Leads {
 }
 
 type Item<Mark> =
-  | { readonly kind: "bytes"; readonly bytes: ArrayLike<number> }
-  | { readonly kind: "unsplit"; readonly bytes: ArrayLike<number>; readonly what: string }
+  | { readonly kind: "bytes"; readonly bytes: Uint8Array }
+  | { readonly kind: "unsplit"; readonly bytes: Uint8Array; readonly what: string }
   | Leads
   | { readonly kind: "address"; readonly target: Target }
   | { readonly kind: "align"; readonly to: number; readonly fill: number }
@@ -244,7 +197,7 @@ export interface Linked<Mark = never> {
 }
 
 /** Why units cannot be where they would have to be. */
-export interface OutOfReach<Mark = never> {
+interface OutOfReach<Mark = never> {
   readonly failed: ReadonlyMap<Code<Mark>, string>;
 }
 
@@ -369,6 +322,7 @@ const formAt = ({ forms, target }: Leads, at: number): Form =>
   (typeof target === "number" ? forms.find((form) => distanceIn(form, at, target) !== undefined) : undefined) ??
   forms.at(-1)!;
 
+/** The unit's bytes, now that everything has its address; or what does not reach. */
 function relocate<Mark>(
   code: Code<Mark>,
   { start, end, places, labels }: Layout,
@@ -380,30 +334,43 @@ function relocate<Mark>(
     return address;
   };
   const bytes = new Uint8Array(end - start).fill(INT3);
-  // A unit over one byte holds the first one of a jump alone, where the others are there already.
-  const put = (content: ArrayLike<number>, at: number): void => {
-    for (let i = 0; i < content.length && at + i < end; i++) bytes[at - start + i] = content[i]!;
-  };
+  for (const [i, item] of code.items.entries()) {
+    const content = contentOf(item, places[i]!, addressOf);
+    if (typeof content === "string") return content;
+    // A unit over one byte holds the first one of a jump alone, where the others are there already.
+    if (places[i]! < end) bytes.set(content.subarray(0, end - places[i]!), places[i]! - start);
+  }
   const rows: FrameRow[] = [];
   const origins: Marked<Mark>[] = [];
   let codeEnd = end;
   for (const [i, item] of code.items.entries()) {
     const at = places[i]!;
-    if (item.kind === "bytes" || item.kind === "unsplit") put(item.bytes, at);
-    else if (item.kind === "leads") {
-      const target = typeof item.target === "number" ? item.target : addressOf(item.target);
-      const led = leading([formAt(item, at)], at, target);
-      if (led === undefined) return outOfReach(item.stood, target);
-      put(led, at);
-    } else if (item.kind === "address")
-      put(littleEndian(typeof item.target === "number" ? item.target : addressOf(item.target), ADDRESS_SIZE), at);
-    else if (item.kind === "align") put(new Uint8Array((places[i + 1] ?? end) - at).fill(item.fill), at);
-    else if (item.kind === "frame") {
-      if (rows.at(-1)?.offset !== item.offset) rows.push({ start: at, offset: item.offset });
-    } else if (item.kind === "origin") origins.push({ start: at, end, mark: item.mark });
-    else if (item.kind === "data") codeEnd = at;
+    if (item.kind === "frame" && rows.at(-1)?.offset !== item.offset) rows.push({ start: at, offset: item.offset });
+    if (item.kind === "origin") origins.push({ start: at, end, mark: item.mark });
+    if (item.kind === "data") codeEnd = at;
   }
   return { start, end, codeEnd, bytes, rows, origins: upToTheNext(origins), addressOf };
+}
+
+const NOTHING = new Uint8Array(0);
+
+function contentOf<Mark>(item: Item<Mark>, at: number, addressOf: (name: string) => number): Uint8Array | string {
+  const addressed = (target: Target): number => (typeof target === "number" ? target : addressOf(target));
+  switch (item.kind) {
+    case "bytes":
+    case "unsplit":
+      return item.bytes;
+    case "leads": {
+      const target = addressed(item.target);
+      return leading([formAt(item, at)], at, target) ?? outOfReach(item.stood, target);
+    }
+    case "address":
+      return littleEndian(addressed(item.target), ADDRESS_SIZE);
+    case "align":
+      return new Uint8Array(alignUp(at, item.to) - at).fill(item.fill);
+    default:
+      return NOTHING;
+  }
 }
 
 const outOfReach = (stood: number | undefined, target: number): string =>

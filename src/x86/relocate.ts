@@ -6,8 +6,8 @@
  * loop and jrcxz, which have no near one, a short sequence.
  */
 import type { Vaddr } from "../address.js";
+import { type Form, leading, type Movable, near } from "./distance.js";
 import { type Instruction, iced } from "./iced.js";
-import { type Form, leading, type Movable, near } from "./link.js";
 
 /** What a tactic has to know of one instruction before it moves it. */
 export interface InstructionTraits {

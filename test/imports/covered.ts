@@ -5,9 +5,9 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/imports/fork-cover.js";
-import type { ChildCode } from "../../src/rewrite/imports/fork-handlers.js";
-import { type Installed, installForkCover } from "../../src/rewrite/imports/install.js";
+import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/fork-guard/install/fork-cover.js";
+import type { ChildCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { type Installed, installForkCover } from "../../src/rewrite/fork-guard/install/install.js";
 import { revert } from "../../src/rewrite/revert.js";
 import { childOf, flat } from "./handled.js";
 

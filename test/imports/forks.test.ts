@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { R_X86_64_GLOB_DAT, R_X86_64_IRELATIVE, R_X86_64_RELATIVE } from "../../src/elf/constants.js";
-import type { ForkCoverPlan } from "../../src/rewrite/imports/fork-cover.js";
+import type { ForkCoverPlan } from "../../src/rewrite/fork-guard/install/fork-cover.js";
 import { build } from "../fixtures/build.js";
 import { findingsOf, newFindings } from "../judges/findings.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "../packages/corpus.js";

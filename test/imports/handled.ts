@@ -6,9 +6,9 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import type { ChildHandlerPlan } from "../../src/rewrite/imports/child-handler.js";
-import { type ChildCode, FORK_GUARD } from "../../src/rewrite/imports/fork-handlers.js";
-import { type Installed, installChildHandler } from "../../src/rewrite/imports/install.js";
+import type { ChildHandlerPlan } from "../../src/rewrite/fork-guard/install/child-handler.js";
+import { type ChildCode, FORK_GUARD } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { type Installed, installChildHandler } from "../../src/rewrite/fork-guard/install/install.js";
 import { revert } from "../../src/rewrite/revert.js";
 import type { SparseContent } from "../../src/sparse-content.js";
 import { Assembler } from "../../src/x86/assembler.js";

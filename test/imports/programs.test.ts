@@ -9,7 +9,7 @@ import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { FORK_GUARD } from "../../src/rewrite/imports/fork-handlers.js";
+import { FORK_GUARD } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
 import { build } from "../fixtures/build.js";
 import { type Combination, compilers, linkers } from "../fixtures/combinations.js";
 import { findingsOf, newFindings } from "../judges/findings.js";

@@ -22,7 +22,7 @@
  * - a tracer that attaches between the look and the fork, together with a signal in the child's first microsecond. To close
  *   that would take two system calls in each fork of each program that nobody traces
  * - more threads than slots between the first handler and the last at one moment
- * - libraries: they have no handlers in the parent (imports/child-handler.ts says why)
+ * - libraries: they have no handlers in the parent (install/child-handler.ts says why)
  * - children of clone(2), which begin with a function, and of system calls of the program's own, as in static programs: their
  *   guard is called from code without a place for what was blocked that parent and child could both find. Some C libraries
  *   block all signals around their own (musl, glibc from 2.41 on)
@@ -31,8 +31,8 @@
  * Handlers are called as the C library calls them. They keep all registers and the flags all the same, as the guard does:
  * so new code may call them in between anything. Raw system calls, no libc, errno is not touched.
  */
-import { Assembler, at, type RegisterName } from "../x86/assembler.js";
-import { NOP5 } from "../x86/bytes.js";
+import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
+import { NOP5 } from "../../../x86/bytes.js";
 import { SITE_ENTRY } from "./guarded-pages.js";
 import { enter, leave } from "./handler-code.js";
 import * as linux from "./linux.js";

@@ -10,7 +10,7 @@
  * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
  * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
  *
- * In the parent a program has handlers as well (guard/held-signals.ts says what for). A library has none: while the C library
+ * In the parent a program has handlers as well (handler/held-signals.ts says what for). A library has none: while the C library
  * calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child there is no other
  * thread; in a parent it would be a crash, traced or not.
  *
@@ -19,17 +19,17 @@
  * fork that run no handlers (fork-cover.ts says what is done about them).
  */
 
-import { type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
-import type { ElfImage, Section } from "../../elf/image.js";
-import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
-import { readNeededVersions } from "../../elf/versions.js";
-import { type SignalSlots, SLOT_SIZE, SLOTS } from "../../guard/signal-slots.js";
-import type { Assembler } from "../../x86/assembler.js";
-import type { Edit } from "../edits.js";
-import { type Place, type PlaceOptions, placesFor } from "../place.js";
-import type { OutputSection } from "../sections.js";
+import { type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { isMarkedPie, startsProcesses } from "../../../elf/dynamic.js";
+import type { ElfImage, Section } from "../../../elf/image.js";
+import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../../elf/symbols.js";
+import { readNeededVersions } from "../../../elf/versions.js";
+import type { Assembler } from "../../../x86/assembler.js";
+import type { Edit } from "../../edits.js";
+import { type Place, type PlaceOptions, placesFor } from "../../place.js";
+import type { OutputSection } from "../../sections.js";
+import { type SignalSlots, SLOT_SIZE, SLOTS } from "../handler/signal-slots.js";
 import type { ChildCode } from "./fork-handlers.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";

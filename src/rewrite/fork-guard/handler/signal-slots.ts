@@ -8,9 +8,9 @@
  * A slot is claimed by `lock cmpxchg` of its key and belongs to its thread alone from then on. Its thread has signals blocked
  * all that time, so that none of its signal handlers can come upon it.
  */
-import type { Vaddr } from "../address.js";
-import { type Assembler, at, type RegisterName } from "../x86/assembler.js";
-import type { Target } from "../x86/link.js";
+import type { Vaddr } from "../../../address.js";
+import { type Assembler, at, type RegisterName } from "../../../x86/assembler.js";
+import type { Target } from "../../../x86/link.js";
 import * as linux from "./linux.js";
 
 export interface SignalSlots {

@@ -2,7 +2,7 @@
  * Functions that keep all registers and the flags: how they begin and end. What they push and pop is said along with the
  * instructions, so that an unwinder finds the caller's frame at each of them.
  */
-import type { Assembler, RegisterName } from "../x86/assembler.js";
+import type { Assembler, RegisterName } from "../../../x86/assembler.js";
 
 /** An endbr64, then the flags and these registers go to the stack. */
 export function enter(code: Assembler, registers: readonly RegisterName[]): void {

@@ -3,12 +3,12 @@
  * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
 
-import type { ElfImage } from "../../elf/image.js";
-import type { SparseContent } from "../../sparse-content.js";
-import { assemble } from "../assemble.js";
-import type { NewCode } from "../new-code.js";
-import type { Place } from "../place.js";
-import { symbolEdits } from "../symbols.js";
+import type { ElfImage } from "../../../elf/image.js";
+import type { SparseContent } from "../../../sparse-content.js";
+import { assemble } from "../../assemble.js";
+import type { NewCode } from "../../new-code.js";
+import type { Place } from "../../place.js";
+import { symbolEdits } from "../../symbols.js";
 import { type ChildHandlerPlan, planChildHandler } from "./child-handler.js";
 import { type CoverCode, coverChanges, coverCode, coverPlaces, type ForkCoverPlan } from "./fork-cover.js";
 import type { ChildCode } from "./fork-handlers.js";

@@ -1,7 +1,7 @@
 /**
  * New code between a file and functions of the C library that may fork without running child handlers.
  *
- *     _Fork      calls the handler before a fork (it keeps signals out: guard/held-signals.ts), then the function; a child (0)
+ *     _Fork      calls the handler before a fork (it keeps signals out: handler/held-signals.ts), then the function; a child (0)
  *                calls the guard, the parent its handler, then both return
  *     syscall    the same where the number is that of fork, or of clone or clone3 without CLONE_VM; else it goes there by a
  *                jump. A call with a stack of its own for the child goes there as well: such a child returns to an address
@@ -16,9 +16,9 @@
  * arguments go there as they came, and the result comes back as it is.
  */
 
-import type { Vaddr } from "../../address.js";
-import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork } from "../../facts/system-calls.js";
-import { type AnyRegister, Assembler, at } from "../../x86/assembler.js";
+import type { Vaddr } from "../../../address.js";
+import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork } from "../../../facts/system-calls.js";
+import { type AnyRegister, Assembler, at } from "../../../x86/assembler.js";
 import { FORK_GUARD, type ForkHandlers } from "./fork-handlers.js";
 
 /** Functions that may be wrapped. */

@@ -6,8 +6,8 @@
  *     pages    u32 distance of the page from the first site's page, its low 12 bits: flags
  *              u32 how many sites it has
  */
-import { hex, PAGE_SIZE, pageStart, type Vaddr } from "../address.js";
-import { NOP5 } from "../x86/bytes.js";
+import { hex, PAGE_SIZE, pageStart, type Vaddr } from "../../../address.js";
+import { NOP5 } from "../../../x86/bytes.js";
 
 /** Sites that the loader maps with one PT_LOAD. */
 export interface GuardedMapping {

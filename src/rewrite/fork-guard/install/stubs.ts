@@ -5,7 +5,7 @@
  *            or register = dlsym(RTLD_DEFAULT, "__register_atfork"), which is then called where there is one
  *     fini:  __cxa_finalize(init);                       go on likewise
  *
- * prepare and parent keep signals out of a child until the handler has run there (guard/held-signals.ts). Registered before
+ * prepare and parent keep signals out of a child until the handler has run there (handler/held-signals.ts). Registered before
  * all others, ours is the last to be called before the fork and the first behind it.
  *
  * The handle by which the C library knows whose handlers these are is the address of `init`: nothing else of the process
@@ -16,10 +16,10 @@
  * address; they leave by a direct jump or ret, which IBT and shadow stacks allow.
  */
 
-import type { Vaddr } from "../../address.js";
-import { beforeFork, behindFork } from "../../guard/held-signals.js";
-import type { SignalSlots } from "../../guard/signal-slots.js";
-import { Assembler, byte, type RegisterName } from "../../x86/assembler.js";
+import type { Vaddr } from "../../../address.js";
+import { Assembler, byte, type RegisterName } from "../../../x86/assembler.js";
+import { beforeFork, behindFork } from "../handler/held-signals.js";
+import type { SignalSlots } from "../handler/signal-slots.js";
 import { type ChildCode, FORK_GUARD, type ForkHandlers } from "./fork-handlers.js";
 
 export const INIT = "usdt_nop5.init";

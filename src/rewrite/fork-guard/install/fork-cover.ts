@@ -15,22 +15,22 @@
  * has to be guarded itself.
  */
 
-import { hex, type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { isMarkedPie } from "../../elf/dynamic.js";
-import type { ElfImage } from "../../elf/image.js";
-import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
-import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../facts/import-calls.js";
-import { REACH_BEFORE, REACH_BEHIND } from "../../facts/neighbourhoods.js";
-import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
-import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
-import { readUsdtNotes } from "../../usdt/notes.js";
-import type { Assembler } from "../../x86/assembler.js";
-import { link } from "../../x86/link.js";
-import { type Edit, editAtAddress } from "../edits.js";
-import type { NamedCode } from "../new-code.js";
-import { type Place, type PlaceOptions, placesFor } from "../place.js";
-import type { Stretch } from "../proposal.js";
+import { hex, type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { isMarkedPie } from "../../../elf/dynamic.js";
+import type { ElfImage } from "../../../elf/image.js";
+import { dynsym, forEachSymbol, symbolName } from "../../../elf/symbols.js";
+import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../../facts/import-calls.js";
+import { REACH_BEFORE, REACH_BEHIND } from "../../../facts/neighbourhoods.js";
+import { gatherFacts, type ProgramFacts } from "../../../facts/program.js";
+import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../../facts/system-calls.js";
+import { readUsdtNotes } from "../../../usdt/notes.js";
+import type { Assembler } from "../../../x86/assembler.js";
+import { link } from "../../../x86/link.js";
+import { type Edit, editAtAddress } from "../../edits.js";
+import type { NamedCode } from "../../new-code.js";
+import { type Place, type PlaceOptions, placesFor } from "../../place.js";
+import type { Stretch } from "../../proposal.js";
 import {
   type ChildHandlerChanges,
   type ChildHandlerPlan,

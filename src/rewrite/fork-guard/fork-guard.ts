@@ -2,8 +2,13 @@
  * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
  *
  * On Linux 6.18 to 7.2 a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
- * (imports/fork-cover.ts: how it gets there) and looks at every nop5 site of the file, those too that stood there before
- * (guard/child-guard.ts: what it does).
+ * and looks at every nop5 site of the file, those too that stood there before.
+ *
+ *     handler    what runs before a fork and after it: child-guard.ts, held-signals.ts
+ *     install    how it gets to be run: fork-cover.ts
+ *
+ * All of it is in this folder, and the rest of the rewrite knows this file alone: when no kernel is left that needs a guard,
+ * the folder can go.
  *
  * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one behind the other,
  * wherever they can move there: the plan is told so, and leaves in place what can be nowhere else.
@@ -13,24 +18,32 @@
  * they were traced; the report says how many.
  */
 
-import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
-import * as elf from "../elf/constants.js";
-import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
-import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
-import type { ProgramFacts } from "../facts/program.js";
-import { addTo } from "../grouped.js";
-import { type ChildGuard, childGuard } from "../guard/child-guard.js";
-import type { GuardedMapping } from "../guard/guarded-pages.js";
-import type { SignalSlots } from "../guard/signal-slots.js";
-import type { RewriteOptions } from "../rewritten/contract.js";
-import type { UsdtNote } from "../usdt/notes.js";
-import { codeFrom, probeInstruction } from "../usdt/sites.js";
-import { INT3 } from "../x86/bytes.js";
-import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
-import { FORK_GUARD } from "./imports/fork-handlers.js";
-import type { NewCode } from "./new-code.js";
-import type { Place, PlaceOptions, Places } from "./place.js";
-import type { PlacedProbe } from "./proposal.js";
+import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
+import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import type { ProgramFacts } from "../../facts/program.js";
+import { addTo } from "../../grouped.js";
+import type { RewriteOptions } from "../../rewritten/contract.js";
+import type { UsdtNote } from "../../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../../usdt/sites.js";
+import { INT3 } from "../../x86/bytes.js";
+import type { NewCode } from "../new-code.js";
+import type { Place, PlaceOptions, Places } from "../place.js";
+import type { PlacedProbe } from "../proposal.js";
+import { type ChildGuard, childGuard } from "./handler/child-guard.js";
+import type { GuardedMapping } from "./handler/guarded-pages.js";
+import type { SignalSlots } from "./handler/signal-slots.js";
+import type { ChildHandlerChanges } from "./install/child-handler.js";
+import {
+  type CoverCode,
+  coverChanges,
+  coverCode,
+  coverPlaces,
+  type ForkCoverPlan,
+  forkCover,
+} from "./install/fork-cover.js";
+import { FORK_GUARD } from "./install/fork-handlers.js";
 
 /** The kernels that turn a nop5 into a call, and forget to tell children: those that `--kernel 7.3` leaves out. */
 const needsGuard = ({ kernel, layout }: RewriteOptions): boolean =>
@@ -85,6 +98,14 @@ export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): 
   const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }
+
+/** What changes in the input by the guard, and the input as program headers are to see it. */
+export type GuardChanges = { readonly image: ElfImage } & ChildHandlerChanges;
+
+export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard): GuardChanges => ({
+  image: cover.image,
+  ...coverChanges(cover, code),
+});
 
 /** What a rewrite gained by its guard. */
 export interface ForkGuard {

@@ -73,9 +73,9 @@
  * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its entry
  * is an endbr64, its only return a ret.
  */
-import { alignUp } from "../address.js";
-import { Assembler, at, type RegisterName } from "../x86/assembler.js";
-import { NOP5 } from "../x86/bytes.js";
+import { alignUp } from "../../../address.js";
+import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
+import { NOP5 } from "../../../x86/bytes.js";
 import {
   type GuardedMapping,
   type GuardedPages,

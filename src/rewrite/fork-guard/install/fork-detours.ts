@@ -24,7 +24,7 @@
  * gone on and taken the memory for something else. (A pointer that is neither null nor valid is a SIGSEGV then, not EFAULT.)
  * The bit of the x32 ABI is not looked for.
  *
- * Signals are not kept out before the call, as they are around the C library's fork (guard/held-signals.ts): what was blocked
+ * Signals are not kept out before the call, as they are around the C library's fork (handler/held-signals.ts): what was blocked
  * would have to be found again by the child, which may have another stack and another thread pointer than its parent, and a
  * static program need not have a thread pointer at all. A C library that blocks signals around its fork does that here too.
  *
@@ -32,17 +32,17 @@
  * here as it did there. A handler that compares the return address with labels around the call (deferred cancellation: musl,
  * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.
  */
-import { hex, type Vaddr, vaddr } from "../../address.js";
-import { DWARF_RSP, rowAt } from "../../elf/cfa-rows.js";
-import { describeEntry } from "../../facts/entries.js";
-import type { ProgramFacts } from "../../facts/program.js";
-import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../facts/system-calls.js";
-import { Assembler, at } from "../../x86/assembler.js";
-import { JUMP_SIZE } from "../../x86/bytes.js";
-import { addressOf, Flow } from "../../x86/decode.js";
-import { disassemble, movable, traitsOf } from "../../x86/relocate.js";
-import type { Stretch } from "../proposal.js";
-import { frozenObstacle, instructionBytes, reachObstacle } from "../tactics/safety.js";
+import { hex, type Vaddr, vaddr } from "../../../address.js";
+import { DWARF_RSP, rowAt } from "../../../elf/cfa-rows.js";
+import { describeEntry } from "../../../facts/entries.js";
+import type { ProgramFacts } from "../../../facts/program.js";
+import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../../facts/system-calls.js";
+import { Assembler, at } from "../../../x86/assembler.js";
+import { JUMP_SIZE } from "../../../x86/bytes.js";
+import { addressOf, Flow } from "../../../x86/decode.js";
+import { disassemble, movable, traitsOf } from "../../../x86/relocate.js";
+import type { Stretch } from "../../proposal.js";
+import { frozenObstacle, instructionBytes, reachObstacle } from "../../tactics/safety.js";
 import { FORK_GUARD } from "./fork-handlers.js";
 
 /** How many instructions before the call are tried. */

@@ -1,11 +1,11 @@
 /** Code around forks finds other such code by these symbols; functions have symbols in the output too, of the same names. */
 
-import { type Vaddr, vaddr } from "../../address.js";
-import { type CfaRows, DWARF_RSP } from "../../elf/cfa-rows.js";
-import type { SiteTable } from "../../guard/signal-slots.js";
-import type { Assembler } from "../../x86/assembler.js";
-import type { FrameRow, LinkedUnit } from "../../x86/link.js";
-import type { NamedCode } from "../new-code.js";
+import { type Vaddr, vaddr } from "../../../address.js";
+import { type CfaRows, DWARF_RSP } from "../../../elf/cfa-rows.js";
+import type { Assembler } from "../../../x86/assembler.js";
+import type { FrameRow, LinkedUnit } from "../../../x86/link.js";
+import type { NamedCode } from "../../new-code.js";
+import type { SiteTable } from "../handler/signal-slots.js";
 
 /** What a forked child runs first. */
 export const FORK_GUARD = "usdt_nop5.fork_guard";
