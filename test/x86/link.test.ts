@@ -1,12 +1,14 @@
 /**
- * What the linker puts together is what objdump reads, and what the emulated processor runs; moved instructions lead where
- * they did before.
+ * What the linker puts together is what objdump reads and what the processor runs; moved instructions lead where they did
+ * before.
  */
 import { describe, expect, it } from "vitest";
 import { vaddr } from "../../src/address.js";
+import { CODE, programBytes, writeProgramFile } from "../../src/live/program-file.js";
 import { Assembler, at } from "../../src/x86/assembler.js";
 import { Code, type Linked, link, linkOne } from "../../src/x86/link.js";
 import { disassemble, movable, nearBranch, relocate } from "../../src/x86/relocate.js";
+import { run } from "../run.js";
 import { disassembled } from "./disassembled.js";
 
 const START = 0x400000;
@@ -45,6 +47,24 @@ describe("units", () => {
     expect([start, codeEnd, end]).toEqual([0x400020, 0x40002c, 0x400031]);
     expect(units.unit(caller).addressOf("again")).toBe(START);
     expect(units.unit(callee).addressOf("again")).toBe(0x400020);
+  });
+
+  it("run as one program", async () => {
+    const [EXIT, RESULT] = [231, 42];
+    const start = new Assembler().address("rbx", "word").op("mov", "rbx", at("rbx")).callThrough("word");
+    start.op("mov", "rdi", "rax").system(EXIT, undefined);
+    const data = new Code({ align: 8 }).symbol("word").address64("answer");
+    // A short branch of somewhere else, led to what is too far away for it.
+    const answer = new Assembler({ name: "answer", align: 16 }).op("cmp", "rbx", "rbx");
+    answer.moved(movable(bytes("7410"), vaddr(0x1000))!, { form: nearBranch(bytes("7410"))!, target: "far" });
+    answer.jump("wrong").align(64).symbol("wrong").op("mov", "eax", 1).op("ret");
+    const far = new Assembler({ name: "far", align: 256 }).op("mov", "eax", RESULT).op("ret");
+    const file = writeProgramFile("linked", programBytes(linked([start, data, answer, far], CODE).bytes, 8));
+    try {
+      expect((await run(file.path, [])).status).toBe(RESULT);
+    } finally {
+      file.remove();
+    }
   });
 
   it("hold addresses and lead to what is not linked with them", () => {
