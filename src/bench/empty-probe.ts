@@ -17,6 +17,7 @@ import { once } from "node:events";
 import { CODE, DATA, programBytes, writeProgramFile } from "../live/program-file.js";
 import type { UprobePoint } from "../live/uprobes.js";
 import { Assembler, at } from "../x86/assembler.js";
+import { linkOne } from "../x86/link.js";
 
 const Call = { read: 0, write: 1, exitGroup: 231, bpf: 321 } as const;
 const BPF_PROG_LOAD = 5;
@@ -39,7 +40,7 @@ const fields = (low: number, high: number): number => high * 2 ** 32 + low;
 
 /** The program as a file's bytes. */
 function emptyProbeProgram(points: readonly UprobePoint[]): Buffer {
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   const paths = [...new Set(points.map((point) => point.path))];
   const data = (offset: number) => at("rbp", offset);
 
@@ -71,15 +72,9 @@ function emptyProbeProgram(points: readonly UprobePoint[]): Buffer {
       .raw(Buffer.from(`${path}\0`))
       .align(8)
       .label(`offsets ${i}`);
-    for (const point of points) if (point.path === path) code.raw(word(point.offset));
+    for (const point of points) if (point.path === path) code.words([point.offset], 8);
   }
-  return programBytes(code.finish(), DATA_SIZE);
-}
-
-function word(value: number): Uint8Array {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(BigInt(value));
-  return bytes;
+  return programBytes(linkOne(code, CODE).bytes, DATA_SIZE);
 }
 
 /**

@@ -23,6 +23,7 @@ import { SHT_NOTE, SHT_STRTAB, SHT_SYMTAB, SYM_SIZE } from "../elf/constants.js"
 import { CODE, DATA, programBytes } from "../live/program-file.js";
 import { Assembler, at } from "../x86/assembler.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
+import { linkOne } from "../x86/link.js";
 
 export const sampleFunctions = ["in-place", "shift", "displace", "guarded", "call-through", "nop5", "nop10"] as const;
 export type SampleFunction = (typeof sampleFunctions)[number];
@@ -36,19 +37,20 @@ const Call = { write: 1, clockGettime: 228, exitGroup: 231 } as const;
 const CLOCK_PROCESS_CPUTIME_ID = 2;
 const STDOUT = 1;
 const ALIGNMENT = 64;
+const RET = 0xc3;
 const NOP = [0x90];
 const NOP4 = [0x0f, 0x1f, 0x40, 0x00];
 const compiledIn: Partial<Record<SampleFunction, Uint8Array>> = { nop5: NOP5, nop10: NOP10 };
 
 /** The program's bytes. @param passes how often each probe is passed */
 export function sampleProgram(passes: number): Buffer {
-  const code = new Assembler(CODE);
-  const functions: { name: string; start: number; end: number }[] = [];
+  const code = new Assembler();
+  const functions: string[] = [];
   const within = (name: string, body: () => void): void => {
+    functions.push(name);
     code.align(ALIGNMENT).label(name);
-    const start = code.here;
     body();
-    functions.push({ name, start, end: code.here });
+    code.label(`${name} end`);
   };
 
   within("_start", () => {
@@ -66,12 +68,15 @@ export function sampleProgram(passes: number): Buffer {
   for (const name of sampleFunctions) {
     within(name, () => measured(code, name));
     // Whatever follows here without a gap keeps the function from growing.
-    if (name !== "shift") wall(code, functions, `${name} wall`);
+    if (name !== "shift") functions.push(wall(code, `${name} wall`));
   }
 
-  const notes = sampleFunctions.map((name) => note(name, code.addressOf(`${name} probe`)));
-  const [symbols, strings] = symbolTable(functions);
-  return appendSections(programBytes(code.finish(), sampleFunctions.length * RECORD_SIZE), [
+  const { bytes, addressOf } = linkOne(code, CODE);
+  const notes = sampleFunctions.map((name) => note(name, addressOf(`${name} probe`)));
+  const [symbols, strings] = symbolTable(
+    functions.map((name) => ({ name, start: addressOf(name), end: addressOf(`${name} end`) })),
+  );
+  return appendSections(programBytes(bytes, sampleFunctions.length * RECORD_SIZE), [
     { name: ".note.stapsdt", sh_type: SHT_NOTE, bytes: Buffer.concat(notes) },
     { name: ".symtab", sh_type: SHT_SYMTAB, bytes: symbols, link: ".strtab", sh_info: 1, sh_entsize: SYM_SIZE },
     { name: ".strtab", sh_type: SHT_STRTAB, bytes: strings },
@@ -93,11 +98,11 @@ function measured(code: Assembler, name: SampleFunction): void {
 }
 
 /** A function up to the next one. The first of them is what call-through's function calls. */
-function wall(code: Assembler, functions: { name: string; start: number; end: number }[], name: string): void {
-  const start = code.here;
+function wall(code: Assembler, name: string): string {
+  code.label(name);
   if (name === "displace wall") code.label("called").op("ret");
-  while (code.here % ALIGNMENT !== 0) code.op("ret");
-  functions.push({ name, start, end: code.here });
+  code.align(ALIGNMENT, RET).label(`${name} end`);
+  return name;
 }
 
 /** A stapsdt note with the probe's only argument in rdi. */

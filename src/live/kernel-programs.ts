@@ -3,6 +3,7 @@
  * its site; none needs a library or prints anything.
  */
 import { Assembler, at } from "../x86/assembler.js";
+import { linkOne } from "../x86/link.js";
 import { CODE, programBytes } from "./program-file.js";
 
 export interface KernelProgram {
@@ -32,13 +33,17 @@ export const SITE_SIZE = 16;
 
 /** Code of a program: `body` gets an assembler in which `site` can be called, and the site is a function of its own. */
 function withSite(instruction: Uint8Array, body: (code: Assembler) => void): KernelProgram {
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   body(code);
   code.align(64).label("site").raw(instruction).op("ret");
-  const site = CODE_OFFSET + code.addressOf("site") - CODE;
   // A second page: what cannot be split, a mapping of one page, is a case of its own.
   code.align(0x1000).raw(new Uint8Array(SITE_SIZE));
-  return { bytes: programBytes(code.finish(), 8), site };
+  return programWithSite(code);
+}
+
+function programWithSite(code: Assembler): KernelProgram {
+  const { bytes, addressOf } = linkOne(code, CODE);
+  return { bytes: programBytes(bytes, 8), site: CODE_OFFSET + addressOf("site") - CODE };
 }
 
 /** Passes the site again and again. Changes rbx. */
@@ -77,7 +82,7 @@ export const detached = (instruction: Uint8Array, size: number): KernelProgram =
 /** Its exit status is how many of the 16 words below rsp were changed over a hit, at most. */
 export function redZone(instruction: Uint8Array): KernelProgram {
   const WORDS = 16;
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   code.op("xor", "edi", "edi").op("mov", "ebx", PASSES).op("mov", "rcx", 0x5a5a5a5a5a5a);
   code.label("again");
   for (let i = 1; i <= WORDS; i++) code.op("mov", at("rsp", -8 * i), "rcx");
@@ -91,8 +96,7 @@ export function redZone(instruction: Uint8Array): KernelProgram {
   }
   code.op("dec", "rbx").jumpIf("ne", "again").op("test", "rdi", "rdi").jumpIf("e", "exit").op("mov", "edi", 1);
   code.label("exit").system(Call.exitGroup);
-  const site = CODE_OFFSET + code.addressOf("site") - CODE;
-  return { bytes: programBytes(code.finish(), 8), site };
+  return programWithSite(code);
 }
 
 /** Forks behind some hits; its exit status is the signal that killed the child at the same site, or 0. */
@@ -145,13 +149,13 @@ function filterLine(code: number, jt: number, jf: number, k: number): number[] {
 
 /** Makes one system call and exits with its error number, or 0. */
 function calling(number: number, ...args: readonly number[]): KernelProgram {
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   code
     .system(number, ...args)
     .op("mov", "rdi", "rax")
     .op("neg", "rdi");
   code.system(Call.exitGroup);
-  return { bytes: programBytes(code.finish(), 8), site: null };
+  return { bytes: programBytes(linkOne(code, CODE).bytes, 8), site: null };
 }
 
 /** Calls the uprobe system call from where it may not be called. */

@@ -18,6 +18,7 @@
  * - PTRACE_O_EXITKILL is not set: should the tool or the watcher be killed, the kernel lets the processes go and they run on.
  */
 import { Assembler, at } from "../x86/assembler.js";
+import { linkOne } from "../x86/link.js";
 import { CODE, DATA, programBytes } from "./program-file.js";
 
 /** What a message is about, and what its value is. */
@@ -81,7 +82,7 @@ const DATA_SIZE = 64;
 
 /** The program as a file's bytes. */
 export function watcherProgram(): Buffer {
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   const data = (offset: number) => at("rbp", offset);
   /** The address of something in the data, as an argument. */
   const pointer = (register: "rsi" | "rdi" | "rdx", offset: number) => code.op("lea", register, data(offset));
@@ -161,5 +162,5 @@ export function watcherProgram(): Buffer {
   pointer("rsi", MESSAGE).system(Call.write, SOCKET, undefined, MESSAGE_SIZE);
   code.label("never").system(Call.exitGroup, CANNOT_EXECUTE);
 
-  return programBytes(code.finish(), DATA_SIZE);
+  return programBytes(linkOne(code, CODE).bytes, DATA_SIZE);
 }

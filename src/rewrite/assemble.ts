@@ -4,7 +4,7 @@
  *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ far jumps ][ what is not loaded ][ revert data ][ section headers ]
  *
  * Loaded bytes never move: addresses depend on them. What moves into the new segment all the same is found by headers and
- * dynamic tags alone (table-growth.ts, imports/, unwind/); where large tables stood there are holes then. What is not loaded
+ * dynamic tags alone (table-growth.ts, fork-guard/, unwind/); where large tables stood there are holes then. What is not loaded
  * (symbols, debug information, notes) follows in its old order behind the new segment, and section headers tell where. Where
  * the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */

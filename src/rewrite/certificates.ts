@@ -59,10 +59,7 @@ function* conditionalTargets({ start, end, count, flow, targets }: DecodedCode):
 /** Where bytes of functions change: one address of each stretch. */
 function* changedPlaces(proposals: readonly Proposal[], newCode: NewCode | undefined): Iterable<Vaddr> {
   for (const { window } of proposals) yield window.start;
-  for (const { changes, retargets } of newCode?.chunks ?? []) {
-    for (const { at } of changes) yield at;
-    for (const { branchEnd } of retargets) yield vaddr(branchEnd - 1);
-  }
+  for (const { changes } of newCode?.chunks ?? []) for (const { at } of changes) yield at;
 }
 
 /** A transfer may have been seen on several ways, from different states: it goes by what any of them says. */

@@ -10,7 +10,7 @@ import { InputError } from "../errors.js";
 import { kernels, rangesWhere, STEPPING_FACTOR, writesRedZone } from "../kernel/kernels.js";
 import type { Hazard, RedZone, SiteCost } from "../rewritten/contract.js";
 import { forms, type ProbeLayout } from "../usdt/forms.js";
-import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard.js";
+import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 import type { MissingFrames } from "./unwind/missing.js";

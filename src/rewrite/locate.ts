@@ -6,7 +6,7 @@
 
 import type { Vaddr } from "../address.js";
 import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
-import type { ForkGuard, GuardedCode } from "./fork-guard.js";
+import type { ForkGuard, GuardedCode } from "./fork-guard/fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
 import { probesOf } from "./overlaps.js";
 import type { Place, Places } from "./place.js";

@@ -1,22 +1,25 @@
 /**
- * New code, from detours: fragments become bytes at addresses.
+ * New code, from detours: each becomes a unit for the linker (x86/link.ts), and so does every stretch of the input that gets
+ * new content for its sake. Linked together they find each other.
  *
- * Each detour is a chunk of its own; chunks stand one behind the other, int3 between them. A chunk begins where its first
- * nop5 lies in a single 16-byte line, and so never in two pages.
+ *     chunk     the displaced instructions and probes of one detour, and the jump back. A symbol stands at each instruction
+ *               that moved: branches may be led there. Chunks stand one after the other, int3 between them; each begins where
+ *               its probes lie in a single 16-byte line, and so never in two pages
+ *     change    a window, padding that jumps go through, a branch that leads elsewhere, a far jump: at its own address
  */
 
 import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
-import { INT3, JUMP_SIZE, jump, nopFill, SHORT_JUMP_SIZE, shortJump } from "../x86/bytes.js";
+import { CALL_SIZE, JUMP_SIZE, nopFill, SHORT_JUMP_SIZE } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
-import { nearBranch, relocate } from "../x86/relocate.js";
-import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
+import { near, short } from "../x86/distance.js";
+import { Code, type Linked, link } from "../x86/link.js";
+import { movable, nearBranch } from "../x86/relocate.js";
+import type { Detour, Fragment, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
-import { crossesLine, crossesPage } from "./tactics/safety.js";
 import { movesInstruction } from "./tactics/ways.js";
 import type { OriginStretch } from "./unwind/origins.js";
 
-const CALL_SIZE = 5;
 const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
 
@@ -34,14 +37,12 @@ export interface Chunk {
   readonly probes: readonly PlacedProbe[];
   /** Where its code comes from, from start to end, without gaps. */
   readonly origins: readonly OriginStretch[];
-  /** The new content of the window, of padding that short jumps go through, and of short branches that lead elsewhere. */
+  /** The new content of the window, of padding that short jumps go through, and of branches that lead elsewhere. */
   readonly changes: readonly Change[];
   /** A jump to the chunk at an address that the input does not have, for a window that can only lead there. */
   readonly far: Change | undefined;
   /** The jumps among them that stand in padding, and the far one, each with the place that jumps there. */
   readonly relays: readonly OriginStretch[];
-  /** New distances for branches that are led to the chunk: the 4 bytes that end at `branchEnd`. */
-  readonly retargets: readonly { readonly branchEnd: Vaddr; readonly distance: number }[];
 }
 
 /** New code that belongs to no function of the input: the fork guard. */
@@ -71,8 +72,8 @@ export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): New
   for (;;) {
     const left = proposals.filter((p) => !failed.has(p));
     const made = encodeAll(left, start);
-    const lost = made.failed.size > 0 ? made.failed : dependents(left);
-    if (lost.size === 0) return { ...made, failed };
+    const lost = "failed" in made ? made.failed : dependents(left);
+    if (!("failed" in made) && lost.size === 0) return { start, ...made, named: [], failed };
     for (const [proposal, reason] of lost) failed.set(proposal, reason);
   }
 }
@@ -97,116 +98,87 @@ function dependents(proposals: readonly Proposal[]): ReadonlyMap<Proposal, strin
   return lost;
 }
 
-function encodeAll(proposals: readonly Proposal[], start: Vaddr): NewCode {
-  const encoded: Encoded[] = [];
+type Encoded = { readonly bytes: Uint8Array; readonly chunks: readonly Chunk[] };
+
+function encodeAll(
+  proposals: readonly Proposal[],
+  start: Vaddr,
+): Encoded | { readonly failed: ReadonlyMap<Proposal, string> } {
+  const detours = proposals.flatMap((p) => (p.change.kind === "detour" ? [[p, p.change] as const] : []));
+  const led = new Map(detours.flatMap(([, { retargets }]) => retargets.map((r) => [r.branch.at, r.target])));
+  const moved = new Set(detours.flatMap(([, { body }]) => body.map(placeOf)));
   const failed = new Map<Proposal, string>();
-  const retargets = proposals.flatMap(({ change }) => (change.kind === "detour" ? change.retargets : []));
-  const led = new Map(retargets.map(({ branch, target }) => [branch.at, target]));
-  let at: number = start;
-  for (const proposal of proposals) {
-    if (proposal.change.kind !== "detour") continue;
-    const made = encodeChunk(proposal, proposal.change, at, led);
-    if (typeof made === "string") {
-      failed.set(proposal, made);
-      continue;
-    }
-    encoded.push(made);
-    at = made.start + made.bytes.length;
+  const drafts: Draft[] = [];
+  for (const [proposal, detour] of detours) {
+    const code = chunkCode(proposal, detour, led);
+    if (typeof code === "string") failed.set(proposal, code);
+    else drafts.push({ proposal, detour, code, ...changesFor(proposal, detour, moved) });
   }
-  if (failed.size > 0) return { start, bytes: new Uint8Array(0), chunks: [], named: [], failed };
-  // A branch that moves may lead to an instruction that moved before it or behind it: all must have their places first.
-  const moved = new Map(encoded.flatMap((e) => [...e.moved]));
-  const bytes = new Uint8Array(encoded.length === 0 ? 0 : at - start).fill(INT3);
-  for (const piece of encoded) {
-    const view = new DataView(piece.bytes.buffer);
-    for (const { end, target } of piece.branches)
-      view.setInt32(end - 4, moved.get(target)! - (piece.start + end), true);
-    bytes.set(piece.bytes, piece.start - start);
+  if (failed.size > 0) return { failed };
+  const linked = link(drafts.flatMap(unitsOf), start);
+  if ("unit" in linked) return { bytes: linked.bytes, chunks: drafts.map((draft) => chunkOf(draft, linked)) };
+  for (const draft of drafts) {
+    const reason = unitsOf(draft).flatMap((unit) => linked.failed.get(unit) ?? [])[0];
+    if (reason !== undefined) failed.set(draft.proposal, reason);
   }
-  return { start, bytes, chunks: encoded.map((e) => finish(e, moved)), named: [], failed };
+  return { failed };
 }
 
-function encodeChunk(
-  proposal: Proposal,
-  detour: Detour,
-  earliest: number,
-  led: ReadonlyMap<Vaddr, Vaddr>,
-): Encoded | string {
-  const first = encodeAt(proposal, detour, vaddr(earliest), led);
-  if (typeof first === "string") return first;
-  // Encoded a few bytes further on, the code has the same length, so where its probes will be is known beforehand.
-  const fits = (by: number, crosses: typeof crossesLine): boolean =>
-    first.probes.every((p) => !crosses(vaddr(p.location + by), p.form));
-  const distances = Array.from({ length: LINE }, (_, by) => by);
-  const by = distances.find((d) => fits(d, crossesLine)) ?? distances.find((d) => fits(d, crossesPage));
-  if (by === undefined) return "the probe would cross a page boundary";
-  const encoded = by === 0 ? first : encodeAt(proposal, detour, vaddr(earliest + by), led);
-  if (typeof encoded === "string") return encoded;
-  if (encoded.probes.some((p) => crossesPage(p.location, p.form))) return "the probe would cross a page boundary";
-  return encoded;
-}
+/** Where an instruction comes from: of what stretches are made. */
+type Mark = Omit<OriginStretch, "start" | "end">;
+type Unit = Code<Mark>;
 
-interface Encoded {
+/** What is linked for one detour. */
+interface Draft {
   readonly proposal: Proposal;
   readonly detour: Detour;
-  readonly start: Vaddr;
-  readonly bytes: Uint8Array;
-  readonly probes: readonly PlacedProbe[];
-  readonly origins: readonly OriginStretch[];
-  /** Where each fragment is now, by where it was. */
-  readonly moved: ReadonlyMap<Vaddr, Vaddr>;
-  /** Branches that are led to moved instructions: where they end in `bytes`, and where they led. */
-  readonly branches: readonly { readonly end: number; readonly target: Vaddr }[];
+  readonly code: Unit;
+  readonly changes: readonly Unit[];
+  readonly far: Unit | undefined;
+  readonly relays: readonly OriginStretch[];
 }
 
+const unitsOf = ({ code, changes, far }: Draft): Unit[] => [code, ...changes, ...(far === undefined ? [] : [far])];
+
+const placeOf = (fragment: Fragment): Vaddr => (fragment.kind === "probe" ? fragment.site : fragment.at);
+
+const chunkName = ({ site, window }: Proposal): string => `the chunk for ${site} from ${window.start}`;
+/** Where the instruction is that stood at an address of the input. */
+const movedName = (at: Vaddr): string => `what stood at ${at}`;
+const probeName = (site: Vaddr): string => `the probe of ${site}`;
+
 /** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
-function encodeAt(proposal: Proposal, detour: Detour, start: Vaddr, led: ReadonlyMap<Vaddr, Vaddr>): Encoded | string {
-  const branches: { end: number; target: Vaddr }[] = [];
-  const probes: PlacedProbe[] = [];
-  const moved = new Map<Vaddr, Vaddr>();
-  const pieces: Uint8Array[] = [];
+function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, Vaddr>): Unit | string {
+  const code: Unit = new Code({ name: chunkName(proposal) });
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
-  const origins: OriginStretch[] = [];
-  const from = (origin: Vaddr, size: number, lower = 0, lastByte = 0): void => {
-    const begin = origins.at(-1)?.end ?? start;
-    if (size > 0) origins.push({ start: begin, end: vaddr(begin + size), origin, lower: lower + called, lastByte });
-  };
-  let at: number = start;
+  const from = (origin: Vaddr, lower = 0, lastByte = 0): Unit =>
+    code.origin({ origin, lower: lower + called, lastByte });
   for (const fragment of detour.body) {
-    let bytes: Uint8Array | undefined;
+    code.symbol(movedName(placeOf(fragment)));
     if (fragment.kind === "probe") {
       const { site, form } = fragment;
-      bytes = form.bytes;
-      probes.push({ site, location: vaddr(at + form.location), form, stackShift: form.stackShift + called });
-      moved.set(fragment.site, vaddr(at));
+      const patched = form.location + form.patched.offset;
       // A guard's second half runs with rsp still lowered.
-      if (form.guard) from(site, form.location);
-      from(site, bytes.length - (form.guard ? form.location : 0), form.stackShift);
-    } else {
-      const target = led.get(fragment.at);
-      bytes = target === undefined ? relocate(fragment.bytes, fragment.at, vaddr(at)) : nearBranch(fragment.bytes);
-      if (bytes === undefined) return `the instruction at ${hex(fragment.at)} cannot reach its operand from new code`;
-      // Where it leads has no place yet.
-      if (target !== undefined) branches.push({ end: at - start + bytes.length, target });
-      moved.set(fragment.at, vaddr(at));
-      from(fragment.at, bytes.length, 0, lastByteOfCall(fragment));
+      if (form.guard) from(site).raw(form.bytes.subarray(0, form.location));
+      from(site, form.stackShift).label(probeName(site));
+      code.raw(form.bytes.subarray(form.location, patched));
+      code.unsplit(form.bytes.subarray(patched, patched + form.patched.size), "the probe");
+      code.raw(form.bytes.subarray(patched + form.patched.size));
+      continue;
     }
-    pieces.push(bytes);
-    at += bytes.length;
+    from(fragment.at, 0, lastByteOfCall(fragment));
+    const instruction = movable(fragment.bytes, fragment.at);
+    const target = led.get(fragment.at);
+    const form = target === undefined ? undefined : nearBranch(fragment.bytes);
+    if (instruction === undefined || (target !== undefined && form === undefined))
+      return `the instruction at ${hex(fragment.at)} cannot reach its operand from new code`;
+    if (target === undefined) code.moved(instruction);
+    else code.moved(instruction, { form: form!, target: movedName(target) });
   }
-  if (detour.resume !== undefined) {
-    pieces.push(jump(at, detour.resume));
-    // Where the way goes on into a function that was to be called, the frame is still that of the call.
-    from(detour.via === "call" ? vaddr(proposal.window.end - CALL_SIZE) : detour.resume, JUMP_SIZE);
-    at += JUMP_SIZE;
-  }
-  const bytes = new Uint8Array(at - start);
-  let offset = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, offset);
-    offset += piece.length;
-  }
-  return { proposal, detour, start, bytes, probes, origins, moved, branches };
+  // Where the way goes on into a function that was to be called, the frame is still that of the call.
+  if (detour.resume !== undefined)
+    from(detour.via === "call" ? vaddr(proposal.window.end - CALL_SIZE) : detour.resume).jump(detour.resume);
+  return code;
 }
 
 /** What an unwinder asks for when a call is under way: the byte in front of the return address. */
@@ -214,35 +186,77 @@ function lastByteOfCall({ bytes, at }: Extract<Detour["body"][number], { kind: "
   return (decode(bytes, at).flow[0]! & Flow.Call) !== 0 ? bytes.length - 1 : 0;
 }
 
-/** @param moved where all instructions that move are now */
-function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
-  const { proposal, detour, start, bytes, probes, origins } = encoded;
-  const retargets: { branchEnd: Vaddr; distance: number }[] = [];
-  const changes = [...windowChanges(proposal.window, detour.via, start)];
-  const far = farJumpOf(proposal);
-  const relays = [...relaysFrom(proposal.window.start, wayOf(detour.via))];
-  for (const { branch, target, way } of detour.retargets) {
-    const to = moved.get(target)!;
-    // A branch that moves itself has been led to its target already.
-    if (way === "moves" || moved.has(branch.at)) continue;
-    if (way === "near") retargets.push({ branchEnd: branch.end, distance: to - branch.end });
-    else {
-      changes.push(...shortBranchChanges(branch, way, to));
-      if (way.kind === "relay") relays.push(...relaysFrom(branch.at, way.through));
-    }
-  }
+/** A detour in its place. */
+function chunkOf({ proposal, detour, code, changes, far, relays }: Draft, linked: Linked<Mark>): Chunk {
+  const unit = linked.unit(code);
+  const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
+  const changeOf = (of: Unit): Change => ({ at: vaddr(linked.unit(of).start), bytes: linked.unit(of).bytes });
+  const probes = detour.body.flatMap((fragment): PlacedProbe[] => {
+    if (fragment.kind !== "probe") return [];
+    const { site, form } = fragment;
+    const location = vaddr(unit.addressOf(probeName(site)));
+    return [{ site, location, form, stackShift: form.stackShift + called }];
+  });
   return {
     proposal,
-    start,
-    end: vaddr(start + bytes.length),
+    start: vaddr(unit.start),
+    end: vaddr(unit.end),
     probes,
-    origins,
-    changes,
-    far: far && { at: far, bytes: jump(far, start) },
+    origins: unit.origins.map(({ start, end, mark }) => ({ start: vaddr(start), end: vaddr(end), ...mark })),
+    changes: changes.map(changeOf),
+    far: far && changeOf(far),
     relays,
-    retargets,
   };
 }
+
+/** The window, and what else of the input changes. @param moved the instructions that move, of all detours */
+function changesFor(
+  proposal: Proposal,
+  detour: Detour,
+  moved: ReadonlySet<Vaddr>,
+): Pick<Draft, "changes" | "far" | "relays"> {
+  const { window } = proposal;
+  const { via } = detour;
+  const far = farJumpOf(proposal);
+  const to = chunkName(proposal);
+  const relays = [...relaysFrom(window.start, wayOf(via))];
+  const changes: Unit[] = [];
+  if (via === "call") {
+    // The call at the window's end stays where it is; what stood before it becomes nops.
+    changes.push(
+      over(window)
+        .raw(nopFill(window.end - window.start - CALL_SIZE))
+        .call(to),
+    );
+  } else if (via === "branches") changes.push(over(window));
+  else if (via === "jump") changes.push(over(window).jump(to));
+  else if ("far" in via) changes.push(over(window).jump(via.far));
+  else changes.push(over(window).jumpShort(via.hop[0]!.start), ...jumpsThrough(via.hop, to));
+  for (const { branch, target, way } of detour.retargets) {
+    // A branch that moves itself has been led to its target already.
+    if (way === "moves" || moved.has(branch.at)) continue;
+    changes.push(...branchChanges(branch, way, movedName(target)));
+    if (typeof way === "object" && way.kind === "relay") relays.push(...relaysFrom(branch.at, way.through));
+  }
+  return { changes, relays, far: far && over({ start: far, end: vaddr(far + JUMP_SIZE) }).jump(to) };
+}
+
+/** New content for bytes of the input. Of a window of one byte the first one of a jump, where the others are there already. */
+const over = (stretch: Stretch): Unit => new Code({ over: stretch });
+
+function branchChanges(branch: Retarget["branch"], way: Exclude<Retarget["way"], "moves">, to: string): Unit[] {
+  const last = (size: number): Unit => over({ start: vaddr(branch.end - size), end: branch.end });
+  if (way === "near") return [last(4).leads([near([])], to)];
+  if (way.kind === "widened") return [over(way.over).jump(to)];
+  return [last(1).leads([short([])], way.through[0]!.start), ...jumpsThrough(way.through, to)];
+}
+
+/** Short jumps from one stretch of padding to the next, and a near one in the last. */
+const jumpsThrough = (stretches: readonly Stretch[], to: string): Unit[] =>
+  stretches.map((stretch, i) => {
+    const next = stretches[i + 1];
+    return next === undefined ? over(stretch).jump(to) : over(stretch).jumpShort(next.start);
+  });
 
 /** Where the jumps stand that lead from a window to new code, outside of it. */
 function wayOf(via: Detour["via"]): readonly Stretch[] {
@@ -250,58 +264,12 @@ function wayOf(via: Detour["via"]): readonly Stretch[] {
   return "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : via.hop;
 }
 
-function windowChanges(window: Stretch, via: Detour["via"], to: Vaddr): readonly Change[] {
-  if (via === "call") return [{ at: window.start, bytes: callWindow(window, to) }];
-  if (via === "branches") return [{ at: window.start, bytes: filled(window, new Uint8Array(0)) }];
-  if (via === "jump") return [{ at: window.start, bytes: filled(window, jump(window.start, to)) }];
-  if ("far" in via) return [{ at: window.start, bytes: filled(window, jump(window.start, via.far)) }];
-  const [first, ...rest] = jumpsThrough(via.hop, to);
-  const short = shortJump(window.start, first!.at);
-  return [{ at: window.start, bytes: filled(window, short) }, first!, ...rest];
-}
-
-function shortBranchChanges(
-  branch: Retarget["branch"],
-  way: Exclude<Retarget["way"], string>,
-  to: Vaddr,
-): readonly Change[] {
-  if (way.kind === "widened") return [{ at: branch.at, bytes: filled(way.over, jump(branch.at, to)) }];
-  const jumps = jumpsThrough(way.through, to);
-  return [{ at: vaddr(branch.end - 1), bytes: Uint8Array.of((jumps[0]!.at - branch.end) & 0xff) }, ...jumps];
-}
-
-/** Short jumps from one stretch of padding to the next, and a near one in the last. */
-const jumpsThrough = (stretches: readonly Stretch[], to: Vaddr): readonly Change[] =>
-  stretches.map((stretch, i) => {
-    const next = stretches[i + 1];
-    const bytes = next === undefined ? jump(stretch.start, to) : shortJump(stretch.start, next.start);
-    return { at: stretch.start, bytes: filled(stretch, bytes) };
-  });
-
 /** A jump changes nothing: the frame is still that of the place where the way began. */
 const relaysFrom = (origin: Vaddr, stretches: readonly Stretch[]): readonly OriginStretch[] =>
   stretches.map(({ start }, i) => {
     const size = i + 1 < stretches.length ? SHORT_JUMP_SIZE : JUMP_SIZE;
     return { start, end: vaddr(start + size), origin, lower: 0, lastByte: 0 };
   });
-
-/** A jump at the start of a stretch; nothing runs the rest. */
-function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(end - start).fill(INT3);
-  // A window may hold the first byte of a jump alone, where the others are there already.
-  bytes.set(jumpBytes.subarray(0, bytes.length));
-  return bytes;
-}
-
-/** The call at the window's end stays where it is; what stood before it becomes nops. */
-function callWindow(window: Stretch, to: Vaddr): Uint8Array {
-  const length = window.end - window.start;
-  const bytes = new Uint8Array(length);
-  bytes.set(nopFill(length - CALL_SIZE));
-  bytes.set(jump(window.end - CALL_SIZE, to), length - CALL_SIZE);
-  bytes[length - CALL_SIZE] = 0xe8;
-  return bytes;
-}
 
 /** Where chunks may begin in a segment: behind what is there already. */
 export const codeStart = (end: number): Vaddr => vaddr(alignUp(end, LINE));

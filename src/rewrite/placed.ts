@@ -25,7 +25,7 @@ import type { SparseContent } from "../sparse-content.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom } from "../usdt/sites.js";
-import { jump } from "../x86/bytes.js";
+import { leading, near } from "../x86/distance.js";
 import type { Assembly } from "./assemble.js";
 import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";
@@ -312,6 +312,9 @@ const isWithout = (
   origins: readonly { readonly start: Vaddr; readonly end: Vaddr }[],
 ): boolean => without.some((w) => origins.some(({ start, end }) => w.start >= start && w.start < end));
 
+/** `jmp rel32`, which reaches: else nothing had been linked. */
+const jumpAt = (from: Vaddr, to: Vaddr): Uint8Array => leading([near([0xe9])], from, to)!;
+
 /** A jump over bytes of other instructions leads, by these bytes in the output, to one that leads to new code. */
 function checkFar({ file, image: output }: Output, { assembly: { code } }: Planned): void {
   for (const { far, proposal, start } of code?.newCode.chunks ?? []) {
@@ -321,9 +324,9 @@ function checkFar({ file, image: output }: Output, { assembly: { code } }: Plann
     const isCode = ((segmentAt(output, far.at)?.p_flags ?? 0) & elf.PF_X) !== 0;
     if (
       near === undefined ||
-      !file.holds(near, jump(site, far.at)) ||
+      !file.holds(near, jumpAt(site, far.at)) ||
       !isCode ||
-      !file.holds(away!, jump(far.at, start))
+      !file.holds(away!, jumpAt(far.at, start))
     )
       throw new NotAsPlanned(`the jump at ${hex(site)} would not lead to new code by way of ${hex(far.at)}`);
     if (!output.sections.some((s) => s.name === FAR_SECTION && far.at >= s.sh_addr && far.at < s.sh_addr + s.sh_size))

@@ -42,7 +42,7 @@ const where: readonly Named[] = [
 ];
 /** Cheapest for the running program first. */
 const cheapest: readonly Named[] = [...where, ...toNewCode, ...last];
-/** What leaves the probe where it is comes late: see fork-guard.ts. */
+/** What leaves the probe where it is comes late: see fork-guard/fork-guard.ts. */
 const together: readonly Named[] = [...toNewCode, ...last, ...where];
 
 /** A tactic that was asked for a site, and what came of it. */

@@ -2,7 +2,7 @@
  * The pipeline, from top to bottom: bytes, notes, facts, plan, place, new code, edits, bytes.
  */
 
-import { type Vaddr, vaddr } from "../address.js";
+import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { wayToFork } from "../facts/forks.js";
@@ -24,15 +24,15 @@ import { applyEdits, type Edit, editAt, editAtAddress, word } from "./edits.js";
 import { farCosts } from "./far-jumps.js";
 import {
   type ForkGuardPlan,
+  type GuardChanges,
+  guardChanges,
   guardedPlaces,
   nop5Before,
   planForkGuard,
   uncoveredWords,
   withForkGuard,
-} from "./fork-guard.js";
+} from "./fork-guard/fork-guard.js";
 import { hazardsOf } from "./hazards.js";
-import type { ChildHandlerChanges } from "./imports/child-handler.js";
-import { coverChanges } from "./imports/fork-cover.js";
 import { InputTables } from "./input-tables.js";
 import { chooseLayout } from "./layout-choice.js";
 import { type AddGuard, type IsOfLibrary, type Located, locate, locateGuarded, withFarJumps } from "./locate.js";
@@ -176,13 +176,13 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): (RewriteResult & Pl
     }),
   );
   if (typeof located === "string") return located;
-  const { sites, pages, code } = located.guard!;
+  const { sites, pages } = located.guard!;
   return finish(input, subject, located, {
     wayToFork: wayToFork(image),
     neverForks: false,
     forkGuard: { installed: true, reason: null, sites, pages },
     uncovered: guard.uncovered,
-    changes: { image: guard.cover.image, ...coverChanges(guard.cover, code) },
+    changes: guardChanges(guard, located.guard!),
   });
 }
 
@@ -202,7 +202,7 @@ interface Forks {
   readonly forkGuard: ForkGuardReport | null;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
-  readonly changes: ({ readonly image: ElfImage } & ChildHandlerChanges) | undefined;
+  readonly changes: GuardChanges | undefined;
 }
 
 /** @param origins where new code comes from; undefined where a guard is part of it */
@@ -393,11 +393,8 @@ function codeEdits(
   const edits: Edit[] = [];
   for (const { change, window } of proposals)
     if (change.kind === "in-place") edits.push(editAtAddress(image, window.start, change.bytes));
-  for (const { changes, retargets } of newCode?.chunks ?? []) {
+  for (const { changes } of newCode?.chunks ?? [])
     for (const { at, bytes } of changes) edits.push(editAtAddress(image, at, bytes));
-    for (const { branchEnd, distance } of retargets)
-      edits.push(editAtAddress(image, vaddr(branchEnd - 4), word(distance, 4)));
-  }
   for (const { range, end } of growthsOf(proposals)) {
     const offset = facts?.functions.fde(range)?.rangeOffset;
     if (offset !== undefined) edits.push(editAt(image, offset, word(end - range.start, 4)));

@@ -1,16 +1,18 @@
 /**
- * A small assembler, for the programs that this project writes itself: instructions by name, encoded by iced-x86, and labels.
+ * A small assembler, for the code that this project writes itself: instructions by name, encoded by iced-x86, as a unit for
+ * the linker (link.ts).
  *
- *     const code = new Assembler(0x400000);
+ *     const code = new Assembler();
  *     code.label("again").op("dec", "rcx").jumpIf("ne", "again").op("mov", "eax", 60).op("syscall");
- *     code.finish();                       // the bytes
+ *     linkOne(code, 0x400000).bytes;
  *
- * Branches to labels always take their long form, so that every size is known at once and one pass is enough; the
- * distances are filled in at the end. It knows the few operand forms that these programs need, and says so of others.
+ * It knows the few operand forms that this code needs, and says so of others. What leads somewhere says itself whether its
+ * distance has 8 bits or 32.
  */
-import { alignUp } from "../address.js";
-import { INT3 } from "./bytes.js";
+
+import { near, short } from "./distance.js";
 import { iced } from "./iced.js";
+import { type Target, Code as Unit } from "./link.js";
 
 const { Register, Code } = iced;
 
@@ -30,78 +32,68 @@ type High = 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15;
 export type RegisterName = `r${Low | High}`;
 /** Or its lower half: writing that clears the upper one. */
 export type AnyRegister = RegisterName | `e${Low}` | `r${High}d`;
-export type Operand = AnyRegister | number | At;
+/** An immediate of 8 bits, where one of 32 is the rule. */
+export interface Byte {
+  readonly byte: number;
+}
+export type Operand = AnyRegister | number | At | Byte;
+
+/** The immediate in its short form. */
+export const byte = (value: number): Byte => ({ byte: value });
 
 /** Conditions of jumps, with the second byte of the long form. */
 const conditions = { b: 0x82, ae: 0x83, e: 0x84, ne: 0x85, be: 0x86, a: 0x87, s: 0x88, ns: 0x89, l: 0x8c, g: 0x8f };
 export type Condition = keyof typeof conditions;
 
-interface Fixup {
-  /** Where the 32 bits of the distance stand, and from where it counts, in bytes from the start. */
-  readonly place: number;
-  readonly from: number;
-  readonly label: string;
-}
-
-export class Assembler {
-  readonly #bytes: number[] = [];
-  readonly #labels = new Map<string, number>();
-  readonly #fixups: Fixup[] = [];
-
-  /** @param base the address of the first byte */
-  constructor(readonly base: number) {}
-
-  /** The address of what comes next. */
-  get here(): number {
-    return this.base + this.#bytes.length;
-  }
-
-  /** Names the address of what comes next. @throws RangeError where the name is taken */
-  label(name: string): this {
-    if (this.#labels.has(name)) throw new RangeError(`the label ${name} is there twice`);
-    this.#labels.set(name, this.here);
-    return this;
-  }
-
-  /** The address of a label that has been placed. @throws RangeError where it has not */
-  addressOf(name: string): number {
-    const address = this.#labels.get(name);
-    if (address === undefined) throw new RangeError(`there is no label ${name}`);
-    return address;
-  }
-
-  /** Bytes as they are. */
-  raw(bytes: Iterable<number>): this {
-    this.#bytes.push(...bytes);
-    return this;
-  }
-
-  /** Fills up with int3 to a multiple of `alignment`: nothing may run into that. */
-  align(alignment: number): this {
-    return this.raw(new Array<number>(alignUp(this.here, alignment) - this.here).fill(INT3));
-  }
-
+export class Assembler<Mark = never> extends Unit<Mark> {
   /** One instruction. @throws RangeError for an operand form that is not known here */
   op(mnemonic: string, ...operands: readonly Operand[]): this {
-    return this.raw(encode(mnemonic, operands, this.here));
+    return this.raw(encode(mnemonic, operands));
   }
 
-  jump(label: string): this {
-    return this.raw([0xe9]).#distance(label);
+  jumpIf(condition: Condition, target: Target): this {
+    return this.leads([near([0x0f, conditions[condition]])], target);
   }
 
-  jumpIf(condition: Condition, label: string): this {
-    return this.raw([0x0f, conditions[condition]]).#distance(label);
+  /** The same over 8 bits. */
+  jumpIfShort(condition: Condition, target: Target): this {
+    return this.leads([short([conditions[condition] - 0x10])], target);
   }
 
-  call(label: string): this {
-    return this.raw([0xe8]).#distance(label);
+  jumpIfRcxIsZero(target: Target): this {
+    return this.leads([short([0xe3])], target);
   }
 
-  /** `lea register, [rip + ...]`: the address of a label. */
-  address(register: RegisterName, label: string): this {
+  /** `lea register, [rip + ...]`: the address of the target. */
+  address(register: RegisterName, target: Target): this {
     const number = registerNumber(register);
-    return this.raw([0x48 | (number >> 3 ? 0x04 : 0), 0x8d, 0x05 | ((number & 7) << 3)]).#distance(label);
+    return this.leads([near([0x48 | (number >> 3 ? 0x04 : 0), 0x8d, 0x05 | ((number & 7) << 3)])], target);
+  }
+
+  /** A jump to the address that the word at the target holds. */
+  jumpThrough(target: Target): this {
+    return this.leads([near([0xff, 0x25])], target);
+  }
+
+  callThrough(target: Target): this {
+    return this.leads([near([0xff, 0x15])], target);
+  }
+
+  /** What unwinders have to know of is said along with these: rsp becomes lower, and higher again. */
+  push(register: AnyRegister): this {
+    return this.op("push", register).stack(8);
+  }
+
+  pop(register: AnyRegister): this {
+    return this.op("pop", register).stack(-8);
+  }
+
+  lower(by: number | Byte): this {
+    return this.op("sub", "rsp", by).stack(typeof by === "number" ? by : by.byte);
+  }
+
+  raise(by: number | Byte): this {
+    return this.op("add", "rsp", by).stack(typeof by === "number" ? -by : -by.byte);
   }
 
   /** A system call; arguments go to rdi, rsi, rdx, r10, r8, r9 in their order, undefined ones stay as they are. */
@@ -111,21 +103,6 @@ export class Assembler {
       if (value !== undefined && value !== registers[i]) this.op("mov", registers[i]!, value);
     });
     return this.op("mov", "eax", number).op("syscall");
-  }
-
-  /** The bytes. @throws RangeError where a label is missing */
-  finish(): Uint8Array {
-    const out = Uint8Array.from(this.#bytes);
-    const view = new DataView(out.buffer);
-    for (const { place, from, label } of this.#fixups)
-      view.setInt32(place, this.addressOf(label) - this.base - from, true);
-    return out;
-  }
-
-  #distance(label: string): this {
-    const start = this.#bytes.length;
-    this.#fixups.push({ place: start, from: start + 4, label });
-    return this.raw([0, 0, 0, 0]);
   }
 }
 
@@ -160,11 +137,12 @@ const SHIFTS = new Set(["shl", "shr", "sar"]);
 /** Instructions whose memory operand is no access: its encoding has a name of its own. */
 const MEMORY_ONLY = new Set(["lea"]);
 
-function encode(mnemonic: string, operands: readonly Operand[], here: number): Uint8Array {
+/** None of these instructions depends on where it stands. */
+function encode(mnemonic: string, operands: readonly Operand[]): Uint8Array {
   const instruction = make(mnemonic, operands);
   const encoder = new iced.Encoder(64);
   try {
-    encoder.encode(instruction, BigInt(here));
+    encoder.encode(instruction, 0n);
     return encoder.takeBuffer();
   } finally {
     encoder.free();
@@ -184,15 +162,17 @@ function make(mnemonic: string, [a, b]: readonly Operand[]): InstanceType<typeof
     return Instruction.createRegReg(codeNamed(mnemonic, `rm${width}`, `r${width}`), registerOf(a), registerOf(b));
   }
   if (typeof a === "string" && typeof b === "number") return withImmediate(mnemonic, a, b);
-  if (typeof a === "string" && typeof b === "object") {
+  if (typeof a === "string" && typeof b === "object" && "byte" in b)
+    return Instruction.createRegI32(codeNamed(mnemonic, `rm${widthOf(a)}`, "imm8"), registerOf(a), b.byte);
+  if (typeof a === "string" && typeof b === "object" && "base" in b) {
     const source = MEMORY_ONLY.has(mnemonic) ? "m" : mnemonic === "movzx" ? "rm8" : `rm${widthOf(a)}`;
     return Instruction.createRegMem(codeNamed(mnemonic, `r${widthOf(a)}`, source), registerOf(a), memory(b));
   }
-  if (typeof a === "object" && typeof b === "string") {
+  if (typeof a === "object" && "base" in a && typeof b === "string") {
     const width = widthOf(b);
     return Instruction.createMemReg(codeNamed(mnemonic, `rm${width}`, `r${width}`), memory(a), registerOf(b));
   }
-  if (typeof a === "object" && typeof b === "number")
+  if (typeof a === "object" && "base" in a && typeof b === "number")
     return Instruction.createMemI32(codeNamed(mnemonic, "rm64", "imm32"), memory(a), b);
   throw new RangeError(`${mnemonic} with operands of this kind is not known here`);
 }

@@ -1,4 +1,4 @@
-/** The few instructions that this project writes itself, byte for byte. */
+/** The few instructions whose bytes are a matter of their own: nops, and how long jumps are. */
 
 /** The canonical five-byte nop, `nopl 0x0(%rax,%rax,1)`: what Linux 6.18 optimizes and what libbpf compares with. */
 export const NOP5: Uint8Array = Uint8Array.of(0x0f, 0x1f, 0x44, 0x00, 0x00);
@@ -8,6 +8,9 @@ export const NOP10: Uint8Array = Uint8Array.of(0x66, 0x2e, 0x0f, 0x1f, 0x84, 0x0
 
 /** `jmp rel32`: 5 bytes. */
 export const JUMP_SIZE = 5;
+
+/** `call rel32`: 5 bytes. */
+export const CALL_SIZE = 5;
 
 /** `jmp rel8`: 2 bytes; its distance counts from behind it. */
 export const SHORT_JUMP_SIZE = 2;
@@ -42,19 +45,5 @@ export function nopFill(length: number): Uint8Array {
     out.set(nops[n]!, at);
     at += n;
   }
-  return out;
-}
-
-/** `jmp rel8` from one link-time address to another, which must be in its reach. */
-export const shortJump = (from: number, to: number): Uint8Array =>
-  Uint8Array.of(0xeb, (to - (from + SHORT_JUMP_SIZE)) & 0xff);
-
-/** `jmp rel32` from one link-time address to another. @throws RangeError where it does not reach */
-export function jump(from: number, to: number): Uint8Array {
-  const distance = to - (from + JUMP_SIZE);
-  if (distance !== (distance | 0)) throw new RangeError(`a jump over ${distance} bytes does not fit into 32 bits`);
-  const out = new Uint8Array(JUMP_SIZE);
-  out[0] = 0xe9;
-  new DataView(out.buffer).setInt32(1, distance, true);
   return out;
 }

@@ -1,11 +1,12 @@
 /**
  * One instruction, moved to another address: the same effect, encoded anew only where it depends on where it stands.
  *
- * Most instructions do not: their bytes are copied as they are, odd prefixes and all. Those with a %rip-relative operand
- * or a relative branch are re-encoded by iced-x86's BlockEncoder, which turns short branches into near ones and
- * loop/jrcxz, which have no near form, into a short sequence.
+ * Most instructions do not: their bytes are copied as they are, odd prefixes and all. Those with a %rip-relative operand or a
+ * relative branch become forms with a distance, which the linker fills in (link.ts): branches a short one and a near one;
+ * loop and jrcxz, which have no near one, a short sequence.
  */
 import type { Vaddr } from "../address.js";
+import { type Form, leading, type Movable, near } from "./distance.js";
 import { type Instruction, iced } from "./iced.js";
 
 /** What a tactic has to know of one instruction before it moves it. */
@@ -95,51 +96,90 @@ const isFloating = (register: number): boolean =>
   (register >= Register.XMM0 && register <= Register.ZMM31) || (register >= Register.ST0 && register <= Register.ST7);
 
 /**
- * The bytes of an instruction for another address.
+ * An instruction as something that can stand elsewhere, or undefined where what it names is not known.
  * @param bytes exactly one instruction
- * @param from where it stands, as a link-time address
+ * @param at where it stands, as a link-time address
+ */
+export function movable(bytes: Uint8Array, at: Vaddr): Movable | undefined {
+  return decodeOne(bytes, at, (instruction) => {
+    if (!isRelative(instruction)) return { at, bytes, leads: undefined };
+    // Relative to eip: an address that is cut to 32 bits, and which that is the loader decides.
+    if (instruction.memoryBase === Register.EIP) return undefined;
+    const isMemory = instruction.isIpRelMemoryOperand;
+    // Below address 0 is a place to count from as well as any.
+    const target = Number(BigInt.asIntN(64, isMemory ? instruction.ipRelMemoryAddress : instruction.nearBranchTarget));
+    // What names an address of its own bytes means where it stood; a short branch has no way to say that from elsewhere.
+    const isOwn = target >= at && target < at + bytes.length;
+    const forms = isOwn ? asItIs(bytes, at) : isMemory ? [pointing(instruction)] : branching(instruction);
+    return forms && { at, bytes, leads: { forms, target } };
+  });
+}
+
+/**
+ * The bytes of an instruction for another address.
  * @param to where it shall stand
  * @returns undefined where its operand or target is out of reach from there, or not known
  */
 export function relocate(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
-  return decodeOne(bytes, from, (instruction) => {
-    if (!isRelative(instruction)) return bytes;
-    // Relative to eip: an address that is cut to 32 bits, and which that is the loader decides.
-    if (instruction.memoryBase === Register.EIP) return undefined;
-    // What names an address of its own bytes means where it stood: the encoder would take that for a label that moves along.
-    const named = instruction.isIpRelMemoryOperand ? instruction.ipRelMemoryAddress : instruction.nearBranchTarget;
-    if (named >= BigInt(from) && named < BigInt(from + bytes.length)) return renamed(bytes, from, to);
-    const encoder = new iced.BlockEncoder(64, iced.BlockEncoderOptions.None);
-    try {
-      encoder.add(instruction);
-      return encoder.encode(BigInt(to));
-    } catch {
-      return undefined;
-    } finally {
-      encoder.free();
-    }
-  });
+  const { leads } = movable(bytes, from) ?? { leads: null };
+  if (leads === null) return undefined;
+  return leads === undefined ? bytes : leading(leads.forms, to, leads.target);
 }
 
-/** An instruction that names one of its own bytes, by a 32-bit displacement, at another address; a short branch cannot. */
-function renamed(bytes: Uint8Array, from: Vaddr, to: Vaddr): Uint8Array | undefined {
+/** The instruction with a distance of 32 bits, which it has already. */
+function asItIs(bytes: Uint8Array, at: Vaddr): readonly Form[] | undefined {
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
-  decoder.ip = BigInt(from);
+  decoder.ip = BigInt(at);
   const instruction = decoder.decode();
   const constants = decoder.getConstantOffsets(instruction);
-  const isBranch = !instruction.isIpRelMemoryOperand;
-  const at = isBranch ? constants.immediateOffset : constants.displacementOffset;
-  const size = isBranch ? constants.immediateSize : constants.displacementSize;
+  const isMemory = instruction.isIpRelMemoryOperand;
+  const field = isMemory ? constants.displacementOffset : constants.immediateOffset;
+  const size = isMemory ? constants.displacementSize : constants.immediateSize;
   constants.free();
   instruction.free();
   decoder.free();
-  if (size !== 4) return undefined;
-  const moved = Uint8Array.from(bytes);
-  const view = new DataView(moved.buffer);
-  const displacement = view.getInt32(at, true) + from - to;
-  if (displacement !== (displacement | 0)) return undefined;
-  view.setInt32(at, displacement, true);
-  return moved;
+  return size === 4 ? [{ bytes, field, width: 4 }] : undefined;
+}
+
+/** With a %rip-relative operand: there may be an immediate after the distance. */
+function pointing(instruction: Instruction): Form {
+  const encoder = new iced.Encoder(64);
+  encoder.encode(instruction, instruction.ipRelMemoryAddress);
+  const constants = encoder.getConstantOffsets();
+  const form: Form = { bytes: encoder.takeBuffer(), field: constants.displacementOffset, width: 4 };
+  constants.free();
+  encoder.free();
+  return form;
+}
+
+/** A branch, in its short form, where it has one, and in its near one. */
+function branching(instruction: Instruction): readonly Form[] {
+  const { Code } = iced;
+  if (instruction.isCallNear) return [form(instruction, 4)];
+  if (instruction.mnemonic === Mnemonic.Xbegin) {
+    const forms = ([2, 4] as const).map((width) => {
+      instruction.code = width === 2 ? Code.Xbegin_rel16 : Code.Xbegin_rel32;
+      return form(instruction, width);
+    });
+    return forms;
+  }
+  if (instruction.isJcxShort || instruction.isLoop || instruction.isLoopcc) {
+    const short = form(instruction, 1);
+    return [short, near([...Uint8Array.from(short.bytes).subarray(0, short.field), ...OVER_JUMP])];
+  }
+  instruction.asShortBranch();
+  const short = form(instruction, 1);
+  instruction.asNearBranch();
+  return [short, form(instruction, 4)];
+}
+
+/** As it is encoded right at where it leads. */
+function form(instruction: Instruction, width: 1 | 2 | 4): Form {
+  const encoder = new iced.Encoder(64);
+  encoder.encode(instruction, instruction.nearBranchTarget);
+  const bytes = encoder.takeBuffer();
+  encoder.free();
+  return { bytes, field: bytes.length - width, width };
 }
 
 /** Whether a branch is a jmp or jcc without prefixes, short or near. */
@@ -151,21 +191,16 @@ export const isPlainBranch = (bytes: Uint8Array): boolean =>
 /** Over the jump behind it, to the one that leads on: what loop and jrcxz need, which have no near form. */
 const OVER_JUMP = [0x02, 0xeb, 0x05, 0xe9];
 
-/**
- * A jmp, jcc, loop or jrcxz, with its prefixes, whose distance of 32 bits is the last 4 bytes; or undefined for any other
- * instruction. The distance is 0.
- */
-export function nearBranch(bytes: Uint8Array): Uint8Array | undefined {
+/** A jmp, jcc, loop or jrcxz, with its prefixes, to be led elsewhere over 32 bits; or undefined for any other instruction. */
+export function nearBranch(bytes: Uint8Array): Form | undefined {
   let prefixes = 0;
   while (BRANCH_PREFIXES.has(bytes[prefixes]!)) prefixes++;
   const [opcode, second] = [bytes[prefixes]!, bytes[prefixes + 1] ?? 0];
-  let near: readonly number[];
-  if (opcode === 0xeb || opcode === 0xe9) near = [0xe9];
-  else if ((opcode & 0xf0) === 0x70) near = [0x0f, 0x80 | (opcode & 0x0f)];
-  else if (opcode === 0x0f && (second & 0xf0) === 0x80) near = [0x0f, second];
-  else if (opcode >= 0xe0 && opcode <= 0xe3) near = [opcode, ...OVER_JUMP];
-  else return undefined;
-  return Uint8Array.from([...bytes.subarray(0, prefixes), ...near, 0, 0, 0, 0]);
+  const own = bytes.subarray(0, prefixes);
+  if (opcode === 0xeb || opcode === 0xe9) return near([...own, 0xe9]);
+  if ((opcode & 0xf0) === 0x70) return near([...own, 0x0f, 0x80 | (opcode & 0x0f)]);
+  if (opcode === 0x0f && (second & 0xf0) === 0x80) return near([...own, 0x0f, second]);
+  return opcode >= 0xe0 && opcode <= 0xe3 ? near([...own, opcode, ...OVER_JUMP]) : undefined;
 }
 
 /** Segments, which are hints here, operand and address size, repeat (bnd) and REX. */

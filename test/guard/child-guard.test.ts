@@ -5,15 +5,14 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { vaddr } from "../../src/address.js";
 import { rowAt } from "../../src/elf/cfa-rows.js";
-import { childGuard } from "../../src/guard/child-guard.js";
 import { cannotCompile } from "../live/kernel.js";
 import { skipBecause } from "../packages/skips.js";
 import { run } from "../run.js";
 import { drive } from "./drive.js";
-import { type GuardedProgram, guardedProgram } from "./guarded-program.js";
+import { type GuardedProgram, guardedProgram, linkedGuard } from "./guarded-program.js";
 
 const mapping = (...sites: readonly number[]) => ({ sites: sites.map(vaddr), privatePages: new Set<never>() });
-const guardOf = (...mappings: readonly ReturnType<typeof mapping>[]) => childGuard(vaddr(0x20000), mappings);
+const guardOf = (...mappings: readonly ReturnType<typeof mapping>[]) => linkedGuard([...mappings], 0x20000);
 
 describe("what a guard is made from", () => {
   it.each([

@@ -7,8 +7,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../src/address.js";
-import { type ChildGuard, childGuard } from "../../src/guard/child-guard.js";
+import type { CfaRows } from "../../src/elf/cfa-rows.js";
+import { childGuard } from "../../src/rewrite/fork-guard/handler/child-guard.js";
+import type { GuardedMapping } from "../../src/rewrite/fork-guard/handler/guarded-pages.js";
+import type { SignalSlots } from "../../src/rewrite/fork-guard/handler/signal-slots.js";
+import { namedCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
 import { NOP5 } from "../../src/x86/bytes.js";
+import { linkOne } from "../../src/x86/link.js";
 import { behindFile } from "../behind.js";
 import { fileOffset, readSections, readSegments } from "../judges/headers.js";
 import { must } from "../run.js";
@@ -30,9 +35,24 @@ export interface Layout {
   readonly isPrivate?: boolean;
 }
 
+interface LinkedGuard {
+  readonly bytes: Uint8Array;
+  readonly codeEnd: Vaddr;
+  readonly unwind: CfaRows;
+  readonly pageCount: number;
+}
+
+/** A guard alone, at an address. */
+export function linkedGuard(mappings: readonly GuardedMapping[], at: number, slots?: SignalSlots): LinkedGuard {
+  const { code, pageCount } = childGuard("guard", mappings, slots);
+  const linked = linkOne(code, at);
+  const { end, unwind } = namedCode(code, linked);
+  return { bytes: linked.bytes, codeEnd: end, unwind: unwind!, pageCount };
+}
+
 export interface GuardedProgram {
   readonly path: string;
-  readonly guard: ChildGuard;
+  readonly guard: LinkedGuard;
   /** File offsets of the sites. */
   readonly offsets: readonly number[];
   readonly addresses: readonly Vaddr[];
@@ -65,9 +85,7 @@ export async function guardedProgram(layout: Layout): Promise<GuardedProgram> {
   const here = join(folder, `${programs++}`);
   const addresses = addressesOf(layout);
   const pages = new Set(addresses.map((a) => vaddr(a - (a % PAGE_SIZE))));
-  const guard = childGuard(vaddr(GUARD), [
-    { sites: addresses, privatePages: layout.isPrivate === true ? pages : new Set() },
-  ]);
+  const guard = linkedGuard([{ sites: addresses, privatePages: layout.isPrivate === true ? pages : new Set() }], GUARD);
   const size = alignUp(addresses.at(-1)! + 6 - SITES, PAGE_SIZE) + (layout.morePages ?? 1) * PAGE_SIZE;
   const code = new Uint8Array(size).fill(RET);
   for (const address of addresses) code.set(NOP5, address - SITES);

@@ -6,13 +6,21 @@ import { describe, expect, it } from "vitest";
 import { vaddr } from "../../src/address.js";
 import { type CfaRows, DWARF_RSP, rowAt } from "../../src/elf/cfa-rows.js";
 import { decodeInstructions } from "../../src/emulate/instruction.js";
-import { childGuard } from "../../src/guard/child-guard.js";
-import { beforeFork, behindFork } from "../../src/guard/held-signals.js";
+import { beforeFork, behindFork } from "../../src/rewrite/fork-guard/handler/held-signals.js";
+import { namedCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import type { Assembler } from "../../src/x86/assembler.js";
+import { linkOne } from "../../src/x86/link.js";
+import { linkedGuard } from "./guarded-program.js";
 
 const START = 0x20000;
 const slots = { start: vaddr(0x40000), count: 8 };
 const sites = { table: vaddr(0x30000), end: vaddr(0x30008), firstSite: vaddr(0x10000) };
-const guard = childGuard(vaddr(START), [{ sites: [vaddr(0x1000), vaddr(0x2010)], privatePages: new Set() }], slots);
+const guard = linkedGuard([{ sites: [vaddr(0x1000), vaddr(0x2010)], privatePages: new Set() }], START, slots);
+
+function placed(code: Assembler): { readonly bytes: Uint8Array; readonly unwind: CfaRows } {
+  const linked = linkOne(code, START);
+  return { bytes: linked.bytes, unwind: namedCode(code, linked).unwind! };
+}
 
 /** How far each instruction is from the caller's frame, by its address: followed along all ways from the first one. */
 function depths(bytes: Uint8Array): ReadonlyMap<number, number> {
@@ -39,8 +47,8 @@ function depths(bytes: Uint8Array): ReadonlyMap<number, number> {
 
 describe("the caller's frame, at every instruction of", () => {
   it.each<[name: string, code: { readonly bytes: Uint8Array; readonly unwind: CfaRows }, least: number]>([
-    ["the handler before a fork", beforeFork(vaddr(START), sites, slots), 60],
-    ["the handler behind a fork", behindFork(vaddr(START), slots), 30],
+    ["the handler before a fork", placed(beforeFork("before", sites, slots)), 60],
+    ["the handler behind a fork", placed(behindFork("after", slots)), 30],
     ["the guard, where signals may be held", guard, 250],
   ])("%s", (_name, { bytes, unwind }, least) => {
     const all = depths(bytes);
@@ -49,11 +57,5 @@ describe("the caller's frame, at every instruction of", () => {
       const row = rowAt(unwind, at);
       expect([unwind.registers[row], unwind.offsets[row]], at.toString(16)).toEqual([DWARF_RSP, depth]);
     }
-  });
-
-  it("a file whose tables are elsewhere has code as long", () => {
-    const far = { table: vaddr(0x7000000), end: vaddr(0x7000008), firstSite: vaddr(0x10000) };
-    const length = beforeFork(vaddr(START), sites, slots).bytes.length;
-    expect(beforeFork(vaddr(0x55550), far, { ...slots, start: vaddr(0x6000000) }).bytes.length).toBe(length);
   });
 });

@@ -5,17 +5,15 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/imports/fork-cover.js";
-import { type Covered, installForkCover } from "../../src/rewrite/imports/install.js";
-import type { MakeChild } from "../../src/rewrite/imports/stubs.js";
+import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/fork-guard/install/fork-cover.js";
+import type { ChildCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { type Installed, installForkCover } from "../../src/rewrite/fork-guard/install/install.js";
 import { revert } from "../../src/rewrite/revert.js";
-import { flat } from "./handled.js";
+import { childOf, flat } from "./handled.js";
 
 // endbr64; pushfq; push rax, rcx, rdx, rsi, rdi, r11; push 'G'; mov eax, 1; mov edi, 2; mov rsi, rsp; mov edx, 1; syscall;
 // pop rax; pop r11, rdi, rsi, rdx, rcx, rax; popfq; ret
-export const WRITES_G = Uint8Array.from(
-  Buffer.from("f30f1efa9c505152565741536a47b801000000bf020000004889e6ba010000000f0558415b5f5e5a59589dc3", "hex"),
-);
+export const WRITES_G = "f30f1efa9c505152565741536a47b801000000bf020000004889e6ba010000000f0558415b5f5e5a59589dc3";
 
 export const coverOf = (file: string): ForkCover => forkCover(parseElf(readFileSync(file)));
 
@@ -23,14 +21,14 @@ export const coverOf = (file: string): ForkCover => forkCover(parseElf(readFileS
 export function cover(
   input: string,
   output: string,
-  guard: MakeChild = () => ({ bytes: WRITES_G }),
+  guard: (plan: ForkCoverPlan) => ChildCode = () => childOf(WRITES_G),
   change: (plan: ForkCoverPlan) => ForkCoverPlan = (plan) => plan,
   tableAtEnd = false,
-): ForkCover & Covered {
+): ForkCover & Installed {
   const image = parseElf(readFileSync(input));
   const found = forkCover(image);
   if (found.plan === undefined) throw new Error(found.obstacle ?? "nothing forks");
-  const installed = installForkCover(image, change(found.plan), guard, tableAtEnd);
+  const installed = installForkCover(image, change(found.plan), guard(found.plan), tableAtEnd);
   if (typeof installed === "string") throw new Error(installed);
   const bytes = flat(installed.content);
   writeFileSync(output, bytes);

@@ -7,7 +7,8 @@ import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it } from "vitest";
 import { type Vaddr, vaddr } from "../../src/address.js";
 import { offsetOf, parseElf } from "../../src/elf/image.js";
-import { childGuard } from "../../src/guard/child-guard.js";
+import { childGuard } from "../../src/rewrite/fork-guard/handler/child-guard.js";
+import { FORK_GUARD } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
 import { build } from "../fixtures/build.js";
 import { Tracer } from "../guard/tracer.js";
 import { cannotOptimize } from "../live/kernel.js";
@@ -43,7 +44,9 @@ describe.skipIf(cannotOptimize("children that no handler sees, under a uprobe"))
     if (!built.ok) throw new Error(built.because);
     const site = await siteOf(built.path);
     const guarded = scratch("guarded");
-    cover(built.path, guarded, (at, slots) => childGuard(at, [{ sites: [site], privatePages: new Set() }], slots));
+    cover(built.path, guarded, (plan) =>
+      childGuard(FORK_GUARD, [{ sites: [site], privatePages: new Set() }], plan.handler?.slots),
+    );
     const traced = async (file: string): Promise<{ stdout: string; hits: number }> => {
       tracer = new Tracer(file, [offsetOf(parseElf(readFileSync(file)), site)!]);
       tracer.on();

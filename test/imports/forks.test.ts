@@ -8,13 +8,14 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { R_X86_64_GLOB_DAT, R_X86_64_IRELATIVE, R_X86_64_RELATIVE } from "../../src/elf/constants.js";
-import type { ForkCoverPlan } from "../../src/rewrite/imports/fork-cover.js";
+import type { ForkCoverPlan } from "../../src/rewrite/fork-guard/install/fork-cover.js";
 import { build } from "../fixtures/build.js";
 import { findingsOf, newFindings } from "../judges/findings.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "../packages/corpus.js";
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
 import { cover, coverOf } from "./covered.js";
+import { childOf } from "./handled.js";
 
 const programs = fileURLToPath(new URL("./programs", import.meta.url));
 const noMusl = (await run("musl-gcc", ["--version"]).catch(() => ({ status: 1 }))).status !== 0;
@@ -256,7 +257,7 @@ int main(void) {
         ["ba00000000c3", 6],
         ["f8c3", 2],
       ] as const) {
-        cover(input, output, () => ({ bytes: Uint8Array.from(Buffer.from(guard, "hex")) }));
+        cover(input, output, () => childOf(guard));
         expect((await run(output, [])).status, guard).toBe(status);
       }
     }

@@ -6,12 +6,20 @@
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
-import { type Installed, installChildHandler } from "../../src/rewrite/imports/install.js";
+import type { ChildHandlerPlan } from "../../src/rewrite/fork-guard/install/child-handler.js";
+import { type ChildCode, FORK_GUARD } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { type Installed, installChildHandler } from "../../src/rewrite/fork-guard/install/install.js";
 import { revert } from "../../src/rewrite/revert.js";
 import type { SparseContent } from "../../src/sparse-content.js";
+import { Assembler } from "../../src/x86/assembler.js";
+
+/** What runs in a child, from its bytes. */
+export const childOf = (hex: string): ChildCode => ({
+  code: new Assembler({ name: FORK_GUARD, align: 16 }).raw(Buffer.from(hex, "hex")),
+});
 
 // endbr64; push 'G'; mov eax, 1; mov edi, 2; mov rsi, rsp; mov edx, 1; syscall; pop rax; ret
-const WRITES_G = Uint8Array.from(Buffer.from("f30f1efa6a47b801000000bf020000004889e6ba010000000f0558c3", "hex"));
+const WRITES_G = "f30f1efa6a47b801000000bf020000004889e6ba010000000f0558c3";
 
 export const flat = ({ size, pieces }: SparseContent): Buffer => {
   const bytes = Buffer.alloc(size);
@@ -21,6 +29,7 @@ export const flat = ({ size, pieces }: SparseContent): Buffer => {
 
 /** How it came about, in one line. */
 export interface Handled extends Installed {
+  readonly plan: ChildHandlerPlan;
   readonly ways: string;
   /** How many bytes the file grew. */
   readonly growth: number;
@@ -29,7 +38,7 @@ export interface Handled extends Installed {
 /** Writes `output`; what it throws is the reason why not. */
 export function handle(input: string, output: string): Handled {
   const image = parseElf(readFileSync(input));
-  const installed = installChildHandler(image, () => ({ bytes: WRITES_G }));
+  const installed = installChildHandler(image, childOf(WRITES_G));
   if (typeof installed === "string") throw new Error(installed);
   const bytes = flat(installed.content);
   writeFileSync(output, bytes);

@@ -9,6 +9,7 @@ import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { FORK_GUARD } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
 import { build } from "../fixtures/build.js";
 import { type Combination, compilers, linkers } from "../fixtures/combinations.js";
 import { findingsOf, newFindings } from "../judges/findings.js";
@@ -184,12 +185,12 @@ describe.skipIf(!canCompile)("a child handler in a program", () => {
   it.skipIf(noGdb)("lets a debugger stop in it, and in the program", async () => {
     const input = await compiled("gcc", "forks.c", "-DOWN", "-g", "-pie", "-fPIE");
     const output = scratch("handled");
-    const { stubs } = handle(input, output);
+    const { code } = handle(input, output);
     const commands = ["set debuginfod enabled off", "set follow-fork-mode child", "starti", "info proc mappings"];
     const base = /^\s+0x([0-9a-f]+) .* 0x0 .*handled$/m.exec(
       (await run("gdb", ["-nx", "-q", "-batch", ...commands.flatMap((c) => ["-ex", c]), output])).stdout,
     );
-    const child = `*0x${(BigInt(`0x${base![1]}`) + BigInt(stubs.handlers.child)).toString(16)}`;
+    const child = `*0x${(BigInt(`0x${base![1]}`) + BigInt(code.addressOf(FORK_GUARD))).toString(16)}`;
     const more = [`break ${child}`, "break main", "continue", "backtrace", "continue", "backtrace 2", "kill"];
     const { stdout } = await run("gdb", [
       "-nx",

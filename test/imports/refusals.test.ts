@@ -6,10 +6,11 @@ import { PAGE_SIZE, vaddr } from "../../src/address.js";
 import { PT_LOAD } from "../../src/elf/constants.js";
 import { type ElfImage, parseElf } from "../../src/elf/image.js";
 import { InputError } from "../../src/errors.js";
-import { type ChildHandlerPlan, planChildHandler } from "../../src/rewrite/imports/child-handler.js";
-import { installChildHandler } from "../../src/rewrite/imports/install.js";
+import { type ChildHandlerPlan, planChildHandler } from "../../src/rewrite/fork-guard/install/child-handler.js";
+import { installChildHandler } from "../../src/rewrite/fork-guard/install/install.js";
 import { canCompile, compile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
+import { childOf } from "./handled.js";
 
 const source = (name: string): string =>
   readFileSync(fileURLToPath(new URL(`./programs/${name}`, import.meta.url)), "utf8");
@@ -73,7 +74,7 @@ describe.skipIf(!canCompile)("no child handler", () => {
         bytes[at] = [0, 0xff, 0x80, random(256)][random(4)]!;
       }
       try {
-        const installed = installChildHandler(parseElf(bytes), () => ({ bytes: Uint8Array.of(0xc3) }));
+        const installed = installChildHandler(parseElf(bytes), childOf("c3"));
         if (typeof installed === "string") refused++;
       } catch (error) {
         expect(error).toBeInstanceOf(InputError);

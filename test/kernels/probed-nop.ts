@@ -2,6 +2,7 @@
 import { PAGE_SIZE } from "../../src/address.js";
 import { CODE, programBytes } from "../../src/live/program-file.js";
 import { Assembler, at } from "../../src/x86/assembler.js";
+import { linkOne } from "../../src/x86/link.js";
 
 const Call = { read: 0, write: 1, exitGroup: 231 } as const;
 /** writeProgram puts the code's first byte here. */
@@ -22,7 +23,7 @@ export interface ProbedNop {
  * @param room how many bytes of the page are left where the nop begins; null: in the middle of a page
  */
 export function probedNop(nop: Uint8Array, room: number | null): ProbedNop {
-  const code = new Assembler(CODE);
+  const code = new Assembler();
   code.op("sub", "rsp", 16).label("again");
   code.address("rsi", "site").system(Call.write, 1, undefined, SHOWN);
   code.op("lea", "rsi", at("rsp")).system(Call.read, 0, undefined, 1).op("cmp", "rax", 1).jumpIf("ne", "end");
@@ -31,7 +32,7 @@ export function probedNop(nop: Uint8Array, room: number | null): ProbedNop {
   code.label("end").system(Call.exitGroup, 0);
   code.align(PAGE_SIZE).raw(new Uint8Array(room === null ? 64 : PAGE_SIZE - room).fill(0x90));
   code.label("site").raw(nop).op("ret");
-  const site = CODE_OFFSET + code.addressOf("site") - CODE;
   code.align(PAGE_SIZE).raw(new Uint8Array(SHOWN));
-  return { bytes: programBytes(code.finish(), 8), site };
+  const { bytes, addressOf } = linkOne(code, CODE);
+  return { bytes: programBytes(bytes, 8), site: CODE_OFFSET + addressOf("site") - CODE };
 }

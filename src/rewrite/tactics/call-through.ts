@@ -17,13 +17,13 @@
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { knows } from "../../facts/knowledge.js";
+import { CALL_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, instructionBytes, lengthOf } from "../../x86/decode.js";
 import type { Fragment, Proposal, SiteContext } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { movedCode } from "./displace.js";
 import { windowObstacle } from "./safety.js";
 
-const CALL_SIZE = 5;
 const CALL_REL32 = 0xe8;
 const MOST_BETWEEN = 4;
 

@@ -2,7 +2,7 @@
  * A child of a traced process, and as much of Linux 6.18 as its fork guard may ask for. Every request is judged: is it one
  * that the guard may make, at this time, with these arguments?
  *
- * What is promised of a guard (the reasons are told in guard/child-guard.ts)
+ * What is promised of a guard (the reasons are told in rewrite/fork-guard/handler/child-guard.ts)
  * - signals are blocked first and let in again last, but for those that an instruction raises: these stay as they were
  * - a page gets back what the file has there before the kernel looks at any page again. It is dropped (MADV_DONTNEED) where
  *   that gives back the same: not where the page has been relocated or can be written, and not where the memory is no longer

@@ -19,6 +19,7 @@ import { type ProgramSegment, writeProgram } from "../../../src/elf/write-progra
 import { displacement, type Listed } from "../../../src/patching/assemble.js";
 import type { Program } from "../../../src/patching/programs.js";
 import { Assembler, at, type RegisterName } from "../../../src/x86/assembler.js";
+import { linkOne } from "../../../src/x86/link.js";
 
 export const Command = { pass: 1, fork: 2, vfork: 3, wait: 4, exit: 5, filter: 6 } as const;
 
@@ -106,11 +107,10 @@ function pagesOf({ listing, semaphore }: Program): number[] {
 export function liveProgram(program: Program, threads: number): LiveProgram {
   const slots = threads + (program.forks === null ? 0 : 1);
   const { listing } = program;
-  const after = new Assembler(DRIVER);
-  const driver = driverCode(after, program, threads);
+  const driver = linkOne(driverCode(program, threads), DRIVER);
   const bytes = writeProgram(vaddr(DRIVER), [
-    ...codeSegments(program, after.addressOf("after")),
-    { address: vaddr(DRIVER), bytes: driver, flags: PF_R | PF_X, name: ".driver" },
+    ...codeSegments(program, driver.addressOf("after")),
+    { address: vaddr(DRIVER), bytes: driver.bytes, flags: PF_R | PF_X, name: ".driver" },
     { address: vaddr(AREAS), bytes: areas(slots), flags: PF_R | PF_W, name: ".areas" },
   ]);
   const image = parseElf(bytes);
@@ -170,7 +170,8 @@ function areas(slots: number): Uint8Array {
   return bytes;
 }
 
-function driverCode(code: Assembler, program: Program, threads: number): Uint8Array {
+function driverCode(program: Program, threads: number): Assembler {
+  const code = new Assembler();
   code.op("mov", "rsp", areaOf(0)).system(Call.alarm, LONGEST);
   for (let slot = 1; slot < threads; slot++)
     code.system(Call.clone, THREAD, areaOf(slot), 0, 0, 0).op("test", "rax", "rax").jumpIf("e", "wait");
@@ -229,7 +230,7 @@ function driverCode(code: Assembler, program: Program, threads: number): Uint8Ar
   code.op("mov", at("rsp", Area.filter + 8), "rax").op("lea", "rdx", at("rsp", Area.filter));
   code.system(prctl, 22, 2).jump("report"); // PR_SET_SECCOMP, SECCOMP_MODE_FILTER
   code.align(8).label("filter lines").raw(filter);
-  return code.finish();
+  return code;
 }
 
 /** Load the system call's number; allow read, write and exit_group; kill the process at all others. */

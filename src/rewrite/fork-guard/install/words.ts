@@ -7,14 +7,14 @@
  *
  * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added, and
  * nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read once, while
- * the file is initialised, and never again, but for imports that are wrapped; the others hold numbers (guard/signal-slots.ts).
+ * the file is initialised, and never again, but for imports that are wrapped; the others hold numbers (handler/signal-slots.ts).
  */
 
-import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import type { ElfImage, ProgramHeader } from "../../elf/image.js";
-import { WORDS_SECTION } from "../../rewritten/section-names.js";
-import type { OutputSection } from "../sections.js";
+import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import type { ElfImage, ProgramHeader } from "../../../elf/image.js";
+import { WORDS_SECTION } from "../../../rewritten/section-names.js";
+import type { OutputSection } from "../../sections.js";
 
 /** In bytes. */
 export const WORD = 8;

@@ -10,7 +10,7 @@
  * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
  * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
  *
- * In the parent a program has handlers as well (guard/held-signals.ts says what for). A library has none: while the C library
+ * In the parent a program has handlers as well (handler/held-signals.ts says what for). A library has none: while the C library
  * calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child there is no other
  * thread; in a parent it would be a crash, traced or not.
  *
@@ -19,24 +19,25 @@
  * fork that run no handlers (fork-cover.ts says what is done about them).
  */
 
-import { type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { isMarkedPie, startsProcesses } from "../../elf/dynamic.js";
-import type { ElfImage, Section } from "../../elf/image.js";
-import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../elf/symbols.js";
-import { readNeededVersions } from "../../elf/versions.js";
-import { type SignalSlots, SLOT_SIZE, SLOTS } from "../../guard/signal-slots.js";
-import type { Edit } from "../edits.js";
-import { type Place, type PlaceOptions, placesFor } from "../place.js";
-import type { OutputSection } from "../sections.js";
-import type { ForkHandlers } from "./fork-handlers.js";
+import { type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { isMarkedPie, startsProcesses } from "../../../elf/dynamic.js";
+import type { ElfImage, Section } from "../../../elf/image.js";
+import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../../elf/symbols.js";
+import { readNeededVersions } from "../../../elf/versions.js";
+import type { Assembler } from "../../../x86/assembler.js";
+import type { Edit } from "../../edits.js";
+import { type Place, type PlaceOptions, placesFor } from "../../place.js";
+import type { OutputSection } from "../../sections.js";
+import { type SignalSlots, SLOT_SIZE, SLOTS } from "../handler/signal-slots.js";
+import type { ChildCode } from "./fork-handlers.js";
 import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
-import { encodeStubs, type MakeChild, type Stubs } from "./stubs.js";
+import { FINI, INIT, INIT_WORD, stubsFor } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
 import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
 import { type NewWords, WORD, wordSpace } from "./words.js";
-import { encodeWrappers } from "./wrappers.js";
+import { resolverOf, wrapperFor, wrapperOf } from "./wrappers.js";
 
 const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
 /** Finds the other by its name. In libc.so.6 from glibc 2.34 on, in libdl.so.2 before. */
@@ -159,36 +160,35 @@ export function childHandlerPlaces(
   return { places: segments, obstacle };
 }
 
-/**
- * The new code from `start` on: stubs and wrappers, then the handler that `child` makes for its address.
- * @param more makes code in between for its own address and the handlers'; its length depends on none of them
- */
-export function childHandlerCode(
-  plan: ChildHandlerPlan,
-  start: Vaddr,
-  child: MakeChild,
-  more: (at: Vaddr, handlers: ForkHandlers) => Uint8Array = () => new Uint8Array(0),
-): Stubs {
-  const end = plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next };
-  let wrappers = encodeWrappers([], start, { prepare: undefined, parent: undefined, child: start });
-  const stubs = encodeStubs(
-    start,
+/** New code around forks, in the order in which it is linked; the child's own comes after it. */
+interface HandlerUnits {
+  readonly functions: readonly Assembler[];
+  readonly units: readonly Assembler[];
+}
+
+/** The code that registers `child` and leads to it: stubs and wrappers. */
+export function childHandlerUnits(plan: ChildHandlerPlan, child: ChildCode): HandlerUnits {
+  const stubs = stubsFor(
     {
       register: plan.register.slot,
       lookUp: plan.register.name === LOOKUP.name ? REGISTER.name : undefined,
       afterInit: plan.start.next,
-      end,
-      constantWord: plan.start.needsWord && plan.startWord === undefined,
+      end: plan.end && plan.finalize && { finalize: plan.finalize.slot, after: plan.end.next },
+      constantWord: needsConstantWord(plan),
       slots: plan.slots,
     },
     child,
-    (at, handlers) => {
-      wrappers = encodeWrappers(plan.wrapped, at, handlers);
-      return Uint8Array.from([...wrappers.bytes, ...more(vaddr(at + wrappers.bytes.length), handlers)]);
-    },
   );
-  return { ...stubs, wrappers: wrappers.wrappers, named: [...stubs.named, ...wrappers.named] };
+  const others = [...stubs.around, ...plan.wrapped.map((wrapped) => wrapperFor(wrapped, stubs.handlers))];
+  return {
+    functions: [...stubs.functions, ...others],
+    units: [...stubs.functions, stubs.constants, ...others],
+  };
 }
+
+/** With fixed addresses no relocation is needed for a word with the address of new code. */
+const needsConstantWord = ({ start, startWord }: ChildHandlerPlan): boolean =>
+  start.needsWord && startWord === undefined;
 
 /** What changes in the input once the new code's addresses are known, and what is added to it. */
 export interface ChildHandlerChanges {
@@ -198,16 +198,18 @@ export interface ChildHandlerChanges {
   readonly addedSections: readonly OutputSection[];
 }
 
-export function childHandlerChanges(plan: ChildHandlerPlan, stubs: Stubs): ChildHandlerChanges {
+/** @param addressOf where the symbols of new code are */
+export function childHandlerChanges(plan: ChildHandlerPlan, addressOf: (symbol: string) => Vaddr): ChildHandlerChanges {
   const { image, tables, start, end } = plan;
-  for (const { name, wrapper, resolver } of stubs.wrappers)
-    plan.wrapped.find((w) => w.name === name)?.lead(wrapper, resolver);
-  plan.startWord?.lead(stubs.init);
+  for (const { name, lead } of plan.wrapped) lead(addressOf(wrapperOf(name)), addressOf(resolverOf(name)));
+  const init = addressOf(INIT);
+  plan.startWord?.lead(init);
+  const word = plan.startWord?.at ?? (needsConstantWord(plan) ? addressOf(INIT_WORD) : undefined);
   const edits = [
     ...headEdits(image, tables),
     ...sizeTagEdits(image, tables),
-    ...start.edits(stubs.init, plan.startWord?.at ?? stubs.word),
-    ...(end === undefined ? [] : end.edits(stubs.fini!, undefined)),
+    ...start.edits(init, word),
+    ...(end === undefined ? [] : end.edits(addressOf(FINI), undefined)),
   ];
   return { edits, tails: tailsOf(tables), addedSections: plan.words === undefined ? [] : [plan.words.section] };
 }

@@ -6,11 +6,11 @@
  * A change is drafted: `head` is a copy of the table with changes in place, `tail` is what comes behind it. A table with
  * a tail cannot stay where it is, for the next one begins where it ends.
  */
-import { type FileOffset, fileOffset, hex, type Vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
-import { type ElfImage, read64, type Section, sectionBytes } from "../../elf/image.js";
-import { type Edit, editAt, word } from "../edits.js";
+import { type FileOffset, fileOffset, hex, type Vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { type DynamicTag, readDynamicTags } from "../../../elf/dynamic.js";
+import { type ElfImage, read64, type Section, sectionBytes } from "../../../elf/image.js";
+import { type Edit, editAt, word } from "../../edits.js";
 
 export interface TableDraft {
   readonly section: Section;

@@ -8,9 +8,9 @@
  * A slot is claimed by `lock cmpxchg` of its key and belongs to its thread alone from then on. Its thread has signals blocked
  * all that time, so that none of its signal handlers can come upon it.
  */
-import type { Vaddr } from "../address.js";
-import { type Assembler, at, type RegisterName } from "../x86/assembler.js";
-import { HandlerCode } from "./handler-code.js";
+import type { Vaddr } from "../../../address.js";
+import { type Assembler, at, type RegisterName } from "../../../x86/assembler.js";
+import type { Target } from "../../../x86/link.js";
 import * as linux from "./linux.js";
 
 export interface SignalSlots {
@@ -21,8 +21,8 @@ export interface SignalSlots {
 
 /** Where a guard's table of sites stands: u32 distances from the first site. */
 export interface SiteTable {
-  readonly table: Vaddr;
-  readonly end: Vaddr;
+  readonly table: Target;
+  readonly end: Target;
   readonly firstSite: Vaddr;
 }
 
@@ -38,16 +38,13 @@ export const CLOBBERED: readonly RegisterName[] = ["r10", "r11"];
 /** `mov rdi, %fs:0`: what the ABI keeps there is its own address. */
 const THREAD_POINTER_TO_RDI = [0x64, 0x48, 0x8b, 0x3c, 0x25, 0, 0, 0, 0];
 
-/** Code that knows the table. */
-export class SlotCode extends HandlerCode {
-  /** rdi becomes the key of this thread; rdx and rcx become the start and the end of the table. */
-  protected slotTable(slots: SignalSlots): Assembler {
-    this.asm.raw(THREAD_POINTER_TO_RDI);
-    return this.linkTime("rdx", slots.start).op("lea", "rcx", at("rdx", slots.count * SLOT_SIZE));
-  }
+/** rdi becomes the key of this thread; rdx and rcx become the start and the end of the table. */
+export function slotTable(code: Assembler, slots: SignalSlots): Assembler {
+  code.raw(THREAD_POINTER_TO_RDI).address("rdx", slots.start);
+  return code.op("lea", "rcx", at("rdx", slots.count * SLOT_SIZE));
 }
 
 /** The blocked signals become those at rsp. */
-export function setMask(asm: Assembler): Assembler {
-  return asm.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, "rsp", 0, linux.SIGSET_SIZE);
+export function setMask(code: Assembler): Assembler {
+  return code.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, "rsp", 0, linux.SIGSET_SIZE);
 }

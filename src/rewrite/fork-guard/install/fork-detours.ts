@@ -24,7 +24,7 @@
  * gone on and taken the memory for something else. (A pointer that is neither null nor valid is a SIGSEGV then, not EFAULT.)
  * The bit of the x32 ABI is not looked for.
  *
- * Signals are not kept out before the call, as they are around the C library's fork (guard/held-signals.ts): what was blocked
+ * Signals are not kept out before the call, as they are around the C library's fork (handler/held-signals.ts): what was blocked
  * would have to be found again by the child, which may have another stack and another thread pointer than its parent, and a
  * static program need not have a thread pointer at all. A C library that blocks signals around its fork does that here too.
  *
@@ -32,17 +32,18 @@
  * here as it did there. A handler that compares the return address with labels around the call (deferred cancellation: musl,
  * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.
  */
-import { hex, type Vaddr, vaddr } from "../../address.js";
-import { type CfaRows, DWARF_RSP, rowAt } from "../../elf/cfa-rows.js";
-import { describeEntry } from "../../facts/entries.js";
-import type { ProgramFacts } from "../../facts/program.js";
-import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../facts/system-calls.js";
-import { INT3, JUMP_SIZE, jump } from "../../x86/bytes.js";
-import { addressOf, Flow, instructionBytes } from "../../x86/decode.js";
-import { disassemble, relocate, traitsOf } from "../../x86/relocate.js";
-import type { NamedCode } from "../new-code.js";
-import type { Stretch } from "../proposal.js";
-import { frozenObstacle, reachObstacle } from "../tactics/safety.js";
+import { hex, type Vaddr, vaddr } from "../../../address.js";
+import { DWARF_RSP, rowAt } from "../../../elf/cfa-rows.js";
+import { describeEntry } from "../../../facts/entries.js";
+import type { ProgramFacts } from "../../../facts/program.js";
+import { CLONE_VM, SYS_clone, SYS_clone3, SYS_fork, type SystemCall } from "../../../facts/system-calls.js";
+import { Assembler, at } from "../../../x86/assembler.js";
+import { JUMP_SIZE } from "../../../x86/bytes.js";
+import { addressOf, Flow, instructionBytes } from "../../../x86/decode.js";
+import { disassemble, movable, traitsOf } from "../../../x86/relocate.js";
+import type { Stretch } from "../../proposal.js";
+import { frozenObstacle, reachObstacle } from "../../tactics/safety.js";
+import { FORK_GUARD } from "./fork-handlers.js";
 
 /** How many instructions before the call are tried. */
 const MOST_BEFORE = 6;
@@ -167,128 +168,59 @@ function questionFor({ numbers, firstArguments }: SystemCall): Question {
   return calls.every((n) => n === SYS_clone3) ? "clone3" : "any";
 }
 
-interface PlacedForkDetour {
-  readonly bytes: Uint8Array;
-  /** The new code as a function of its own. */
-  readonly named: NamedCode;
-  readonly change: { readonly at: Vaddr; readonly bytes: Uint8Array };
-}
+/** Symbols: the new code for a detour. */
+const codeOf = ({ call }: ForkDetour): string => `usdt_nop5.fork_${call.toString(16)}`;
 
-/**
- * The new code for a detour at link-time address `start`; its length does not depend on the addresses.
- * @param guard the function that a child calls
- */
-export function encodeForkDetour(detour: ForkDetour, start: Vaddr, guard: Vaddr): PlacedForkDetour | string {
-  const code = new ShortCode(start);
-  for (const moved of detour.before)
-    if (!code.moved(moved)) return `the instruction at ${hex(moved.at)} cannot reach its operand from new code`;
-  ask(code, detour.question);
-  code.label("copies").raw(SYSCALL).raw([0x48, 0x89, 0xc1]).jrcxz("child"); // mov rcx, rax
-  code
-    .label("back")
-    .raw([0x48, 0x8d, 0x0d])
-    .distance(vaddr(detour.call + SYSCALL_SIZE)); // lea rcx, [behind]
-  for (const moved of detour.after)
-    if (!code.moved(moved)) return `the instruction at ${hex(moved.at)} cannot reach its operand from new code`;
-  code.raw([0xe9]).distance(detour.window.end);
-  code.label("child").raw([0x48, 0x8d, 0x64, 0x24, -RED_ZONE & 0xff]); // lea rsp, [rsp-128]
-  const lower = code.here;
-  code.raw([0xe8]).distance(guard);
-  code.raw([0x48, 0x8d, 0xa4, 0x24]).word(RED_ZONE); // lea rsp, [rsp+128]
-  const higher = code.here;
-  code.jumpShort("back");
-  const { window } = detour;
-  const bytes = new Uint8Array(window.end - window.start).fill(INT3);
-  bytes.set(jump(window.start, start));
-  const unwind: CfaRows = {
-    starts: [start, lower, higher],
-    registers: [DWARF_RSP, DWARF_RSP, DWARF_RSP],
-    offsets: [RETURN_ADDRESS, RETURN_ADDRESS + RED_ZONE, RETURN_ADDRESS],
+/** The new code for a detour, or why it cannot move. */
+export function forkDetourCode(detour: ForkDetour): Assembler | string {
+  const code = new Assembler({ name: codeOf(detour), align: 16 }).entry();
+  const move = (instructions: readonly Moved[]): string | undefined => {
+    for (const { at: stood, bytes } of instructions) {
+      const instruction = movable(bytes, stood);
+      if (instruction === undefined) return `the instruction at ${hex(stood)} cannot reach its operand from new code`;
+      code.moved(instruction);
+    }
+    return undefined;
   };
-  const name = `usdt_nop5.fork_${detour.call.toString(16)}`;
-  const named = { name, start, end: code.here, unwind: detour.isLeaf ? unwind : undefined };
-  return { bytes: code.finish(), named, change: { at: window.start, bytes } };
+  const obstacle = move(detour.before);
+  if (obstacle !== undefined) return obstacle;
+  ask(code, detour.question);
+  code.label("copies").op("syscall").op("mov", "rcx", "rax").jumpIfRcxIsZero("child");
+  code.label("back").address("rcx", detour.call + SYSCALL_SIZE);
+  const other = move(detour.after);
+  if (other !== undefined) return other;
+  code.jump(detour.window.end);
+  code.label("child").op("lea", "rsp", at("rsp", -RED_ZONE)).stack(RED_ZONE);
+  code.call(FORK_GUARD).op("lea", "rsp", at("rsp", RED_ZONE)).stack(-RED_ZONE);
+  return code.jumpShort("back");
 }
 
-const SYSCALL = [0x0f, 0x05];
+/** What a detour's window becomes. */
+export const forkDetourWindow = (detour: ForkDetour): Assembler =>
+  new Assembler({ over: detour.window }).jump(codeOf(detour));
+
+const MOVZX_ECX_CH = [0x0f, 0xb6, 0xcd];
+const MOVZX_ECX_CL = [0x0f, 0xb6, 0xc9];
+const LEA_ECX_RCX_TIMES_8 = [0x8d, 0x0c, 0xcd, 0, 0, 0, 0];
+const LEA_ECX_RCX_TIMES_2 = [0x8d, 0x0c, 0x4d, 0, 0, 0, 0];
 
 /** Goes on at `copies` for a fork, and does what is none. */
-function ask(code: ShortCode, question: Question): void {
+function ask(code: Assembler, question: Question): void {
   if (question === "none") return;
   if (question === "any") {
-    code.raw([0x8d, 0x48, -SYS_fork & 0xff]).jrcxz("copies"); // lea ecx, [rax-57]
-    code.raw([0x8d, 0x48, -SYS_clone & 0xff]).jrcxz("clone"); // lea ecx, [rax-56]
-    code.raw([0x8d, 0x88]).word(-SYS_clone3).jrcxz("clone3"); // lea ecx, [rax-435]
+    code.op("lea", "ecx", at("rax", -SYS_fork)).jumpIfRcxIsZero("copies");
+    code.op("lea", "ecx", at("rax", -SYS_clone)).jumpIfRcxIsZero("clone");
+    code.op("lea", "ecx", at("rax", -SYS_clone3)).jumpIfRcxIsZero("clone3");
     code.jumpShort("plain");
   }
   if (question !== "clone") {
-    code.label("clone3").raw([0x48, 0x89, 0xf9]).jrcxz("plain"); // mov rcx, rdi
-    code.raw([0x8b, 0x0f]); // mov ecx, [rdi]
+    code.label("clone3").op("mov", "rcx", "rdi").jumpIfRcxIsZero("plain");
+    code.op("mov", "ecx", at("rdi"));
   }
   if (question === "any") code.jumpShort("flags");
-  if (question !== "clone3") code.label("clone").raw([0x89, 0xf9]); // mov ecx, edi
-  code.label("flags").raw([0x0f, 0xb6, 0xcd]); // movzx ecx, ch: bits 8 to 15, of which the lowest is CLONE_VM
-  code.raw([0x8d, 0x0c, 0xcd]).word(0).raw([0x8d, 0x0c, 0xcd]).word(0); // lea ecx, [rcx*8], twice
-  code.raw([0x8d, 0x0c, 0x4d]).word(0); // lea ecx, [rcx*2]
-  code.raw([0x0f, 0xb6, 0xc9]).jrcxz("copies"); // movzx ecx, cl
-  code.label("plain").raw(SYSCALL).jumpShort("back");
-}
-
-/** Code with branches of 8 bits between its labels, and distances of 32 bits to addresses elsewhere. */
-class ShortCode {
-  readonly #bytes: number[] = [];
-  readonly #labels = new Map<string, number>();
-  readonly #branches: { readonly place: number; readonly label: string }[] = [];
-
-  constructor(readonly start: Vaddr) {}
-
-  get here(): Vaddr {
-    return vaddr(this.start + this.#bytes.length);
-  }
-
-  raw(bytes: Iterable<number>): this {
-    this.#bytes.push(...bytes);
-    return this;
-  }
-
-  word(value: number): this {
-    return this.raw([0, 8, 16, 24].map((shift) => (value >> shift) & 0xff));
-  }
-
-  label(name: string): this {
-    this.#labels.set(name, this.#bytes.length);
-    return this;
-  }
-
-  jrcxz = (label: string): this => this.#branch(0xe3, label);
-  jumpShort = (label: string): this => this.#branch(0xeb, label);
-
-  /** The 32 bits at the end of an instruction that leads or points to an address. */
-  distance(target: Vaddr): this {
-    const distance = target - (this.here + 4);
-    if (distance !== (distance | 0)) throw new RangeError(`${hex(target)} is out of reach from new code`);
-    return this.word(distance);
-  }
-
-  moved({ at, bytes }: Moved): boolean {
-    const there = relocate(bytes, at, this.here);
-    if (there === undefined) return false;
-    this.raw(there);
-    return true;
-  }
-
-  finish(): Uint8Array {
-    const out = Uint8Array.from(this.#bytes);
-    for (const { place, label } of this.#branches) {
-      const distance = this.#labels.get(label)! - (place + 1);
-      if (distance !== (distance << 24) >> 24) throw new RangeError(`the label ${label} is too far away`);
-      out[place] = distance & 0xff;
-    }
-    return out;
-  }
-
-  #branch(opcode: number, label: string): this {
-    this.#branches.push({ place: this.#bytes.length + 1, label });
-    return this.raw([opcode, 0]);
-  }
+  if (question !== "clone3") code.label("clone").op("mov", "ecx", "edi");
+  // Bits 8 to 15, of which the lowest is CLONE_VM; without touching the flags it moves up until it is all that is left.
+  code.label("flags").raw(MOVZX_ECX_CH).raw(LEA_ECX_RCX_TIMES_8).raw(LEA_ECX_RCX_TIMES_8).raw(LEA_ECX_RCX_TIMES_2);
+  code.raw(MOVZX_ECX_CL).jumpIfRcxIsZero("copies");
+  code.label("plain").op("syscall").jumpShort("back");
 }

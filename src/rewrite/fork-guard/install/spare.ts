@@ -14,10 +14,10 @@
  * So the symbol can become another import, and its relocation can write another word: the old slot then stays zero, which
  * is what the code that reads it finds in any case. No table grows, and nothing moves.
  */
-import { type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { type ElfImage, offsetOf, segmentAt } from "../../elf/image.js";
-import { readDefinedVersions, readNeededVersions, VERSYM_INDEX } from "../../elf/versions.js";
+import { type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { type ElfImage, offsetOf, segmentAt } from "../../../elf/image.js";
+import { readDefinedVersions, readNeededVersions, VERSYM_INDEX } from "../../../elf/versions.js";
 import { type DynamicTables, type Relocation, relocationsBySymbol, stringAt } from "./tables.js";
 
 export interface SpareSymbol {

@@ -3,11 +3,11 @@
  * for a longer program header table. It can be read and run but not written, as other segments with tables may be.
  * What the table was stays where it stood, and belongs to nothing any more (old-places.ts).
  */
-import { alignUp, fileOffset, vaddr } from "../../address.js";
-import type { Section } from "../../elf/image.js";
-import { codeStart } from "../new-code.js";
-import type { NewSegment } from "../place.js";
-import type { MovedSection, TableGrowth } from "../table-growth.js";
+import { alignUp, fileOffset, vaddr } from "../../../address.js";
+import type { Section } from "../../../elf/image.js";
+import { codeStart } from "../../new-code.js";
+import type { NewSegment } from "../../place.js";
+import type { MovedSection, TableGrowth } from "../../table-growth.js";
 import { type DynamicTables, draftsOf, sizeOf, type TableDraft } from "./tables.js";
 
 /** The same new segment, with those tables in it that have a tail; sections that stand in it already keep their places. */

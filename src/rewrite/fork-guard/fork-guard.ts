@@ -2,8 +2,13 @@
  * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
  *
  * On some kernels (`killsForkedChildren`) a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
- * (imports/fork-cover.ts: how it gets there) and looks at every nop5 site of the file, those too that stood there before
- * (guard/child-guard.ts: what it does).
+ * and looks at every nop5 site of the file, those too that stood there before.
+ *
+ *     handler    what runs before a fork and after it: child-guard.ts, held-signals.ts
+ *     install    how it gets to be run: fork-cover.ts
+ *
+ * All of it is in this folder, and the rest of the rewrite knows this file alone: when no kernel is left that needs a guard,
+ * the folder can go.
  *
  * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one behind the other,
  * wherever they can move there: the plan is told so, and leaves in place what can be nowhere else.
@@ -13,25 +18,34 @@
  * they were traced; the report says how many.
  */
 
-import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../address.js";
-import type { CfaRows } from "../elf/cfa-rows.js";
-import * as elf from "../elf/constants.js";
-import { forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
-import { type ElfImage, type ProgramHeader, segmentAt } from "../elf/image.js";
-import type { ProgramFacts } from "../facts/program.js";
-import { addTo } from "../grouped.js";
-import { childGuard } from "../guard/child-guard.js";
-import type { GuardedMapping } from "../guard/guarded-pages.js";
-import type { RewriteOptions } from "../rewritten/contract.js";
-import { forms } from "../usdt/forms.js";
-import type { UsdtNote } from "../usdt/notes.js";
-import { codeFrom, probeInstruction } from "../usdt/sites.js";
-import { INT3 } from "../x86/bytes.js";
-import { type CoverCode, coverCode, coverPlaces, type ForkCoverPlan, forkCover } from "./imports/fork-cover.js";
-import { chooseLayout, kernelsAsked } from "./layout-choice.js";
-import type { NamedCode, NewCode } from "./new-code.js";
-import type { Place, PlaceOptions, Places } from "./place.js";
-import type { PlacedProbe } from "./proposal.js";
+import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
+import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import type { ProgramFacts } from "../../facts/program.js";
+import { addTo } from "../../grouped.js";
+import type { RewriteOptions } from "../../rewritten/contract.js";
+import { forms } from "../../usdt/forms.js";
+import type { UsdtNote } from "../../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../../usdt/sites.js";
+import { INT3 } from "../../x86/bytes.js";
+import { chooseLayout, kernelsAsked } from "../layout-choice.js";
+import type { NewCode } from "../new-code.js";
+import type { Place, PlaceOptions, Places } from "../place.js";
+import type { PlacedProbe } from "../proposal.js";
+import { type ChildGuard, childGuard } from "./handler/child-guard.js";
+import type { GuardedMapping } from "./handler/guarded-pages.js";
+import type { SignalSlots } from "./handler/signal-slots.js";
+import type { ChildHandlerChanges } from "./install/child-handler.js";
+import {
+  type CoverCode,
+  coverChanges,
+  coverCode,
+  coverPlaces,
+  type ForkCoverPlan,
+  forkCover,
+} from "./install/fork-cover.js";
+import { FORK_GUARD } from "./install/fork-handlers.js";
 
 /** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
 function needsGuard({ kernel, layout }: RewriteOptions): boolean {
@@ -89,6 +103,14 @@ export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): 
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }
 
+/** What changes in the input by the guard, and the input as program headers are to see it. */
+export type GuardChanges = { readonly image: ElfImage } & ChildHandlerChanges;
+
+export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard): GuardChanges => ({
+  image: cover.image,
+  ...coverChanges(cover, code),
+});
+
 /** What a rewrite gained by its guard. */
 export interface ForkGuard {
   readonly sites: number;
@@ -142,22 +164,10 @@ export function withForkGuard(
   const sites = [...placed.map(nop5Of).filter(isInOnePage), ...before];
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
-  let pages = 0;
-  let unwind: CfaRows | undefined;
-  let codeEnd: Vaddr | undefined;
-  let code: CoverCode;
-  try {
-    code = coverCode(cover, start, (at, slots) => {
-      const guard = childGuard(at, mappings, slots);
-      pages = guard.pageCount;
-      unwind = guard.unwind;
-      codeEnd = guard.codeEnd;
-      return guard;
-    });
-  } catch (error) {
-    if (error instanceof RangeError) return error.message;
-    throw error;
-  }
+  const guard = guardFor(mappings, cover.handler?.slots);
+  if (typeof guard === "string") return guard;
+  const code = coverCode(cover, start, guard);
+  if (typeof code === "string") return code;
   const end = start + code.bytes.length;
   // A segment of two pages: see above. Without probes in it one will do.
   const hasProbes = place.kind === "new segment" && newCode.chunks.length > 0;
@@ -166,14 +176,21 @@ export function withForkGuard(
   const bytes = new Uint8Array(whole - newCode.start).fill(INT3);
   bytes.set(newCode.bytes);
   bytes.set(code.bytes, start - newCode.start);
-  const named: NamedCode[] = [
-    { name: "usdt_nop5.fork_guard", start: code.child, end: codeEnd!, unwind: unwind! },
-    ...code.named,
-  ];
+  const uncountedSites = uncounted(cover.image, place, sites);
   return {
-    newCode: { ...newCode, bytes, named: [...newCode.named, ...named] },
-    guard: { sites: sites.length, pages, uncounted: uncounted(cover.image, place, sites), code },
+    newCode: { ...newCode, bytes, named: [...newCode.named, ...code.named] },
+    guard: { sites: sites.length, pages: guard.pageCount, uncounted: uncountedSites, code },
   };
+}
+
+/** The guard for these sites, or why there can be none. */
+function guardFor(mappings: readonly GuardedMapping[], slots: SignalSlots | undefined): ChildGuard | string {
+  try {
+    return childGuard(FORK_GUARD, mappings, slots);
+  } catch (error) {
+    if (error instanceof RangeError) return error.message;
+    throw error;
+  }
 }
 
 const isSinglePage = ({ p_vaddr, p_memsz }: ProgramHeader): boolean => (p_vaddr % PAGE_SIZE) + p_memsz <= PAGE_SIZE;

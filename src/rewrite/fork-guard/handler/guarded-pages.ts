@@ -6,8 +6,8 @@
  *     pages    u32 distance of the page from the first site's page, its low 12 bits: flags
  *              u32 how many sites it has
  */
-import { hex, PAGE_SIZE, pageStart, type Vaddr } from "../address.js";
-import { NOP5 } from "../x86/bytes.js";
+import { hex, PAGE_SIZE, pageStart, type Vaddr } from "../../../address.js";
+import { NOP5 } from "../../../x86/bytes.js";
 
 /** Sites that the loader maps with one PT_LOAD. */
 export interface GuardedMapping {
@@ -33,8 +33,8 @@ export interface GuardedPages {
   readonly firstPage: Vaddr;
   readonly siteCount: number;
   readonly pageCount: number;
-  readonly siteTable: Uint8Array;
-  readonly pageTable: Uint8Array;
+  readonly siteTable: readonly number[];
+  readonly pageTable: readonly number[];
 }
 
 /**
@@ -67,25 +67,12 @@ export function guardedPages(mappings: readonly GuardedMapping[]): GuardedPages 
   if (firstSite === undefined) throw new RangeError("a guard needs a site");
   const firstPage = pageStart(firstSite);
   if (all.at(-1)! - firstSite >= 2 ** 32) throw new RangeError("the sites are too far from each other for one guard");
-  const siteTable = Uint32Array.from(all, (site) => site - firstSite);
-  const pageTable = Uint32Array.from(
-    sorted.flatMap(([page, { sites, flags }]) => [page - firstPage + flags, sites.length]),
-  );
   return {
     firstSite,
     firstPage,
     siteCount: all.length,
     pageCount: sorted.length,
-    siteTable: littleEndian(siteTable),
-    pageTable: littleEndian(pageTable),
+    siteTable: all.map((site) => site - firstSite),
+    pageTable: sorted.flatMap(([page, { sites, flags }]) => [page - firstPage + flags, sites.length]),
   };
-}
-
-function littleEndian(values: Uint32Array): Uint8Array {
-  const out = new Uint8Array(values.byteLength);
-  const view = new DataView(out.buffer);
-  values.forEach((value, i) => {
-    view.setUint32(4 * i, value, true);
-  });
-  return out;
 }

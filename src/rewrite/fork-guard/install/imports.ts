@@ -23,9 +23,9 @@
  * Relocations are appended behind those that DT_RELACOUNT counts. For a relocation of a place whose value is known at link
  * time R_X86_64_RELATIVE is used, which the loader handles anywhere in the table.
  */
-import type { Vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import type { ElfImage } from "../../elf/image.js";
+import type { Vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import type { ElfImage } from "../../../elf/image.js";
 import {
   addNeededVersion,
   readDefinedVersions,
@@ -33,7 +33,7 @@ import {
   sysvHash,
   VERNAUX_SIZE,
   VERSYM_INDEX,
-} from "../../elf/versions.js";
+} from "../../../elf/versions.js";
 import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
 import {
   type DynamicTables,

@@ -15,32 +15,32 @@
  * has to be guarded itself.
  */
 
-import { alignUp, hex, type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { isMarkedPie } from "../../elf/dynamic.js";
-import type { ElfImage } from "../../elf/image.js";
-import { dynsym, forEachSymbol, symbolName } from "../../elf/symbols.js";
-import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../facts/import-calls.js";
-import { REACH_BEFORE, REACH_BEHIND } from "../../facts/neighbourhoods.js";
-import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
-import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
-import { readUsdtNotes } from "../../usdt/notes.js";
-import { INT3 } from "../../x86/bytes.js";
-import { type Edit, editAtAddress } from "../edits.js";
-import type { NamedCode } from "../new-code.js";
-import { type Place, type PlaceOptions, placesFor } from "../place.js";
-import type { Stretch } from "../proposal.js";
+import { hex, type Vaddr, vaddr } from "../../../address.js";
+import * as elf from "../../../elf/constants.js";
+import { isMarkedPie } from "../../../elf/dynamic.js";
+import type { ElfImage } from "../../../elf/image.js";
+import { dynsym, forEachSymbol, symbolName } from "../../../elf/symbols.js";
+import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../../facts/import-calls.js";
+import { REACH_BEFORE, REACH_BEHIND } from "../../../facts/neighbourhoods.js";
+import { gatherFacts, type ProgramFacts } from "../../../facts/program.js";
+import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../../facts/system-calls.js";
+import { readUsdtNotes } from "../../../usdt/notes.js";
+import type { Assembler } from "../../../x86/assembler.js";
+import { link } from "../../../x86/link.js";
+import { type Edit, editAtAddress } from "../../edits.js";
+import type { NamedCode } from "../../new-code.js";
+import { type Place, type PlaceOptions, placesFor } from "../../place.js";
+import type { Stretch } from "../../proposal.js";
 import {
   type ChildHandlerChanges,
   type ChildHandlerPlan,
   childHandlerChanges,
-  childHandlerCode,
   childHandlerPlaces,
+  childHandlerUnits,
   planChildHandler,
 } from "./child-handler.js";
-import { encodeForkDetour, type ForkDetour, planForkDetour } from "./fork-detours.js";
-import type { ForkHandlers } from "./fork-handlers.js";
-import type { MakeChild, Stubs } from "./stubs.js";
+import { type ForkDetour, forkDetourCode, forkDetourWindow, planForkDetour } from "./fork-detours.js";
+import { type ChildCode, namedCode } from "./fork-handlers.js";
 
 export interface ForkCoverPlan {
   /** The input as places and program headers see it. */
@@ -221,62 +221,45 @@ export function coverPlaces(
 /** New code, at its addresses. */
 export interface CoverCode {
   readonly bytes: Uint8Array;
-  /** Where the guard's code begins; it is the last. */
-  readonly child: Vaddr;
+  /** Its functions; the guard, whose code is the last, comes first. */
   readonly named: readonly NamedCode[];
-  readonly stubs: Stubs | undefined;
   /** What the windows of the system calls become. */
   readonly windows: readonly { readonly at: Vaddr; readonly bytes: Uint8Array }[];
+  /** @throws RangeError where there is no such symbol */
+  addressOf(symbol: string): Vaddr;
 }
 
 /**
- * The new code from `start` on, a multiple of 16.
- * @param child makes the guard, a function without arguments that keeps all registers, for its link-time address
- * @throws RangeError where something cannot be reached from there
+ * The new code from `start` on, a multiple of 16; or why it cannot be there.
+ * @param child what a child runs first
  */
-export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: MakeChild): CoverCode {
-  let made = encodeDetours([], start, start);
-  const detours = (at: Vaddr, { child: guard }: Pick<ForkHandlers, "child">): Uint8Array => {
-    made = encodeDetours(plan.detours, at, guard);
-    return made.bytes;
+export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: ChildCode): CoverCode | string {
+  const handler = plan.handler && childHandlerUnits(plan.handler, child);
+  const detours: Assembler[] = [];
+  for (const detour of plan.detours) {
+    const code = forkDetourCode(detour);
+    if (typeof code === "string") return code;
+    detours.push(code);
+  }
+  const windows = plan.detours.map(forkDetourWindow);
+  const linked = link([...(handler?.units ?? []), ...detours, child.code, ...windows], start);
+  if ("failed" in linked) return [...linked.failed.values()][0]!;
+  const unit = linked.unit(child.code);
+  return {
+    bytes: linked.bytes,
+    named: [
+      ...[child.code, ...(handler?.functions ?? [])].map((code) => namedCode(code, linked.unit(code))),
+      ...detours.map((code, i) => namedCode(code, linked.unit(code), plan.detours[i]!.isLeaf)),
+    ],
+    windows: windows.map((window) => ({ at: vaddr(linked.unit(window).start), bytes: linked.unit(window).bytes })),
+    addressOf: (symbol) => vaddr(unit.addressOf(symbol)),
   };
-  if (plan.handler !== undefined) {
-    const stubs = childHandlerCode(plan.handler, start, child, detours);
-    const { bytes, handlers, named } = stubs;
-    return { bytes, child: handlers.child, named: [...named, ...made.named], stubs, windows: made.windows };
-  }
-  const at = vaddr(alignUp(start + detours(start, { child: start }).length, 16));
-  const handler = child(at, undefined).bytes;
-  const bytes = new Uint8Array(at - start + handler.length).fill(INT3);
-  bytes.set(detours(start, { child: at }));
-  bytes.set(handler, at - start);
-  return { bytes, child: at, named: made.named, stubs: undefined, windows: made.windows };
-}
-
-function encodeDetours(
-  detours: readonly ForkDetour[],
-  start: Vaddr,
-  guard: Vaddr,
-): { bytes: Uint8Array; windows: CoverCode["windows"]; named: readonly NamedCode[] } {
-  const pieces: number[] = [];
-  const named: NamedCode[] = [];
-  const windows: { at: Vaddr; bytes: Uint8Array }[] = [];
-  for (const detour of detours) {
-    const made = encodeForkDetour(detour, vaddr(start + pieces.length), guard);
-    if (typeof made === "string") throw new RangeError(made);
-    windows.push(made.change);
-    named.push(made.named);
-    pieces.push(...made.bytes);
-    while (pieces.length % 16 !== 0) pieces.push(INT3);
-  }
-  return { bytes: Uint8Array.from(pieces), windows, named };
 }
 
 /** What changes in the input, and what is added to it. */
 export function coverChanges(plan: ForkCoverPlan, code: CoverCode): ChildHandlerChanges {
   const windows: Edit[] = code.windows.map(({ at, bytes }) => editAtAddress(plan.image, at, bytes));
-  if (plan.handler === undefined || code.stubs === undefined)
-    return { edits: windows, tails: new Map(), addedSections: [] };
-  const changes = childHandlerChanges(plan.handler, code.stubs);
+  if (plan.handler === undefined) return { edits: windows, tails: new Map(), addedSections: [] };
+  const changes = childHandlerChanges(plan.handler, code.addressOf);
   return { ...changes, edits: [...changes.edits, ...windows] };
 }

@@ -73,10 +73,9 @@
  * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its entry
  * is an endbr64, its only return a ret.
  */
-import { alignUp, type Vaddr, vaddr } from "../address.js";
-import type { CfaRows } from "../elf/cfa-rows.js";
-import { at, type RegisterName } from "../x86/assembler.js";
-import { NOP5 } from "../x86/bytes.js";
+import { alignUp } from "../../../address.js";
+import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
+import { NOP5 } from "../../../x86/bytes.js";
 import {
   type GuardedMapping,
   type GuardedPages,
@@ -86,6 +85,7 @@ import {
   PAGE_PRIVATE,
   SITE_ENTRY,
 } from "./guarded-pages.js";
+import { enter, leave } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -94,19 +94,16 @@ import {
   SLOT_KEY,
   SLOT_MASK,
   SLOT_SIZE,
-  SlotCode,
   setMask,
+  slotTable,
 } from "./signal-slots.js";
 
 export interface ChildGuard {
-  /** Link-time address of the function `void (void)`: an endbr64. */
-  readonly entry: Vaddr;
-  /** Position-independent code, then constants. They belong into an executable segment that is not writable. */
-  readonly bytes: Uint8Array;
-  /** Where the code ends and the constants begin. */
-  readonly codeEnd: Vaddr;
-  /** How to find the caller's frame. No register that a caller relies on is saved elsewhere than where it was. */
-  readonly unwind: CfaRows;
+  /**
+   * A function `void (void)`: position-independent code that begins with an endbr64, then constants. It belongs into an
+   * executable segment that is not writable. No register that a caller relies on is saved elsewhere than where it was.
+   */
+  readonly code: Assembler;
   /** Pages with sites that the guard looks at. */
   readonly pageCount: number;
   readonly sites: SiteTable;
@@ -142,71 +139,62 @@ const TAIL = new DataView(NOP5.buffer, NOP5.byteOffset).getUint32(1, true);
 /** More would make the bits on the stack need more than a page. */
 const MOST_SITES = 8 * (PAGE_BYTES - 256);
 
+/** Symbols: the two tables. */
+const SITES = "guarded sites";
+const PAGES = "guarded pages";
+
 /**
- * The guard for these sites, to be placed at link-time address `entry`, which is a multiple of 16.
+ * The guard for these sites, to be linked anywhere in their reach.
  * @param slots where parents leave what they had blocked; without them there is no step 4
- * @throws RangeError where there are no sites, or too many, or they are not in reach of 32-bit distances, or see guardedPages
+ * @throws RangeError where there are no sites, or too many, or see guardedPages
  */
 export function childGuard(
-  entry: Vaddr,
+  name: string,
   mappings: readonly GuardedMapping[],
   slots: SignalSlots | undefined = undefined,
 ): ChildGuard {
   const pages = guardedPages(mappings);
   if (pages.siteCount > MOST_SITES) throw new RangeError(`a guard for ${pages.siteCount} sites is too large`);
-  const code = new GuardCode(entry, pages, slots);
-  code.write();
-  return code.finish();
+  const { firstSite, pageCount } = pages;
+  const code = new GuardCode(name, pages, slots).write();
+  return { code, pageCount, sites: { table: SITES, end: PAGES, firstSite } };
 }
 
-class GuardCode extends SlotCode {
+class GuardCode {
+  private readonly asm: Assembler;
   readonly #pages: GuardedPages;
   readonly #slots: SignalSlots | undefined;
-  #codeEnd = 0;
   #loops = 0;
 
-  constructor(entry: Vaddr, pages: GuardedPages, slots: SignalSlots | undefined) {
-    super(entry);
+  constructor(name: string, pages: GuardedPages, slots: SignalSlots | undefined) {
+    this.asm = new Assembler({ name, align: 16 });
     this.#pages = pages;
     this.#slots = slots;
   }
 
-  write(): void {
+  write(): Assembler {
     this.#look();
     this.#begin();
     this.#mend();
     this.#split();
     this.#end();
-    this.#codeEnd = this.asm.here;
+    this.asm.data();
     this.#constants();
-  }
-
-  finish(): ChildGuard {
-    const { firstSite, pageCount } = this.#pages;
-    const [table, end] = [vaddr(this.asm.addressOf("sites")), vaddr(this.asm.addressOf("pages"))];
-    return {
-      entry: this.start,
-      bytes: this.asm.finish(),
-      codeEnd: vaddr(this.#codeEnd),
-      unwind: this.rows(),
-      pageCount,
-      sites: { table, end, firstSite },
-    };
+    return this.asm;
   }
 
   /** Step 1, with its way out; the rest stands behind it. */
   #look(): void {
     const { asm } = this;
-    this.enter(EARLY);
-    asm.address("rdx", "sites").address("rsi", "pages");
-    this.linkTime("rcx", this.#pages.firstSite);
+    enter(asm, EARLY);
+    asm.address("rdx", SITES).address("rsi", PAGES).address("rcx", this.#pages.firstSite);
     asm.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
     this.#ifUnsound("act");
     asm.op("add", "rdx", SITE_ENTRY).op("cmp", "rdx", "rsi").jumpIf("b", "look");
     asm.label("leave");
     if (this.#slots !== undefined) this.#emptySlots(this.#slots);
     asm.label("left");
-    this.leave(EARLY);
+    leave(asm, EARLY);
     if (this.#slots !== undefined) this.#giveBack();
     asm.label("act");
   }
@@ -214,7 +202,7 @@ class GuardCode extends SlotCode {
   /** Empties the table of held signals: rsi is what this thread had blocked. */
   #emptySlots(slots: SignalSlots): void {
     const { asm } = this;
-    this.slotTable(slots).op("mov", "rsi", NOTHING_HELD);
+    slotTable(asm, slots).op("mov", "rsi", NOTHING_HELD);
     asm.label("slot").op("mov", "rax", at("rdx", SLOT_KEY)).op("test", "rax", "rax").jumpIf("ne", "taken");
     asm.label("next slot").op("add", "rdx", SLOT_SIZE).op("cmp", "rdx", "rcx").jumpIf("b", "slot");
     asm.op("cmp", "rsi", NOTHING_HELD).jumpIf("ne", "give back");
@@ -226,20 +214,18 @@ class GuardCode extends SlotCode {
     asm.label("taken").op("mov", at("rdx", SLOT_KEY), 0).op("cmp", "rax", "rdi").jumpIf("ne", "next slot");
     asm.op("mov", "rsi", at("rdx", SLOT_MASK)).jump("next slot");
     asm.label("give back");
-    for (const register of CLOBBERED) this.push(register);
-    this.push("rsi");
-    setMask(asm);
-    this.pop("rsi");
-    for (const register of CLOBBERED.toReversed()) this.pop(register);
+    for (const register of CLOBBERED) asm.push(register);
+    asm.push("rsi");
+    setMask(asm).pop("rsi");
+    for (const register of CLOBBERED.toReversed()) asm.pop(register);
     asm.jump("left");
   }
 
   /** Signals out, locals in. */
   #begin(): void {
     const asm = this.asm;
-    for (const register of LATE) this.push(register);
-    asm.op("sub", "rsp", this.#frame);
-    this.stack(this.#frame);
+    for (const register of LATE) asm.push(register);
+    asm.lower(this.#frame);
     asm.op("mov", at("rsp", FD), NOT_OPENED).op("mov", at("rsp", FAILED), 0).op("mov", at("rsp", UNSPLIT), 0);
     asm.op("lea", "rax", at("rsp", BITS)).op("lea", "rcx", at("rsp", this.#frame));
     asm.label("clear").op("mov", at("rax"), 0).op("add", "rax", 8).op("cmp", "rax", "rcx").jumpIf("b", "clear");
@@ -321,18 +307,15 @@ class GuardCode extends SlotCode {
     asm.system(linux.SYS_close, at("rsp", FD));
     asm.label("closed").op("lea", "rsi", at("rsp", OLD_MASK));
     asm.system(linux.SYS_rt_sigprocmask, linux.SIG_SETMASK, undefined, 0, linux.SIGSET_SIZE);
-    asm.op("add", "rsp", this.#frame);
-    this.stack(-this.#frame);
-    for (const register of LATE.toReversed()) this.pop(register);
+    asm.raise(this.#frame);
+    for (const register of LATE.toReversed()) asm.pop(register);
     asm.jump("leave");
   }
 
   #constants(): void {
-    const signals = new Uint8Array(linux.SIGSET_SIZE);
-    new DataView(signals.buffer).setBigUint64(0, linux.ASYNCHRONOUS_SIGNALS, true);
-    this.asm.align(8).label("sites").raw(this.#pages.siteTable);
-    this.asm.label("pages").raw(this.#pages.pageTable).label("pages end");
-    this.asm.label("signals").raw(signals).label("nop5").raw(NOP5);
+    const { siteTable, pageTable } = this.#pages;
+    this.asm.align(8).symbol(SITES).words(siteTable, 4).symbol(PAGES).words(pageTable, 4).label("pages end");
+    this.asm.label("signals").words([linux.ASYNCHRONOUS_SIGNALS], linux.SIGSET_SIZE).label("nop5").raw(NOP5);
     this.asm.label("path").raw(Buffer.from("/proc/self/mem\0", "latin1"));
   }
 
@@ -343,11 +326,11 @@ class GuardCode extends SlotCode {
   /** The code of `body` for each page: r8 at its entry, PAGE, FIRST and END set. It goes on at `${name} next`. */
   #eachPage(name: string, body: () => void): void {
     const asm = this.asm;
-    asm.address("rax", "sites").op("mov", at("rsp", END), "rax").address("r8", "pages");
+    asm.address("rax", SITES).op("mov", at("rsp", END), "rax").address("r8", PAGES);
     asm.label(name);
     asm.op("mov", "rax", at("rsp", END)).op("mov", at("rsp", FIRST), "rax");
     asm.op("mov", "ecx", at("r8", 4)).op("shl", "rcx", 2).op("add", "rax", "rcx").op("mov", at("rsp", END), "rax");
-    this.linkTime("rcx", this.#pages.firstPage);
+    asm.address("rcx", this.#pages.firstPage);
     asm
       .op("mov", "eax", at("r8"))
       .op("and", "rax", PAGE_MASK)
@@ -364,8 +347,7 @@ class GuardCode extends SlotCode {
     const [again, next] = [this.#name("site"), this.#name("next")];
     asm.op("mov", "r9", at("rsp", FIRST));
     asm.label(again).op("mov", "eax", at("r9"));
-    this.linkTime("rcx", this.#pages.firstSite);
-    asm.op("add", "rax", "rcx");
+    asm.address("rcx", this.#pages.firstSite).op("add", "rax", "rcx");
     body(next);
     asm.label(next).op("add", "r9", SITE_ENTRY).op("cmp", "r9", at("rsp", END)).jumpIf("b", again);
   }
@@ -379,7 +361,7 @@ class GuardCode extends SlotCode {
 
   /** `bt` or `bts` on the bit of the site whose entry r9 is at. Uses rcx and rdi. */
   #bit(mnemonic: "bt" | "bts"): void {
-    this.asm.address("rcx", "sites").op("mov", "rdi", "r9").op("sub", "rdi", "rcx").op("shr", "rdi", 2);
+    this.asm.address("rcx", SITES).op("mov", "rdi", "r9").op("sub", "rdi", "rcx").op("shr", "rdi", 2);
     this.asm.op(mnemonic, at("rsp", BITS), "rdi");
   }
 
