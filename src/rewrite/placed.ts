@@ -7,7 +7,7 @@
  * program, whatever the input is like: nothing is written then.
  */
 
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
 import { HDR_ENCODINGS, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../elf/eh-frame-hdr.js";
@@ -306,10 +306,8 @@ function searchTable(
   };
 }
 
-const isWithout = (
-  without: readonly { readonly start: Vaddr }[],
-  origins: readonly { readonly start: Vaddr; readonly end: Vaddr }[],
-): boolean => without.some((w) => origins.some(({ start, end }) => w.start >= start && w.start < end));
+const isWithout = (without: readonly { readonly start: Vaddr }[], origins: readonly Interval<Vaddr>[]): boolean =>
+  without.some((w) => origins.some(({ start, end }) => w.start >= start && w.start < end));
 
 /** A jump over bytes of other instructions leads, by these bytes in the output, to one that leads to new code. */
 function checkFar({ file, image: output }: Output, { assembly: { code } }: Planned): void {

@@ -2,7 +2,7 @@
  * What a tactic answers: a proposal, as data that can be printed, or a reason why not. Nothing is written here; new code
  * has no address yet.
  */
-import type { Vaddr } from "../address.js";
+import type { Interval, Vaddr } from "../address.js";
 import type { Branch } from "../facts/entries.js";
 import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
@@ -47,11 +47,8 @@ export interface Proposal {
   readonly helpers: readonly Proposal[];
 }
 
-/** Bytes that get new content, [start, end). */
-export interface Stretch {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
-}
+/** Bytes that get new content. */
+export type Stretch = Interval<Vaddr>;
 
 /** A probe in its new place. */
 export interface PlacedProbe {
