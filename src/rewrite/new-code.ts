@@ -5,12 +5,12 @@
  * nop5 lies in a single 16-byte line, and so never in two pages.
  */
 
-import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
+import { alignUp, hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import { INT3, JUMP_SIZE, jump, nopFill, SHORT_JUMP_SIZE, shortJump } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { nearBranch, relocate } from "../x86/relocate.js";
-import type { Detour, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
+import type { Detour, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { crossesLine, crossesPage } from "./tactics/safety.js";
 import { movesInstruction } from "./tactics/ways.js";
@@ -245,12 +245,12 @@ function finish(encoded: Encoded, moved: ReadonlyMap<Vaddr, Vaddr>): Chunk {
 }
 
 /** Where the jumps stand that lead from a window to new code, outside of it. */
-function wayOf(via: Detour["via"]): readonly Stretch[] {
+function wayOf(via: Detour["via"]): readonly Interval<Vaddr>[] {
   if (typeof via === "string") return [];
   return "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : via.hop;
 }
 
-function windowChanges(window: Stretch, via: Detour["via"], to: Vaddr): readonly Change[] {
+function windowChanges(window: Interval<Vaddr>, via: Detour["via"], to: Vaddr): readonly Change[] {
   if (via === "call") return [{ at: window.start, bytes: callWindow(window, to) }];
   if (via === "branches") return [{ at: window.start, bytes: filled(window, new Uint8Array(0)) }];
   if (via === "jump") return [{ at: window.start, bytes: filled(window, jump(window.start, to)) }];
@@ -271,7 +271,7 @@ function shortBranchChanges(
 }
 
 /** Short jumps from one stretch of padding to the next, and a near one in the last. */
-const jumpsThrough = (stretches: readonly Stretch[], to: Vaddr): readonly Change[] =>
+const jumpsThrough = (stretches: readonly Interval<Vaddr>[], to: Vaddr): readonly Change[] =>
   stretches.map((stretch, i) => {
     const next = stretches[i + 1];
     const bytes = next === undefined ? jump(stretch.start, to) : shortJump(stretch.start, next.start);
@@ -279,14 +279,14 @@ const jumpsThrough = (stretches: readonly Stretch[], to: Vaddr): readonly Change
   });
 
 /** A jump changes nothing: the frame is still that of the place where the way began. */
-const relaysFrom = (origin: Vaddr, stretches: readonly Stretch[]): readonly OriginStretch[] =>
+const relaysFrom = (origin: Vaddr, stretches: readonly Interval<Vaddr>[]): readonly OriginStretch[] =>
   stretches.map(({ start }, i) => {
     const size = i + 1 < stretches.length ? SHORT_JUMP_SIZE : JUMP_SIZE;
     return { start, end: vaddr(start + size), origin, lower: 0, lastByte: 0 };
   });
 
 /** A jump at the start of a stretch; nothing runs the rest. */
-function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {
+function filled({ start, end }: Interval<Vaddr>, jumpBytes: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(end - start).fill(INT3);
   // A window may hold the first byte of a jump alone, where the others are there already.
   bytes.set(jumpBytes.subarray(0, bytes.length));
@@ -294,7 +294,7 @@ function filled({ start, end }: Stretch, jumpBytes: Uint8Array): Uint8Array {
 }
 
 /** The call at the window's end stays where it is; what stood before it becomes nops. */
-function callWindow(window: Stretch, to: Vaddr): Uint8Array {
+function callWindow(window: Interval<Vaddr>, to: Vaddr): Uint8Array {
   const length = window.end - window.start;
   const bytes = new Uint8Array(length);
   bytes.set(nopFill(length - CALL_SIZE));

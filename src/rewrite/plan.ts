@@ -3,14 +3,14 @@
  * together, in the order of their addresses, so that windows never overlap: where the one of a site would reach into the
  * one before it, the two become one.
  */
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { JUMP_SIZE } from "../x86/bytes.js";
 import { indexOf } from "../x86/decode.js";
 import { isPlainBranch } from "../x86/relocate.js";
 import { Claims } from "./claims.js";
 import type { InputTables } from "./input-tables.js";
-import type { Detour, Proposal, SiteContext, Stretch, Tactic, WantedProbe } from "./proposal.js";
+import type { Detour, Proposal, SiteContext, Tactic, WantedProbe } from "./proposal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
 import { displaceCall } from "./tactics/displace-call.js";
@@ -63,7 +63,7 @@ export function planSites(
   const { facts } = tables;
   const tactics = inNewCode ? together : cheapest;
   const proposals: Proposal[] = [];
-  const windows = new Claims<Stretch>();
+  const windows = new Claims<Interval<Vaddr>>();
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
   const claimed = new Claims<Claim>();
   /** Instructions that run elsewhere. */
@@ -74,7 +74,7 @@ export function planSites(
   const candidates = new Map(wanted.map((w) => [w.location, w]));
   const pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
   const done = new Set<Vaddr>();
-  const changes = (bytes: Stretch): boolean => claimed.some(bytes) || windows.some(bytes);
+  const changes = (bytes: Interval<Vaddr>): boolean => claimed.some(bytes) || windows.some(bytes);
   const contextIn = (site: Vaddr, around: ReturnType<typeof siteCode>): SiteContext | string => {
     if (typeof around === "string") return around;
     return {
@@ -173,7 +173,7 @@ export function probesOf({ change }: Proposal): readonly Vaddr[] {
 }
 
 /** Bytes outside of a proposal's window that it changes. */
-interface Claim extends Stretch {
+interface Claim extends Interval<Vaddr> {
   /** They change so that the branch there leads elsewhere: where the branch moves, they are free. */
   readonly branch: Vaddr | undefined;
 }
@@ -190,7 +190,7 @@ function outsideOf({ change, helpers }: Proposal): readonly Claim[] {
 }
 
 /** Those of the far jump that a window leads to. */
-const farBytes = (via: Detour["via"]): readonly Stretch[] =>
+const farBytes = (via: Detour["via"]): readonly Interval<Vaddr>[] =>
   typeof via === "object" && "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : [];
 
 /** The instructions that a proposal moves. */
@@ -198,7 +198,7 @@ const movedBy = ({ change }: Proposal): readonly Vaddr[] =>
   change.kind === "detour" ? change.body.flatMap((f) => (f.kind === "instruction" ? [f.at] : [])) : [];
 
 /** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
-function overlap(proposal: Proposal, windows: Claims<Stretch>, claimed: Claims<Claim>): string | undefined {
+function overlap(proposal: Proposal, windows: Claims<Interval<Vaddr>>, claimed: Claims<Claim>): string | undefined {
   const outside = outsideOf(proposal);
   const stays = ({ branch }: Claim): boolean => branch === undefined || !movesInstruction(proposal, branch);
   const collides =

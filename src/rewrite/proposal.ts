@@ -38,7 +38,7 @@ export interface Proposal {
   /** The site for whose sake it is. */
   readonly site: Vaddr;
   /** The bytes that get new content, [start, end). Execution arrives at `start` only. */
-  readonly window: Stretch;
+  readonly window: Interval<Vaddr>;
   /** What runs instead. */
   readonly change: InPlaceChange | Detour;
   /** Disassembly of the instructions that will run at another address. */
@@ -46,9 +46,6 @@ export interface Proposal {
   /** Detours without a probe, around branches that cannot be led elsewhere where they stand. */
   readonly helpers: readonly Proposal[];
 }
-
-/** Bytes that get new content. */
-export type Stretch = Interval<Vaddr>;
 
 /** A probe in its new place. */
 export interface PlacedProbe {
@@ -79,10 +76,10 @@ export interface Detour {
    * nearby, which holds the long one or another short one to the next padding; or not at all: only the branches that are led
    * to new code come there; or, of one byte, by a jump whose distance is the bytes behind it, to a far place that holds one more.
    */
-  readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Stretch[] } | { readonly far: Vaddr };
+  readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Interval<Vaddr>[] } | { readonly far: Vaddr };
   readonly body: readonly Fragment[];
   /** Bytes behind the window that its jump goes by, and so must not change. */
-  readonly kept?: Stretch;
+  readonly kept?: Interval<Vaddr>;
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
   /** Branches into the window, which are led to the new code instead. */
@@ -111,8 +108,8 @@ export interface Retarget {
 export type RetargetWay =
   | "near"
   | "moves"
-  | { readonly kind: "widened"; readonly over: Stretch }
-  | { readonly kind: "relay"; readonly through: readonly Stretch[] };
+  | { readonly kind: "widened"; readonly over: Interval<Vaddr> }
+  | { readonly kind: "relay"; readonly through: readonly Interval<Vaddr>[] };
 
 /** What is known of a probe before it has a place. */
 export interface WantedProbe {
