@@ -7,7 +7,7 @@
  * types it has no name for, and flag bits it has no name for.
  */
 import { createRequire } from "node:module";
-import { type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.js";
+import { type FileOffset, fileOffset, hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import { InputError } from "../errors.js";
 import * as elf from "./constants.js";
 
@@ -59,7 +59,7 @@ export interface ElfImage {
   /** The whole file. Nobody writes to it. */
   readonly bytes: Buffer;
   /** Long stretches of zeros that need not be looked at, in file offsets, ascending: the file has holes there. */
-  readonly holes: readonly { readonly start: number; readonly end: number }[];
+  readonly holes: readonly Interval[];
   readonly view: DataView;
   readonly header: ElfHeader;
   readonly programHeaders: readonly ProgramHeader[];

@@ -5,7 +5,7 @@
  * was: someone who links or installs it at the same moment would otherwise leave us with a mixture.
  */
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
-import { PAGE_SIZE } from "../address.js";
+import { type Interval, PAGE_SIZE } from "../address.js";
 import { InputError } from "../errors.js";
 import { describe, isSystemError } from "./file-error.js";
 
@@ -14,7 +14,7 @@ export interface InputFile {
   readonly path: string;
   readonly bytes: Buffer;
   /** Where `bytes` has zeros that nothing was read into, in ascending order: to look at them takes memory and time. */
-  readonly holes: readonly { readonly start: number; readonly end: number }[];
+  readonly holes: readonly Interval[];
   /** What the open file was before its first byte was read. */
   readonly stat: BigIntStats;
 }

@@ -6,6 +6,7 @@
  * many states.
  */
 
+import type { Interval } from "../address.js";
 import type { Memory } from "../emulate/memory.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { type Assembled, assemble, branch, type Line, line, type Source } from "./assemble.js";
@@ -24,7 +25,7 @@ export interface Program {
   /** Maps what the listing does not have: real programs. */
   readonly mapsMore: ((memory: Memory) => void) | null;
   /** Runtime addresses where trampolines cannot be, besides those of the listing: [start, end). */
-  readonly occupied: readonly { readonly start: number; readonly end: number }[];
+  readonly occupied: readonly Interval[];
   /** What threads begin with, where it is not the usual. */
   readonly first: { readonly words: Int32Array; readonly bytes: readonly Bytes[] } | null;
   /**
@@ -35,7 +36,7 @@ export interface Program {
   /** What the tracer asks for, where nothing else is said: the entry, the return too, or a session of both. */
   readonly tracer: "entry" | "return" | "session";
   /** Runtime addresses of the threads' stacks: each has its own, at the same place. */
-  readonly stack: { readonly start: number; readonly end: number };
+  readonly stack: Interval;
   readonly entry: number;
   readonly sites: readonly Site[];
   /** Where the signal handler begins, if there is one. */

@@ -1,5 +1,5 @@
 /** A program on a kernel: what stays the same throughout a run. */
-import { PAGE_SIZE, pageStart, vaddr } from "../address.js";
+import { type Interval, PAGE_SIZE, pageStart, vaddr } from "../address.js";
 import { Perm } from "../emulate/memory.js";
 import { kernelNamed } from "../kernel/kernels.js";
 import { isOptimizable, treatmentAt } from "../kernel/treatment.js";
@@ -53,7 +53,7 @@ export class Setup {
   /** Behind the system call of a trampoline. */
   readonly callEnd: number;
   /** Runtime addresses of whole pages that are mapped: [start, end). */
-  private readonly occupied: { readonly start: number; readonly end: number }[] = [];
+  private readonly occupied: Interval[] = [];
 
   constructor(
     readonly program: Program,

@@ -10,7 +10,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { alignUp, fileOffset, PAGE_SIZE, type Vaddr } from "../address.js";
+import { alignUp, type FileOffset, fileOffset, type Interval, interval, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { renumberSymbols } from "../elf/renumber-symbols.js";
@@ -85,7 +85,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const segment = code && segmentContent(image, assembly, contentOf);
   for (const edit of headerEdits(image, assembly, contentOf)) patched.set(edit.new, edit.offset);
   const away = movedAway(code);
-  const vacated = [...away.map(stretchOf), ...(assembly.unwind?.vacated ?? [])];
+  const vacated = [...away.map(oldPlaceOf), ...(assembly.unwind?.vacated ?? [])];
   for (const { start, end } of assembly.unwind?.vacated ?? []) patched.fill(0, start, end);
   for (const { offset, bytes } of unwindContent(assembly, false)) patched.set(bytes, offset);
 
@@ -288,18 +288,12 @@ function movedAway(code: Assembly["code"]): MovedSection[] {
   );
 }
 
-const stretchOf = ({ section: { sh_offset, sh_size } }: MovedSection): UnwindLayout["vacated"][number] => ({
-  start: sh_offset,
-  end: fileOffset(sh_offset + sh_size),
-});
+/** Where it stood in the input. */
+const oldPlaceOf = ({ section }: MovedSection): Interval<FileOffset> => interval(section.sh_offset, section.sh_size);
 
 /** The loaded part without the pages that became nothing but zeros. */
-function betweenHoles(
-  bytes: Uint8Array,
-  end: number,
-  vacated: UnwindLayout["vacated"],
-): { readonly start: number; readonly end: number }[] {
-  const parts: { start: number; end: number }[] = [];
+function betweenHoles(bytes: Uint8Array, end: number, vacated: readonly Interval<FileOffset>[]): Interval[] {
+  const parts: Interval[] = [];
   const zeros = Buffer.alloc(PAGE_SIZE);
   let from = 0;
   for (const v of [...vacated].sort((a, b) => a.start - b.start))

@@ -8,14 +8,14 @@
  *     change    a window, padding that jumps go through, a branch that leads elsewhere, a far jump: at its own address
  */
 
-import { alignUp, hex, type Vaddr, vaddr } from "../address.js";
+import { alignUp, hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import { CALL_SIZE, JUMP_SIZE, nopFill, SHORT_JUMP_SIZE } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { near, short } from "../x86/distance.js";
 import { Code, type Linked, link } from "../x86/link.js";
 import { movable, nearBranch } from "../x86/relocate.js";
-import type { Detour, Fragment, PlacedProbe, Proposal, Retarget, Stretch } from "./proposal.js";
+import type { Detour, Fragment, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
 import type { OriginStretch } from "./unwind/origins.js";
@@ -242,7 +242,7 @@ function changesFor(
 }
 
 /** New content for bytes of the input. Of a window of one byte the first one of a jump, where the others are there already. */
-const over = (stretch: Stretch): Unit => new Code({ over: stretch });
+const over = (stretch: Interval<Vaddr>): Unit => new Code({ over: stretch });
 
 function branchChanges(branch: Retarget["branch"], way: Exclude<Retarget["way"], "moves">, to: string): Unit[] {
   const last = (size: number): Unit => over({ start: vaddr(branch.end - size), end: branch.end });
@@ -252,20 +252,20 @@ function branchChanges(branch: Retarget["branch"], way: Exclude<Retarget["way"],
 }
 
 /** Short jumps from one stretch of padding to the next, and a near one in the last. */
-const jumpsThrough = (stretches: readonly Stretch[], to: string): Unit[] =>
+const jumpsThrough = (stretches: readonly Interval<Vaddr>[], to: string): Unit[] =>
   stretches.map((stretch, i) => {
     const next = stretches[i + 1];
     return next === undefined ? over(stretch).jump(to) : over(stretch).jumpShort(next.start);
   });
 
 /** Where the jumps stand that lead from a window to new code, outside of it. */
-function wayOf(via: Detour["via"]): readonly Stretch[] {
+function wayOf(via: Detour["via"]): readonly Interval<Vaddr>[] {
   if (typeof via === "string") return [];
   return "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : via.hop;
 }
 
 /** A jump changes nothing: the frame is still that of the place where the way began. */
-const relaysFrom = (origin: Vaddr, stretches: readonly Stretch[]): readonly OriginStretch[] =>
+const relaysFrom = (origin: Vaddr, stretches: readonly Interval<Vaddr>[]): readonly OriginStretch[] =>
   stretches.map(({ start }, i) => {
     const size = i + 1 < stretches.length ? SHORT_JUMP_SIZE : JUMP_SIZE;
     return { start, end: vaddr(start + size), origin, lower: 0, lastByte: 0 };

@@ -1,16 +1,16 @@
 /**
  * Which bytes and instructions a proposal lays claim to, beside its window, and whether two proposals want the same.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import { type Interval, type Vaddr, vaddr } from "../address.js";
 import { JUMP_SIZE } from "../x86/bytes.js";
 import { isPlainBranch } from "../x86/relocate.js";
 import type { Claims } from "./claims.js";
-import type { Detour, Proposal, Stretch } from "./proposal.js";
+import type { Detour, Proposal } from "./proposal.js";
 import { type Refusal, refuse } from "./refusal.js";
 import { movesInstruction, stretchesOf } from "./tactics/ways.js";
 
 /** Bytes outside of a proposal's window that it changes. */
-export interface Claim extends Stretch {
+export interface Claim extends Interval<Vaddr> {
   /** They change so that the branch there leads elsewhere: where the branch moves, they are free. */
   readonly branch: Vaddr | undefined;
 }
@@ -34,7 +34,7 @@ export function outsideOf({ change, helpers }: Proposal): readonly Claim[] {
 }
 
 /** Those of the far jump that a window leads to. */
-const farBytes = (via: Detour["via"]): readonly Stretch[] =>
+const farBytes = (via: Detour["via"]): readonly Interval<Vaddr>[] =>
   typeof via === "object" && "far" in via ? [{ start: via.far, end: vaddr(via.far + JUMP_SIZE) }] : [];
 
 /** The instructions that a proposal moves. */
@@ -42,7 +42,11 @@ export const movedBy = ({ change }: Proposal): readonly Vaddr[] =>
   change.kind === "detour" ? change.body.flatMap((f) => (f.kind === "instruction" ? [f.at] : [])) : [];
 
 /** Whether a proposal changes bytes that an earlier one changes, in a window or outside of it. */
-export function overlap(proposal: Proposal, windows: Claims<Stretch>, claimed: Claims<Claim>): Refusal | undefined {
+export function overlap(
+  proposal: Proposal,
+  windows: Claims<Interval<Vaddr>>,
+  claimed: Claims<Claim>,
+): Refusal | undefined {
   const outside = outsideOf(proposal);
   const stays = ({ branch }: Claim): boolean => branch === undefined || !movesInstruction(proposal, branch);
   const collides =

@@ -7,7 +7,7 @@
  * program, whatever the input is like: nothing is written then.
  */
 
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type EhFrame, readEhFrame } from "../elf/eh-frame.js";
 import { HDR_ENCODINGS, HDR_ENTRY_SIZE, HDR_TABLE_AT } from "../elf/eh-frame-hdr.js";
@@ -307,10 +307,8 @@ function searchTable(
   };
 }
 
-const isWithout = (
-  without: readonly { readonly start: Vaddr }[],
-  origins: readonly { readonly start: Vaddr; readonly end: Vaddr }[],
-): boolean => without.some((w) => origins.some(({ start, end }) => w.start >= start && w.start < end));
+const isWithout = (without: readonly { readonly start: Vaddr }[], origins: readonly Interval<Vaddr>[]): boolean =>
+  without.some((w) => origins.some(({ start, end }) => w.start >= start && w.start < end));
 
 /** `jmp rel32`, which reaches: else nothing had been linked. */
 const jumpAt = (from: Vaddr, to: Vaddr): Uint8Array => leading([near([0xe9])], from, to)!;

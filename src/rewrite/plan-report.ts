@@ -2,7 +2,7 @@
  * The plan as data that can be printed: what was known of each probe, what was tried for it, what was chosen, where its new code
  * went, and which bytes of the file change for it. `rewrite --plan-json` and `--explain` show it.
  */
-import { type FileOffset, hex, type Vaddr } from "../address.js";
+import { type FileOffset, hex, type Interval, type Vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { RedZone, SiteReport } from "../rewritten/contract.js";
@@ -12,7 +12,7 @@ import type { Edit } from "./edits.js";
 import type { Located } from "./locate.js";
 import { outsideOf, probesOf } from "./overlaps.js";
 import type { Trial } from "./plan.js";
-import type { Detour, Fragment, Proposal, Stretch, TacticName } from "./proposal.js";
+import type { Detour, Fragment, Proposal, TacticName } from "./proposal.js";
 import type { RefusalCode } from "./refusal.js";
 
 /** Addresses are link-time addresses, offsets are file offsets of the input. */
@@ -30,7 +30,7 @@ export interface SitePlan {
   readonly report: SiteReport;
   readonly redZone: RedZone;
   /** The part of a function that the probe is in; null where none is known. */
-  readonly range: Stretch | null;
+  readonly range: Interval<Vaddr> | null;
   /** What may enter the code close by, as far as it was looked at. */
   readonly entries: readonly { readonly address: Vaddr; readonly text: string }[];
   readonly trials: readonly TrialReport[];
@@ -49,12 +49,12 @@ export interface TrialReport {
 export interface ChangeReport {
   readonly tactic: TacticName;
   /** Bytes that get new content, and how they lead to new code; null where they hold all of it. */
-  readonly window: Stretch;
+  readonly window: Interval<Vaddr>;
   readonly via: string | null;
   /** Other bytes that change for it or have to stay. */
-  readonly others: readonly Stretch[];
+  readonly others: readonly Interval<Vaddr>[];
   /** Its new code, where it has some, instruction by instruction: probes as their form's name. */
-  readonly newCode: Stretch | null;
+  readonly newCode: Interval<Vaddr> | null;
   readonly body: readonly { readonly from: Vaddr; readonly text: string }[];
   readonly resume: Vaddr | null;
   /** Branches that lead to the new code instead of into the window. */
@@ -130,7 +130,7 @@ function changeReport(proposal: Proposal, { code }: Located): ChangeReport {
   };
 }
 
-const bare = ({ start, end }: Stretch): Stretch => ({ start, end });
+const bare = ({ start, end }: Interval<Vaddr>): Interval<Vaddr> => ({ start, end });
 
 const plainVia = { jump: "a jump", call: "the call at its end", branches: "the branches that lead there" } as const;
 

@@ -3,14 +3,14 @@
  * the order of their addresses, so that windows never overlap: where the one of a site would reach into the one before it,
  * the two become one.
  */
-import { hex, type Vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
 import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
 import { Claims } from "./claims.js";
 import type { InputTables } from "./input-tables.js";
 import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf } from "./overlaps.js";
-import type { Proposal, SiteContext, Stretch, Tactic, TacticName, WantedProbe } from "./proposal.js";
+import type { Proposal, SiteContext, Tactic, TacticName, WantedProbe } from "./proposal.js";
 import { Refusal, refuse } from "./refusal.js";
 import { callThrough } from "./tactics/call-through.js";
 import { detour, displace, straddle } from "./tactics/displace.js";
@@ -93,7 +93,7 @@ export function planSites(
 class Planning {
   private readonly wanted: readonly WantedSite[];
   private readonly proposals: Proposal[] = [];
-  private readonly windows = new Claims<Stretch>();
+  private readonly windows = new Claims<Interval<Vaddr>>();
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
   private readonly claimed = new Claims<Claim>();
   /** Instructions that run elsewhere. */
@@ -195,7 +195,7 @@ class Planning {
     addTo(this.trials, site, { tactic, outcome });
   }
 
-  private changes(bytes: Stretch): boolean {
+  private changes(bytes: Interval<Vaddr>): boolean {
     return this.claimed.some(bytes) || this.windows.some(bytes);
   }
 

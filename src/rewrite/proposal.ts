@@ -2,7 +2,7 @@
  * What a tactic answers: a proposal, as data that can be printed, or a reason why not. Nothing is written here; new code
  * has no address yet.
  */
-import type { Vaddr } from "../address.js";
+import type { Interval, Vaddr } from "../address.js";
 import type { Branch } from "../facts/entries.js";
 import type { CodeRange } from "../facts/functions.js";
 import type { ProgramFacts } from "../facts/program.js";
@@ -39,19 +39,13 @@ export interface Proposal {
   /** The site for whose sake it is. */
   readonly site: Vaddr;
   /** The bytes that get new content, [start, end). Execution arrives at `start` only. */
-  readonly window: Stretch;
+  readonly window: Interval<Vaddr>;
   /** What runs instead. */
   readonly change: InPlaceChange | Detour;
   /** Disassembly of the instructions that will run at another address. */
   readonly displaced: readonly string[];
   /** Detours without a probe, around branches that cannot be led elsewhere where they stand. */
   readonly helpers: readonly Proposal[];
-}
-
-/** Bytes that get new content, [start, end). */
-export interface Stretch {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
 }
 
 /** A probe in its new place. */
@@ -83,10 +77,10 @@ export interface Detour {
    * nearby, which holds the long one or another short one to the next padding; or not at all: only the branches that are led
    * to new code come there; or, of one byte, by a jump whose distance is the bytes behind it, to a far place that holds one more.
    */
-  readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Stretch[] } | { readonly far: Vaddr };
+  readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Interval<Vaddr>[] } | { readonly far: Vaddr };
   readonly body: readonly Fragment[];
   /** Bytes behind the window that its jump goes by, and so must not change. */
-  readonly kept?: Stretch;
+  readonly kept?: Interval<Vaddr>;
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
   /** Branches into the window, which are led to the new code instead. */
@@ -115,8 +109,8 @@ export interface Retarget {
 export type RetargetWay =
   | "near"
   | "moves"
-  | { readonly kind: "widened"; readonly over: Stretch }
-  | { readonly kind: "relay"; readonly through: readonly Stretch[] };
+  | { readonly kind: "widened"; readonly over: Interval<Vaddr> }
+  | { readonly kind: "relay"; readonly through: readonly Interval<Vaddr>[] };
 
 /** What is known of a probe before it has a place. */
 export interface WantedProbe {

@@ -13,7 +13,7 @@
  * on. Which sections may move: .interp and notes, which are found by program headers, and those that a dynamic tag points
  * to. Nothing else is ever addressed otherwise by a linker.
  */
-import { alignUp, type FileOffset, fileOffset, hex, type Vaddr, vaddr } from "../address.js";
+import { alignUp, type FileOffset, fileOffset, hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, type Section, segmentAt } from "../elf/image.js";
@@ -35,7 +35,7 @@ export interface TableGrowth {
   /** Dynamic tags that point to a moved section, with their new value. */
   readonly tags: readonly { readonly tag: DynamicTag; readonly value: Vaddr }[];
   /** The bytes behind the old table that get new content: the longer table, the slid sections, and zeros. */
-  readonly cleared: { readonly start: FileOffset; readonly end: FileOffset } | undefined;
+  readonly cleared: Interval<FileOffset> | undefined;
   /** The program headers for the new table, without those of the new segments. */
   readonly programHeaders: readonly ProgramHeader[];
 }

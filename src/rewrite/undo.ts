@@ -2,6 +2,7 @@
  * What revert needs, found out at the end from the two files' bytes: whatever changed, and for whatever reason, is among the
  * differences. It is told where the output has stretches of the input, so that it is compared with the right bytes.
  */
+import type { Interval } from "../address.js";
 import { addTo } from "../grouped.js";
 import type { ByteSource, Undo } from "../rewritten/undo.js";
 
@@ -30,7 +31,7 @@ export function undoFor(
   original: Buffer,
   output: ByteSource,
   sources: readonly Source[],
-  unsettled: { readonly start: number; readonly end: number },
+  unsettled: Interval,
   trailing: number,
 ): Undo {
   const end = original.length - trailing;
@@ -95,7 +96,7 @@ function compare(original: Buffer, output: ByteSource, { from, to, size }: Sourc
 
 class Differences {
   readonly #added = new Map<number, number[]>();
-  readonly #stretches: { start: number; end: number }[] = [];
+  readonly #stretches: Interval[] = [];
 
   constructor(private readonly original: Buffer) {}
 

@@ -16,7 +16,7 @@
  *
  * Bytes may come from anybody: whatever is damaged is undefined, nothing is allocated for more than there are bytes.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import { type Interval, type Vaddr, vaddr } from "../address.js";
 
 /** Where a transfer goes. All addresses are link-time addresses. */
 export type Claim =
@@ -55,7 +55,7 @@ export interface MadeAddress {
 /** A group of function parts. */
 export interface Certificate {
   /** [start, end) each, ascending by start. */
-  readonly parts: readonly { readonly start: Vaddr; readonly end: Vaddr }[];
+  readonly parts: readonly Interval<Vaddr>[];
   /** Jumps and calls through a register or memory, and each ret that may return to anything but its caller; ascending. */
   readonly transfers: readonly Transfer[];
   /** Ascending by instruction. */

@@ -1,5 +1,5 @@
 /** A stretch of the original around code that changed, and where both sides arrive in it. windows.ts finds them. */
-import type { Vaddr } from "../address.js";
+import type { Interval, Vaddr } from "../address.js";
 
 /** Where both sides arrive from code that did not change. */
 export interface Arrival {
@@ -10,10 +10,8 @@ export interface Arrival {
   readonly doubtful: boolean;
 }
 
-export interface Window {
-  /** Borders of instructions of the original. */
-  readonly start: Vaddr;
-  readonly end: Vaddr;
+/** Its borders are borders of instructions of the original. */
+export interface Window extends Interval<Vaddr> {
   readonly arrivals: readonly Arrival[];
   /** Where calls that stand in the window return to it. */
   readonly returns: readonly Vaddr[];

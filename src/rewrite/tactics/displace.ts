@@ -16,10 +16,10 @@
  *
  * Another probe's nop in the window moves along and becomes a nop5 too: windows that meet become one.
  */
-import { hex, type Vaddr, vaddr } from "../../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, Flow, instructionBytes, lengthOf } from "../../x86/decode.js";
-import type { Detour, Fragment, Proposal, Retarget, SiteContext, Stretch, TacticName } from "../proposal.js";
+import type { Detour, Fragment, Proposal, Retarget, SiteContext, TacticName } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { askewObstacle, frozenObstacle, movable, paddingRoom, reachObstacle, windowObstacle } from "./safety.js";
 
@@ -53,7 +53,7 @@ export interface Led {
 interface DetourOptions {
   readonly via?: Detour["via"];
   /** Leads the branches into a window elsewhere, or says why not. Without it nothing may lead into the window. */
-  readonly lead?: ((window: Stretch, fragments: readonly Fragment[]) => Led | Refusal) | undefined;
+  readonly lead?: ((window: Interval<Vaddr>, fragments: readonly Fragment[]) => Led | Refusal) | undefined;
   /** Calls move, where the context allows it. */
   readonly calls?: boolean;
   /** How many bytes the window has at least: as many as the jump, where nothing else is said. */

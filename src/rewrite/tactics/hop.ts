@@ -19,7 +19,7 @@
  *
  * hop-retarget: the same where branches lead into the bytes of the short jump; see ways.ts.
  */
-import { type Vaddr, vaddr } from "../../address.js";
+import { interval, type Vaddr } from "../../address.js";
 import { SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import type { Proposal, SiteContext, Tactic } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
@@ -57,7 +57,7 @@ function withPadding(context: SiteContext, proposal: Proposal | Refusal): Propos
   ];
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !own.some((o) => o.start < end && start < o.end);
-  const short = { start: window.start, end: vaddr(window.start + SHORT_JUMP_SIZE) };
+  const short = interval(window.start, SHORT_JUMP_SIZE);
   const room = wayThroughPadding(context, short, isFree);
   if (room === undefined) return refuse("no-padding", NO_PADDING);
   return {

@@ -15,10 +15,10 @@
  * part of the function, where jump tables have been searched for, and between functions, where no jump table leads. And
  * stacks must be found from there as from where the jump comes from; see ../unwind/relays.ts.
  */
-import { type Vaddr, vaddr } from "../../address.js";
+import { type Interval, type Vaddr, vaddr } from "../../address.js";
 import { JUMP_SIZE, SHORT_JUMP_HIGH, SHORT_JUMP_LOW, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { addressOf, type DecodedCode, Flow } from "../../x86/decode.js";
-import type { Proposal, SiteContext, Stretch } from "../proposal.js";
+import type { Proposal, SiteContext } from "../proposal.js";
 import { Refusal } from "../refusal.js";
 import { keepsFrame } from "../unwind/relays.js";
 import { detour } from "./displace.js";
@@ -37,7 +37,7 @@ const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
  * and those before it for short ones; or undefined.
  * @param branch the branch: its distance counts from its end
  */
-export function wayThroughPadding(context: SiteContext, branch: Stretch, isFree: IsFree): Room | undefined {
+export function wayThroughPadding(context: SiteContext, branch: Interval<Vaddr>, isFree: IsFree): Room | undefined {
   const through = throughPadding(context, branch, isFree);
   if (through !== undefined) return { through, helpers: [] };
   return context.evicts ? evictedRoom(context, branch, isFree) : undefined;
@@ -45,14 +45,18 @@ export function wayThroughPadding(context: SiteContext, branch: Stretch, isFree:
 
 /** Stretches that jumps go through, and the detours that made room for them. */
 interface Room {
-  readonly through: readonly Stretch[];
+  readonly through: readonly Interval<Vaddr>[];
   readonly helpers: readonly Proposal[];
 }
 
-function throughPadding(context: SiteContext, branch: Stretch, isFree: IsFree): readonly Stretch[] | undefined {
-  const inReachOf = (way: readonly Stretch[], need: number): Stretch[] =>
+function throughPadding(
+  context: SiteContext,
+  branch: Interval<Vaddr>,
+  isFree: IsFree,
+): readonly Interval<Vaddr>[] | undefined {
+  const inReachOf = (way: readonly Interval<Vaddr>[], need: number): Interval<Vaddr>[] =>
     inReach(context, branch.start, endOf(way, branch.end), need, isFree);
-  let ways: (readonly Stretch[])[] = [[]];
+  let ways: (readonly Interval<Vaddr>[])[] = [[]];
   for (let jumps = 1; jumps <= MOST_SHORT_JUMPS; jumps++) {
     for (const way of ways)
       for (const stretch of inReachOf(way, JUMP_SIZE))
@@ -71,7 +75,7 @@ function throughPadding(context: SiteContext, branch: Stretch, isFree: IsFree): 
  *     after    e9 ......            jmp new
  *              e9 ......            jmp X               a short jump leads here
  */
-function evictedRoom(context: SiteContext, branch: Stretch, isFree: IsFree): Room | undefined {
+function evictedRoom(context: SiteContext, branch: Interval<Vaddr>, isFree: IsFree): Room | undefined {
   const { facts, site } = context;
   const { functions } = facts;
   const [low, high] = [branch.end + SHORT_JUMP_LOW - JUMP_SIZE, branch.end + SHORT_JUMP_HIGH - JUMP_SIZE];
@@ -100,10 +104,10 @@ function evictedRoom(context: SiteContext, branch: Stretch, isFree: IsFree): Roo
   return undefined;
 }
 
-const touch = (a: Stretch, b: Stretch): boolean => a.start < b.end && b.start < a.end;
+const touch = (a: Interval<Vaddr>, b: Interval<Vaddr>): boolean => a.start < b.end && b.start < a.end;
 
 /** Where the distance of the next branch counts from. */
-const endOf = (way: readonly Stretch[], from: Vaddr): Vaddr => {
+const endOf = (way: readonly Interval<Vaddr>[], from: Vaddr): Vaddr => {
   const last = way.at(-1);
   return last === undefined ? from : vaddr(last.start + SHORT_JUMP_SIZE);
 };
@@ -112,11 +116,11 @@ const endOf = (way: readonly Stretch[], from: Vaddr): Vaddr => {
  * @param origin the place that comes by: its frame has to be found in the padding, too
  * @param from where the distance of the jump counts from
  */
-const inReach = (context: SiteContext, origin: Vaddr, from: Vaddr, need: number, isFree: IsFree): Stretch[] =>
+const inReach = (context: SiteContext, origin: Vaddr, from: Vaddr, need: number, isFree: IsFree): Interval<Vaddr>[] =>
   between(context, origin, vaddr(from + SHORT_JUMP_LOW), vaddr(from + SHORT_JUMP_HIGH), need, isFree);
 
 /** Padding that begins at an address and has room for a near jump, which the site leads to. */
-export const paddingAt = (context: SiteContext, at: Vaddr): Stretch | undefined =>
+export const paddingAt = (context: SiteContext, at: Vaddr): Interval<Vaddr> | undefined =>
   between(context, context.site, at, at, JUMP_SIZE, (start, end) => context.isFree(start, end))[0];
 
 function between(
@@ -126,8 +130,8 @@ function between(
   high: Vaddr,
   need: number,
   isFree: IsFree,
-): Stretch[] {
-  const found: Stretch[] = [];
+): Interval<Vaddr>[] {
+  const found: Interval<Vaddr>[] = [];
   for (const { start, room } of paddings(context, low, high, need)) {
     const end = vaddr(start + room);
     if (room < need || !isFree(start, end) || windowObstacle(context, start, end) !== undefined) continue;

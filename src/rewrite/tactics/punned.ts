@@ -22,7 +22,7 @@
  * nothing, and is tried first. The other is the last resort: it costs address space and pages (far-jumps.ts). Both cost one
  * jump more.
  */
-import { hex, vaddr } from "../../address.js";
+import { hex, interval, vaddr } from "../../address.js";
 import { stackPointerObstacle } from "../../facts/stack-pointer.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
@@ -70,7 +70,7 @@ function keptObstacle({ site, facts, isSite }: SiteContext, size: number): Refus
 }
 
 function proposal({ site, probe }: SiteContext, via: Detour["via"], size: number): Proposal {
-  const window = { start: site, end: vaddr(site + 1) };
+  const window = interval(site, 1);
   const { form } = probe(site)!;
   return {
     tactic: "punned",

@@ -19,12 +19,12 @@
  *
  * loop and jrcxz have no near form, so they do not move.
  */
-import { type Vaddr, vaddr } from "../../address.js";
+import { type Interval, type Vaddr, vaddr } from "../../address.js";
 import { type Branch, describeEntry, type Entry } from "../../facts/entries.js";
 import { JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { indexOf, instructionBytes } from "../../x86/decode.js";
 import { isPlainBranch } from "../../x86/relocate.js";
-import type { Fragment, Proposal, Retarget, RetargetWay, SiteContext, Stretch } from "../proposal.js";
+import type { Fragment, Proposal, Retarget, RetargetWay, SiteContext } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { detour, type Led, starts } from "./displace.js";
 import { type IsFree, wayThroughPadding } from "./padding.js";
@@ -39,12 +39,12 @@ export type Entering = "near branches" | "any branch";
 export function leadBranches(
   context: SiteContext,
   entering: Entering,
-  window: Stretch,
+  window: Interval<Vaddr>,
   fragments: readonly Fragment[],
 ): Led | Refusal {
   const retargets: Retarget[] = [];
   const helpers: Proposal[] = [];
-  const taken: Stretch[] = [window];
+  const taken: Interval<Vaddr>[] = [window];
   const isFree = (start: Vaddr, end: Vaddr): boolean =>
     context.isFree(start, end) && !taken.some((t) => t.start < end && start < t.end);
   const entries = context.facts.entries.within(window.start + 1, window.end);
@@ -84,7 +84,7 @@ const movesAlong = (
   (context.isMoved(at) || fragments.some((f) => f.kind === "instruction" && f.at === at));
 
 /** The bytes that change so that a branch leads elsewhere. */
-export function stretchesOf({ at, end }: Branch, way: Retarget["way"]): readonly Stretch[] {
+export function stretchesOf({ at, end }: Branch, way: Retarget["way"]): readonly Interval<Vaddr>[] {
   if (way === "moves") return [];
   const own = { start: at, end };
   if (way === "near") return [own];
@@ -151,7 +151,7 @@ export function movesInstruction({ change }: Proposal, at: Vaddr): boolean {
 }
 
 /** The bytes of a near jmp in the place of a short one with padding behind it. */
-function roomToWiden(context: SiteContext, { at, end }: Branch, isFree: IsFree): Stretch | undefined {
+function roomToWiden(context: SiteContext, { at, end }: Branch, isFree: IsFree): Interval<Vaddr> | undefined {
   const around = contextAt(context, at);
   if (around === undefined) return undefined;
   const need = JUMP_SIZE - SHORT_JUMP_SIZE;

@@ -16,7 +16,7 @@
  * new-frames.ts says which records there are, records.ts and search-table.ts write the two tables.
  */
 
-import { alignUp, type FileOffset, fileOffset, type Vaddr, vaddr } from "../../address.js";
+import { alignUp, type FileOffset, fileOffset, type Interval, interval, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import type { ProgramHeader, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
@@ -55,7 +55,7 @@ export interface UnwindLayout {
   /** How the old tables come out of the moved ones; empty where their bytes stay as well. */
   readonly copies: readonly Source[];
   /** Stretches of the file in which the old tables stood, and nothing stands now. */
-  readonly vacated: readonly { readonly start: FileOffset; readonly end: FileOffset }[];
+  readonly vacated: readonly Interval<FileOffset>[];
   /** New code without an FDE although its origin has one, and why. */
   readonly without: NewFrames["without"];
 }
@@ -164,7 +164,7 @@ function oldPlaces(
       origin: undefined,
     })),
     copies: gone.flatMap((l) => l.copies),
-    vacated: gone.map(({ own }) => ({ start: own.sh_offset, end: fileOffset(own.sh_offset + own.sh_size) })),
+    vacated: gone.map(({ own }) => interval(own.sh_offset, own.sh_size)),
   };
 }
 

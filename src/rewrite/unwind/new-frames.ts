@@ -7,7 +7,7 @@
  *
  * What cannot be said with certainty is left out: such code has no FDE, and `without` says why.
  */
-import { hex, type Vaddr, vaddr } from "../../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../../address.js";
 import type { CfaRows } from "../../elf/cfa-rows.js";
 import type { Cie } from "../../elf/eh-records.js";
 import { type FrameState, stateAt } from "../../elf/frame-states.js";
@@ -22,13 +22,11 @@ export interface UnwoundCode {
   /** Pieces that come from functions of the input: their stretches, each piece without gaps. */
   readonly pieces: readonly (readonly OriginStretch[])[];
   /** Pieces that come from none. The return address is the only thing that is saved. */
-  readonly own: readonly { readonly start: Vaddr; readonly end: Vaddr; readonly unwind: CfaRows }[];
+  readonly own: readonly (Interval<Vaddr> & { readonly unwind: CfaRows })[];
 }
 
 /** A new FDE, but for its place. */
-export interface NewFde {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
+export interface NewFde extends Interval<Vaddr> {
   /** The input's CIE, or the number of one of our own. */
   readonly cie: Cie | number;
   readonly lsda: Vaddr | undefined;

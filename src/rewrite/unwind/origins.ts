@@ -1,12 +1,10 @@
 /**
  * Where new code comes from: for each stretch of it the place whose frame it runs in.
  */
-import type { Vaddr } from "../../address.js";
+import type { Interval, Vaddr } from "../../address.js";
 
-/** A stretch of new code, [start, end), in which the frame is that of one place of the input. */
-export interface OriginStretch {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
+/** A stretch of new code in which the frame is that of one place of the input. */
+export interface OriginStretch extends Interval<Vaddr> {
   /** The instruction of the input at which the frame looks the same. */
   readonly origin: Vaddr;
   /** By how much rsp is lower than it was there. */

@@ -7,14 +7,13 @@
  * A part is `linear` where it decodes from start to end and nothing known leads into the middle of one of its instructions. Only
  * then is it known which bytes are branches; everywhere else bytes count at every position.
  */
+import type { Interval } from "../../address.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
 import type { Program } from "./program.js";
 import { lastNotAfter, lowerBound, type Span, spanAt } from "./spans.js";
 
-export interface Part {
+export interface Part extends Interval {
   readonly index: number;
-  readonly start: number;
-  readonly end: number;
   /** Where functions begin in it; the first is `start`. */
   readonly heads: readonly number[];
   readonly isGap: boolean;

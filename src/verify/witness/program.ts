@@ -5,6 +5,7 @@
  * The witness shares nothing with the rewriter but the readers of the file's own tables (src/elf). All addresses are link-time
  * addresses.
  */
+import type { Interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
 import { type EhFrame, readEhFrame } from "../../elf/eh-frame.js";
@@ -15,10 +16,8 @@ import { Sources } from "./decode.js";
 import { Namer, Names } from "./names.js";
 import { lowerBound, type Span, span, spanAt } from "./spans.js";
 
-/** A call-site record: an exception in [start, end) lands at `pad`. */
-export interface Landing {
-  readonly start: number;
-  readonly end: number;
+/** A call-site record: an exception in the interval lands at `pad`. */
+export interface Landing extends Interval {
   readonly pad: number;
 }
 
@@ -34,13 +33,13 @@ export class Program {
   readonly frames: EhFrame;
   readonly names = new Names();
   readonly landings: readonly Landing[];
-  /** Sized function symbols: [start, end) each. */
-  readonly functions: readonly { readonly start: number; readonly end: number }[] = [];
+  /** Sized function symbols. */
+  readonly functions: readonly Interval[] = [];
   /** Where execution must not be moved from while it is there: restartable sequences. */
-  readonly sequences: readonly { readonly start: number; readonly end: number }[];
+  readonly sequences: readonly Interval[];
   private readonly places: Float64Array;
   private readonly values = new Map<number, number>();
-  private readonly constant: readonly { readonly start: number; readonly end: number }[];
+  private readonly constant: readonly Interval[];
   private readonly lowest: number;
   private readonly highest: number;
 
@@ -225,11 +224,7 @@ const isStructured = ({ sh_type, name }: Section): boolean =>
   STRUCTURED.has(sh_type) || /^\.(eh_frame|eh_frame_hdr|gcc_except_table.*|interp)$/.test(name);
 
 /** What of [start, end) is in none of the ranges, which may come in any order. */
-function outside(
-  ranges: readonly { readonly start: number; readonly end: number }[],
-  start: number,
-  end: number,
-): { start: number; end: number }[] {
+function outside(ranges: readonly Interval[], start: number, end: number): { start: number; end: number }[] {
   const left: { start: number; end: number }[] = [];
   let at = start;
   for (const range of [...ranges].sort((a, b) => a.start - b.start)) {

@@ -2,6 +2,7 @@
  * The brute parts: whatever looks like a branch or a word that leads to an address that is asked about, at any byte position,
  * wherever it is not known which bytes are instructions and which are something else.
  */
+import type { Interval } from "../../address.js";
 import { type Formation, wordAt } from "./findings.js";
 import type { Parts } from "./parts.js";
 import type { Program } from "./program.js";
@@ -56,7 +57,7 @@ export function scanCode(program: Program, parts: Parts, asked: Asked, hit: Hit)
 }
 
 /** [start, end) each, ascending and disjoint. */
-export type Ranges = readonly { readonly start: number; readonly end: number }[];
+export type Ranges = readonly Interval[];
 
 /** Where tables are, as far as that is certain. */
 export function rangesOf(formations: readonly Formation[]): Ranges {

@@ -1,11 +1,10 @@
 /**
  * Stretches of the file's memory with their bytes, and searches in lists of what is sorted by address.
  */
+import type { Interval } from "../../address.js";
 
-/** [start, end), with the file's bytes. */
-export interface Span {
-  readonly start: number;
-  readonly end: number;
+/** An interval of addresses with the file's bytes. */
+export interface Span extends Interval {
   readonly bytes: Uint8Array;
   readonly view: DataView;
 }
@@ -19,10 +18,7 @@ export const span = (start: number, bytes: Uint8Array): Span => ({
 });
 
 /** The span of a list, ascending and disjoint, that holds an address. */
-export function spanAt<T extends { readonly start: number; readonly end: number }>(
-  spans: readonly T[],
-  address: number,
-): T | undefined {
+export function spanAt<T extends Interval>(spans: readonly T[], address: number): T | undefined {
   const found = spans[lastNotAfter(spans, address)];
   return found !== undefined && address < found.end ? found : undefined;
 }

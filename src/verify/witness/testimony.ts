@@ -1,6 +1,7 @@
 /**
  * What the witness is asked, and what it says. All addresses are link-time addresses.
  */
+import type { Interval } from "../../address.js";
 import type { Certificate } from "../../rewritten/certificate.js";
 
 export interface Arrival {
@@ -38,10 +39,8 @@ export interface Testimony {
   readonly failing: ReadonlyMap<number, Failing>;
 }
 
-/** Link-time addresses of bytes that changed: [start, end). */
-export interface Changed {
-  readonly start: number;
-  readonly end: number;
+/** Link-time addresses of bytes that changed. */
+export interface Changed extends Interval {
   /** Where the last jump ends that is made of them, if bytes behind them are a part of it. */
   readonly jumpEnd?: number | undefined;
 }

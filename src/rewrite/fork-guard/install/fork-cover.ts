@@ -15,7 +15,7 @@
  * has to be guarded itself.
  */
 
-import { hex, type Vaddr, vaddr } from "../../../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../../../address.js";
 import * as elf from "../../../elf/constants.js";
 import { isMarkedPie } from "../../../elf/dynamic.js";
 import type { ElfImage } from "../../../elf/image.js";
@@ -30,7 +30,6 @@ import { link } from "../../../x86/link.js";
 import { type Edit, editAtAddress } from "../../edits.js";
 import type { NamedCode } from "../../new-code.js";
 import { type Place, type PlaceOptions, placesFor } from "../../place.js";
-import type { Stretch } from "../../proposal.js";
 import {
   type ChildHandlerChanges,
   type ChildHandlerPlan,
@@ -187,7 +186,7 @@ function detoursOf(
   const detours: ForkDetour[] = [];
   const sites = readUsdtNotes(image).map((note) => note.location);
   // Farther away than anything that is done for a probe.
-  const keptFor = ({ start, end }: Stretch): string | undefined => {
+  const keptFor = ({ start, end }: Interval<Vaddr>): string | undefined => {
     const site = sites.find((s) => s + REACH_BEHIND > start && s - REACH_BEFORE < end);
     if (site !== undefined) return `it is close to the probe at ${hex(site)}, for which bytes nearby are kept`;
     const other = detours.find(({ window }) => window.end > start && window.start < end);

@@ -32,7 +32,7 @@
  * here as it did there. A handler that compares the return address with labels around the call (deferred cancellation: musl,
  * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.
  */
-import { hex, type Vaddr, vaddr } from "../../../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../../../address.js";
 import { DWARF_RSP, rowAt } from "../../../elf/cfa-rows.js";
 import { describeEntry } from "../../../facts/entries.js";
 import type { ProgramFacts } from "../../../facts/program.js";
@@ -41,7 +41,6 @@ import { Assembler, at } from "../../../x86/assembler.js";
 import { JUMP_SIZE } from "../../../x86/bytes.js";
 import { addressOf, Flow, instructionBytes } from "../../../x86/decode.js";
 import { disassemble, movable, traitsOf } from "../../../x86/relocate.js";
-import type { Stretch } from "../../proposal.js";
 import { frozenObstacle, reachObstacle } from "../../tactics/safety.js";
 import { FORK_GUARD } from "./fork-handlers.js";
 
@@ -61,7 +60,7 @@ export interface ForkDetour {
   /** Where the `syscall` stands. */
   readonly call: Vaddr;
   /** The bytes that get new content. */
-  readonly window: Stretch;
+  readonly window: Interval<Vaddr>;
   readonly question: Question;
   readonly before: readonly Moved[];
   readonly after: readonly Moved[];
@@ -78,7 +77,7 @@ export interface ForkDetour {
 export function planForkDetour(
   facts: ProgramFacts,
   call: SystemCall,
-  keptFor: (bytes: Stretch) => string | undefined,
+  keptFor: (bytes: Interval<Vaddr>) => string | undefined,
 ): ForkDetour | string {
   const reasons = new Set<string>();
   for (let first = call.index; first >= Math.max(0, call.index - MOST_BEFORE); first--) {
@@ -94,7 +93,7 @@ function detourFrom(
   facts: ProgramFacts,
   call: SystemCall,
   first: number,
-  keptFor: (bytes: Stretch) => string | undefined,
+  keptFor: (bytes: Interval<Vaddr>) => string | undefined,
 ): ForkDetour | string {
   const { code, index } = call;
   const start = addressOf(code, first);
@@ -129,7 +128,7 @@ function detourFrom(
   };
 }
 
-function isLeafAt({ functions }: ProgramFacts, { start, end }: Stretch): boolean {
+function isLeafAt({ functions }: ProgramFacts, { start, end }: Interval<Vaddr>): boolean {
   const range = functions.containing(start);
   const rows = range && functions.cfaRows(range);
   if (rows === undefined) return false;
@@ -150,7 +149,7 @@ function isMovable(facts: ProgramFacts, bytes: Uint8Array, at: Vaddr, flow: numb
   return !hasHandlers || !traitsOf(bytes, at).mayTrap;
 }
 
-function windowObstacle(facts: ProgramFacts, { start, end }: Stretch, behind: Vaddr): string | undefined {
+function windowObstacle(facts: ProgramFacts, { start, end }: Interval<Vaddr>, behind: Vaddr): string | undefined {
   const reach = reachObstacle(facts, start, end);
   if (reach !== undefined) return reach.text;
   const inside = facts.entries.within(start + 1, end)[0];
