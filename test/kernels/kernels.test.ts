@@ -53,6 +53,7 @@ function became({ nop, bytes, hits, passes, refusal, end }: Seen): string {
 
 interface VitestReport {
   readonly numPassedTests: number;
+  readonly numPendingTests: number;
   readonly numTotalTests: number;
   readonly testResults: readonly {
     readonly assertionResults: readonly {
@@ -116,18 +117,20 @@ describe.skipIf(skips)("test kernels", () => {
         async () => {
           // Its configuration is not written down first: nothing can be, where there is no overlay.
           const config = ["--config", "test/kernels/guest.config.ts", "--configLoader", "runner"];
-          const vitest = ["node_modules/vitest/vitest.mjs", "run", ...config];
+          // In the short form without nop5 at the probes of kernels that make calls of another nop.
+          const some = isShort ? ["-t", "agree: |agree where"] : [];
+          const vitest = ["node_modules/vitest/vitest.mjs", "run", ...config, ...some];
           const run = await inGuest(kernel, process.execPath, ...vitest);
           const report = /\{"numTotalTestSuites".*\}/.exec(run.stdout)?.[0];
           expect(report, run.stdout + run.stderr).toBeDefined();
-          const { numPassedTests, numTotalTests, testResults } = JSON.parse(report!) as VitestReport;
+          const { numPassedTests, numPendingTests, numTotalTests, testResults } = JSON.parse(report!) as VitestReport;
           const failed = testResults.flatMap((file) =>
             file.assertionResults.filter(({ status }) => status === "failed"),
           );
           expect(failed.map(({ title, failureMessages }) => [title, failureMessages[0]])).toEqual([]);
           if (numPassedTests === 0 && facts.damages !== null)
             return void table.push(`${label(kernel)} not tried: the model, for calls stay here when tracers go`);
-          expect(numPassedTests).toBe(numTotalTests);
+          expect(numPassedTests).toBe(numTotalTests - (isShort ? numPendingTests : 0));
           seen(kernel, `the model agrees: ${numPassedTests} cases and faults (${run.seconds.toFixed(0)} s)`);
         },
       );

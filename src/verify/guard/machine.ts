@@ -5,17 +5,7 @@
  * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against what
  * new code has any business with.
  */
-import {
-  hex,
-  type Interval,
-  interval,
-  PAGE_SIZE,
-  pageStart,
-  type RuntimeAddress,
-  runtimeAddress,
-  type Vaddr,
-  vaddr,
-} from "../../address.js";
+import { hex, interval, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Event } from "../../emulate/core.js";
@@ -322,7 +312,7 @@ export class Machine {
   }
 
   /** What ran, as link-time addresses. */
-  get executed(): Interval<Vaddr>[] {
+  get executed() {
     return [...this.ran].map(({ lo, hi, instructions }) => {
       const size = instructions.reduce((sum, i) => sum + i.length, 0);
       return interval(vaddr(joinAddress(lo, hi) - this.bias), size);
@@ -344,7 +334,7 @@ export class Machine {
   }
 
   /** What was read in new code, as link-time addresses. */
-  get read(): Interval<Vaddr>[] {
+  get read() {
     return [...this.readParts].map(([start, size]) => interval(vaddr(start), size));
   }
 
