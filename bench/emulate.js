@@ -1,10 +1,10 @@
 /**
- * `npm run bench:emulate`: how many instructions a second the emulator runs, against Unicorn (Debian's python3-unicorn),
- * which compiles to machine code, where it is installed.
+ * `npm run bench:emulate`: how many instructions a second the emulator runs, against Unicorn (Debian's
+ * python3-unicorn), which compiles to machine code, where it is installed.
  *
- * Both run the same machine code from the same state. That they do the same is checked: in a short form the instructions
- * are counted on both sides, and the registers at the end agree in the short form and the full one. Each round makes a new
- * machine, and times decoding, or compiling, as well. The two run in turns; medians are compared.
+ * Both run the same machine code from the same state. That they do the same is checked: in a short form the
+ * instructions are counted on both sides, and the registers at the end agree in the short form and the full one. Each
+ * round makes a new machine, and times decoding, or compiling, as well. The two run in turns; medians are compared.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";

@@ -1,6 +1,7 @@
 /**
- * Part of `npm run build`: the command in a few files, for bin/. Node takes half a millisecond to find, read and link a module,
- * and `rewrite` has more than a hundred. dist/ has them one by one as well, from the compiler, for whoever imports them.
+ * Part of `npm run build`: the command in a few files, for bin/. Node takes half a millisecond to find, read and link a
+ * module, and `rewrite` has more than a hundred. dist/ has them one by one as well, from the compiler, for whoever
+ * imports them.
  */
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";

@@ -1,7 +1,7 @@
 /**
- * How much of some files is rewritten, and what for the rest is not: `node scripts/coverage.js [--bin PROGRAM] FILE...` prints
- * a row of a table for each file (docs/proof.md has such a table), then why probes stay as they are. PROGRAM is another build of
- * usdt-nop5, to compare with. Rewritten files go to a folder of their own, which is removed.
+ * How much of some files is rewritten, and what for the rest is not: `node scripts/coverage.js [--bin PROGRAM] FILE...`
+ * prints a row of a table for each file (docs/proof.md has such a table), then why probes stay as they are. PROGRAM is
+ * another build of usdt-nop5, to compare with. Rewritten files go to a folder of their own, which is removed.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -15,7 +15,9 @@ const program = values.bin ?? fileURLToPath(new URL("../bin/usdt-nop5.js", impor
 const folder = mkdtempSync(join(tmpdir(), "usdt-coverage-"));
 process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
 
-/** The document that the program prints, or its error line. `verify` ends with other codes than 0, too, and prints one. */
+/**
+ * The document that the program prints, or its error line. `verify` ends with other codes than 0, too, and prints one.
+ */
 function ask(...args) {
   const r = spawnSync(process.execPath, [program, ...args, "--json"], { encoding: "utf8", maxBuffer: 1 << 28 });
   return r.stdout.startsWith("{") ? JSON.parse(r.stdout) : r.stderr.trim();

@@ -1,7 +1,7 @@
 /**
- * Hashes of what is written for some files with several options: `node scripts/outputs.js [--bin PROGRAM] FILE...`. A change of
- * the design must leave them as they are. The carried section is left out, with its size and with where the section headers are,
- * since these depend on how it is encoded.
+ * Hashes of what is written for some files with several options: `node scripts/outputs.js [--bin PROGRAM] FILE...`. A
+ * change of the design must leave them as they are. The carried section is left out, with its size and with where the
+ * section headers are, since these depend on how it is encoded.
  */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -43,7 +43,7 @@ function maskedHash(bytes) {
   const carried = headers.find(isCarried);
   const end = carried === undefined ? shoff : Number(carried.readBigUInt64LE(0x18));
   carried?.fill(0, 0x20, 0x28);
-  // Behind the headers come bytes that no header describes.
+  // After the headers come bytes that no header describes.
   const body = Buffer.concat([bytes.subarray(0, end), bytes.subarray(shoff + count * SHDR_SIZE)]);
   body.fill(0, E_SHOFF, E_SHOFF + 8);
   return createHash("sha256").update(body).update(Buffer.concat(headers)).digest("hex");

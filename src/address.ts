@@ -30,7 +30,9 @@ export const fileOffset = (value: number): FileOffset => value as FileOffset;
 /** Takes a number for a runtime address. */
 export const runtimeAddress = (value: number): RuntimeAddress => value as RuntimeAddress;
 
-/** Bytes of one address space, from `start` on and up to `end`, which is no part of it. Of plain numbers: of a buffer. */
+/**
+ * Bytes of one address space, from `start` on and up to `end`, which is no part of it. Of plain numbers: of a buffer.
+ */
 export interface Interval<A extends number = number> {
   readonly start: A;
   readonly end: A;

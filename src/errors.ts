@@ -1,6 +1,7 @@
 /**
  * The one error that people see: bad or unsupported input, or an I/O failure. It becomes a single line on stderr,
- * `usdt-nop5: FILE: what is wrong (where)`, and exit status 1. Anything else that is thrown is a defect of this program.
+ * `usdt-nop5: FILE: what is wrong (where)`, and exit status 1. Anything else that is thrown is a defect of this
+ * program.
  */
 export class InputError extends Error {
   override readonly name = "InputError";

@@ -1,6 +1,6 @@
 /** Searches in what is in ascending order. */
 
-/** How many of `count` items come first of which something holds: it does for these, and for none behind them. */
+/** How many of `count` items come first of which something holds: it does for these, and for none after them. */
 export function countWhile(count: number, holds: (index: number) => boolean): number {
   let low = 0;
   let high = count;

@@ -1,6 +1,6 @@
 /**
- * The cheapest tracer there is: an empty BPF program on each probe. With the machine's trace buffer as the tracer writing the
- * record costs as much as getting there and back, and hides the difference that is to be measured.
+ * The cheapest tracer there is: an empty BPF program on each probe. With the machine's trace buffer as the tracer
+ * writing the record costs as much as getting there and back, and hides the difference that is to be measured.
  *
  * Node has no bpf system call, so a small program of our own makes it, and holds the links as long as its input is
  * open: whatever becomes of the tool, the uprobes go with it.

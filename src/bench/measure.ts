@@ -1,11 +1,11 @@
 /**
  * What a probe costs on this machine: a hit while it is traced, and a pass while it is not.
  *
- * The sample program and its rewritten self run in turns, so that what else the machine does falls on both; each function is
- * compared with itself, at the same address, before and after, and with the longer nop that was compiled in. Medians are
- * given, and how far the middle half of the runs spreads. Traced, both have an empty BPF program on each probe; a run of
- * its own shows whether the kernel made calls of them. They stand where a tracer that knows the kernel attaches; where the
- * kernel refuses the compiled-in nop10 it has none.
+ * The sample program and its rewritten self run in turns, so that what else the machine does falls on both; each
+ * function is compared with itself, at the same address, before and after, and with the longer nop that was compiled
+ * in. Medians are given, and how far the middle half of the runs spreads. Traced, both have an empty BPF program on
+ * each probe; a run of its own shows whether the kernel made calls of them. They stand where a tracer that knows the
+ * kernel attaches; where the kernel refuses the compiled-in nop10 it has none.
  */
 import { spawnSync } from "node:child_process";
 import { parseElf } from "../elf/image.js";
@@ -36,7 +36,9 @@ export interface FormCost {
   readonly hit: {
     readonly nop: Figure;
     readonly rewritten: Figure;
-    /** Medians of the ratios of the runs: rewritten to the one-byte nop, and to those compiled in; null where refused. */
+    /**
+     * Medians of the ratios of the runs: rewritten to the one-byte nop, and to those compiled in; null where refused.
+     */
     readonly toNop: number;
     readonly toNop5: number;
     readonly toNop10: number | null;

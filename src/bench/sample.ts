@@ -1,18 +1,18 @@
 /**
- * A program to measure probes in: functions of one body with a probe in the middle, each built so that rewriting it takes
- * another tactic, and a loop over each that takes the time.
+ * A program to measure probes in: functions of one body with a probe in the middle, each built so that rewriting it
+ * takes another tactic, and a loop over each that takes the time.
  *
  *     function       what is special
- *     in-place       a four-byte nop behind the probe gives the room
- *     shift          padding behind the function
+ *     in-place       a four-byte nop after the probe gives the room
+ *     shift          padding after the function
  *     displace       no room anywhere: the probe moves out of line
  *     guarded        the same with a value kept below rsp, the loop's counter
- *     call-through   a call behind the probe
+ *     call-through   a call after the probe
  *     nop5, nop10    compiled in: what a program is that was built for it
  *
- * Each result goes into the next call, so that what a probe adds to the way of a value shows. The value below rsp is not on
- * that way: processors that hand a stored value straight to the load by the same name of its address (rsp - 8) cannot once
- * the guard has changed rsp, which costs the few cycles of an ordinary load.
+ * Each result goes into the next call, so that what a probe adds to the way of a value shows. The value below rsp is
+ * not on that way: processors that hand a stored value straight to the load by the same name of its address (rsp - 8)
+ * cannot once the guard has changed rsp, which costs the few cycles of an ordinary load.
  *
  * It is an ordinary static program with notes and symbols, and is rewritten by the rewriter itself. It writes, for each
  * function in their order, its processor time before and after the loop: two struct timespec.

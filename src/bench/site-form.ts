@@ -1,7 +1,7 @@
 /**
- * Which form a probe of a file has once it is rewritten, and which function of the sample has the same. The code around a
- * probe needs the program around it to run, so what is measured is its form: where the nop5 stands, how control gets there
- * and back, and the guard.
+ * Which form a probe of a file has once it is rewritten, and which function of the sample has the same. The code around
+ * a probe needs the program around it to run, so what is measured is its form: where the nop5 stands, how control gets
+ * there and back, and the guard.
  */
 
 import { type ElfImage, parseElf, sectionNamed } from "../elf/image.js";

@@ -80,7 +80,9 @@ async function readFile(path: string): Promise<ListedFile> {
 /** Longest instruction of the architecture, in bytes; "nop,nop10" is shorter. */
 const MAX_INSTRUCTION = 15;
 
-/** Most files need no disassembler, and loading it costs more than all the rest: it is loaded for the first that does. */
+/**
+ * Most files need no disassembler, and loading it costs more than all the rest: it is loaded for the first that does.
+ */
 async function instructionText(code: Buffer | null, location: Vaddr): Promise<string> {
   if (code === null) return "(in no executable segment)";
   const known = probeInstruction(code);

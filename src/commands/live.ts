@@ -1,8 +1,9 @@
 /**
  * `usdt-nop5 live -- COMMAND ARGS...`: the command under real uprobes, and what came of them.
  *
- * Signals: what reaches the tool alone is handed on to the command; what reached the whole process group, as Ctrl-C does,
- * has reached the command already. The tool itself goes on until the command has ended, and then cleans up and reports.
+ * Signals: what reaches the tool alone is handed on to the command; what reached the whole process group, as Ctrl-C
+ * does, has reached the command already. The tool itself goes on until the command has ended, and then cleans up and
+ * reports.
  */
 import { release } from "node:os";
 import { InputError } from "../errors.js";
@@ -24,7 +25,9 @@ export interface LiveOptions {
 }
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
-/** A signal to a group reaches its processes one after the other: so long we wait before we ask whether it did, in ms. */
+/**
+ * A signal to a group reaches its processes one after the other: so long we wait before we ask whether it did, in ms.
+ */
 const GROUP_DELAY = 20;
 const [STDIN, STDOUT, STDERR] = [0, 1, 2];
 

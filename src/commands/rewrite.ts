@@ -46,7 +46,8 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
   const patterns = options.only ?? [];
   const destination = destinationOf(path, options, ".nop5");
   const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
-  // Beside the work, and while this process is small: to start another one takes its memory to be copied, page table by table.
+  // Beside the work, and while this process is small: to start another one takes its memory to be copied, page table by
+  // table.
   const privileges = privilegesOf(path, Number(input.stat.mode));
 
   const result = rewriteImage(image, {
@@ -98,7 +99,9 @@ async function tell(
   if (planJson) await print(streams, document(planDocument(run.input, plan())));
 }
 
-/** A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change. */
+/**
+ * A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change.
+ */
 function privilegeHazard(privileges: string | undefined): Hazard[] {
   if (privileges === undefined) return [];
   return [

@@ -1,8 +1,8 @@
 /**
  * Where a command prints. Results go to stdout, errors and warnings to stderr, each error on one line.
  *
- * A reader that closes the pipe (`| head`) is no error: the rest of the text is dropped, the command's work and its exit
- * status stay what they are. A stdout that cannot take the text, a full disk say, is one.
+ * A reader that closes the pipe (`| head`) is no error: the rest of the text is dropped, the command's work and its
+ * exit status stay what they are. A stdout that cannot take the text, a full disk say, is one.
  */
 import { debuglog } from "node:util";
 import { InputError } from "../errors.js";
@@ -48,7 +48,9 @@ export function complain(streams: Streams, text: string): Promise<void> {
   });
 }
 
-/** The error line for anything that was thrown while `file` was worked on. A defect of this program gets one line too. */
+/**
+ * The error line for anything that was thrown while `file` was worked on. A defect of this program gets one line too.
+ */
 export async function complainAbout(streams: Streams, file: string, error: unknown): Promise<void> {
   if (error instanceof FileError) return complain(streams, `${error.file}: ${error.message}`);
   if (error instanceof InputError) return complain(streams, `${file}: ${error.message}`);

@@ -21,7 +21,8 @@ export interface VerifyOptions {
 
 /**
  * Holds a rewritten file against its original.
- * @returns the exit status: 3 where anything is different, and with --strict where anything is unproved; a program that is
+ * @returns the exit status: 3 where anything is different, and with --strict where anything is unproved; a program that
+ * is
  *   not the same from run to run proves nothing
  * @throws InputError where a file cannot be read, or the two do not belong together
  */

@@ -1,5 +1,5 @@
 /**
- * Adds sections that are not loaded (notes, symbols) behind what `writeProgram` has written.
+ * Adds sections that are not loaded (notes, symbols) after what `writeProgram` has written.
  *
  *     the segments as they were | zeros to the end of the page | each section's bytes | section names | section headers
  *

@@ -1,7 +1,7 @@
 /**
- * The call frame instructions of unwind tables, in one place: how each is encoded, and what it asks for. Three tables are made of
- * them, each by a sink of its own: where rules change at all (rule-changes.ts), the CFA (cfa-rows.ts), and all rules
- * (frame-states.ts).
+ * The call frame instructions of unwind tables, in one place: how each is encoded, and what it asks for. Three tables
+ * are made of them, each by a sink of its own: where rules change at all (rule-changes.ts), the CFA (cfa-rows.ts), and
+ * all rules (frame-states.ts).
  *
  * Specification: DWARF 5 section 6.4.2; LSB 5.0 for DW_CFA_GNU_args_size.
  */

@@ -1,6 +1,6 @@
 /**
- * Where an unwinder finds the caller's frame, for every address of a function: the rows of the table that the call frame
- * instructions of an FDE stand for, cut down to their first column, the CFA (canonical frame address).
+ * Where an unwinder finds the caller's frame, for every address of a function: the rows of the table that the call
+ * frame instructions of an FDE stand for, cut down to their first column, the CFA (canonical frame address).
  *
  * On x86-64 the CFA is rsp before the call that entered the function plus 0: what rsp is at the function's first
  * instruction, plus 8. A row gives it as a register plus an offset, or as an expression, which is not evaluated here.

@@ -1,4 +1,7 @@
-/** The numbers of the ELF specification (gABI, x86-64 psABI, GNU extensions) that this project needs, under their own names. */
+/**
+ * The numbers of the ELF specification (gABI, x86-64 psABI, GNU extensions) that this project needs, under their own
+ * names.
+ */
 
 export const ET_REL = 1;
 export const ET_EXEC = 2;

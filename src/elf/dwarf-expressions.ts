@@ -1,9 +1,9 @@
 /**
- * DWARF expressions in unwind rows, as far as they have to be told apart: does one mean the same where rsp is lower, and
- * where the instruction pointer is another?
+ * DWARF expressions in unwind rows, as far as they have to be told apart: does one mean the same where rsp is lower,
+ * and where the instruction pointer is another?
  *
- * An expression that reads rsp as `DW_OP_breg7 n` means the same with n raised by as much as rsp is lower. One that reads
- * rip (the PLT's rows do) means something else at every address. What is not known here is not certain.
+ * An expression that reads rsp as `DW_OP_breg7 n` means the same with n raised by as much as rsp is lower. One that
+ * reads rip (the PLT's rows do) means something else at every address. What is not known here is not certain.
  *
  * Specification: DWARF 5 sections 2.5 and 7.7.1.
  */
@@ -55,7 +55,9 @@ function signed(bytes: readonly number[]): number {
   return bytes.at(-1)! & 0x40 ? value - scale : value;
 }
 
-/** How many bytes of operands an operation has; undefined for what is not known, or goes by place (branches, addresses). */
+/**
+ * How many bytes of operands an operation has; undefined for what is not known, or goes by place (branches, addresses).
+ */
 function operandSize(op: number): number | "leb" | undefined {
   if (op === 0x06 || (op >= 0x12 && op <= 0x14) || (op >= 0x16 && op <= 0x17)) return 0; // deref, dup, drop, over, swap, rot
   if (op === 0x08 || op === 0x09 || op === 0x15 || op === 0x94) return 1; // const1u, const1s, pick, deref_size

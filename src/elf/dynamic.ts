@@ -19,7 +19,9 @@ export interface DynamicTag {
   readonly valueOffset: FileOffset;
 }
 
-/** The tags of PT_DYNAMIC up to DT_NULL; none in a static program. @throws InputError where it leads outside of the file */
+/**
+ * The tags of PT_DYNAMIC up to DT_NULL; none in a static program. @throws InputError where it leads outside of the file
+ */
 export function readDynamicTags(image: ElfImage): readonly DynamicTag[] {
   const segment = image.programHeaders.find((p) => p.p_type === elf.PT_DYNAMIC);
   if (segment === undefined) return [];
@@ -37,9 +39,9 @@ export const isMarkedPie = (image: ElfImage): boolean =>
   readDynamicTags(image).some(({ d_tag, d_val }) => d_tag === elf.DT_FLAGS_1 && (d_val & elf.DF_1_PIE) !== 0);
 
 /**
- * Whether it is a dynamic program and nothing else. An interpreter does not tell: some libraries name one so that they can
- * be run as well (libc.so.6, libcap.so.2). A position-independent program is marked as one; linkers that do not do that
- * give DT_DEBUG to programs only.
+ * Whether it is a dynamic program and nothing else. An interpreter does not tell: some libraries name one so that they
+ * can be run as well (libc.so.6, libcap.so.2). A position-independent program is marked as one; linkers that do not do
+ * that give DT_DEBUG to programs only.
  */
 export function startsProcesses(image: ElfImage): boolean {
   if (image.programHeaders.every((p) => p.p_type !== elf.PT_INTERP)) return false;
@@ -163,7 +165,9 @@ function visitRela(
   }
 }
 
-/** RELR: an even word is the place of a relocation, an odd one a bitmap of which of the 63 words that follow have one. */
+/**
+ * RELR: an even word is the place of a relocation, an odd one a bitmap of which of the 63 words that follow have one.
+ */
 function visitRelr(
   image: ElfImage,
   offset: number,

@@ -1,6 +1,6 @@
 /**
- * Reading the little language of exception tables: LEB128 numbers and pointers in the DW_EH_PE encodings, as .eh_frame and
- * .gcc_except_table have them.
+ * Reading the little language of exception tables: LEB128 numbers and pointers in the DW_EH_PE encodings, as .eh_frame
+ * and .gcc_except_table have them.
  *
  * Specification: LSB 5.0 "DWARF Exception Header Encoding"; DWARF 5 section 7.6.
  */

@@ -6,8 +6,8 @@
  *     ...  where .eh_frame is; how many FDEs the table has
  *     ...  pairs: where a function begins, where its FDE is, in ascending order
  *
- * Linkers write pcrel sdata4, udata4 and datarel sdata4, relative to this header; libgcc searches no other. Where a linker
- * could not read its input there is no table, and unwinders walk through .eh_frame.
+ * Linkers write pcrel sdata4, udata4 and datarel sdata4, relative to this header; libgcc searches no other. Where a
+ * linker could not read its input there is no table, and unwinders walk through .eh_frame.
  *
  * Specification: LSB 5.0 "The .eh_frame_hdr section".
  */

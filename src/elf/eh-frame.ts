@@ -1,9 +1,9 @@
 /**
  * `.eh_frame`: the one table in a stripped binary that still says where functions begin and end.
  *
- * How records stand in it is told in eh-records.ts. Here is what most of this project asks for: the range, where the range
- * field stands in the file, the language-specific data (see lsda.ts), and the addresses at which the unwind rule changes.
- * Ranges of all FDEs are read at once, into typed arrays (libjvm.so has 50,000); the rest on demand.
+ * How records stand in it is told in eh-records.ts. Here is what most of this project asks for: the range, where the
+ * range field stands in the file, the language-specific data (see lsda.ts), and the addresses at which the unwind rule
+ * changes. Ranges of all FDEs are read at once, into typed arrays (libjvm.so has 50,000); the rest on demand.
  *
  * Specification: LSB 5.0 "Exception Frames"; DWARF 5 section 6.4 for the call frame instructions.
  */

@@ -1,12 +1,12 @@
 /**
- * The records of `.eh_frame` as they stand: a CIE (what a family of functions has in common) or an FDE (one function, or one
- * part of a function that the compiler split into hot and cold), one behind the other.
+ * The records of `.eh_frame` as they stand: a CIE (what a family of functions has in common) or an FDE (one function,
+ * or one part of a function that the compiler split into hot and cold), one after the other.
  *
- *     u32 length   of what follows; 0xffffffff: the u64 behind it is the length; 0: the end for some readers
+ *     u32 length   of what follows; 0xffffffff: the u64 after it is the length; 0: the end for some readers
  *     u32 id       0: a CIE. Else an FDE, and the distance back from this field to its CIE
  *
- * A zero length stands at the end (crtend.o), and in the middle where a linker put other input behind it. What follows then
- * is reached by no reader that walks, but by those that come from `.eh_frame_hdr`.
+ * A zero length stands at the end (crtend.o), and in the middle where a linker put other input after it. What follows
+ * then is reached by no reader that walks, but by those that come from `.eh_frame_hdr`.
  *
  * Specification: LSB 5.0 "Exception Frames". There the id has 4 bytes even where the length has 8.
  */
@@ -22,7 +22,7 @@ const LONG = 0xffffffff;
 /** One record, in file offsets. */
 export interface EhRecord {
   readonly at: FileOffset;
-  /** Where its id stands; the rest follows behind these 4 bytes. */
+  /** Where its id stands; the rest follows after these 4 bytes. */
   readonly idAt: FileOffset;
   readonly end: FileOffset;
   /** Undefined for a CIE, else where its CIE stands. */
@@ -36,7 +36,10 @@ export interface Cie {
   readonly hasAugmentationData: boolean;
   readonly fdeEncoding: number;
   readonly lsdaEncoding: number;
-  /** Where the pointer to the personality routine stands, how it is encoded, and what it names (not followed where indirect). */
+  /**
+   * Where the pointer to the personality routine stands, how it is encoded, and what it names (not followed where
+   * indirect).
+   */
   readonly personality:
     | { readonly at: FileOffset; readonly encoding: number; readonly value: number | undefined }
     | undefined;

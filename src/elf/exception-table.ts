@@ -1,6 +1,6 @@
 /**
- * The whole language-specific data of a function: its call sites with their actions, and the types that the actions name.
- * lsda.ts reads what most ask for, the landing pads; this is for those who write such a table again.
+ * The whole language-specific data of a function: its call sites with their actions, and the types that the actions
+ * name. lsda.ts reads what most ask for, the landing pads; this is for those who write such a table again.
  *
  *     u8 encoding, pointer       where landing pads are counted from; omitted: the start of the function part
  *     u8 encoding, uleb          distance to the end of the type table; omitted: there is none
@@ -31,7 +31,10 @@ export interface ExceptionTable {
   readonly landingPadBase: Vaddr;
   readonly callSites: readonly CallSiteRecord[];
   readonly typeEncoding: number;
-  /** What a positive filter names: the address of a type's description, or of a pointer to it where indirect; undefined: any. */
+  /**
+   * What a positive filter names: the address of a type's description, or of a pointer to it where indirect; undefined:
+   * any.
+   */
   type(filter: number): number | undefined;
   /** The filters of an exception specification, which a negative filter names. */
   specification(filter: number): readonly number[];

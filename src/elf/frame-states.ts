@@ -1,12 +1,12 @@
 /**
  * The whole unwind table of a function: at every address how to find the caller's frame and each saved register.
  *
- * cfa-rows.ts has its first column, for those who ask about rsp; this has all of them, for those who write such rows again
- * somewhere else. Two states are equal if and only if `stateKey` is.
+ * cfa-rows.ts has its first column, for those who ask about rsp; this has all of them, for those who write such rows
+ * again somewhere else. Two states are equal if and only if `stateKey` is.
  *
  * DW_CFA_restore gives a register back the rule of the CIE. libgcc takes it for "no rule" instead; compilers use it for
- * registers without one there, where it is the same. remember_state and restore_state keep the CFA and all rules, not the
- * size of pushed arguments (libgcc keeps that elsewhere).
+ * registers without one there, where it is the same. remember_state and restore_state keep the CFA and all rules, not
+ * the size of pushed arguments (libgcc keeps that elsewhere).
  *
  * Specification: DWARF 5 section 6.4; LSB 5.0 for DW_CFA_GNU_args_size.
  */

@@ -3,8 +3,8 @@
  *
  * elfy does the parsing. Every size and offset that it would follow is checked here first, so that a hostile file gets
  * our error and not an exception of the library's own, and four things it gets wrong or drops on ELF64 are read by
- * ourselves (test/elfy.test.ts shows each against readelf): sh_addralign and sh_entsize (it reads them two bytes early),
- * types it has no name for, and flag bits it has no name for.
+ * ourselves (test/elfy.test.ts shows each against readelf): sh_addralign and sh_entsize (it reads them two bytes
+ * early), types it has no name for, and flag bits it has no name for.
  */
 import { createRequire } from "node:module";
 import { type FileOffset, fileOffset, hex, type Interval, type Vaddr, vaddr } from "../address.js";
@@ -166,9 +166,9 @@ export function read64(view: DataView, at: number): number {
 }
 
 /**
- * The little-endian 32-bit words of [offset, offset + size), which lies in the file: a view where they are aligned, as all
- * linkers leave them, else a copy. Large tables are read once, by loops that the engine has not optimized yet; there an array
- * costs a third of a DataView.
+ * The little-endian 32-bit words of [offset, offset + size), which lies in the file: a view where they are aligned, as
+ * all linkers leave them, else a copy. Large tables are read once, by loops that the engine has not optimized yet;
+ * there an array costs a third of a DataView.
  */
 export function words32({ bytes }: Pick<ElfImage, "bytes">, offset: number, size: number): Uint32Array {
   const count = Math.floor(size / 4);
@@ -280,7 +280,9 @@ export function segmentAt(image: ElfImage, address: Vaddr): ProgramHeader | unde
   );
 }
 
-/** Where in the file the byte at a link-time address stands, or undefined where it comes from no file (.bss, nothing). */
+/**
+ * Where in the file the byte at a link-time address stands, or undefined where it comes from no file (.bss, nothing).
+ */
 export function offsetOf(image: ElfImage, address: Vaddr): FileOffset | undefined {
   const segment = segmentAt(image, address);
   if (segment === undefined || address >= segment.p_vaddr + segment.p_filesz) return undefined;

@@ -11,8 +11,8 @@ import { type ElfImage, offsetOf, read64 } from "./image.js";
 import { dynsym, forEachSymbol, type SymbolTable, symbolName, symtab } from "./symbols.js";
 
 /**
- * Routines that read LPStart and call sites as elf/exception-table.ts does (GCC's libsupc++/eh_personality.cc and unwind-c.c,
- * LLVM's cxa_personality.cpp, Rust's library/std/src/sys/personality/dwarf/eh.rs).
+ * Routines that read LPStart and call sites as elf/exception-table.ts does (GCC's libsupc++/eh_personality.cc and
+ * unwind-c.c, LLVM's cxa_personality.cpp, Rust's library/std/src/sys/personality/dwarf/eh.rs).
  */
 const known = new Set([
   "__gxx_personality_v0",
@@ -24,7 +24,9 @@ const known = new Set([
   "rust_eh_personality",
 ]);
 
-/** Mangled names of Rust's routine: `_RNvCs..._7___rustc17rust_eh_personality`, `_ZN...17rust_eh_personality17h...E`. */
+/**
+ * Mangled names of Rust's routine: `_RNvCs..._7___rustc17rust_eh_personality`, `_ZN...17rust_eh_personality17h...E`.
+ */
 export const hasKnownTables = (name: string): boolean => known.has(name) || name.includes("17rust_eh_personality");
 
 /** The routine's name, without a version; null where the CIE has none, undefined where nothing names it. */
@@ -46,7 +48,10 @@ function slotContent(image: ElfImage, slot: number): number {
   return offset === undefined || offset + 8 > image.bytes.length ? Number.NaN : read64(image.view, offset);
 }
 
-/** The name of the function that a stub of the procedure linkage table leads to: `endbr64; bnd jmp *slot(%rip)`, or a part of it. */
+/**
+ * The name of the function that a stub of the procedure linkage table leads to: `endbr64; bnd jmp *slot(%rip)`, or a
+ * part of it.
+ */
 function stubAt(image: ElfImage, address: number): string | undefined {
   const offset = offsetOf(image, address as Vaddr);
   if (offset === undefined || offset + 16 > image.bytes.length) return undefined;

@@ -1,6 +1,6 @@
 /**
- * The addresses at which the unwind rules of a function change: whether code may be moved depends on them. cfa-rows.ts says
- * what the rules are; this only notes where, for every function of a file that has landing pads.
+ * The addresses at which the unwind rules of a function change: whether code may be moved depends on them. cfa-rows.ts
+ * says what the rules are; this only notes where, for every function of a file that has landing pads.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import { type CallFrameEncoding, IGNORED, walkCallFrames } from "./call-frames.js";

@@ -4,9 +4,9 @@
  *     Verneed { u16 vn_version, u16 vn_cnt, u32 vn_file, u32 vn_aux, u32 vn_next }       one for each library
  *       Vernaux { u32 vna_hash, u16 vna_flags, u16 vna_other, u32 vna_name, u32 vna_next } one for each version of it
  *
- * The entries of both kinds are linked by distances. The loader follows them anywhere; checkers such as eu-elflint want the
- * versions of a library right behind it, so that is where one is added. A symbol's entry in .gnu.version is the vna_other of
- * the version that it wants; 0 and 1 mean none.
+ * The entries of both kinds are linked by distances. The loader follows them anywhere; checkers such as eu-elflint want
+ * the versions of a library right after it, so that is where one is added. A symbol's entry in .gnu.version is the
+ * vna_other of the version that it wants; 0 and 1 mean none.
  *
  * Specification: LSB Core, "Symbol Versioning".
  */
@@ -55,7 +55,7 @@ export function readNeededVersions(bytes: Buffer): readonly NeededFile[] {
 }
 
 /**
- * The content of .gnu.version_r with one more version behind those that a library has.
+ * The content of .gnu.version_r with one more version after those that a library has.
  * @param entry the new Vernaux, whose vna_next is filled in here
  */
 export function addNeededVersion(

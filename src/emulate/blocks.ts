@@ -1,6 +1,6 @@
 /**
- * Decoded code: straight runs of instructions, compiled once, found again by their address, and forgotten when a byte of
- * their pages is written.
+ * Decoded code: straight runs of instructions, compiled once, found again by their address, and forgotten when a byte
+ * of their pages is written.
  */
 
 import { PAGE_SIZE, type RuntimeAddress } from "../address.js";
@@ -50,7 +50,7 @@ function buildBlock(memory: Memory, lo: number, hi: number): Block {
     if (instructions.at(-1)?.endsBlock || bytes.length < size) break;
   }
   const last = instructions.at(-1);
-  // The end of the first instruction cannot be fetched: the fault is at the page behind.
+  // The end of the first instruction cannot be fetched: the fault is at the page after it.
   if (last === undefined) throw new Fault("page", (Math.floor(address / PAGE_SIZE) + 1) * PAGE_SIZE, "execute");
   const steps = instructions.map(compile);
   if (!last.endsBlock) steps.push(goOnAt(last.next.lo, last.next.hi));
@@ -99,7 +99,7 @@ export class BlockCache {
     return block;
   }
 
-  /** Forgets what was decoded from a page. A block that is running ends behind its current instruction. */
+  /** Forgets what was decoded from a page. A block that is running ends after its current instruction. */
   forget(page: RuntimeAddress): void {
     const number = page / PAGE_SIZE;
     for (const block of this.byPage.get(number) ?? []) {

@@ -50,7 +50,7 @@ export class Cpu extends Core {
         for (; done < block.count; done++) steps[done]!(this);
         this.instructions += length;
         if (block.count === 0 && done < steps.length) {
-          // Its own bytes were written: go on behind the instruction that did it.
+          // Its own bytes were written: go on after the instruction that did it.
           this.instructions += done - length;
           this.goTo(block.instructions[done - 1]!.next);
         }
@@ -71,7 +71,7 @@ export class Cpu extends Core {
     try {
       const block = this.blocks.at(this.w[IP]!, this.w[IP + 1]!);
       block.steps[0]!(this);
-      // Unless it is the last of its block, and then has set rip itself, rip is behind it.
+      // Unless it is the last of its block, and then has set rip itself, rip is after it.
       if (block.steps.length > 1) this.goTo(block.instructions[0]!.next);
     } catch (error) {
       return outcomeOf(error);

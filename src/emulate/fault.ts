@@ -1,6 +1,6 @@
 /**
- * What ends a run: data for whoever runs the CPU. A fault leaves the CPU as it was before the instruction, rip on it, as
- * the hardware does; a trap (int3, syscall) leaves rip behind the instruction.
+ * What ends a run: data for whoever runs the CPU. A fault leaves the CPU as it was before the instruction, rip on it,
+ * as the hardware does; a trap (int3, syscall) leaves rip after the instruction.
  */
 import { hex } from "../address.js";
 
@@ -38,7 +38,7 @@ export class Unimplemented extends Error {
 export type Outcome =
   /** As many instructions as were asked for have run. */
   | { readonly kind: "limit" }
-  /** `syscall` has run: rcx and r11 hold rip and rflags, rip is behind it. */
+  /** `syscall` has run: rcx and r11 hold rip and rflags, rip is after it. */
   | { readonly kind: "syscall" }
   /** `int3` has run. */
   | { readonly kind: "breakpoint" }

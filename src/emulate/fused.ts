@@ -1,7 +1,7 @@
 /**
- * The commonest operand forms, a step each. Operands are functions of their own (operands.ts), and a call of one costs as
- * much as an instruction's whole work: so a register of 32 or 64 bits, an immediate, and memory at a base register plus a
- * displacement are written out here, with one call left, that of the operation. Other forms get undefined.
+ * The commonest operand forms, a step each. Operands are functions of their own (operands.ts), and a call of one costs
+ * as much as an instruction's whole work: so a register of 32 or 64 bits, an immediate, and memory at a base register
+ * plus a displacement are written out here, with one call left, that of the operation. Other forms get undefined.
  *
  * What these steps do is what the general ones do; both are judged alike.
  */

@@ -60,7 +60,7 @@ export interface Instruction {
   readonly mnemonic: number;
   /** In bytes. */
   readonly length: number;
-  /** Runtime address of the instruction and of the one behind it. */
+  /** Runtime address of the instruction and of the one after it. */
   readonly at: Words;
   readonly next: Words;
   readonly operands: readonly Operand[];
@@ -84,9 +84,9 @@ const wordsOfBig = (value: bigint): Words => ({
 const scratch = new iced.Instruction();
 
 /**
- * Decodes instructions from `bytes`, which stand at runtime address `address`: up to one that ends a block, at most `most`,
- * or until the bytes end. The last bytes may hold only a part of an instruction: that is left out. Nobody may write to
- * `bytes` later.
+ * Decodes instructions from `bytes`, which stand at runtime address `address`: up to one that ends a block, at most
+ * `most`, or until the bytes end. The last bytes may hold only a part of an instruction: that is left out. Nobody may
+ * write to `bytes` later.
  */
 export function decodeInstructions(bytes: Uint8Array, address: number, most: number): Instruction[] {
   const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
@@ -136,8 +136,8 @@ class DecodedInstruction implements Instruction {
     const operands: Operand[] = [];
     const count = from.opCount;
     for (let i = 0; i < count; i++) operands.push(operandOf(from, i));
-    // Intel ignores the prefix, AMD cuts the target to 16 bits (Intel SDM vol. 2, JMP; AMD APM vol. 3): no family takes it.
-    // REX.W outweighs it on both: linkers write `66 66 48 e8` for calls of __tls_get_addr.
+    // Intel ignores the prefix, AMD cuts the target to 16 bits (Intel SDM vol. 2, JMP; AMD APM vol. 3): no family takes
+    // it. REX.W outweighs it on both: linkers write `66 66 48 e8` for calls of __tls_get_addr.
     if (operands[0]?.kind === "target" && hasOperandSizePrefix(bytes, offset) && !hasRexW(bytes, offset))
       operands[0] = { kind: "other", register: Register.None };
     this.code = from.code;
@@ -165,7 +165,9 @@ class DecodedInstruction implements Instruction {
 
 const LEGACY_PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
 
-/** Whether the instruction at an index of `bytes` has a REX prefix, in front of its opcode, that makes it 64 bits wide. */
+/**
+ * Whether the instruction at an index of `bytes` has a REX prefix, in front of its opcode, that makes it 64 bits wide.
+ */
 function hasRexW(bytes: Uint8Array, at: number): boolean {
   let i = at;
   while (LEGACY_PREFIXES.has(bytes[i]!)) i++;

@@ -1,9 +1,10 @@
 /**
  * Arithmetic on the small integers within one 32-bit word, all at once: four bytes or two halves.
  *
- * A carry must not pass from one lane into the next. So sums and differences are made of the lanes without their top bits,
- * where a carry ends in the top bit of its own lane, and the true top bits are put in by exclusive or. `top` is the mask
- * of the lanes' top bits. A comparison gives its answers as such top bits, and `spread` makes each fill its lane.
+ * A carry must not pass from one lane into the next. So sums and differences are made of the lanes without their top
+ * bits, where a carry ends in the top bit of its own lane, and the true top bits are put in by exclusive or. `top` is
+ * the mask of the lanes' top bits. A comparison gives its answers as such top bits, and `spread` makes each fill its
+ * lane.
  */
 
 /** One word of lanes from two. */
@@ -24,7 +25,10 @@ interface Lanes {
   readonly maxSigned: LaneOperation;
   readonly minUnsigned: LaneOperation;
   readonly maxUnsigned: LaneOperation;
-  /** (a + b + 1) / 2 without signs, rounded down: a | b is what both have at least, and half of where they differ too much. */
+  /**
+   * (a + b + 1) / 2 without signs, rounded down: a | b is what both have at least, and half of where they differ too
+   * much.
+   */
   readonly average: LaneOperation;
 }
 

@@ -1,10 +1,11 @@
 /**
- * ELF programs and libraries in an address space: each PT_LOAD as Linux maps it (fs/binfmt_elf.c is the only full account;
- * the gABI, "Program Loading", has the principle).
+ * ELF programs and libraries in an address space: each PT_LOAD as Linux maps it (fs/binfmt_elf.c is the only full
+ * account; the gABI, "Program Loading", has the principle).
  *
- * A segment maps whole pages of the file: what stands in the file before it and behind it in its first and last page comes
- * along. Segments are mapped in the order of the table, so of a page that two of them share the later one has all. Where
- * p_memsz is larger than p_filesz, a writable segment's last page is zeroed behind p_filesz, and zero pages follow.
+ * A segment maps whole pages of the file: what stands in the file before it and after it in its first and last page
+ * comes along. Segments are mapped in the order of the table, so of a page that two of them share the later one has
+ * all. Where p_memsz is larger than p_filesz, a writable segment's last page is zeroed after p_filesz, and zero pages
+ * follow.
  *
  * Relocation is not done here: a static PIE relocates itself, and code of a library can be looked at without it.
  */
@@ -19,7 +20,7 @@ export interface Loaded {
   readonly image: ElfImage;
   /** Runtime address - link-time address; 0 for ET_EXEC. */
   readonly bias: number;
-  /** The runtime addresses from the first to behind the last page of its segments. */
+  /** The runtime addresses from the first to after the last page of its segments. */
   readonly start: RuntimeAddress;
   readonly end: RuntimeAddress;
   /** Where a link-time address of the file is. */

@@ -1,9 +1,9 @@
 /**
  * The states from which both sides are run: registers, flags, and memory that comes into being where it is touched.
  *
- * Most registers hold addresses, so that instructions that follow them have something to read; the others hold the values at
- * which arithmetic changes its mind: 0, 1, -1, the borders of signs and of widths, powers of two. Everything follows from
- * one number, so that a state can be made again.
+ * Most registers hold addresses, so that instructions that follow them have something to read; the others hold the
+ * values at which arithmetic changes its mind: 0, 1, -1, the borders of signs and of widths, powers of two. Everything
+ * follows from one number, so that a state can be made again.
  */
 import { PAGE_SIZE } from "../address.js";
 import { FS_BASE, Gpr, GS_BASE, STATE_WORDS, State, XMM } from "./state.js";
@@ -95,8 +95,8 @@ function registerValue(random: Random): readonly [number, number] {
 
 /**
  * The state of a seed.
- * @param addresses registers that hold addresses of the stack, as the facts say: a frame pointer, mostly. What they say of
- * the bytes below rsp holds for such states only
+ * @param addresses registers that hold addresses of the stack, as the facts say: a frame pointer, mostly. What they say
+ * of the bytes below rsp holds for such states only
  */
 export function stateOf(seed: number, addresses: readonly StackAddress[]): MachineState {
   const random = new Random(seed);

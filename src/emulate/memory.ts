@@ -1,10 +1,10 @@
 /**
  * The memory of one address space: pages with permissions, in one growing arena, behind a software TLB.
  *
- * Addresses are two words (state.ts). A page that may be read, or written, without any side effect stands in the TLB for
- * that access, and an access costs one comparison of tags. Everything else takes the slow path: pages that are not mapped,
- * accesses across two pages, the first write to a page whose bytes have been decoded as code, and each write while
- * somebody watches writes.
+ * Addresses are two words (state.ts). A page that may be read, or written, without any side effect stands in the TLB
+ * for that access, and an access costs one comparison of tags. Everything else takes the slow path: pages that are not
+ * mapped, accesses across two pages, the first write to a page whose bytes have been decoded as code, and each write
+ * while somebody watches writes.
  */
 import { PAGE_SIZE, type RuntimeAddress } from "../address.js";
 import { type Access, Fault } from "./fault.js";
@@ -33,8 +33,8 @@ export class Memory {
   /** What read128 has read. */
   readonly q = new Int32Array(4);
   /**
-   * Called where an access meets no page; may map one and return true, then the access is tried again. Without it, or where
-   * it returns false, the access is a page fault.
+   * Called where an access meets no page; may map one and return true, then the access is tried again. Without it, or
+   * where it returns false, the access is a page fault.
    */
   onMiss: ((page: RuntimeAddress, access: Access) => boolean) | null = null;
   /** Called with the page's address when bytes that have been decoded as code are about to change. */
@@ -48,7 +48,9 @@ export class Memory {
   private readonly readable = new Tlb();
   private readonly writable = new Tlb();
 
-  /** Called after each write of a program, with its runtime address and size in bytes; null to stop. Slows writes down. */
+  /**
+   * Called after each write of a program, with its runtime address and size in bytes; null to stop. Slows writes down.
+   */
   set onWrite(watcher: ((address: RuntimeAddress, size: number) => void) | null) {
     this.watcher = watcher;
     this.writable.clear();
@@ -126,7 +128,8 @@ export class Memory {
   }
 
   /**
-   * Up to `most` bytes of code from `address` on, fewer where executable pages end; the pages are then known to hold code.
+   * Up to `most` bytes of code from `address` on, fewer where executable pages end; the pages are then known to hold
+   * code.
    * @throws Fault where the first byte cannot be executed
    */
   fetch(address: RuntimeAddress, most: number): Uint8Array {
@@ -272,8 +275,8 @@ export class Memory {
   }
 
   /**
-   * Makes sure that `size` bytes can be written, so that an instruction that reads, computes flags and writes back cannot
-   * fault once it has changed anything. @throws Fault
+   * Makes sure that `size` bytes can be written, so that an instruction that reads, computes flags and writes back
+   * cannot fault once it has changed anything. @throws Fault
    */
   probeWrite(lo: number, hi: number, size: number): void {
     const i = (lo >>> 12) & (TLB_SIZE - 1);
@@ -284,9 +287,9 @@ export class Memory {
     if ((address % PAGE_SIZE) + size > PAGE_SIZE) this.require(nextPage(address), "write");
   }
 
-  // Stretches: what repeated string instructions do to many elements at once, where both pages can be accessed without a
-  // side effect. They do as much as one page allows and say how many bytes that was: a multiple of the element, or 0 where
-  // the next element is to be taken alone.
+  // Stretches: what repeated string instructions do to many elements at once, where both pages can be accessed without
+  // a side effect. They do as much as one page allows and say how many bytes that was: a multiple of the element, or 0
+  // where the next element is to be taken alone.
 
   /** Copies up to `most` bytes upwards, element by element. */
   copyStretch(toLo: number, toHi: number, fromLo: number, fromHi: number, most: number, element: number): number {

@@ -1,6 +1,6 @@
 /**
- * NaNs of SSE (Intel SDM vol. 1, 4.8.3.5, table 4-7), by integer words: what becomes of a NaN's payload on its way through
- * a JavaScript number is not specified.
+ * NaNs of SSE (Intel SDM vol. 1, 4.8.3.5, table 4-7), by integer words: what becomes of a NaN's payload on its way
+ * through a JavaScript number is not specified.
  *
  * A result that is a NaN is the first operand if that is one, else the second if that is one, made quiet; where neither
  * is (0/0, infinity - infinity, the root of a negative number) it is the default NaN, which is negative.

@@ -1,17 +1,21 @@
 /**
- * Operands, compiled: each becomes a small function that reads or writes it, chosen once when the instruction is decoded.
+ * Operands, compiled: each becomes a small function that reads or writes it, chosen once when the instruction is
+ * decoded.
  *
  * A reader returns the value's low word, 8- and 16-bit values without a sign; the high word of a 64-bit value is in
  * `cpu.hi`. A reader of memory leaves the runtime address in `cpu.addressLo`, `cpu.addressHi`.
  *
- * An instruction that reads, computes and writes the same operand uses `updateOf` to read (for memory it makes sure that
- * writing will not fault) and `putBackOf` to write where it read. So every fault comes before the first change of state.
+ * An instruction that reads, computes and writes the same operand uses `updateOf` to read (for memory it makes sure
+ * that writing will not fault) and `putBackOf` to write where it read. So every fault comes before the first change of
+ * state.
  */
 import type { Core } from "./core.js";
 import type { Instruction, MemoryOperand, Operand } from "./instruction.js";
 import { ZERO } from "./state.js";
 
-/** Thrown when an instruction is compiled with an operand that its family does not handle: then it is not implemented. */
+/**
+ * Thrown when an instruction is compiled with an operand that its family does not handle: then it is not implemented.
+ */
 export class UnsupportedOperand extends Error {}
 
 /** One instruction: changes the CPU's state; throws Fault or Unimplemented before it has changed anything. */

@@ -13,7 +13,7 @@ import { type Memory, Perm } from "./memory.js";
 type PageSource = (page: RuntimeAddress) => Uint8Array;
 
 interface Region {
-  /** Runtime addresses, multiples of PAGE_SIZE; `end` is behind the last byte. */
+  /** Runtime addresses, multiples of PAGE_SIZE; `end` is after the last byte. */
   readonly start: RuntimeAddress;
   readonly end: RuntimeAddress;
   /** Bits of Perm. */

@@ -1,13 +1,13 @@
 /**
- * The registers of one emulated CPU: one buffer, seen through typed arrays, so that a snapshot is a copy, a comparison is
- * a loop, and no register is ever an object.
+ * The registers of one emulated CPU: one buffer, seen through typed arrays, so that a snapshot is a copy, a comparison
+ * is a loop, and no register is ever an object.
  *
- * A 64-bit register is two 32-bit words, low word first, since JavaScript's integers are 32 bits wide and a BigInt is an
- * allocation. x86-64 and typed arrays on x86-64 both are little-endian, so `b[8 * i]` is al, `h[4 * i]` is ax, `w[2 * i]`
- * is eax.
+ * A 64-bit register is two 32-bit words, low word first, since JavaScript's integers are 32 bits wide and a BigInt is
+ * an allocation. x86-64 and typed arrays on x86-64 both are little-endian, so `b[8 * i]` is al, `h[4 * i]` is ax, `w[2
+ * * i]` is eax.
  *
- * Each arithmetic flag is a word of its own, from which the flag is one comparison away. An operation stores there what it
- * has at hand (a result, a carry) and nobody computes a flag that is not asked for:
+ * Each arithmetic flag is a word of its own, from which the flag is one comparison away. An operation stores there what
+ * it has at hand (a result, a carry) and nobody computes a flag that is not asked for:
  *
  *     ZF  w[FZ] === 0         CF  w[FC] (0 or 1)       AF  w[FA] & 16
  *     SF  w[FS] < 0           OF  w[FO] < 0            PF  even parity of the low byte of w[FP]
@@ -33,12 +33,12 @@ export const FPU_CONTROL = 47;
 /** xmm0: four words each. */
 export const XMM = 48;
 /**
- * 1 once floating-point arithmetic has run since MXCSR was set: the exception flags in w[MXCSR] are then those of before,
- * since arithmetic does not track them, and nobody may be given them.
+ * 1 once floating-point arithmetic has run since MXCSR was set: the exception flags in w[MXCSR] are then those of
+ * before, since arithmetic does not track them, and nobody may be given them.
  */
 export const MXCSR_STALE = XMM + 16 * 4;
 export const STATE_WORDS = MXCSR_STALE + 1;
-/** Behind the state: four words for the memory operand of an SSE instruction while it runs (xmm.ts). */
+/** After the state: four words for the memory operand of an SSE instruction while it runs (xmm.ts). */
 export const OPERAND = XMM + 17 * 4;
 /** Two words that are always zero: the base register of an address that has none. */
 export const ZERO = OPERAND + 4;

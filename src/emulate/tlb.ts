@@ -1,6 +1,6 @@
 /**
- * A software TLB: pages that may be accessed without any side effect, directly mapped by their address. Who accesses memory
- * compares the tags in place (memory.ts), since that is the whole cost of an access.
+ * A software TLB: pages that may be accessed without any side effect, directly mapped by their address. Who accesses
+ * memory compares the tags in place (memory.ts), since that is the whole cost of an access.
  */
 import { PAGE_SIZE } from "../address.js";
 

@@ -1,9 +1,10 @@
 /**
- * Operands of SSE instructions. An xmm register is four words of the state, and a memory operand is read into four words
- * behind it, so that an operation sees both alike: as the index of a first word.
+ * Operands of SSE instructions. An xmm register is four words of the state, and a memory operand is read into four
+ * words after it, so that an operation sees both alike: as the index of a first word.
  *
  * A memory operand of 16 bytes must be aligned to 16, or the access is a general-protection fault (Intel SDM vol. 2,
- * table 2-21); the few instructions that allow any address (movups, movdqu and the like) say so. Smaller ones may stand anywhere.
+ * table 2-21); the few instructions that allow any address (movups, movdqu and the like) say so. Smaller ones may stand
+ * anywhere.
  */
 import type { Core } from "./core.js";
 import { Fault } from "./fault.js";
@@ -36,7 +37,10 @@ export function alignedAddressOf(operand: MemoryOperand): AddressOf {
   };
 }
 
-/** Reads a memory operand of 4, 8 or 16 bytes into the words OPERAND; those of its words that are not read keep what they hold. */
+/**
+ * Reads a memory operand of 4, 8 or 16 bytes into the words OPERAND; those of its words that are not read keep what
+ * they hold.
+ */
 export function fetchOf(operand: MemoryOperand, aligned = true): Step {
   const address = operand.size === 16 && aligned ? alignedAddressOf(operand) : addressOf(operand);
   switch (operand.size) {

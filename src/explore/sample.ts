@@ -1,6 +1,7 @@
 /**
- * Random runs from a seed, for systems too large to search: the next step is drawn among all that are possible. A run that
- * has reached an end may go on, or starts again; a violation ends the sampling and comes with the run that led to it.
+ * Random runs from a seed, for systems too large to search: the next step is drawn among all that are possible. A run
+ * that has reached an end may go on, or starts again; a violation ends the sampling and comes with the run that led to
+ * it.
  */
 import { DEADLOCK, type Found, type Step, type System, type Taken } from "./system.js";
 

@@ -1,10 +1,10 @@
 /**
- * What can be explored: some actors, a global state, and the steps that each actor can take in it. The explorer knows no
- * more than this file says.
+ * What can be explored: some actors, a global state, and the steps that each actor can take in it. The explorer knows
+ * no more than this file says.
  *
- * A global state is a few 32-bit integers. Most systems number the states of their parts as they meet them (numbering.ts)
- * and put these numbers there: the parts repeat far more often than their combinations do ("collapse compression",
- * Holzmann 1997).
+ * A global state is a few 32-bit integers. Most systems number the states of their parts as they meet them
+ * (numbering.ts) and put these numbers there: the parts repeat far more often than their combinations do ("collapse
+ * compression", Holzmann 1997).
  */
 
 /** One thing that an actor can do. Several steps of one actor in one state are a choice. */
@@ -12,8 +12,8 @@ export interface Step {
   /** For people. */
   readonly label: string;
   /**
-   * It reads and writes nothing but its actor's own part of the state, and it is the only step of its actor in this state;
-   * no step of any other actor enables it, disables it or changes what it does. search.ts says what follows.
+   * It reads and writes nothing but its actor's own part of the state, and it is the only step of its actor in this
+   * state; no step of any other actor enables it, disables it or changes what it does. search.ts says what follows.
    */
   readonly isPrivate: boolean;
   /** What is wrong if this step is taken, or null. The run ends there. */
@@ -34,7 +34,7 @@ export interface System<S extends Step = Step> {
   initial(): Int32Array;
   /** The steps of an actor; none where it has to wait, or is done. The same list each time it is asked. */
   steps(state: Int32Array, actor: number): readonly S[];
-  /** Writes the state behind a step without a violation. `into` is not `state`. */
+  /** Writes the state after a step without a violation. `into` is not `state`. */
   apply(state: Int32Array, actor: number, step: S, into: Int32Array): void;
   /** A run may end here. Steps may still be possible. */
   isEnd(state: Int32Array): boolean;

@@ -1,6 +1,6 @@
 /**
- * What functions may hold, by their bytes alone: cheap questions that spare decoding most of them. Each says yes too often and
- * never no where it is yes.
+ * What functions may hold, by their bytes alone: cheap questions that spare decoding most of them. Each says yes too
+ * often and never no where it is yes.
  */
 
 /** Where the branch with a 32-bit distance leads whose 5 bytes begin at `p`, from the start of the bytes. */

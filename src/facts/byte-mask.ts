@@ -1,4 +1,6 @@
-/** The 128 bytes below a stack pointer, a bit each: byte 0 is the lowest, rsp - 128, byte 127 the one right below rsp. */
+/**
+ * The 128 bytes below a stack pointer, a bit each: byte 0 is the lowest, rsp - 128, byte 127 the one right below rsp.
+ */
 
 /** Bytes of the red zone (System V ABI, AMD64 supplement, section 3.2.2). */
 export const RED_ZONE = 128;

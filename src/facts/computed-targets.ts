@@ -1,6 +1,6 @@
 /**
- * Where code goes that does not say so: indirect jumps and calls, returns to what is no return address, and the sums that are
- * made for them.
+ * Where code goes that does not say so: indirect jumps and calls, returns to what is no return address, and the sums
+ * that are made for them.
  *
  * Each group of parts that may do such a thing is followed (values/flow.ts). What is found says:
  *
@@ -58,7 +58,9 @@ interface ProgramWide {
   readonly around: readonly { readonly at: number; readonly low: number; readonly high: number }[];
   /** Places that a table leads to, and where its sum is made. */
   readonly entries: ReadonlyMap<number, number>;
-  /** Places that words lead to which look like a table relative to itself, and the table: it may be none, or end before. */
+  /**
+   * Places that words lead to which look like a table relative to itself, and the table: it may be none, or end before.
+   */
   readonly candidates: ReadonlyMap<number, number>;
   /** Addresses of code that are computed, and where. */
   readonly made: ReadonlyMap<number, number>;
@@ -84,8 +86,8 @@ const NOTHING: ProgramWide = {
 };
 
 /**
- * Of which functions it is asked what they compute: of all that may do so, or of those alone that are asked about, where somebody
- * else answers for the others.
+ * Of which functions it is asked what they compute: of all that may do so, or of those alone that are asked about,
+ * where somebody else answers for the others.
  */
 export type Asked = "all functions" | "those asked about";
 
@@ -190,7 +192,9 @@ export class ComputedTargets {
     return undefined;
   }
 
-  /** Whether anything reads the bytes of the function around a range as data, for people; undefined where nothing does. */
+  /**
+   * Whether anything reads the bytes of the function around a range as data, for people; undefined where nothing does.
+   */
   readAsData(range: CodeRange): string | undefined {
     const { parts, flow } = this.groupOf(range);
     for (const { read } of flow === undefined ? [this.program] : [this.program, flow])
@@ -224,7 +228,10 @@ export class ComputedTargets {
     return this.names.byCode(start, end).filter((made) => this.isMade(made));
   }
 
-  /** Whether an instruction makes an address there: what only looks so, by its bytes, and is another part of one does not count. */
+  /**
+   * Whether an instruction makes an address there: what only looks so, by its bytes, and is another part of one does
+   * not count.
+   */
   private isMade({ at, target }: { readonly at: number; readonly target: number }): boolean {
     const range = this.functions.containing(at);
     const code = range === undefined ? this.functions.gapCode(at) : this.functions.code(range);
@@ -345,8 +352,8 @@ export class ComputedTargets {
   }
 
   /**
-   * What is computed in all of the program, and where tables lead: by the functions that do something with addresses of code but
-   * hand them on, and by all tables whose words are relative to themselves.
+   * What is computed in all of the program, and where tables lead: by the functions that do something with addresses of
+   * code but hand them on, and by all tables whose words are relative to themselves.
    */
   get program(): ProgramWide {
     this.wide ??= this.asked === "all functions" ? this.survey() : NOTHING;
@@ -465,7 +472,8 @@ export class ComputedTargets {
           last = place;
         } else if (step >= width || place - last >= LONGEST_STRIDE) break;
       }
-      // An index may count from below the table's name. What is there may be another's: only what leads into the same function.
+      // An index may count from below the table's name. What is there may be another's: only what leads into the same
+      // function.
       const own = step >= width && base !== 0 ? this.functions.containing(base) : undefined;
       if (own === undefined) continue;
       for (let i = 1, place = at - step; i < MOST_BELOW && place >= segment.p_vaddr; i++, place -= step) {
@@ -512,8 +520,8 @@ const reads = (at: number, address: number): string =>
   `the code at ${hex(at)} reads its bytes at ${hex(address)} as data`;
 
 /**
- * The call of what a load bias and another word make, as dynamic loaders do: it leads into this file only if an address inside of
- * a function was handed over.
+ * The call of what a load bias and another word make, as dynamic loaders do: it leads into this file only if an address
+ * inside of a function was handed over.
  */
 const isLoaderCall = ({ kind, target }: Transfer): boolean =>
   kind === "call" && (target.kinds & ~(Is.Moved | Is.Given)) === 0;

@@ -65,8 +65,8 @@ export class Entries {
   private listed: ReadonlySet<number> = new Set();
 
   /**
-   * @param reason what leads there; `@` in it stands for the address `from`. Most reasons are never read, so they are put
-   * together when one is
+   * @param reason what leads there; `@` in it stands for the address `from`. Most reasons are never read, so they are
+   * put together when one is
    * @param branch the branch that leads there, where it is one
    * @param isNamed whether somebody knows the address by it
    */
@@ -114,7 +114,8 @@ export class Entries {
   }
 
   /**
-   * Something may lead to this address; to find out costs decoding, so it is left until somebody asks about the address.
+   * Something may lead to this address; to find out costs decoding, so it is left until somebody asks about the
+   * address.
    * @param settle adds the entry if it is one
    */
   addQuestion(address: Vaddr, settle: () => void): void {
@@ -187,7 +188,9 @@ export class Entries {
   }
 }
 
-/** Questions that are settled alike: by address the first one, and by each the next one about the same address, or -1. */
+/**
+ * Questions that are settled alike: by address the first one, and by each the next one about the same address, or -1.
+ */
 interface QuestionRow {
   readonly first: Map<number, number>;
   readonly next: Int32Array;

@@ -1,6 +1,6 @@
 /**
- * Which functions have to be followed for the sake of all others: those that make addresses of code and may compute with them,
- * and those that may jump to a computed place. Most do neither, and are seen not to at a glance.
+ * Which functions have to be followed for the sake of all others: those that make addresses of code and may compute
+ * with them, and those that may jump to a computed place. Most do neither, and are seen not to at a glance.
  */
 
 import type { Vaddr } from "../address.js";
@@ -103,12 +103,18 @@ export class Followed {
     });
   }
 
-  /** Those that may jump to a computed place and load an address of code from memory, where the loader or the file put it. */
+  /**
+   * Those that may jump to a computed place and load an address of code from memory, where the loader or the file put
+   * it.
+   */
   loaders(): Iterable<CodeRange> {
     return this.leaving((range, bytes) => this.loadsPointer(range, bytes));
   }
 
-  /** Whether bytes look like an operand in memory where a pointer to code is: relative to rip, or in fixed programs as it stands. */
+  /**
+   * Whether bytes look like an operand in memory where a pointer to code is: relative to rip, or in fixed programs as
+   * it stands.
+   */
   private loadsPointer({ start }: CodeRange, bytes: Uint8Array): boolean {
     const { memory } = this.context;
     const isPointer = (place: number): boolean => {
@@ -118,7 +124,7 @@ export class Followed {
     for (let p = 1; p + 4 <= bytes.length; p++) {
       if (memory.fixed && isPointer(distantEnd(bytes, p - 1) - p - 4)) return true;
       if ((bytes[p - 1]! & 0xc7) !== 0x05) continue;
-      // Behind the distance an operand of up to four bytes may follow.
+      // After the distance an operand of up to four bytes may follow.
       const end = start + distantEnd(bytes, p - 1);
       if (isPointer(end) || isPointer(end + 1) || isPointer(end + 2) || isPointer(end + 4)) return true;
     }

@@ -1,9 +1,10 @@
 /**
- * Whether a process that runs this file may fork and go on without exec: then, on the kernels that optimize nop5, a child
- * dies at the first site that its parent had hit while traced.
+ * Whether a process that runs this file may fork and go on without exec: then, on the kernels that optimize nop5, a
+ * child dies at the first site that its parent had hit while traced.
  *
- * A program shows it by what it imports, under any symbol version; a static one by the system calls in its code. A shared
- * library cannot know who loads it. "No way to fork is seen" does not speak for libraries that the program loads.
+ * A program shows it by what it imports, under any symbol version; a static one by the system calls in its code. A
+ * shared library cannot know who loads it. "No way to fork is seen" does not speak for libraries that the program
+ * loads.
  */
 import * as elf from "../elf/constants.js";
 import { isMarkedPie, startsProcesses } from "../elf/dynamic.js";
@@ -51,7 +52,8 @@ function forkingImport(image: ElfImage): string | undefined {
 
 /**
  * `syscall` (0f 05) with the number of a forking one, or with a number that cannot be seen: `mov $n, %eax` (b8) close
- * before it. Read off the bytes at every position, so that nothing is missed; what is found too much errs on the safe side.
+ * before it. Read off the bytes at every position, so that nothing is missed; what is found too much errs on the safe
+ * side.
  */
 function forkingSystemCall(image: ElfImage): string | undefined {
   for (const section of image.sections.filter(isCode)) {

@@ -1,9 +1,9 @@
 /**
  * Where functions begin and end, as far as the binary says so.
  *
- * `.eh_frame` is the first witness: nearly every compiler writes it and strip keeps it. Sized function symbols tell of the
- * rest (assembly without unwind information). A function that was split has several ranges, one for each part. What no
- * range covers is a gap: padding, or code about which nothing is known.
+ * `.eh_frame` is the first witness: nearly every compiler writes it and strip keeps it. Sized function symbols tell of
+ * the rest (assembly without unwind information). A function that was split has several ranges, one for each part. What
+ * no range covers is a gap: padding, or code about which nothing is known.
  */
 
 import { hex, type Vaddr, vaddr } from "../address.js";
@@ -139,15 +139,17 @@ export class FunctionIndex {
     return fde;
   }
 
-  /** The unwind table's rows for a range, or undefined where no FDE describes it. @throws InputError where it is damaged */
+  /**
+   * The unwind table's rows for a range, or undefined where no FDE describes it. @throws InputError where it is damaged
+   */
   cfaRows(range: CodeRange): CfaRows | undefined {
     const index = this.fdeOf[range.index]!;
     return index < 0 ? undefined : readCfaRows(this.ehFrame.program(index));
   }
 
   /**
-   * How many bytes of padding begin at `address`, up to `end` or to the end of the section, in whole instructions; as few
-   * as make `need` bytes.
+   * How many bytes of padding begin at `address`, up to `end` or to the end of the section, in whole instructions; as
+   * few as make `need` bytes.
    */
   paddingAt(address: number, end: number, need?: number): number {
     const section = this.sectionAt(address);
@@ -162,7 +164,9 @@ export class FunctionIndex {
     return this.paddingAt(start, end) === end - start;
   }
 
-  /** Where the gap that contains `address`, in no range, begins and ends: between two ranges, or at a section's border. */
+  /**
+   * Where the gap that contains `address`, in no range, begins and ends: between two ranges, or at a section's border.
+   */
   gapAt(address: number): { readonly start: Vaddr; readonly end: Vaddr } | undefined {
     const section = this.sectionAt(address);
     if (section === undefined) return undefined;
@@ -197,8 +201,9 @@ export class FunctionIndex {
 }
 
 /**
- * Decodes a gap. Zeros, which are instructions too (`00 00` is an addition to memory that no compiler writes), are padding
- * behind the end of a block, as some linkers fill with them, and data anywhere else, which makes the gap unclean.
+ * Decodes a gap. Zeros, which are instructions too (`00 00` is an addition to memory that no compiler writes), are
+ * padding after the end of a block, as some linkers fill with them, and data anywhere else, which makes the gap
+ * unclean.
  */
 function decodeAroundZeros(bytes: Uint8Array, start: Vaddr): DecodedCode {
   const isZero = ({ bytes: b, offsets }: DecodedCode, i: number): boolean =>

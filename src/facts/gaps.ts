@@ -2,9 +2,9 @@
  * Gaps: stretches of code that no function covers. Most are padding; some hold code without unwind information (start
  * files, assembly), and data may stand among it.
  *
- * Decoding such a stretch from its start proves something only where nothing contradicts it. So whatever leads into a gap
- * near a site is collected like what leads to the site itself; where any of it arrives in the middle of an instruction,
- * decoding went astray, and every byte of the gap counts as possible code.
+ * Decoding such a stretch from its start proves something only where nothing contradicts it. So whatever leads into a
+ * gap near a site is collected like what leads to the site itself; where any of it arrives in the middle of an
+ * instruction, decoding went astray, and every byte of the gap counts as possible code.
  */
 import type { Vaddr } from "../address.js";
 import { type DecodedCode, indexOf } from "../x86/decode.js";

@@ -1,10 +1,10 @@
 /**
  * All places where a file calls an imported function, and the numbers that it hands over there.
  *
- * An import is a word that the loader fills. Code gets at the function by a jump or call through that word, most of the time
- * by way of a stub of the linkage table; so the stubs that jump through the words are found first, and then whatever leads to
- * either is looked for at every position of the code. Whatever else names the word or the stub (a pointer in data, a `mov` or `lea`)
- * may hand the function to anybody: then it is not known who calls it.
+ * An import is a word that the loader fills. Code gets at the function by a jump or call through that word, most of the
+ * time by way of a stub of the linkage table; so the stubs that jump through the words are found first, and then
+ * whatever leads to either is looked for at every position of the code. Whatever else names the word or the stub (a
+ * pointer in data, a `mov` or `lea`) may hand the function to anybody: then it is not known who calls it.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";

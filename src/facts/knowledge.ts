@@ -1,6 +1,7 @@
 /**
- * What the facts are gathered from, kind by kind, so that tests can leave one out: a rewriter that does not know of jump tables,
- * say, writes broken files, and what verify says of those shows what verify is worth. Outside of tests all of it is known.
+ * What the facts are gathered from, kind by kind, so that tests can leave one out: a rewriter that does not know of
+ * jump tables, say, writes broken files, and what verify says of those shows what verify is worth. Outside of tests all
+ * of it is known.
  */
 
 export const KINDS_OF_KNOWLEDGE = [

@@ -2,15 +2,15 @@
  * The addresses that matter: those around probe sites, where a tactic might put other bytes.
  *
  * All questions of the form "does anything lead here?" are asked of a whole program at once, some of them at every byte
- * position. A map with a byte for each 64 bytes of address space answers nearly all of them with "no" in one load; what is
- * left is looked up exactly.
+ * position. A map with a byte for each 64 bytes of address space answers nearly all of them with "no" in one load; what
+ * is left is looked up exactly.
  */
 
 import { type Vaddr, vaddr } from "../address.js";
 import { countWhile } from "../sorted.js";
 
 /**
- * How far before and behind a site a tactic may reach: a short jump to padding, and one from there to the next; or to a
+ * How far before and after a site a tactic may reach: a short jump to padding, and one from there to the next; or to a
  * short branch that leads to the site, and from there.
  */
 export const REACH_BEFORE = 272;

@@ -35,14 +35,20 @@ export interface ProgramFacts {
   covers(start: Vaddr, end: Vaddr): boolean;
   /** The code around a site, or why nothing can be said of it. */
   siteCode(site: Vaddr): SiteCode | string;
-  /** Why nothing is known of what enters [start, end), in a function or in the padding behind it; undefined where it is known. */
+  /**
+   * Why nothing is known of what enters [start, end), in a function or in the padding after it; undefined where it is
+   * known.
+   */
   unknown(start: Vaddr, end: Vaddr): string | undefined;
   readonly computed: ComputedTargets;
   /** What looks like a jmp or jcc, by its bytes, from elsewhere into a range that holds a site. */
   links(range: CodeRange): readonly Link[];
   /** Whether code looks as if it made the address of the table that PT_GNU_EH_FRAME leads to. */
   readonly makesUnwindHeader: boolean;
-  /** How many bytes of padding begin at `address`, in the gap behind a function: whole instructions, just enough for `need`. */
+  /**
+   * How many bytes of padding begin at `address`, in the gap after a function: whole instructions, just enough for
+   * `need`.
+   */
   paddingBehind(address: Vaddr, need: number): number;
 }
 
@@ -121,7 +127,9 @@ function sitesByRange(sites: readonly Vaddr[], functions: FunctionIndex): Readon
   return found;
 }
 
-/** Whether the jump tables of a range that lead into [start, end) have been looked for: they are around its own sites. */
+/**
+ * Whether the jump tables of a range that lead into [start, end) have been looked for: they are around its own sites.
+ */
 function hasTables(own: readonly Vaddr[], start: Vaddr, end: number): boolean {
   let covered: number = start;
   for (const site of own) if (site - REACH_BEFORE <= covered) covered = Math.max(covered, site + REACH_BEHIND);

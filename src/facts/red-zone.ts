@@ -3,15 +3,15 @@
  * mask of the bytes that hold what they held at the site. Writes, pushes and calls take bytes out of it; a read that
  * overlaps it is the answer.
  *
- * Accesses through an exact address are decided exactly. For the others (an index, a pointer that walks, an address that
- * was stored and loaded again) it matters whether the function may keep anything below rsp at all:
+ * Accesses through an exact address are decided exactly. For the others (an index, a pointer that walks, an address
+ * that was stored and loaded again) it matters whether the function may keep anything below rsp at all:
  *
  *   Compilers keep values below rsp only in functions that call nothing, since a call would overwrite them: GCC where
  *   crtl->is_leaf and the stack pointer does not change (ix86_compute_frame_layout in gcc/config/i386/i386.cc), LLVM where
  *   nothing adjusts the stack and no object has a variable size (X86FrameLowering::emitPrologue, has128ByteRedZone).
  *
- * So a function is `strict` if it makes no call, or if some instruction of it makes an address below rsp, call or not. In a
- * strict function an access that is not exact leaves the answer open; in others it concerns memory above rsp.
+ * So a function is `strict` if it makes no call, or if some instruction of it makes an address below rsp, call or not.
+ * In a strict function an access that is not exact leaves the answer open; in others it concerns memory above rsp.
  */
 import { hex, type Vaddr } from "../address.js";
 import { addressOf, Flow } from "../x86/decode.js";

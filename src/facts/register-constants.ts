@@ -1,10 +1,11 @@
 /**
- * What number a register holds right before an instruction, where the code itself says so: `mov $0xca, %edi` and nothing
- * in between that writes it, on every way that leads there.
+ * What number a register holds right before an instruction, where the code itself says so: `mov $0xca, %edi` and
+ * nothing in between that writes it, on every way that leads there.
  *
- * The search goes backwards from the instruction. Where something enters (facts/entries.ts: everything that may), it goes
- * on at each branch that does; an entry that is no known branch of the same function ends it: then the number is not known.
- * So does a call, which leaves no register that numbers of system calls are passed in, and the start of the function.
+ * The search goes backwards from the instruction. Where something enters (facts/entries.ts: everything that may), it
+ * goes on at each branch that does; an entry that is no known branch of the same function ends it: then the number is
+ * not known. So does a call, which leaves no register that numbers of system calls are passed in, and the start of the
+ * function.
  */
 import { vaddr } from "../address.js";
 import { addressOf, type DecodedCode, Flow, indexOf, lengthOf } from "../x86/decode.js";
@@ -79,7 +80,7 @@ export function valuesBefore(
   return [...values];
 }
 
-/** The instructions right behind which an instruction may run, or undefined where not all of them are known. */
+/** The instructions right after which an instruction may run, or undefined where not all of them are known. */
 function waysTo(facts: ProgramFacts, code: DecodedCode, index: number): number[] | undefined {
   const at = addressOf(code, index);
   if (index === 0 || !facts.covers(at, vaddr(at + lengthOf(code, index)))) return undefined;

@@ -1,13 +1,13 @@
 /**
  * Whether a function may do something else with its return address than return to it.
  *
- * Nothing in the ABI forbids it: dlsym, getters of the caller, tests of who calls, data behind a call. A call that runs at
- * another address has another return address, and such a function would notice. So a call moves only to where all of the
- * callee's code is known, and none of it reads or names the word at [CFA - 8] but by `ret`.
+ * Nothing in the ABI forbids it: dlsym, getters of the caller, tests of who calls, data after a call. A call that runs
+ * at another address has another return address, and such a function would notice. So a call moves only to where all of
+ * the callee's code is known, and none of it reads or names the word at [CFA - 8] but by `ret`.
  *
- * What is followed: the function's own ranges and those that it goes on to by direct jumps. An indirect jump or one to a
- * function of another file leaves it open. What is assumed: an access with an index goes to the object that it begins in,
- * and the functions that the callee calls do not look further up than their own frame, unwinders apart.
+ * What is followed: the function's own ranges and those that it goes on to by direct jumps. An indirect jump or one to
+ * a function of another file leaves it open. What is assumed: an access with an index goes to the object that it begins
+ * in, and the functions that the callee calls do not look further up than their own frame, unwinders apart.
  */
 import { hex, type Vaddr } from "../address.js";
 import { type CfaRows, DWARF_RBP, DWARF_RSP, rowAt } from "../elf/cfa-rows.js";
@@ -20,7 +20,10 @@ const RETURN_ADDRESS_SIZE = 8;
 /** A function goes on in no more ranges than this, or nobody knows. */
 const MOST_RANGES = 8;
 
-/** Why a function may look at its return address, or undefined where it does not. @throws InputError where .eh_frame is damaged */
+/**
+ * Why a function may look at its return address, or undefined where it does not. @throws InputError where .eh_frame is
+ * damaged
+ */
 export function looksAtReturnAddress(
   functions: FunctionIndex,
   computed: ComputedTargets,

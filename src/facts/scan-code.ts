@@ -2,8 +2,9 @@
  * Every 32-bit word in code that, as a branch distance or as an address, leads to where a tactic might write.
  *
  * Sweeping through the program's instructions would have to trust that it knows where each begins. This asks less and
- * proves more: at every byte position of every executable section, were a rel32 here, would it lead there? A real branch
- * cannot escape that question. What it finds by chance is settled afterwards, by decoding the function around it.
+ * proves more: at every byte position of every executable section, were a rel32 here, would it lead there? A real
+ * branch cannot escape that question. What it finds by chance is settled afterwards, by decoding the function around
+ * it.
  *
  * Three readings of the word v at address p:
  *   relative       p + 4 + v   jmp, jcc, call, xbegin and `lea v(%rip)`
@@ -22,7 +23,10 @@ export interface CodeHit {
   readonly reading: "relative" | "self-relative" | "absolute";
 }
 
-/** All hits, in the order in which they were found. Tens of thousands of a large library are chance: they are no objects. */
+/**
+ * All hits, in the order in which they were found. Tens of thousands of a large library are chance: they are no
+ * objects.
+ */
 export class CodeHits {
   private readonly places: number[] = [];
   private readonly targets: number[] = [];
@@ -141,8 +145,8 @@ export const isMove = (bytes: Uint8Array, p: number): boolean =>
   p > 0 && bytes[p - 1]! >= 0xb8 && bytes[p - 1]! <= 0xbf;
 
 /**
- * Whether the word at index `p` can be the distance of a branch or the displacement of a %rip-relative operand: in front of
- * it stands the opcode of a call, jmp, jcc or xbegin, or a ModRM byte with mod 00 and rm 101.
+ * Whether the word at index `p` can be the distance of a branch or the displacement of a %rip-relative operand: in
+ * front of it stands the opcode of a call, jmp, jcc or xbegin, or a ModRM byte with mod 00 and rm 101.
  */
 function mayEndInDistance(bytes: Uint8Array, p: number): boolean {
   const last = p > 0 ? bytes[p - 1]! : 0;

@@ -17,7 +17,9 @@ import type { CodeRange } from "./functions.js";
 import type { Neighbourhoods } from "./neighbourhoods.js";
 import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
-/** Bases of one site's function, and the site's surroundings: a word is of interest if base + word lies in [start, end). */
+/**
+ * Bases of one site's function, and the site's surroundings: a word is of interest if base + word lies in [start, end).
+ */
 export interface BaseQuery {
   readonly range: CodeRange;
   readonly bases: ReadonlySet<number>;

@@ -1,15 +1,15 @@
 /**
- * Where rsp, rbp and every other register point at each instruction of a function: a forward dataflow over the range that
- * holds a site and over the other parts of its function.
+ * Where rsp, rbp and every other register point at each instruction of a function: a forward dataflow over the range
+ * that holds a site and over the other parts of its function.
  *
- * Parts are found by following: a jump into the middle of another range, or one taken while rsp is not what it was at the
- * function's entry, leads to another part (cold or hot) of the same function. A jump to the start of a range with rsp back
- * at its entry value is a tail call, or leads to a cold part of a function without a frame; see red-zone.ts.
+ * Parts are found by following: a jump into the middle of another range, or one taken while rsp is not what it was at
+ * the function's entry, leads to another part (cold or hot) of the same function. A jump to the start of a range with
+ * rsp back at its entry value is a tail call, or leads to a cold part of a function without a frame; see red-zone.ts.
  *
  * Code that direct flow does not reach is entered through a jump table or by the unwinder. Its state is the one of the
- * part's indirect jumps, as far as rsp and rbp go, since a jump table leads nowhere else; where there is none, it is what
- * `.eh_frame` says. `.eh_frame` also says where rsp is when the instructions do not tell (a loop of stack probes), and that
- * a call does not return: where the row behind it does not fit.
+ * part's indirect jumps, as far as rsp and rbp go, since a jump table leads nowhere else; where there is none, it is
+ * what `.eh_frame` says. `.eh_frame` also says where rsp is when the instructions do not tell (a loop of stack probes),
+ * and that a call does not return: where the row after it does not fit.
  */
 
 import type { Vaddr } from "../address.js";
@@ -55,7 +55,7 @@ export interface Part {
   readonly states: (State | undefined)[];
   readonly joins: Uint8Array;
   readonly visited: Uint8Array;
-  /** It makes calls behind its prologue: a profiler's call in there (mcount, __fentry__) shows nothing. */
+  /** It makes calls after its prologue: a profiler's call in there (mcount, __fentry__) shows nothing. */
   readonly makesCalls: boolean;
   /** Landing pads by the index of the call whose exception leads there. */
   readonly pads: ReadonlyMap<number, readonly Vaddr[]>;
@@ -79,8 +79,8 @@ export class StackFlow {
   private readonly parts = new Map<number, Part>();
   private readonly work: { part: Part; index: number }[] = [];
   /**
-   * Registers other than rsp and rbp that hold an address of the stack at some indirect jump, a bit each: any label may be
-   * entered with them, even one that other ways lead to as well.
+   * Registers other than rsp and rbp that hold an address of the stack at some indirect jump, a bit each: any label may
+   * be entered with them, even one that other ways lead to as well.
    */
   carriedByJumps = 0;
   /** What registers hold at the indirect jumps, together; undefined where there are none. */
@@ -108,7 +108,7 @@ export class StackFlow {
     return state;
   }
 
-  /** Goes over one instruction: the state behind it. */
+  /** Goes over one instruction: the state after it. */
   apply(state: State, part: Part, index: number): void {
     transfer(state, part.effects, index, addressOf(part.code, index), this.bases);
     if (state[RSP] !== ENTRY) trustRow(state, part, part.code.start + part.code.offsets[index + 1]!);
@@ -327,7 +327,9 @@ function isPrologue(code: DecodedCode, effects: Effects, i: number): boolean {
   return kind === Kind.Add && (effects.target[i] === RSP || (effects.target[i] === RBP && effects.source[i] === RSP));
 }
 
-/** Whether a function may be called at the start of a range: a cold part with a frame says otherwise in its first row. */
+/**
+ * Whether a function may be called at the start of a range: a cold part with a frame says otherwise in its first row.
+ */
 function looksLikeEntry({ rows }: Part): boolean {
   return rows === undefined || (rows.registers[0] === DWARF_RSP && rows.offsets[0] === RETURN_ADDRESS);
 }

@@ -1,9 +1,10 @@
 /**
  * Whether rsp is the stack's at a site: a probe that is traced writes below it, and a guard moves it.
  *
- * Where what enters a function is known its values were followed, and say so. Where it is not, somebody may come from anywhere
- * with any state of the function, so all of its instructions count: none gives rsp anything but what push, pop, call and sums
- * with rsp give it, or a frame pointer that was made of rsp. Who enters from outside has the stack in rsp (the ABI).
+ * Where what enters a function is known its values were followed, and say so. Where it is not, somebody may come from
+ * anywhere with any state of the function, so all of its instructions count: none gives rsp anything but what push,
+ * pop, call and sums with rsp give it, or a frame pointer that was made of rsp. Who enters from outside has the stack
+ * in rsp (the ABI).
  */
 import { hex, type Vaddr } from "../address.js";
 import { addressOf } from "../x86/decode.js";

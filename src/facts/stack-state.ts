@@ -6,8 +6,8 @@
  *   DERIVED                made of an address of the stack, nobody knows how far from it
  *   OTHER                  anything else: no address of this function's frame
  * A base is born where rsp gets a value that is not known exactly: `and $-32,%rsp`, `sub %rax,%rsp`, two ways that meet
- * with different heights. It stands for one unknown address, with bounds relative to ENTRY; offsets from it are exact. The
- * same instruction may run again in a loop, with another value: then what is left of the old one becomes DERIVED.
+ * with different heights. It stands for one unknown address, with bounds relative to ENTRY; offsets from it are exact.
+ * The same instruction may run again in a loop, with another value: then what is left of the old one becomes DERIVED.
  *
  * A state is one array: 16 bases (or OTHER, DERIVED), then 16 offsets in bytes. A plain one: states are copied at every
  * block, and a typed array of this size would have its memory outside of the heap.

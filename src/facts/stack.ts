@@ -1,17 +1,17 @@
 /**
  * Whether the 128 bytes below rsp at a probe hold something that is still needed.
  *
- * On Linux 6.18 to 7.1 a traced nop5 is a call: it writes to [rsp - 8] and the kernel's trampoline pushes three registers
- * more. The System V ABI lets a function that calls nothing keep values there (the red zone), and so a probe may destroy
- * them. What is needed by the program, and what the probe's notes let a tracer read, counts alike.
+ * On Linux 6.18 to 7.1 a traced nop5 is a call: it writes to [rsp - 8] and the kernel's trampoline pushes three
+ * registers more. The System V ABI lets a function that calls nothing keep values there (the red zone), and so a probe
+ * may destroy them. What is needed by the program, and what the probe's notes let a tracer read, counts alike.
  *
  * From bottom to top: x86/effects.ts (what an instruction does), stack-state.ts (where registers point), stack-flow.ts
- * (at every instruction of a function), red-zone.ts (what is read behind the probe).
+ * (at every instruction of a function), red-zone.ts (what is read after the probe).
  *
  * "Unused" is only said where it is proved; what is "unknown" has to be treated as live. What is assumed: a function
  * that makes calls and names no address below rsp keeps nothing there (red-zone.ts says which compilers keep to that);
- * nothing below rsp survives a return or is passed to another function (System V ABI); another thread or a signal handler
- * is not given an address below rsp by a function that never lets one go.
+ * nothing below rsp survives a return or is passed to another function (System V ABI); another thread or a signal
+ * handler is not given an address below rsp by a function that never lets one go.
  */
 import { hex, type Vaddr } from "../address.js";
 import { indexOf } from "../x86/decode.js";
@@ -48,7 +48,10 @@ export interface StackAddress {
   readonly distance: number;
 }
 
-/** The registers, other than rsp, whose distance from rsp is known at an address, which must be in one of the sites' functions. */
+/**
+ * The registers, other than rsp, whose distance from rsp is known at an address, which must be in one of the sites'
+ * functions.
+ */
 export function stackAddressesAt(facts: ProgramFacts, address: Vaddr): readonly StackAddress[] {
   const around = facts.siteCode(address);
   if (typeof around === "string") return [];

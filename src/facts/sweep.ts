@@ -1,10 +1,10 @@
 /**
  * One question to the word at every byte position of a stretch of code: does it lead to one of these addresses?
  *
- * Nearly always the answer is no, so what counts is how quickly it is given. A table of bits answers first, one for 64 bytes of
- * address space and small enough for the processor's nearest cache; addresses far from each other share bits, and whoever
- * asks looks again. Four words that overlap come from two that do not, and are asked at once: it is the guesses of the
- * processor that take time, and this makes one of four.
+ * Nearly always the answer is no, so what counts is how quickly it is given. A table of bits answers first, one for 64
+ * bytes of address space and small enough for the processor's nearest cache; addresses far from each other share bits,
+ * and whoever asks looks again. Four words that overlap come from two that do not, and are asked at once: it is the
+ * guesses of the processor that take time, and this makes one of four.
  */
 import type { Vaddr } from "../address.js";
 
@@ -24,8 +24,8 @@ export class AddressFilter {
 }
 
 /**
- * Calls back for the words that may lead to the addresses of the filter: words that, added to the address behind them, make
- * one of them.
+ * Calls back for the words that may lead to the addresses of the filter: words that, added to the address after them,
+ * make one of them.
  * @param start the address of the first byte
  * @param visit gets the index of the word, and the word
  */
@@ -70,8 +70,9 @@ function sweep(
 const PORTION = 1 << 14;
 
 /**
- * The inner loop, apart from everything else so that the engine optimizes it alone: the index from `p` on, in steps of 4, of
- * the first of four words one of which may lead there; or the first index whose words do not all end 4 bytes before `end`.
+ * The inner loop, apart from everything else so that the engine optimizes it alone: the index from `p` on, in steps of
+ * 4, of the first of four words one of which may lead there; or the first index whose words do not all end 4 bytes
+ * before `end`.
  */
 function nextGroup(view: DataView, p: number, end: number, shift: number, step: 0 | 1, bits: Int32Array): number {
   let at = p;

@@ -2,8 +2,9 @@
  * Every place where a file may enter the kernel by itself, and with which numbers.
  *
  * The bytes of `syscall` are looked for at every position. In a function that decodes cleanly they count where an
- * instruction is one, and nowhere else. In code of which that cannot be said they count wherever they stand, and nothing is
- * known of the number. `int $0x80` and `sysenter`, which take the numbers of 32-bit programs, are looked for alike.
+ * instruction is one, and nowhere else. In code of which that cannot be said they count wherever they stand, and
+ * nothing is known of the number. `int $0x80` and `sysenter`, which take the numbers of 32-bit programs, are looked for
+ * alike.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
@@ -91,9 +92,9 @@ function callAt(facts: ProgramFacts, code: DecodedCode, at: Vaddr): SystemCall {
 }
 
 /**
- * Numbers that are given far away from the call, at the start of a function: what is known of its surroundings alone does not
- * tell. So everything is gathered about those functions as a whole, unless they are too many or the program is huge: the
- * tables of all of its functions would have to be kept in memory.
+ * Numbers that are given far away from the call, at the start of a function: what is known of its surroundings alone
+ * does not tell. So everything is gathered about those functions as a whole, unless they are too many or the program is
+ * huge: the tables of all of its functions would have to be kept in memory.
  */
 function withDistantNumbers(image: ElfImage, calls: readonly SystemCall[]): readonly SystemCall[] {
   const places = new Set(calls.filter((call) => call.numbers === undefined).flatMap(({ code }) => placesIn(code)));
@@ -127,8 +128,8 @@ function positions(image: ElfImage, pattern: Buffer): Vaddr[] {
 }
 
 /**
- * Stretches of code that are decoded as one: a function, or a gap together with the function that it directly continues.
- * (Unwind information of the C library's own assembly ends at a system call that switches stacks.)
+ * Stretches of code that are decoded as one: a function, or a gap together with the function that it directly
+ * continues. (Unwind information of the C library's own assembly ends at a system call that switches stacks.)
  */
 class Pieces {
   readonly #functions: FunctionIndex;
@@ -169,7 +170,7 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
     return "what may be a system call, in code that cannot be decoded,";
   const index = indexAt(code, at);
   const offset = code.offsets[index]!;
-  // Behind prefixes, the instruction's last two bytes say what it is.
+  // After prefixes, the instruction's last two bytes say what it is.
   const isWhole = offset + lengthOf(code, index) === at - code.start + 2;
   if (!isWhole || (code.flow[index]! & Flow.Trap) === 0) return undefined;
   const [first, second] = [code.bytes[at - code.start]!, code.bytes[at - code.start + 1]!];
@@ -179,8 +180,8 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
 }
 
 /**
- * Whether all that is wrong with a function is branches over `lock` prefixes, as the C library has them for processes with one
- * thread: behind the prefix stands the same instruction.
+ * Whether all that is wrong with a function is branches over `lock` prefixes, as the C library has them for processes
+ * with one thread: after the prefix stands the same instruction.
  */
 function skipsLocksOnly(code: DecodedCode): boolean {
   if (code.unclean?.startsWith("a branch into the middle") !== true) return false;
@@ -207,8 +208,8 @@ const LARGEST_PIECE = 1 << 15;
 
 /**
  * Why nothing can be said of the piece around a call: a jump in it is not understood, or something arrives between its
- * instructions. In a function that counts close to the call alone, and only if it is certain: among constants and bytes of
- * other code some look like addresses.
+ * instructions. In a function that counts close to the call alone, and only if it is certain: among constants and bytes
+ * of other code some look like addresses.
  */
 function obstacleIn(facts: ProgramFacts, code: DecodedCode, at: Vaddr): string | undefined {
   const { functions, entries } = facts;
@@ -230,8 +231,8 @@ const CLOSE_BEFORE = 64;
 const CLOSE_BEHIND = 16;
 
 /**
- * `mov $15, %rax; syscall`, byte for byte: what signal handlers return to, by which unwinders know their frames. The unwind
- * information of the C library begins one byte before it, so that the function there decodes as something else.
+ * `mov $15, %rax; syscall`, byte for byte: what signal handlers return to, by which unwinders know their frames. The
+ * unwind information of the C library begins one byte before it, so that the function there decodes as something else.
  */
 function isSignalReturn({ entries }: ProgramFacts, code: DecodedCode, at: Vaddr): boolean {
   const start = at - SIGNAL_RETURN.length;

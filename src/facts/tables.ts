@@ -1,10 +1,11 @@
 /**
- * Jump tables, differences of labels and words relative to themselves: words that lead to a site's surroundings alone or
- * added to something.
+ * Jump tables, differences of labels and words relative to themselves: words that lead to a site's surroundings alone
+ * or added to something.
  *
- * Which bases there are, and what their tables are, is known from following values (computed-targets.ts). A table that code
- * of any function uses is read from its first word on. For the functions that hold sites that is not relied upon: every
- * word of the file, at every byte position, counts that leads to a site's surroundings if it is added to one of their bases.
+ * Which bases there are, and what their tables are, is known from following values (computed-targets.ts). A table that
+ * code of any function uses is read from its first word on. For the functions that hold sites that is not relied upon:
+ * every word of the file, at every byte position, counts that leads to a site's surroundings if it is added to one of
+ * their bases.
  */
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, sectionBytes } from "../elf/image.js";

@@ -5,8 +5,8 @@
  * crtbegin.o), and programs that ask the linker for its address. Such a table stays where it is, beside the new one: an
  * unwinder that looks into what was registered first, and finds nothing there for new code, goes on to PT_GNU_EH_FRAME.
  *
- * A mistake costs bytes of the file in one direction and a program that crashes in the other: whatever looks like an address
- * in the table counts.
+ * A mistake costs bytes of the file in one direction and a program that crashes in the other: whatever looks like an
+ * address in the table counts.
  */
 import * as elf from "../elf/constants.js";
 import { forEachRelocation } from "../elf/dynamic.js";
@@ -23,7 +23,8 @@ export function leadsInto(image: ElfImage, section: Section, byCode?: boolean): 
   // Static programs register their tables, and without dynamic symbols nobody knows.
   if (table === null && isRegistered) return true;
   const low: number = section.sh_addr;
-  // Records are led to in the middle of a section too, since linkers put many inputs together; a header has one beginning.
+  // Records are led to in the middle of a section too, since linkers put many inputs together; a header has one
+  // beginning.
   const high = isRegistered ? low + section.sh_size : low + 1;
   const isFixed = image.header.e_type === elf.ET_EXEC;
   let found = false;
@@ -56,7 +57,9 @@ const isData = (s: Section): boolean =>
   !s.name.startsWith(".eh_frame") &&
   s.sh_addralign >= 8;
 
-/** Whether something that looks like `lea table(%rip),%reg`, or in a fixed program `mov $table,%reg`, stands in code. */
+/**
+ * Whether something that looks like `lea table(%rip),%reg`, or in a fixed program `mov $table,%reg`, stands in code.
+ */
 function codeLeadsTo(
   image: ElfImage,
   section: Section,

@@ -3,9 +3,10 @@
  * capabilities (which are the attribute security.capability).
  *
  * Node has no call for extended attributes and ACLs, GNU cp has. Which failures cp reports depends on how it is asked:
- * `--preserve=all` passes over extended attributes that cannot be kept, naming `xattr` makes them an error, and an owner
- * that an unprivileged user cannot give is passed over in silence. So xattr is named, and what stat can see is compared
- * afterwards. cp also knows the order: owner first, since a change of owner clears set-user-ID and capabilities.
+ * `--preserve=all` passes over extended attributes that cannot be kept, naming `xattr` makes them an error, and an
+ * owner that an unprivileged user cannot give is passed over in silence. So xattr is named, and what stat can see is
+ * compared afterwards. cp also knows the order: owner first, since a change of owner clears set-user-ID and
+ * capabilities.
  */
 import { execFile } from "node:child_process";
 import type { BigIntStats } from "node:fs";

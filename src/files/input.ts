@@ -37,8 +37,9 @@ export function readInput(path: string): InputFile {
 }
 
 /**
- * Reads only parts of a regular file, for whoever needs little of a large one. `use` gets a buffer of the file's size and
- * a function that loads a range of it, cut to the file and rounded to pages; everything else in the buffer is zero, and costs no memory.
+ * Reads only parts of a regular file, for whoever needs little of a large one. `use` gets a buffer of the file's size
+ * and a function that loads a range of it, cut to the file and rounded to pages; everything else in the buffer is zero,
+ * and costs no memory.
  * @throws InputError as `readInput`, and whatever `use` throws
  */
 export function readParts<T>(path: string, use: (bytes: Buffer, need: (offset: number, size: number) => void) => T): T {

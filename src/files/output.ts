@@ -87,7 +87,8 @@ export async function writeOutput(
     withTemporaryFile(directory, async (temporary) => {
       await writeSparse(temporary.handle, content);
       const source = await unchangedInput(input);
-      // The content is on its way to the disk while another process copies the attributes; what is left then takes no time.
+      // The content is on its way to the disk while another process copies the attributes; what is left then takes no
+      // time.
       await Promise.all([
         temporary.handle.sync(),
         copyAttributes(source, input.stat, temporary, place.path, options.giveUp),

@@ -1,8 +1,8 @@
 /**
  * Whether a file gives whoever runs it more rights: the setuid and setgid bits, or file capabilities.
  *
- * Node cannot read extended attributes, where capabilities live; getcap of libcap2-bin can, which Debian installs unless
- * told otherwise. Where it is missing, capabilities stay unseen.
+ * Node cannot read extended attributes, where capabilities live; getcap of libcap2-bin can, which Debian installs
+ * unless told otherwise. Where it is missing, capabilities stay unseen.
  */
 import { execFile } from "node:child_process";
 
@@ -10,8 +10,8 @@ const SETUID = 0o4000;
 const SETGID = 0o2000;
 
 /**
- * What the file gives, in words, or undefined where it gives nothing that can be seen. `mode` is st_mode. Never rejects, so it
- * can be asked for before the work and awaited behind it.
+ * What the file gives, in words, or undefined where it gives nothing that can be seen. `mode` is st_mode. Never
+ * rejects, so it can be asked for before the work and awaited after it.
  */
 export async function privilegesOf(path: string, mode: number): Promise<string | undefined> {
   const found = [

@@ -1,8 +1,8 @@
 /**
- * What Linux does with a uprobe on each kind of probe instruction, on x86-64: the one table that everything here goes by
- * that depends on the kernel. Facts, not code: where they come from stands beside them. Whoever decides something by the
- * kernel asks this table, and never by a kernel's name. What is done with bytes that nobody writes on purpose, or where a
- * page ends, is in treatment.ts.
+ * What Linux does with a uprobe on each kind of probe instruction, on x86-64: the one table that everything here goes
+ * by that depends on the kernel. Facts, not code: where they come from stands beside them. Whoever decides something by
+ * the kernel asks this table, and never by a kernel's name. What is done with bytes that nobody writes on purpose, or
+ * where a page ends, is in treatment.ts.
  *
  * - before 6.18: int3; a one-byte nop is emulated in the trap, other nops are single-stepped out of line; instructions
  *   with a segment prefix are refused (arch/x86/kernel/uprobes.c, uprobe_init_insn), and nop10 has one.
@@ -10,8 +10,8 @@
  *   rsp, and a forked child inherits the patched text without the trampoline.
  * - from 7.2 on: a ten-byte nop becomes `lea -0x80(%rsp),%rsp; call`; both defects are gone, and nop5 is emulated.
  *
- * Which nop a kernel optimizes was read off the trampolines in Debian's images: `ret` in 6.18.15, 6.19.14, 7.0.13 and 7.1.3
- * to 7.1.13, `ret $0x80` in 7.2.6 to 7.2.13 and 7.3.4; 6.1, 6.12, 6.18, 7.1, 7.2 and 7.3 were booted, and asked.
+ * Which nop a kernel optimizes was read off the trampolines in Debian's images: `ret` in 6.18.15, 6.19.14, 7.0.13 and
+ * 7.1.3 to 7.1.13, `ret $0x80` in 7.2.6 to 7.2.13 and 7.3.4; 6.1, 6.12, 6.18, 7.1, 7.2 and 7.3 were booted, and asked.
  */
 import { constants } from "node:os";
 
@@ -42,7 +42,7 @@ export interface KernelFacts {
   readonly since: Version;
   /** For people. */
   readonly range: string;
-  /** Which nop becomes a call. A libbpf that knows the kernel moves on to it, behind the nop that a note names. */
+  /** Which nop becomes a call. A libbpf that knows the kernel moves on to it, after the nop that a note names. */
   readonly optimizes: LongNop | null;
   /** What happens to a uprobe on an instruction of that kind, placed where a note says. */
   readonly treats: Readonly<Record<"nop" | LongNop, Treatment>>;
@@ -126,7 +126,10 @@ export const kernelNamed = (name: KernelName): KernelFacts => kernels.find((kern
 
 export const kernelThatOptimizes = (nop: LongNop): KernelFacts => kernels.find((kernel) => kernel.optimizes === nop)!;
 
-/** Which kernels answer the uprobe system call with this error, if it was made from elsewhere; undefined where none does. */
+/**
+ * Which kernels answer the uprobe system call with this error, if it was made from elsewhere; undefined where none
+ * does.
+ */
 export const kernelThatAnswers = (errno: number): KernelFacts | undefined =>
   kernels.find(({ answers }) => constants.errno[answers] === errno);
 
@@ -135,7 +138,7 @@ const RETURN_CALL_SINCE: Version = [6, 11];
 
 export const returnsBySystemCall = (version: Version): boolean => isFrom(version, RETURN_CALL_SINCE);
 
-/** Where a tracer that knows the kernel attaches: at the nop that a note names, or at the longer one behind it. */
+/** Where a tracer that knows the kernel attaches: at the nop that a note names, or at the longer one after it. */
 export function attachedTo(
   kernel: KernelFacts,
   instruction: ProbeInstruction,

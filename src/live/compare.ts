@@ -1,9 +1,9 @@
 /**
  * A program run without uprobes and with one on each of its probes: does it do the same?
  *
- * Both runs are alike in all else: no arguments, no input, under the watcher. Output is compared by its digests. A program
- * that says something else each time (the time, its process id) shows nothing by that: where the two runs differ it runs a
- * third time, without uprobes again.
+ * Both runs are alike in all else: no arguments, no input, under the watcher. Output is compared by its digests. A
+ * program that says something else each time (the time, its process id) shows nothing by that: where the two runs
+ * differ it runs a third time, without uprobes again.
  */
 import { createHash } from "node:crypto";
 import { release } from "node:os";

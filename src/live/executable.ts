@@ -2,7 +2,7 @@
  * Which file a command runs, by the rules of execvp and of the kernel.
  *
  *     a name without a slash     is looked for in PATH
- *     "#!INTERPRETER ARGUMENT"   the interpreter is the program that runs; behind env, the one that env looks for
+ *     "#!INTERPRETER ARGUMENT"   the interpreter is the program that runs; after env, the one that env looks for
  *     neither ELF nor "#!"       /bin/sh runs it (execvp's own rule)
  */
 import { accessSync, closeSync, constants, openSync, readSync, statSync } from "node:fs";

@@ -3,9 +3,10 @@
  *
  *     usdt_nop5_PIDNAMESPACE_PID_STARTTIME
  *
- * Runs at the same time have different names. A run that was killed outright leaves its group behind; the next run sees by
- * the name that it is dead: no process has that number, or one that was started at another time. A number means nothing in
- * another PID namespace, so groups of others than our own are left alone, as is every group that is not named like this.
+ * Runs at the same time have different names. A run that was killed outright leaves its group after it; the next run
+ * sees by the name that it is dead: no process has that number, or one that was started at another time. A number means
+ * nothing in another PID namespace, so groups of others than our own are left alone, as is every group that is not
+ * named like this.
  */
 import { appendFileSync, existsSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 

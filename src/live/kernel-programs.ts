@@ -1,6 +1,6 @@
 /**
- * Tiny programs that find out what this kernel does with uprobes. Each answers by its exit status, and is run with a uprobe on
- * its site; none needs a library or prints anything.
+ * Tiny programs that find out what this kernel does with uprobes. Each answers by its exit status, and is run with a
+ * uprobe on its site; none needs a library or prints anything.
  */
 import { Assembler, at } from "../x86/assembler.js";
 import { linkOne } from "../x86/link.js";
@@ -59,8 +59,8 @@ export const passing = (instruction: Uint8Array): KernelProgram =>
   });
 
 /**
- * Passes its site, writes a byte to standard output, and waits for one from standard input; its exit status is then 0 where
- * the first bytes of `instruction` stand at the site again, and else 1.
+ * Passes its site, writes a byte to standard output, and waits for one from standard input; its exit status is then 0
+ * where the first bytes of `instruction` stand at the site again, and else 1.
  * @param size so many bytes have to be the same: the others may be anything
  */
 export const detached = (instruction: Uint8Array, size: number): KernelProgram =>
@@ -99,7 +99,7 @@ export function redZone(instruction: Uint8Array): KernelProgram {
   return programWithSite(code);
 }
 
-/** Forks behind some hits; its exit status is the signal that killed the child at the same site, or 0. */
+/** Forks after some hits; its exit status is the signal that killed the child at the same site, or 0. */
 export const forking = (instruction: Uint8Array): KernelProgram =>
   withSite(instruction, (code) => {
     passSite(code, "parent");
@@ -111,7 +111,10 @@ export const forking = (instruction: Uint8Array): KernelProgram =>
     code.op("mov", "edi", at("rsp")).op("and", "edi", 0x7f).system(Call.exitGroup);
   });
 
-/** Forbids itself, by a seccomp filter, every system call but exit_group, then passes the site; exits with its first byte. */
+/**
+ * Forbids itself, by a seccomp filter, every system call but exit_group, then passes the site; exits with its first
+ * byte.
+ */
 export function confined(instruction: Uint8Array): KernelProgram {
   const PR_SET_NO_NEW_PRIVS = 38;
   const PR_SET_SECCOMP = 22;

@@ -64,8 +64,8 @@ export function treatmentOf(nop: ProbedNop, tracefs: string): Treatment {
 const LEA = 0x48;
 
 /**
- * Whether the kernel takes an optimized site back when a tracer goes that is another process than the traced one; null where
- * the program does not come so far.
+ * Whether the kernel takes an optimized site back when a tracer goes that is another process than the traced one; null
+ * where the program does not come so far.
  * @param stay keeps the uprobe attached to the end: then nothing is taken back
  */
 export async function takesBack(nop: LongNop, tracefs: string, stay = false): Promise<boolean | null> {

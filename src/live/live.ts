@@ -1,7 +1,9 @@
 /**
- * A command with a real uprobe on every probe of some files: attach, run, look at each process as it ends, count, detach.
+ * A command with a real uprobe on every probe of some files: attach, run, look at each process as it ends, count,
+ * detach.
  *
- * The uprobes are there before the command starts, so nothing that it does is missed. The hits are the kernel's own count.
+ * The uprobes are there before the command starts, so nothing that it does is missed. The hits are the kernel's own
+ * count.
  */
 import { lookAt, Witness } from "./memory.js";
 import { distinctFiles, type TracedFile, type TracedSite } from "./traced-file.js";

@@ -1,5 +1,6 @@
 /**
- * What stands at probes in a living process: its own copy of the page, where the kernel writes its breakpoints and calls.
+ * What stands at probes in a living process: its own copy of the page, where the kernel writes its breakpoints and
+ * calls.
  *
  *     cc 1f 44 00 00                    an int3 over a nop's first byte
  *     e8 xx xx xx xx                    a nop5 that was optimized

@@ -1,6 +1,6 @@
 /**
- * A program that this tool has written, as a file that can be run: in a folder of its own, which goes away with the tool
- * unless that is killed outright.
+ * A program that this tool has written, as a file that can be run: in a folder of its own, which goes away with the
+ * tool unless that is killed outright.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -11,7 +11,7 @@ import type { UprobePoint } from "./uprobes.js";
 
 /** How a file is traced. */
 export interface Tracing {
-  /** Attach one byte on where the note's nop has this one behind it, as a libbpf does on kernels that optimize it. */
+  /** Attach one byte on where the note's nop has this one after it, as a libbpf does on kernels that optimize it. */
   readonly behind?: LongNop;
   /** What is traced on it: places that it refuses get no uprobe, for one there would be taken and never fire. */
   readonly kernel?: KernelFacts;

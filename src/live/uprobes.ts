@@ -4,13 +4,13 @@
  *     p:GROUP/EVENT PATH:0xOFFSET(0xREFERENCE_COUNTER)     a line appended to uprobe_events, and read back there
  *     PATH EVENT HITS                                      the line of the same place in uprobe_profile
  *
- * OFFSET is a file offset. REFERENCE_COUNTER is that of a semaphore: the kernel raises it in every process that maps the
- * file. Uprobes are on files, not on processes: whoever runs the file is counted.
+ * OFFSET is a file offset. REFERENCE_COUNTER is that of a semaphore: the kernel raises it in every process that maps
+ * the file. Uprobes are on files, not on processes: whoever runs the file is counted.
  *
- * All places are one event, not an event each: taking an event away makes the kernel wait for all its CPUs (measured with
- * 531 places: 40 seconds as events, 60 milliseconds as one). The profile does not say which place a line is about, but both
- * files list the kernel's one list, in the same order. An event's name is in both, its group is not: so events are named
- * like their group.
+ * All places are one event, not an event each: taking an event away makes the kernel wait for all its CPUs (measured
+ * with 531 places: 40 seconds as events, 60 milliseconds as one). The profile does not say which place a line is about,
+ * but both files list the kernel's one list, in the same order. An event's name is in both, its group is not: so events
+ * are named like their group.
  *
  * The kernel takes or refuses an event as a whole. One that it refuses is cut in two until the places that are to blame
  * stand alone.
@@ -115,8 +115,8 @@ function definition(group: string, event: string, point: UprobePoint, path: stri
 }
 
 /**
- * Paths as a definition can name them: blanks would end them there, and # would begin a comment. A file with such a path is
- * opened, and named by its descriptor while the definition is written.
+ * Paths as a definition can name them: blanks would end them there, and # would begin a comment. A file with such a
+ * path is opened, and named by its descriptor while the definition is written.
  */
 function openNames(points: readonly UprobePoint[]): { of(path: string): string; close(): void } {
   const descriptors = new Map<string, number>();
@@ -157,8 +157,8 @@ type Lists = ReturnType<typeof collect>;
 const MOST_READINGS = 100;
 
 /**
- * The kernel hands out each list in pieces. Where somebody else removes an event between two of them, the next piece begins
- * a line too far on, and one is missing: then both are read again.
+ * The kernel hands out each list in pieces. Where somebody else removes an event between two of them, the next piece
+ * begins a line too far on, and one is missing: then both are read again.
  */
 function readLists(tracefs: string, attached: readonly Event[]): { places: Lists; counts: Lists } {
   for (let reading = 1; ; reading++) {

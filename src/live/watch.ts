@@ -1,6 +1,6 @@
 /**
- * Runs a command under the watcher (watcher-program.ts), and lets the caller look at each of its processes when it is about
- * to end: then it is stopped, and its memory can be read.
+ * Runs a command under the watcher (watcher-program.ts), and lets the caller look at each of its processes when it is
+ * about to end: then it is stopped, and its memory can be read.
  */
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
@@ -38,12 +38,13 @@ export interface Running {
   readonly ended: Promise<Ending>;
 }
 
-/** How long we wait for output behind the end of the command, in milliseconds. */
+/** How long we wait for output after the end of the command, in milliseconds. */
 const OUTPUT_DELAY = 2000;
 
 /**
  * Starts a command.
- * @param look is called with each thread that is about to end, while it is stopped, and with the processes that are left
+ * @param look is called with each thread that is about to end, while it is stopped, and with the processes that are
+ * left
  *   when the command itself has ended. They are let go then.
  */
 export function watch(command: Command, look: (thread: number) => void): Running {

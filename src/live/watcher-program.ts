@@ -1,9 +1,9 @@
 /**
  * The program that starts a command and stops each of its processes when it is about to end.
  *
- * What the kernel made of a probe stands in the process's own copy of the page and goes with the process, which may live two
- * milliseconds. ptrace can stop a process at the last moment, when its memory is still there (PTRACE_O_TRACEEXIT). Node has
- * no ptrace, so a small program does it; this is its machine code.
+ * What the kernel made of a probe stands in the process's own copy of the page and goes with the process, which may
+ * live two milliseconds. ptrace can stop a process at the last moment, when its memory is still there
+ * (PTRACE_O_TRACEEXIT). Node has no ptrace, so a small program does it; this is its machine code.
  *
  *     watcher PROGRAM ARGV0 ARG...          descriptor 3: a socket to the tool
  *

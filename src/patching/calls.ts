@@ -1,9 +1,9 @@
 /**
  * System calls: that of the trampoline, and the few that programs here make themselves.
  *
- * The uprobe system call finds what the trampoline has pushed (rax, r11, rcx, and the return address that the call at the
- * probe has left), shows consumers the registers as they are at the probe, and writes back what they have changed. It
- * returns by sysret: rcx and r11 are lost, which is why the trampoline has pushed them.
+ * The uprobe system call finds what the trampoline has pushed (rax, r11, rcx, and the return address that the call at
+ * the probe has left), shows consumers the registers as they are at the probe, and writes back what they have changed.
+ * It returns by sysret: rcx and r11 are lost, which is why the trampoline has pushed them.
  */
 import { Gpr } from "../emulate/state.js";
 import { type Change, judged, Property, type Situation, violation, withCode } from "./change.js";
@@ -215,8 +215,8 @@ function fork(situation: Situation, number: number): Change[] {
   return [isFree, returning(situation, -EAGAIN, NO_CHILD)];
 }
 
-// A thread that has its own code changed by a system call goes on with the new one: the kernel flushes the page from this
-// CPU's TLB by invlpg, which serializes.
+// A thread that has its own code changed by a system call goes on with the new one: the kernel flushes the page from
+// this CPU's TLB by invlpg, which serializes.
 
 /** madvise on the page of the probes. */
 function advise(situation: Situation): Change[] {

@@ -59,8 +59,8 @@ export const Property = {
 } as const;
 
 /**
- * Whether a pass was counted right, as far as the kernel has to do with it: exactly once when the probe was attached all
- * the time, never when it was detached all the time, and otherwise at most once.
+ * Whether a pass was counted right, as far as the kernel has to do with it: exactly once when the probe was attached
+ * all the time, never when it was detached all the time, and otherwise at most once.
  */
 export function verdict(pass: Pass, registry: Registry): Violation | undefined {
   const { attachment } = registry.sites[pass.site]!;

@@ -11,12 +11,12 @@
  *   is true for each single byte only. Linux patches its own code by the same rule (int3 in byte 0 while the rest changes).
  *
  * So this is the model: a CPU's view of a byte of code is the set of all values that the byte has had since the CPU
- * serialized last. A fetch may see any of them, byte by byte, in any mixture, and the next fetch may see another mixture.
- * A one-byte write needs no rule of its own: there is nothing to mix.
+ * serialized last. A fetch may see any of them, byte by byte, in any mixture, and the next fetch may see another
+ * mixture. A one-byte write needs no rule of its own: there is nothing to mix.
  *
  * What the model leaves to the patcher's disadvantage: nothing ever becomes visible by itself, and a TLB flush that a
- * kernel happens to do when it writes does not count as serializing, since some CPUs flush others' TLBs without any IPI.
- * What it assumes: a thread stays on its CPU. One that moves meets a CPU that has serialized in its scheduler.
+ * kernel happens to do when it writes does not count as serializing, since some CPUs flush others' TLBs without any
+ * IPI. What it assumes: a thread stays on its CPU. One that moves meets a CPU that has serialized in its scheduler.
  */
 
 /** For each patched byte the values that a fetch may see, ascending. */
@@ -86,7 +86,7 @@ function mixture(view: View, at: number, first: number, versions: readonly Uint8
   return search(versions);
 }
 
-/** Some bytes behind a torn beginning, as they may be seen, so that people can read what would run. */
+/** Some bytes after a torn beginning, as they may be seen, so that people can read what would run. */
 function padded(bytes: readonly number[], view: View, at: number): number[] {
   const rest = view.slice(at + bytes.length).map((values) => values[values.length - 1]!);
   return [...bytes, ...rest];

@@ -1,11 +1,11 @@
 /**
  * What one CPU does with one instruction, asked for single states: the emulated CPU (src/emulate) as a function from a
- * snapshot to the snapshot behind the next instruction.
+ * snapshot to the snapshot after the next instruction.
  *
  * A snapshot is everything that belongs to one thread alone: its registers, and the bytes of its memory that are other
- * than they were in the beginning. Threads do not see each other's snapshots; what they share, the code at the probes and
- * a semaphore, is laid over the memory for one instruction at a time. Snapshots are numbered, and each instruction is run
- * once for each of them.
+ * than they were in the beginning. Threads do not see each other's snapshots; what they share, the code at the probes
+ * and a semaphore, is laid over the memory for one instruction at a time. Snapshots are numbered, and each instruction
+ * is run once for each of them.
  */
 import { PAGE_SIZE, runtimeAddress } from "../address.js";
 import { Cpu } from "../emulate/cpu.js";
@@ -32,7 +32,7 @@ export interface Bytes {
 
 export interface Ran {
   readonly outcome: Outcome;
-  /** The snapshot behind the instruction; where it faulted, the one before it. */
+  /** The snapshot after the instruction; where it faulted, the one before it. */
   readonly snapshot: number;
 }
 
@@ -146,7 +146,7 @@ export class Machine {
     if (outcome.kind !== "fault" && outcome.kind !== "unimplemented") {
       const bytes = new Map(snapshot.memory);
       for (const address of written) this.record(bytes, address, this.peekByte(address));
-      // The words behind the flags depend on how they were computed: make them those of a popf.
+      // The words after the flags depend on how they were computed: make them those of a popf.
       const { rflags } = cpu;
       cpu.rflags = rflags;
       after = this.numberOf({ words: cpu.w.slice(0, KEPT_WORDS), memory: written.length > 0 ? sorted(bytes) : bytes });

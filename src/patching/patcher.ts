@@ -2,9 +2,9 @@
  * The actor that attaches and detaches, as uprobe_register and uprobe_unregister do: site by site, and for each site in
  * one address space after the other, under its lock.
  *
- * Attaching: the probe can be found from now on and has its consumer; then int3 over byte 0. Detaching: the consumer goes;
- * then what is patched in goes (the call, by its phases, or int3 alone); then the probe cannot be found any more; and when
- * nobody is in a handler that may have found it before, detaching is complete.
+ * Attaching: the probe can be found from now on and has its consumer; then int3 over byte 0. Detaching: the consumer
+ * goes; then what is patched in goes (the call, by its phases, or int3 alone); then the probe cannot be found any more;
+ * and when nobody is in a handler that may have found it before, detaching is complete.
  */
 import { type Change, Property, violation, withCode } from "./change.js";
 import { INT3 } from "./protocol.js";

@@ -1,9 +1,9 @@
 /**
  * The programs that are run: small loops around a probe, in machine code with its listing.
  *
- * A program never ends by itself: its threads pass the probe again and again. A run may end where every thread is about to
- * pass the probe once more, and all have come back to the same state after at most two passes, so that there are finitely
- * many states.
+ * A program never ends by itself: its threads pass the probe again and again. A run may end where every thread is about
+ * to pass the probe once more, and all have come back to the same state after at most two passes, so that there are
+ * finitely many states.
  */
 
 import type { Interval } from "../address.js";
@@ -29,8 +29,8 @@ export interface Program {
   /** What threads begin with, where it is not the usual. */
   readonly first: { readonly words: Int32Array; readonly bytes: readonly Bytes[] } | null;
   /**
-   * The instructions that make up the program, where the rest of it is left out: a thread that comes to another one begins
-   * again.
+   * The instructions that make up the program, where the rest of it is left out: a thread that comes to another one
+   * begins again.
    */
   readonly region: ReadonlySet<number> | null;
   /** What the tracer asks for, where nothing else is said: the entry, the return too, or a session of both. */
@@ -72,7 +72,7 @@ export type ProgramName =
 export interface Shape {
   /** The instruction at the probe. */
   readonly probe: Uint8Array;
-  /** Put `lea -0x80(%rsp),%rsp` before and `lea 0x80(%rsp),%rsp` behind it. */
+  /** Put `lea -0x80(%rsp),%rsp` before and `lea 0x80(%rsp),%rsp` after it. */
   readonly guard: boolean;
   /** A forked child looks for patched probes and repairs them. */
   readonly forkGuard: "none" | "repair" | "repair-call" | "int3";
@@ -155,8 +155,8 @@ const callFar = (index: number): Source => [movToRax(TEXT + 0x80 + index * FAR),
 /**
  * A child that repairs its probe: the file's bytes back, then a split and a join of the mapping, upon which the kernel
  * itself installs what is still registered. It does so whatever it finds there. To look for e8 first is not enough: a
- * tracer that attaches and detaches before the child looks leaves byte 0 of the nop in front of the rest of the call, and one
- * that only attaches leaves int3, while a CPU that has not serialized since may still run the call.
+ * tracer that attaches and detaches before the child looks leaves byte 0 of the nop in front of the rest of the call,
+ * and one that only attaches leaves int3, while a CPU that has not serialized since may still run the call.
  */
 const repair: Source = [4, 16, 17].flatMap((advice) => [
   line(`mov edx,0x${advice.toString(16)}`, `ba ${hexOf(Uint8Array.of(advice))} 00 00 00`),

@@ -1,7 +1,7 @@
 /**
- * What must be the same behind a probe as without it: the next instruction, registers and flags, the stack from rsp up,
- * and of the 128 bytes below it (the System V red zone) what the program reads again (red-zone-use.ts). What is below the
- * red zone is nobody's by the ABI.
+ * What must be the same after a probe as without it: the next instruction, registers and flags, the stack from rsp up,
+ * and of the 128 bytes below it (the System V red zone) what the program reads again (red-zone-use.ts). What is below
+ * the red zone is nobody's by the ABI.
  */
 import { hex } from "../address.js";
 import { Gpr, IP } from "../emulate/state.js";
@@ -46,7 +46,7 @@ export function arrival(setup: Setup, thread: Thread): Violation | undefined {
   return undefined;
 }
 
-/** The snapshot in which the program must be behind its pass. */
+/** The snapshot in which the program must be after its pass. */
 export function expectedBehind(setup: Setup, thread: Thread): number {
   const site = setup.sites[thread.pass.site];
   let number = thread.expected;

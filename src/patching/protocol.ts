@@ -6,7 +6,7 @@
  * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From 6.11 on
  *   return probes make a system call, where before they had an int3.
  * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
- *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and behind.
+ *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and after it.
  *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
  * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
  *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
@@ -53,7 +53,7 @@ export interface Protocol {
   readonly forkCopiesTrampoline: boolean;
   /** Trampolines are tried from the newest on, or in the order of their addresses. */
   readonly newestTrampolineFirst: boolean;
-  /** How a nop of several bytes is run behind int3. */
+  /** How a nop of several bytes is run after int3. */
   readonly longNops: "emulated" | "stepped";
   /** errno of the uprobe system call when the trampoline did not make it. */
   readonly refusal: number;
@@ -82,7 +82,7 @@ export interface Protocol {
   readonly checksCaller: boolean;
   /** Registers that a consumer has changed reach the program. */
   readonly writesBack: boolean;
-  /** A thread that has patched the call in goes on behind the nop, and not at the call. */
+  /** A thread that has patched the call in goes on after the nop, and not at the call. */
   readonly skipsAfterPatching: boolean;
   /** Where the system call looks for the probe: so many bytes before the return address. */
   readonly looksBack: number | null;

@@ -1,10 +1,10 @@
 /**
  * The real code around a probe of a rewritten file, as a program for the model: where execution arrives at the changed
- * code, a state that leads from there over the probe, and the instructions that it runs. What verify finds out about the
- * file serves here too: its windows, and the states that it has run them from.
+ * code, a state that leads from there over the probe, and the instructions that it runs. What verify finds out about
+ * the file serves here too: its windows, and the states that it has run them from.
  *
- * A thread runs from the arrival until it leaves the changed code, and then comes again in the same state. What it would
- * read below rsp is looked for in the code behind, too.
+ * A thread runs from the arrival until it leaves the changed code, and then comes again in the same state. What it
+ * would read below rsp is looked for in the code after it, too.
  */
 import { PAGE_SIZE, type RuntimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -131,8 +131,8 @@ function siteAt(image: ElfImage, kernel: KernelName, location: Vaddr): Site {
 }
 
 /**
- * A run that leads over the probe, best one that leaves the changed code and does not fault in it; where nothing around the
- * probe has changed, the probe alone.
+ * A run that leads over the probe, best one that leaves the changed code and does not fault in it; where nothing around
+ * the probe has changed, the probe alone.
  */
 function wayOver(evidence: Evidence, index: number, location: Vaddr, site: Site): Way {
   let cut: Way | undefined;

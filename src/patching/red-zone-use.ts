@@ -1,8 +1,9 @@
 /**
  * Which bytes of the red zone a program reads again, from a snapshot on.
  *
- * That is found by trying: the program goes on, without a probe, once as it is and once for each byte with that byte changed.
- * A byte whose change never shows in a register is nobody's: the rest of a dead frame, or what an earlier call has left.
+ * That is found by trying: the program goes on, without a probe, once as it is and once for each byte with that byte
+ * changed. A byte whose change never shows in a register is nobody's: the rest of a dead frame, or what an earlier call
+ * has left.
  */
 import { type Machine, spOf } from "./machine.js";
 
@@ -16,7 +17,10 @@ export class RedZoneUse {
 
   constructor(private readonly machine: Machine) {}
 
-  /** Distances from rsp, negative, of the bytes that are read again after the snapshot of this number; found once for each. */
+  /**
+   * Distances from rsp, negative, of the bytes that are read again after the snapshot of this number; found once for
+   * each.
+   */
   readAgain(number: number): ReadonlySet<number> {
     let result = this.known.get(number);
     if (result === undefined) {

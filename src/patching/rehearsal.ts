@@ -1,8 +1,9 @@
 /**
- * One run in a given order, with what an observer from outside sees of it: bytes at a probe, trampolines, hits, and how a
- * process ends. For comparing the model with a kernel that runs.
+ * One run in a given order, with what an observer from outside sees of it: bytes at a probe, trampolines, hits, and how
+ * a process ends. For comparing the model with a kernel that runs.
  *
- * Where a fetch has a choice, the CPU sees what the memory has: runs on real hardware that are not raced look like that.
+ * Where a fetch has a choice, the CPU sees what the memory has: runs on real hardware that are not raced look like
+ * that.
  */
 import type { Violation } from "../explore/system.js";
 import { NO_CHILD } from "./calls.js";

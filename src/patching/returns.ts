@@ -1,9 +1,9 @@
 /**
- * Return probes: the entry replaces the return address by that of a trampoline, which calls the kernel (system call 335,
- * or int3 on older kernels); the kernel calls the consumer and sends the thread to where the function was called.
+ * Return probes: the entry replaces the return address by that of a trampoline, which calls the kernel (system call
+ * 335, or int3 on older kernels); the kernel calls the consumer and sends the thread to where the function was called.
  *
- * A session is one consumer for entry and return. Its entry says whether it wants the return, and what it hands over: here
- * the lowest bit of rdi, and rdi itself.
+ * A session is one consumer for entry and return. Its entry says whether it wants the return, and what it hands over:
+ * here the lowest bit of rdi, and rdi itself.
  */
 import { hex } from "../address.js";
 import { Gpr } from "../emulate/state.js";
@@ -15,7 +15,9 @@ import { isOn } from "./state.js";
 import { behind } from "./user.js";
 import { quadBytes, readQuad } from "./words.js";
 
-/** Puts the trampoline in place of the return address, which stands at rsp: the probe is a function's first instruction. */
+/**
+ * Puts the trampoline in place of the return address, which stands at rsp: the probe is a function's first instruction.
+ */
 export function hijackReturn(
   setup: Setup,
   thread: Thread,

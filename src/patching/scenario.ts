@@ -25,7 +25,7 @@ export interface Scenario {
   readonly consumer?: Consumer;
   /** Signals for the first thread; by default one where the program has a handler. */
   readonly signals?: number;
-  /** Each phase of patching is a step of its own, as if an IPI and the write behind it could be told apart. */
+  /** Each phase of patching is a step of its own, as if an IPI and the write after it could be told apart. */
   readonly fine?: boolean;
 }
 

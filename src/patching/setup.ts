@@ -50,7 +50,7 @@ export class Setup {
   readonly redZone = new RedZoneUse(this.machine);
   readonly sites: readonly PatchedSite[];
   readonly returnTrampoline = RETURN_TRAMPOLINE;
-  /** Behind the system call of a trampoline. */
+  /** After the system call of a trampoline. */
   readonly callEnd: number;
   /** Runtime addresses of whole pages that are mapped: [start, end). */
   private readonly occupied: Interval[] = [];

@@ -1,6 +1,6 @@
 /**
- * Signals: one may arrive between any two instructions in user mode, in a trampoline too. The kernel leaves the red zone
- * alone, writes its frame below it and starts the handler; sigreturn brings the registers back, not the memory.
+ * Signals: one may arrive between any two instructions in user mode, in a trampoline too. The kernel leaves the red
+ * zone alone, writes its frame below it and starts the handler; sigreturn brings the registers back, not the memory.
  */
 import { Gpr } from "../emulate/state.js";
 import type { Change, Situation } from "./change.js";

@@ -22,7 +22,7 @@ export type Mode =
   | "unborn"
   | "ended";
 
-/** A pass of a probe: from the first fetch at it to the instruction behind. */
+/** A pass of a probe: from the first fetch at it to the instruction after it. */
 export interface Pass {
   /** Index of the site, or -1: no pass. */
   readonly site: number;
@@ -57,7 +57,9 @@ export interface Thread {
   readonly mode: Mode;
   /** Number of the thread's own snapshot (machine.ts). */
   readonly snapshot: number;
-  /** In a pass: the snapshot as it would be without a probe, at the probe; once a consumer has moved rip, there. Or -1. */
+  /**
+   * In a pass: the snapshot as it would be without a probe, at the probe; once a consumer has moved rip, there. Or -1.
+   */
   readonly expected: number;
   readonly pass: Pass;
   /** While it patches: the group of phases that comes next, and the trampoline. */

@@ -1,11 +1,12 @@
 /**
- * What the kernel does when a thread runs into int3 (handle_swbp): look for a probe, call its consumers, try to patch the
- * call in, and go on behind the nop.
+ * What the kernel does when a thread runs into int3 (handle_swbp): look for a probe, call its consumers, try to patch
+ * the call in, and go on after the nop.
  *
- * Looking and patching take the address space's lock, so a thread waits while somebody patches. Steps that nobody can tell
- * apart are one step: taking a lock with what is done first under it, the last thing done under it with letting it go, an
- * IPI to all CPUs with the write behind it. (A thread that acts between the IPI and the write sees old bytes; it can see them
- * just as well before the IPI, since the IPI only takes choices away. So that order of things is there already.)
+ * Looking and patching take the address space's lock, so a thread waits while somebody patches. Steps that nobody can
+ * tell apart are one step: taking a lock with what is done first under it, the last thing done under it with letting it
+ * go, an IPI to all CPUs with the write after it. (A thread that acts between the IPI and the write sees old bytes; it
+ * can see them just as well before the IPI, since the IPI only takes choices away. So that order of things is there
+ * already.)
  */
 import { PAGE_SIZE } from "../address.js";
 import { type Change, judged, Property, type Situation, violation, withCode } from "./change.js";
@@ -155,7 +156,7 @@ function call(situation: Situation, site: PatchedSite, registers: Snapshot): Con
   return { change: { label: "kernel: calls the consumer" }, thread: after, registers: changed };
 }
 
-/** Back to user mode: behind the nop, which is emulated or stepped over, or where a consumer wants the thread. */
+/** Back to user mode: after the nop, which is emulated or stepped over, or where a consumer wants the thread. */
 function leave(situation: Situation, site: PatchedSite): Pick<Change, "thread" | "violation"> {
   const { setup, registry } = situation;
   const counted = judged(situation.thread, registry);
@@ -183,7 +184,7 @@ export function stepSteps(situation: Situation): Change[] {
   ];
 }
 
-/** Groups of phases that are one step each: IPIs, and the write behind them. */
+/** Groups of phases that are one step each: IPIs, and the write after them. */
 export function groupsOf(phases: readonly Phase[], stepsApart: boolean): Phase[][] {
   if (stepsApart) return phases.map((phase) => [phase]);
   const groups: Phase[][] = [];
@@ -227,7 +228,7 @@ export function carryOut(
   return { label: labels.join(", "), space: next, syncs, ...(bytes === undefined ? {} : { bytes }) };
 }
 
-/** What a phase writes: at a page's end it ends, for the page behind is another. */
+/** What a phase writes: at a page's end it ends, for the page after is another. */
 function bytesFor(
   setup: Setup,
   site: PatchedSite,
@@ -280,7 +281,7 @@ function siteOfPass({ setup, thread }: Situation): PatchedSite {
   return setup.sites[thread.pass.site]!;
 }
 
-/** The next group of phases, and behind the last one the way out. */
+/** The next group of phases, and after the last one the way out. */
 function patch(situation: Situation): Change[] {
   const { setup, thread, space } = situation;
   const site = siteOfPass(situation);

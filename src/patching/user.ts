@@ -113,7 +113,7 @@ function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thre
 }
 
 /**
- * The change that an instruction makes, with the checks behind it.
+ * The change that an instruction makes, with the checks after it.
  * @param isSeen the step is not private: it may look at what others write
  */
 function proceed(situation: Situation, ran: Ran, label: string, isSeen: boolean): Change {
@@ -146,9 +146,10 @@ function dead(outcome: Outcome): string {
 }
 
 /**
- * Looks at where a thread has arrived in user mode: inside a pass nothing is checked; behind it everything is, and the
+ * Looks at where a thread has arrived in user mode: inside a pass nothing is checked; after it everything is, and the
  * thread goes on as if there had been no probe.
- * @param isSeen whether the step may look at the attachment; one that may not comes from a trampoline, and whoever comes
+ * @param isSeen whether the step may look at the attachment; one that may not comes from a trampoline, and whoever
+ * comes
  *   from there has been counted
  */
 export function behind(situation: Situation, isSeen: boolean): Pick<Change, "thread" | "violation"> {

@@ -15,7 +15,10 @@ interface BenchRun {
   readonly costs: Costs;
 }
 
-/** The document of `bench --json`. Times in nanoseconds; `spread` is the interquartile range as a fraction of the median. */
+/**
+ * The document of `bench --json`. Times in nanoseconds; `spread` is the interquartile range as a fraction of the
+ * median.
+ */
 export const benchDocument = ({ kernel, processor, file, sites, costs }: BenchRun): object => ({
   schemaVersion: 1,
   kernel,

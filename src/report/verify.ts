@@ -15,8 +15,8 @@ export interface VerifyRun {
 type VerifySummary = { readonly sites: number } & Readonly<Record<Verdict, number>>;
 
 /**
- * How many probes there are, and what was found. `different` counts probes, and one more if the rest of the file differs:
- * it is 0 if and only if nothing does.
+ * How many probes there are, and what was found. `different` counts probes, and one more if the rest of the file
+ * differs: it is 0 if and only if nothing does.
  */
 export function summaryOf({ sites, findings }: VerifyReport): VerifySummary {
   const of = (verdict: Verdict): number => sites.filter((site) => site.verdict === verdict).length;

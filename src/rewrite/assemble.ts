@@ -3,10 +3,10 @@
  *
  *     [ what is loaded, in place, with its edits ][ hole ][ new segment ][ far jumps ][ what is not loaded ][ revert data ][ section headers ]
  *
- * Loaded bytes never move: addresses depend on them. What moves into the new segment all the same is found by headers and
- * dynamic tags alone (table-growth.ts, fork-guard/, unwind/); where large tables stood there are holes then. What is not loaded
- * (symbols, debug information, notes) follows in its old order behind the new segment, and section headers tell where. Where
- * the file has bytes that no header describes, all of it stays in place (unloaded.ts).
+ * Loaded bytes never move: addresses depend on them. What moves into the new segment all the same is found by headers
+ * and dynamic tags alone (table-growth.ts, fork-guard/, unwind/); where large tables stood there are holes then. What
+ * is not loaded (symbols, debug information, notes) follows in its old order after the new segment, and section headers
+ * tell where. Where the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */
 
 import { createHash } from "node:crypto";
@@ -47,7 +47,7 @@ export interface Assembly {
   readonly code: { readonly place: Place; readonly newCode: NewCode } | undefined;
   /** Unwind information for the new code, which is in a new segment then. */
   readonly unwind?: UnwindLayout;
-  /** What comes behind the content of sections that move to the new segment because they have grown. */
+  /** What comes after the content of sections that move to the new segment because they have grown. */
   readonly tails?: ReadonlyMap<Section, Uint8Array>;
   /** Loaded sections without content in the file, for which the program headers of `image` have room already. */
   readonly addedSections?: readonly OutputSection[];
@@ -137,7 +137,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
     placed.set(section, { offset, size: at - offset, info });
   }
 
-  // The revert data describes all that stands before it; behind it come only the section headers and trailing bytes.
+  // The revert data describes all that stands before it; after it come only the section headers and trailing bytes.
   const trailing = patched.subarray(unloadedPart(image).trailingStart);
   for (const { section, sh_offset } of away)
     sources.push({ from: sh_offset, to: section.sh_offset, size: section.sh_size });
@@ -242,17 +242,19 @@ function programHeaders(image: ElfImage, assembly: Assembly): readonly ProgramHe
   return newProgramHeaders(image, place, size, unwind?.programHeader && [unwind.programHeader], farIn(assembly));
 }
 
-/** Where the new code ends, and what stands behind it. */
+/** Where the new code ends, and what stands after it. */
 const newEnd = ({ code, unwind }: Assembly): number => unwind?.end ?? code!.newCode.start + code!.newCode.bytes.length;
 
-/** The far jumps, which stand behind the new segment in the file. */
+/** The far jumps, which stand after the new segment in the file. */
 function farIn(assembly: Assembly): readonly FarPiece[] {
   if (assembly.code?.place.kind !== "new segment") return [];
   const { place, newCode } = assembly.code;
   return farPieces(newCode.chunks, newEnd(assembly) - place.p_vaddr + place.p_offset);
 }
 
-/** What a new segment holds: the sections that moved into it, or the table, the new code, and its unwind information. */
+/**
+ * What a new segment holds: the sections that moved into it, or the table, the new code, and its unwind information.
+ */
 function segmentContent(
   image: ElfImage,
   assembly: Assembly,
@@ -309,7 +311,10 @@ function betweenHoles(bytes: Uint8Array, end: number, vacated: readonly Interval
   return [...parts, { start: from, end }];
 }
 
-/** A section's new bytes, to be written elsewhere. Where its old ones stay, which belong to nothing then, they are as they were. */
+/**
+ * A section's new bytes, to be written elsewhere. Where its old ones stay, which belong to nothing then, they are as
+ * they were.
+ */
 function takenFrom(patched: Buffer, image: ElfImage, { sh_offset, sh_size }: Section, keptEnd: number): Uint8Array {
   const bytes = patched.subarray(sh_offset, sh_offset + sh_size);
   if (sh_offset >= keptEnd) return bytes;
@@ -321,7 +326,7 @@ function takenFrom(patched: Buffer, image: ElfImage, { sh_offset, sh_size }: Sec
 const symbolTables = (image: ElfImage): Section[] =>
   image.sections.filter((s) => s.sh_type === elf.SHT_SYMTAB || s.sh_type === elf.SHT_DYNSYM);
 
-/** New names behind those that .shstrtab has. */
+/** New names after those that .shstrtab has. */
 function sectionNames(
   image: ElfImage,
   sections: readonly OutputSection[],

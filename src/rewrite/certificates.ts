@@ -1,6 +1,7 @@
 /**
- * What a rewritten file says about the functions that changed, for a checker that believes none of it: how each of their
- * computed transfers gets its target, and which addresses inside of functions they make. It is what the facts went by.
+ * What a rewritten file says about the functions that changed, for a checker that believes none of it: how each of
+ * their computed transfers gets its target, and which addresses inside of functions they make. It is what the facts
+ * went by.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import type { GroupFacts, Way } from "../facts/computed-targets.js";

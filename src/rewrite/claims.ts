@@ -1,6 +1,6 @@
 /**
- * Which bytes a plan has given away so far, asked for at every step of it: stretches by the blocks that they touch, so that an
- * answer takes as long with ten thousand of them as with one.
+ * Which bytes a plan has given away so far, asked for at every step of it: stretches by the blocks that they touch, so
+ * that an answer takes as long with ten thousand of them as with one.
  */
 import type { Interval, Vaddr } from "../address.js";
 import { addTo } from "../grouped.js";

@@ -15,7 +15,10 @@ export function editAt(image: ElfImage, offset: number, bytes: Uint8Array): Edit
   return { offset: fileOffset(offset), old: image.bytes.subarray(offset, offset + bytes.length), new: bytes };
 }
 
-/** An edit at a link-time address. @throws Error where the bytes there are not in the file: the caller has proved they are */
+/**
+ * An edit at a link-time address. @throws Error where the bytes there are not in the file: the caller has proved they
+ * are
+ */
 export function editAtAddress(image: ElfImage, address: Vaddr, bytes: Uint8Array): Edit {
   const offset = offsetOf(image, address);
   if (offset === undefined) throw new Error(`${hex(address)} is not in the file`);

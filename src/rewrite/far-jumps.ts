@@ -1,22 +1,22 @@
 /**
- * Jumps that stand far behind everything else in memory: where the bytes behind a probe lead if they are read as the
- * distance of a jump (tactics/punned.ts). Each is a `jmp` to new code and nothing more, so probes stay together, where perf
- * and the fork guard want them.
+ * Jumps that stand far after everything else in memory: where the bytes after a probe lead if they are read as the
+ * distance of a jump (tactics/punned.ts). Each is a `jmp` to new code and nothing more, so probes stay together, where
+ * perf and the fork guard want them.
  *
  *     in memory    [ the file's segments ][ new segment ]   ...   [jmp]   ...   [jmp]
  *     in the file  [ the file's segments ][ new segment ][jmp..jmp]
  *
- * A page with such jumps is a segment of its own. In the file they share a page or two: each stands at the first offset that
- * agrees with its address modulo the size of a page.
+ * A page with such jumps is a segment of its own. In the file they share a page or two: each stands at the first offset
+ * that agrees with its address modulo the size of a page.
  *
  * What it costs:
  *
  *     address space   The dynamic loader reserves all that a library spans, and what is between is mapped without any rights. No
- *                     memory stands behind it, but RLIMIT_AS and mlockall count it, and the space within 2 GiB around a library, in
+ *                     memory stands after it, but RLIMIT_AS and mlockall count it, and the space within 2 GiB around a library, in
  *                     which the kernel's trampolines have to find a place, becomes less. Linux does the same for a moment with a
  *                     position-independent program that it starts. 256 MiB are what a large heap or the arenas of a few threads
  *                     (64 MiB each in glibc) reserve likewise. In a program with fixed addresses nothing is reserved; its heap
- *                     begins behind.
+ *                     begins after it.
  *     pages           Each has a mapping in every process that loads the file, of which a process has 65,530, 56 bytes of the
  *                     program header table, and some 8 KiB of page tables once a probe is passed.
  */
@@ -32,11 +32,15 @@ import { farJumpOf } from "./proposal.js";
 
 /** By so many bytes a file may reach further in memory than it did. */
 const MOST_GROWTH = 2 ** 28;
-/** The same with fixed addresses, for all of what the file spans: jumps, and distances in its tables, reach no further. */
+/**
+ * The same with fixed addresses, for all of what the file spans: jumps, and distances in its tables, reach no further.
+ */
 const MOST_FIXED_SPAN = 2 ** 31 - PAGE_SIZE;
 /** So many segments with jumps a file may get. */
 export const MOST_SEGMENTS = 16;
-/** Behind the file's segments the new one has its place: its code and tables are shorter than the file and this together. */
+/**
+ * After the file's segments the new one has its place: its code and tables are shorter than the file and this together.
+ */
 const ROOM_FOR_CODE = 2 ** 20;
 
 /** Jumps that share a page, or stand in neighbouring ones: a segment. */
@@ -93,7 +97,7 @@ export interface FarPiece extends FarSegment {
 
 /**
  * The far jumps of new code, in the order of their places in the file.
- * @param behind the file offset behind which they go
+ * @param after the file offset after which they go
  */
 export function farPieces(chunks: readonly Chunk[], behind: number): readonly FarPiece[] {
   const jumps = new Map(chunks.flatMap(({ far }) => (far === undefined ? [] : [[far.at, far.bytes] as const])));
@@ -113,7 +117,10 @@ export function farPieces(chunks: readonly Chunk[], behind: number): readonly Fa
   return pieces;
 }
 
-/** What sites with a far jump cost: by how much the file reaches further for each, and how many pages are mapped for it alone. */
+/**
+ * What sites with a far jump cost: by how much the file reaches further for each, and how many pages are mapped for it
+ * alone.
+ */
 export function farCosts(image: ElfImage, proposals: readonly Proposal[]): ReadonlyMap<Vaddr, SiteCost> {
   const costs = new Map<Vaddr, SiteCost>();
   const jumps = proposals.flatMap((p) => {

@@ -1,6 +1,6 @@
 /**
- * What the user should know of the output before it is deployed. Each hazard names the kernels that it holds for and the
- * option that decides it.
+ * What the user should know of the output before it is deployed. Each hazard names the kernels that it holds for and
+ * the option that decides it.
  */
 import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
@@ -36,11 +36,11 @@ interface HazardContext {
   readonly noGuard: string | undefined;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
-  /** What probes cost that are reached by a jump over the bytes behind them (tactics/punned.ts). */
+  /** What probes cost that are reached by a jump over the bytes after them (tactics/punned.ts). */
   readonly costs: readonly SiteCost[];
   /** New code that stacks cannot be walked from, or undefined where there is none. */
   readonly missing: MissingFrames | undefined;
-  /** Bytes behind all that headers describe. */
+  /** Bytes after all that headers describe. */
   readonly trailing: number;
   /** Whether the output is anything but a copy: it may have a fork guard and no rewritten probe. */
   readonly changes: boolean;
@@ -76,7 +76,9 @@ const STEPPING = rangesWhere((kernel) => kernel.treats.nop5 === "stepped");
 const REFUSING = rangesWhere((kernel) => kernel.acrossPages === "refused");
 const DAMAGING = kernels.flatMap(({ damages }) => damages ?? []).join(", ");
 
-/** What decides a hazard of nop5: the layout, where this run wrote any; nothing, where all of them were there before. */
+/**
+ * What decides a hazard of nop5: the layout, where this run wrote any; nothing, where all of them were there before.
+ */
 const way = (makesNop5: boolean, option: string): string =>
   makesNop5 ? option : "the probes were built so: no option changes them";
 

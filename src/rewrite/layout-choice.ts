@@ -1,5 +1,6 @@
 /**
- * Which layout `auto` means: the fastest one that neither slows nor endangers any kernel that the file will be traced on.
+ * Which layout `auto` means: the fastest one that neither slows nor endangers any kernel that the file will be traced
+ * on.
  *
  * That is nop5 where all of them make a call of it, unless the process may fork in a way that no fork guard covers;
  * everything else gets nop,nop10, which no kernel treats worse than today's nop.

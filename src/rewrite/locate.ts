@@ -1,7 +1,7 @@
 /**
- * Where a plan's new code goes: the best place that holds all of it, encoded there. Where none does, as in a static program
- * without room for another program header, the largest holds what fits: the program's own probes before those that the C
- * library and the compiler's libraries bring along, and of those the shortest code first.
+ * Where a plan's new code goes: the best place that holds all of it, encoded there. Where none does, as in a static
+ * program without room for another program header, the largest holds what fits: the program's own probes before those
+ * that the C library and the compiler's libraries bring along, and of those the shortest code first.
  */
 
 import type { Vaddr } from "../address.js";
@@ -23,13 +23,16 @@ export interface Located extends Plan {
   readonly guard: ForkGuard | undefined;
 }
 
-/** Puts the fork guard behind new code, or says why it cannot be there. */
+/** Puts the fork guard after new code, or says why it cannot be there. */
 export type AddGuard = (place: Place, newCode: NewCode, placed: readonly PlacedProbe[]) => GuardedCode | string;
 
 /** Whether a probe is one that a library brings into a static program. */
 export type IsOfLibrary = (site: Vaddr) => boolean;
 
-/** Finds the best place that holds all detours; where there is none, as many as fit are placed, and the others are skipped. */
+/**
+ * Finds the best place that holds all detours; where there is none, as many as fit are placed, and the others are
+ * skipped.
+ */
 export function locate(plan: Plan, placesFor: () => Places, isOfLibrary: IsOfLibrary): Located {
   const detours = detoursOf(plan);
   if (detours.length === 0) return located(plan, undefined);

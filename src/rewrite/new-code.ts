@@ -1,6 +1,6 @@
 /**
- * New code, from detours: each becomes a unit for the linker (x86/link.ts), and so does every stretch of the input that gets
- * new content for its sake. Linked together they find each other.
+ * New code, from detours: each becomes a unit for the linker (x86/link.ts), and so does every stretch of the input that
+ * gets new content for its sake. Linked together they find each other.
  *
  *     chunk     the displaced instructions and probes of one detour, and the jump back. A symbol stands at each instruction
  *               that moved: branches may be led there. Chunks stand one after the other, int3 between them; each begins where
@@ -50,7 +50,10 @@ export interface NamedCode {
   readonly name: string;
   readonly start: Vaddr;
   readonly end: Vaddr;
-  /** How to find the caller's frame, where the return address is the only thing that is saved for it; else there is no FDE. */
+  /**
+   * How to find the caller's frame, where the return address is the only thing that is saved for it; else there is no
+   * FDE.
+   */
   readonly unwind: CfaRows | undefined;
 }
 
@@ -64,8 +67,8 @@ export interface NewCode {
 }
 
 /**
- * Encodes all detours from link-time address `start` on, which is a multiple of 16. Where one cannot be encoded, neither
- * can those that count on the branches that it moves, and it needs no helpers.
+ * Encodes all detours from link-time address `start` on, which is a multiple of 16. Where one cannot be encoded,
+ * neither can those that count on the branches that it moves, and it needs no helpers.
  */
 export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): NewCode {
   const failed = new Map<Proposal, string>();
@@ -241,7 +244,10 @@ function changesFor(
   return { changes, relays, far: far && over({ start: far, end: vaddr(far + JUMP_SIZE) }).jump(to) };
 }
 
-/** New content for bytes of the input. Of a window of one byte the first one of a jump, where the others are there already. */
+/**
+ * New content for bytes of the input. Of a window of one byte the first one of a jump, where the others are there
+ * already.
+ */
 const over = (stretch: Interval<Vaddr>): Unit => new Code({ over: stretch });
 
 function branchChanges(branch: Retarget["branch"], way: Exclude<Retarget["way"], "moves">, to: string): Unit[] {
@@ -271,5 +277,5 @@ const relaysFrom = (origin: Vaddr, stretches: readonly Interval<Vaddr>[]): reado
     return { start, end: vaddr(start + size), origin, lower: 0, lastByte: 0 };
   });
 
-/** Where chunks may begin in a segment: behind what is there already. */
+/** Where chunks may begin in a segment: after what is there already. */
 export const codeStart = (end: number): Vaddr => vaddr(alignUp(end, LINE));

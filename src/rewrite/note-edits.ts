@@ -2,8 +2,8 @@
  * The notes of the probes that moved: their location, and what depends on it.
  *
  * Of an argument string two things do: a bare number before (%rip) is a distance from the probe, and memory that is
- * addressed through %rsp lies further up where rsp is lower than it was at the one-byte nop. The string may become longer; a
- * note section that is not loaded, which is the rule, is then written anew as a whole.
+ * addressed through %rsp lies further up where rsp is lower than it was at the one-byte nop. The string may become
+ * longer; a note section that is not loaded, which is the rule, is then written anew as a whole.
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";

@@ -1,13 +1,15 @@
 /**
- * Where tables stood that the dynamic loader finds in the new segment now: a section, `.tables.old`, at the first such place.
+ * Where tables stood that the dynamic loader finds in the new segment now: a section, `.tables.old`, at the first such
+ * place.
  *
- * patchelf takes the start of a program with fixed addresses for its own, up to the first section that cannot move. What it
- * makes longer goes there if it fits, and only else into new pages before the program's first. A linker leaves no room for
- * that: all those sections are counted. But once a table has moved away its old place is room that nobody counts, and then
- * .dynamic goes there, into a segment that cannot be written, and the loader, which writes to it, dies.
+ * patchelf takes the start of a program with fixed addresses for its own, up to the first section that cannot move.
+ * What it makes longer goes there if it fits, and only else into new pages before the program's first. A linker leaves
+ * no room for that: all those sections are counted. But once a table has moved away its old place is room that nobody
+ * counts, and then .dynamic goes there, into a segment that cannot be written, and the loader, which writes to it,
+ * dies.
  *
- * A section of program data cannot move. So one begins where the first such place does, and patchelf makes new pages as it
- * would have with the input.
+ * A section of program data cannot move. So one begins where the first such place does, and patchelf makes new pages as
+ * it would have with the input.
  */
 
 import { vaddr } from "../address.js";

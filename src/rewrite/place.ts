@@ -4,14 +4,14 @@
  *     rest of page   the unused rest of an executable segment's last page: no new segment, no new program header; every
  *                    tool that rewrites binaries keeps it
  *     PT_NULL entry  a new segment, described by a program header that the linker left free
- *     grown table    a new segment; the program header table grows where it stands, and what stood behind it moves into
+ *     grown table    a new segment; the program header table grows where it stands, and what stood after it moves into
  *                    the new segment (see table-growth.ts)
  *     table at end   a new segment; the whole table moves there. Only when asked for: strip and eu-strip break such files
  *
- * A new segment begins behind everything else in memory, since the loader wants segments in ascending order, and in the
- * file at the offset that gives it the p_vaddr - p_offset of .stapsdt.base's segment: perf takes the one for the other. So
- * .bss is a hole in the file then. One that is longer than the file itself, and than 1 MiB, is only made when asked for: else
- * the segment stands right behind what the file has, and perf does not find its probes.
+ * A new segment begins after everything else in memory, since the loader wants segments in ascending order, and in the
+ * file at the offset that gives it the p_vaddr - p_offset of .stapsdt.base's segment: perf takes the one for the other.
+ * So .bss is a hole in the file then. One that is longer than the file itself, and than 1 MiB, is only made when asked
+ * for: else the segment stands right after what the file has, and perf does not find its probes.
  */
 import { alignUp, type FileOffset, fileOffset, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -62,7 +62,7 @@ export type Place = RestOfPage | NewSegment;
 export interface PlaceOptions {
   readonly tableAtEnd: boolean;
   readonly keepOffsets: boolean;
-  /** How many segments more there are to be, far behind: then new code is in a new segment, too. */
+  /** How many segments more there are to be, far after it: then new code is in a new segment, too. */
   readonly farSegments?: number;
 }
 
@@ -112,7 +112,10 @@ function isUnused(image: ElfImage, start: number, end: number): boolean {
   return bytes.subarray(start, end).every((byte) => byte === 0);
 }
 
-/** Behind what the file has, and behind where .bss and its like are said to stand: tools take them for a part of a segment there. */
+/**
+ * After what the file has, and after where .bss and its like are said to stand: tools take them for a part of a segment
+ * there.
+ */
 function offsetApart({ sections, bytes }: ElfImage, fileEnd: number): number {
   const nominal = sections.filter((s) => s.sh_type === elf.SHT_NOBITS && s.sh_offset <= bytes.length);
   return alignUp(Math.max(fileEnd, ...nominal.map((s) => s.sh_offset + 1)), PAGE_SIZE);

@@ -1,10 +1,10 @@
 /**
  * The last look before anything is written: is all that was planned in the output, and does the output lead back?
  *
- * The output is parsed afresh and asked as a stranger would ask it, through src/elf and src/usdt: each note where the report
- * says that its probe is, the form's bytes there, every section of the input, those that are new, symbols and frame records
- * of new code. Then the recipe in the output is followed, and must end at the input. What is missing is a mistake of this
- * program, whatever the input is like: nothing is written then.
+ * The output is parsed afresh and asked as a stranger would ask it, through src/elf and src/usdt: each note where the
+ * report says that its probe is, the form's bytes there, every section of the input, those that are new, symbols and
+ * frame records of new code. Then the recipe in the output is followed, and must end at the input. What is missing is a
+ * mistake of this program, whatever the input is like: nothing is written then.
  */
 
 import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
@@ -210,7 +210,9 @@ function checkSymbols({ file, image: output }: Output, { image, assembly }: Plan
 /** Elf64_Sym as words: st_name; st_info, st_other, st_shndx; st_value; st_size. */
 const SYM_WORDS = elf.SYM_SIZE / 4;
 
-/** The output's number of each section of the input: the next of that name and type, in the order in which they stand. */
+/**
+ * The output's number of each section of the input: the next of that name and type, in the order in which they stand.
+ */
 function sectionNumbers(image: ElfImage, output: ElfImage): readonly number[] {
   const byKey = new Map<string, number[]>();
   for (const section of output.sections) {
@@ -265,8 +267,8 @@ function frameLookup(file: Unwritten, output: ElfImage): (address: Vaddr) => boo
 }
 
 /**
- * By the file offset of a CIE, how many bytes its FDEs have for where a function begins, relative to themselves, and for its
- * length; undefined for other encodings, which are left to verify.
+ * By the file offset of a CIE, how many bytes its FDEs have for where a function begins, relative to themselves, and
+ * for its length; undefined for other encodings, which are left to verify.
  */
 function pointerWidths(file: Unwritten, { view }: ElfImage, section: Section): (cie: number) => 4 | 8 | undefined {
   const known = new Map<number, 4 | 8 | undefined>();
@@ -281,12 +283,15 @@ function pointerWidths(file: Unwritten, { view }: ElfImage, section: Section): (
   };
 }
 
-/** Behind the length and the id. */
+/** After the length and the id. */
 const FDE_START = 8;
 /** DW_EH_PE_pcrel with DW_EH_PE_sdata4 or sdata8. */
 const [PCREL_4, PCREL_8] = [0x1b, 0x1c];
 
-/** The last entry of .eh_frame_hdr that is not behind an address. Undefined where there is no table in the usual encodings. */
+/**
+ * The last entry of .eh_frame_hdr that is not after an address. Undefined where there is no table in the usual
+ * encodings.
+ */
 function searchTable(
   file: Unwritten,
   { sections, programHeaders, view }: ElfImage,

@@ -1,6 +1,6 @@
 /**
- * The plan as data that can be printed: what was known of each probe, what was tried for it, what was chosen, where its new code
- * went, and which bytes of the file change for it. `rewrite --plan-json` and `--explain` show it.
+ * The plan as data that can be printed: what was known of each probe, what was tried for it, what was chosen, where its
+ * new code went, and which bytes of the file change for it. `rewrite --plan-json` and `--explain` show it.
  */
 import { type FileOffset, hex, type Interval, type Vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";

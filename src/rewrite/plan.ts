@@ -1,7 +1,7 @@
 /**
- * The plan: for each site the first tactic that is proved safe, or why none is. All sites of a file are planned together, in
- * the order of their addresses, so that windows never overlap: where the one of a site would reach into the one before it,
- * the two become one.
+ * The plan: for each site the first tactic that is proved safe, or why none is. All sites of a file are planned
+ * together, in the order of their addresses, so that windows never overlap: where the one of a site would reach into
+ * the one before it, the two become one.
  */
 import { hex, type Interval, type Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";
@@ -228,7 +228,9 @@ class Planning {
     for (const probe of probesOf(proposal)) this.done.add(probe);
   }
 
-  /** The first tactic that can, or one that takes in the probe before; else what most is said by of what is in the way. */
+  /**
+   * The first tactic that can, or one that takes in the probe before; else what most is said by of what is in the way.
+   */
   private choose(
     tactics: readonly Named[],
     context: SiteContext,

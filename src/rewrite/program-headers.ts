@@ -10,7 +10,7 @@ import type { Place } from "./place.js";
 
 /**
  * All program headers once new code is in its place.
- * @param size of the code, and what stands behind it
+ * @param size of the code, and what stands after it
  * @param far segments with far jumps
  * @param replaced headers that say something else than the input's, of which there is one of each type
  */
@@ -34,7 +34,7 @@ export function newProgramHeaders(
     codeSegment(place.p_vaddr, place.p_offset, length),
     ...[...far].sort((a, b) => a.start - b.start).map((f) => codeSegment(f.start, f.offset, f.bytes.length)),
   ];
-  // PT_LOADs are in ascending order: the new ones, which are the highest, come behind the last.
+  // PT_LOADs are in ascending order: the new ones, which are the highest, come after the last.
   const behind = programHeaders.findLastIndex((p) => p.p_type === elf.PT_LOAD) + 1;
   const unused = Array.from({ length: 1 + place.farSegments - added.length }, () => nothing);
   return [...programHeaders.slice(0, behind), ...added, ...programHeaders.slice(behind), ...unused];
@@ -80,8 +80,8 @@ export function encodeProgramHeaders(headers: readonly ProgramHeader[]): Uint8Ar
 }
 
 /**
- * The table's bytes, and where it grew what stands behind it.
- * @param contentOf the output's content of a section that slid up behind the table
+ * The table's bytes, and where it grew what stands after it.
+ * @param contentOf the output's content of a section that slid up after the table
  */
 export function programHeaderEdits(
   image: ElfImage,

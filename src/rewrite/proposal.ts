@@ -1,6 +1,6 @@
 /**
- * What a tactic answers: a proposal, as data that can be printed, or a reason why not. Nothing is written here; new code
- * has no address yet.
+ * What a tactic answers: a proposal, as data that can be printed, or a reason why not. Nothing is written here; new
+ * code has no address yet.
  */
 import type { Interval, Vaddr } from "../address.js";
 import type { Branch } from "../facts/entries.js";
@@ -64,22 +64,23 @@ export interface InPlaceChange {
   readonly kind: "in-place";
   readonly bytes: Uint8Array;
   readonly probes: readonly PlacedProbe[];
-  /** The function part that ends later than before, since its last block moved into the padding behind it. */
+  /** The function part that ends later than before, since its last block moved into the padding after it. */
   readonly growth: { readonly range: CodeRange; readonly end: Vaddr } | undefined;
 }
 
-/** The window leads to new code, which goes back behind the window. */
+/** The window leads to new code, which goes back after the window. */
 export interface Detour {
   readonly kind: "detour";
   /**
-   * How the window leads there: by a jump at its start, or by the call that it ends with, behind nops; the new code then
-   * runs with rsp 8 lower than the probe did, and goes on to the function that was called; or by a short jump to padding
-   * nearby, which holds the long one or another short one to the next padding; or not at all: only the branches that are led
-   * to new code come there; or, of one byte, by a jump whose distance is the bytes behind it, to a far place that holds one more.
+   * How the window leads there: by a jump at its start, or by the call that it ends with, after nops; the new code then
+   * runs with rsp 8 lower than the probe did, and goes on to the function that was called; or by a short jump to
+   * padding nearby, which holds the long one or another short one to the next padding; or not at all: only the branches
+   * that are led to new code come there; or, of one byte, by a jump whose distance is the bytes after it, to a far
+   * place that holds one more.
    */
   readonly via: "jump" | "call" | "branches" | { readonly hop: readonly Interval<Vaddr>[] } | { readonly far: Vaddr };
   readonly body: readonly Fragment[];
-  /** Bytes behind the window that its jump goes by, and so must not change. */
+  /** Bytes after the window that its jump goes by, and so must not change. */
   readonly kept?: Interval<Vaddr>;
   /** Where the new code goes on, or undefined where its last instruction never falls through. */
   readonly resume: Vaddr | undefined;
@@ -102,7 +103,7 @@ export interface Retarget {
 
 /**
  *     near       its 32-bit distance changes
- *     widened    a short jmp becomes a near one, over the padding behind it
+ *     widened    a short jmp becomes a near one, over the padding after it
  *     relay      its 8-bit distance changes: it leads to padding nearby that holds a near jump, or a short one to the next
  *     moves      by a detour of its own, or of another probe
  */

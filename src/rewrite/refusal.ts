@@ -1,6 +1,7 @@
 /**
- * Why a probe stays as it is: a code that scripts can go by, and words for people. A tactic that cannot answers with one, and so
- * does whatever decides about a site before and after the tactics are asked. docs/reasons.md lists the codes.
+ * Why a probe stays as it is: a code that scripts can go by, and words for people. A tactic that cannot answers with
+ * one, and so does whatever decides about a site before and after the tactics are asked. docs/reasons.md lists the
+ * codes.
  */
 import type { Vaddr } from "../address.js";
 

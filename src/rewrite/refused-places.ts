@@ -1,6 +1,6 @@
 /**
- * Probes that a kernel would take, but for where they stand: it refuses a nop10 that lies in two pages, alone or behind the
- * nop that a note names, where a libbpf that knows the kernel moves on to it. Only compilers put one there.
+ * Probes that a kernel would take, but for where they stand: it refuses a nop10 that lies in two pages, alone or after
+ * the nop that a note names, where a libbpf that knows the kernel moves on to it. Only compilers put one there.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";

@@ -1,6 +1,6 @@
 /**
- * The way back: the original of a rewritten file, or a clear refusal. A file that anything changed since is not what the
- * undo describes, so it must be exactly what rewrite wrote.
+ * The way back: the original of a rewritten file, or a clear refusal. A file that anything changed since is not what
+ * the undo describes, so it must be exactly what rewrite wrote.
  */
 
 import type { ElfImage } from "../elf/image.js";

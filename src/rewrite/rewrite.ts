@@ -161,7 +161,8 @@ function rewriteGuarded(input: Input, guard: ForkGuardPlan): (RewriteResult & Pl
   const { image, options, notes, sites: asked } = input;
   const layout = chooseLayout(options.layout, options.kernel, true);
   const hasChoice = options.layout === "auto" && hasCandidates(input, layout);
-  // For probes that are a nop5 already there is no other layout, and a guard that misses some forks is better than none.
+  // For probes that are a nop5 already there is no other layout, and a guard that misses some forks is better than
+  // none.
   if (hasChoice && guard.uncovered.length > 0) return uncoveredWords(guard.uncovered);
   const subject = survey(input, layout);
   const isAsked = notes.filter((note) => asked.has(note.location));

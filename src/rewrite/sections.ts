@@ -2,8 +2,8 @@
  * The section headers of the output: new sections, moved ones, and everything in the file that names a section by its
  * number.
  *
- * Tools want the headers of loaded sections in the order of their addresses, so a new section goes in the middle, and all
- * numbers behind it change: sh_link, sh_info of relocation sections, st_shndx of every symbol, e_shstrndx.
+ * Tools want the headers of loaded sections in the order of their addresses, so a new section goes in the middle, and
+ * all numbers after it change: sh_link, sh_info of relocation sections, st_shndx of every symbol, e_shstrndx.
  */
 
 import type { FileOffset, Vaddr } from "../address.js";
@@ -68,7 +68,7 @@ export function orderSections(
   const result = kept.filter((s) => moved.every((m) => m.section !== s.origin));
   const loaded = [...kept.filter((s) => !result.includes(s)), ...added.filter((s) => s.sh_flags & elf.SHF_ALLOC)];
   for (const section of loaded.sort((a, b) => a.sh_addr - b.sh_addr)) {
-    // Behind the last loaded section with a lower address: what the input has in another order stays so.
+    // After the last loaded section with a lower address: what the input has in another order stays so.
     const before = result.findLastIndex((s) => (s.sh_flags & elf.SHF_ALLOC) !== 0 && s.sh_addr <= section.sh_addr);
     result.splice(before < 0 ? 1 : before + 1, 0, section);
   }

@@ -1,6 +1,6 @@
 /**
- * Symbols of the output, where the input has a symbol table: each chunk of new code gets one, named after the function it
- * belongs to, and symbols that stand in moved sections move along.
+ * Symbols of the output, where the input has a symbol table: each chunk of new code gets one, named after the function
+ * it belongs to, and symbols that stand in moved sections move along.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";

@@ -1,17 +1,17 @@
 /**
  * More program headers, one in most cases, without moving the table.
  *
- * The table stands behind the ELF header and something stands right behind the table: .interp, notes, .gnu.hash. An
- * entry needs 56 bytes of that. So the sections behind the table move into the new segment, as many as it takes; whoever
- * points to them (program headers, the dynamic section) is told. The build-id does not move but slides up behind the
+ * The table stands after the ELF header and something stands right after the table: .interp, notes, .gnu.hash. An
+ * entry needs 56 bytes of that. So the sections after the table move into the new segment, as many as it takes; whoever
+ * points to them (program headers, the dynamic section) is told. The build-id does not move but slides up after the
  * longer table where there is room, since older kernels look for it in the file's first page only.
  *
  *     before   [ELF header][table        ][.interp][.note.gnu.property][.note.gnu.build-id][.gnu.hash]...
  *     after    [ELF header][table            |new entry]              [.note.gnu.build-id][.gnu.hash]...  [.interp][...][new code]
  *
- * A table that stays where it was is what loaders, kernels before 5.18 (AT_PHDR = load address + e_phoff) and strip agree
- * on. Which sections may move: .interp and notes, which are found by program headers, and those that a dynamic tag points
- * to. Nothing else is ever addressed otherwise by a linker.
+ * A table that stays where it was is what loaders, kernels before 5.18 (AT_PHDR = load address + e_phoff) and strip
+ * agree on. Which sections may move: .interp and notes, which are found by program headers, and those that a dynamic
+ * tag points to. Nothing else is ever addressed otherwise by a linker.
  */
 import { alignUp, type FileOffset, fileOffset, hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -34,7 +34,7 @@ export interface TableGrowth {
   readonly moved: readonly MovedSection[];
   /** Dynamic tags that point to a moved section, with their new value. */
   readonly tags: readonly { readonly tag: DynamicTag; readonly value: Vaddr }[];
-  /** The bytes behind the old table that get new content: the longer table, the slid sections, and zeros. */
+  /** The bytes after the old table that get new content: the longer table, the slid sections, and zeros. */
   readonly cleared: Interval<FileOffset> | undefined;
   /** The program headers for the new table, without those of the new segments. */
   readonly programHeaders: readonly ProgramHeader[];
@@ -128,7 +128,7 @@ function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset, coun
   return "there is no room for another program header";
 }
 
-/** Something behind the table that no section header describes: nobody knows who needs it. */
+/** Something after the table that no section header describes: nobody knows who needs it. */
 function strayBytes(image: ElfImage, start: number, end: number, taken: readonly Section[]): string | undefined {
   for (let at = start; at < end; at++)
     if (image.bytes[at] !== 0 && !taken.some((s) => at >= s.sh_offset && at < s.sh_offset + s.sh_size))
@@ -136,7 +136,7 @@ function strayBytes(image: ElfImage, start: number, end: number, taken: readonly
   return undefined;
 }
 
-/** The build-id among the sections that have to go, with the notes of its PT_NOTE, directly behind the longer table. */
+/** The build-id among the sections that have to go, with the notes of its PT_NOTE, directly after the longer table. */
 function slide(image: ElfImage, taken: readonly Section[], newEnd: number, segment: ProgramHeader): MovedSection[] {
   const buildId = taken.find((s) => s.name === BUILD_ID);
   if (buildId === undefined) return [];

@@ -1,6 +1,7 @@
 /**
- * What revert needs, found out at the end from the two files' bytes: whatever changed, and for whatever reason, is among the
- * differences. It is told where the output has stretches of the input, so that it is compared with the right bytes.
+ * What revert needs, found out at the end from the two files' bytes: whatever changed, and for whatever reason, is
+ * among the differences. It is told where the output has stretches of the input, so that it is compared with the right
+ * bytes.
  */
 import type { Interval } from "../address.js";
 import { addTo } from "../grouped.js";

@@ -1,15 +1,16 @@
 /**
- * What stands in the file behind the part that is loaded: which of it stays, and which is written anew behind new code.
+ * What stands in the file after the part that is loaded: which of it stays, and which is written anew after new code.
  *
- * Programs know data that somebody appended to them by two ways: from the file's end (archives, cookies), or by an offset
- * that was written into them (bundles). So where a file has bytes that no header describes, the whole of it stays in place,
- * offset by offset; what is new comes behind it; and bytes that stood behind everything stand at the end once more.
+ * Programs know data that somebody appended to them by two ways: from the file's end (archives, cookies), or by an
+ * offset that was written into them (bundles). So where a file has bytes that no header describes, the whole of it
+ * stays in place, offset by offset; what is new comes after it; and bytes that stood after everything stand at the end
+ * once more.
  *
  *     usual      [ loaded ][ new segment ][ sections ][ revert data ][ section headers ]
  *     appended   [ loaded ][ sections ][ old section headers ][ data ][ new segment ][ sections that change ][ ... ][ data ]
  *
- * Else sections that are not loaded follow behind the new segment in their old order. A section that changes is written
- * anew wherever it stood: linkers leave them behind what is loaded, but patchelf puts loaded parts behind them.
+ * Else sections that are not loaded follow after the new segment in their old order. A section that changes is written
+ * anew wherever it stood: linkers leave them after what is loaded, but patchelf puts loaded parts after them.
  */
 import { PAGE_SIZE } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -18,14 +19,14 @@ import type { ElfImage, Section } from "../elf/image.js";
 interface Unloaded {
   /** Where the part ends that stays as it is: nothing new stands before it but in the rest of a page. */
   readonly keptEnd: number;
-  /** Where the bytes begin that stand behind all that headers describe. */
+  /** Where the bytes begin that stand after all that headers describe. */
   readonly trailingStart: number;
 }
 
-/** How many bytes stand behind everything that headers describe. */
+/** How many bytes stand after everything that headers describe. */
 export const trailingBytes = (image: ElfImage): number => image.bytes.length - unloadedPart(image).trailingStart;
 
-/** The sections that are written behind the part that stays, in the order of their offsets. */
+/** The sections that are written after the part that stays, in the order of their offsets. */
 export function writtenSections(image: ElfImage, keptEnd: number, changes: (section: Section) => boolean): Section[] {
   return image.sections
     .filter((s) => s.sh_type !== elf.SHT_NOBITS && s.sh_type !== elf.SHT_NULL)

@@ -87,7 +87,7 @@ export class Unwritten implements ByteSource {
     return isZero(expected.subarray(at - from));
   }
 
-  /** The index of the first piece that ends behind an offset. */
+  /** The index of the first piece that ends after an offset. */
   #firstBehind(offset: number): number {
     return countWhile(this.#pieces.length, (i) => {
       const { offset: start, bytes } = this.#pieces[i]!;

@@ -1,6 +1,6 @@
 /**
- * A form as the rewriter writes it: with the guard where bytes below rsp are needed. The guard keeps the 128 bytes below rsp
- * out of reach of the patched nop5, without touching the flags:
+ * A form as the rewriter writes it: with the guard where bytes below rsp are needed. The guard keeps the 128 bytes
+ * below rsp out of reach of the patched nop5, without touching the flags:
  *
  *     lea -0x80(%rsp),%rsp;  nop5;  lea 0x80(%rsp),%rsp
  *

@@ -1,12 +1,14 @@
 /**
  * Certificates: what the rewriter says about code that it changed, for a checker that works it out for itself.
  *
- * One for each group of function parts that holds changed bytes. It claims where the group's parts are, where each transfer
- * goes whose target is not in the instruction, and which addresses of code its instructions make. Nobody may believe it: a
- * checker holds each claim against the code. It is neutral ground between the two, so it is plain data and knows neither.
+ * One for each group of function parts that holds changed bytes. It claims where the group's parts are, where each
+ * transfer goes whose target is not in the instruction, and which addresses of code its instructions make. Nobody may
+ * believe it: a checker holds each claim against the code. It is neutral ground between the two, so it is plain data
+ * and knows neither.
  *
- * As bytes: a version, then numbers of seven bits a byte, the lowest first; those that may be negative are zigzag. Each address
- * is a distance from the one before it in its list, the first of a certificate's lists from the start of its first part.
+ * As bytes: a version, then numbers of seven bits a byte, the lowest first; those that may be negative are zigzag. Each
+ * address is a distance from the one before it in its list, the first of a certificate's lists from the start of its
+ * first part.
  *
  *     version 1, count                          of certificates
  *       count, (distance, length)*              parts, ascending
@@ -56,7 +58,9 @@ export interface MadeAddress {
 export interface Certificate {
   /** [start, end) each, ascending by start. */
   readonly parts: readonly Interval<Vaddr>[];
-  /** Jumps and calls through a register or memory, and each ret that may return to anything but its caller; ascending. */
+  /**
+   * Jumps and calls through a register or memory, and each ret that may return to anything but its caller; ascending.
+   */
   readonly transfers: readonly Transfer[];
   /** Ascending by instruction. */
   readonly made: readonly MadeAddress[];

@@ -1,6 +1,6 @@
 /**
- * The memo in the revert section: which options a file was rewritten with, and what became of each note's probe. With it a
- * second run knows that there is nothing to do, and says the same about every site.
+ * The memo in the revert section: which options a file was rewritten with, and what became of each note's probe. With
+ * it a second run knows that there is nothing to do, and says the same about every site.
  */
 import { type Vaddr, vaddr } from "../address.js";
 import type { ProbeLayout } from "../usdt/forms.js";

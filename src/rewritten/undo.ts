@@ -6,8 +6,8 @@
  *     literals   bytes of the original that stand nowhere
  *     trailing   so many bytes at the end of the output are the original's last ones
  *
- * Each list ascends by where it goes, and nothing in it overlaps: following it takes as long as the original is long, whatever is
- * in it, and the original is no longer than the output and the literals together.
+ * Each list ascends by where it goes, and nothing in it overlaps: following it takes as long as the original is long,
+ * whatever is in it, and the original is no longer than the output and the literals together.
  */
 import { InputError } from "../errors.js";
 import { type Cursor, varints } from "./varints.js";
@@ -98,7 +98,10 @@ export function decodeUndo(cursor: Cursor): Undo {
 const zigzag = (n: number): number => (n < 0 ? -2 * n - 1 : 2 * n);
 const unzigzag = (n: number): number => (n % 2 === 1 ? -(n + 1) / 2 : n / 2);
 
-/** Where words are, as gaps in words: 2 * gap, or 2 * gap + 1 and how often it comes; the first number says how many follow. */
+/**
+ * Where words are, as gaps in words: 2 * gap, or 2 * gap + 1 and how often it comes; the first number says how many
+ * follow.
+ */
 function gapsOf(places: ArrayLike<number>): number[] {
   const numbers: number[] = [];
   let last = 0;
@@ -185,7 +188,7 @@ class Way {
     this.#word = undo.words.map(() => 0);
   }
 
-  /** The part that begins at `start`, behind all that was made before; `into` is all zeros. */
+  /** The part that begins at `start`, after all that was made before; `into` is all zeros. */
   make(start: number, into: Buffer): void {
     const { source, undo } = this;
     const { copies, words, literals, originalSize, trailing } = undo;

@@ -63,8 +63,8 @@ interface RipRelativeArgument extends ArgumentBase {
 }
 
 /**
- * A value that the linker left as text and that depends neither on the probe's place nor on a register: the address of a
- * symbol (`8@$.LC3`), or a thread's own variable by its symbol (`4@%fs:counter@tpoff`).
+ * A value that the linker left as text and that depends neither on the probe's place nor on a register: the address of
+ * a symbol (`8@$.LC3`), or a thread's own variable by its symbol (`4@%fs:counter@tpoff`).
  */
 interface NamedArgument extends ArgumentBase {
   readonly kind: "named";
@@ -84,7 +84,7 @@ export type UsdtArgument =
   | NamedArgument
   | UnknownArgument;
 
-/** A whole argument string: the arguments, and the blanks before, between and behind them (one more than arguments). */
+/** A whole argument string: the arguments, and the blanks before, between and after them (one more than arguments). */
 interface ArgumentString {
   readonly arguments: readonly UsdtArgument[];
   readonly blanks: readonly string[];
@@ -136,8 +136,8 @@ export function withDisplacement<A extends MemoryArgument | RipRelativeArgument>
 }
 
 /**
- * The full 64-bit register that a name stands for (`eax` -> `rax`, `r9b` -> `r9`, `ah` -> `rax`), or null for a register
- * that is not general-purpose.
+ * The full 64-bit register that a name stands for (`eax` -> `rax`, `r9b` -> `r9`, `ah` -> `rax`), or null for a
+ * register that is not general-purpose.
  */
 export const fullRegister = (name: string): string | null => generalRegisters.get(name) ?? null;
 
@@ -163,8 +163,8 @@ const OTHER_REGISTER = /^(?:[xyz]mm(?:[12]?\d|3[01])|mm[0-7]|k[0-7]|st|st\([0-7]
 const isAddressRegister = (name: string): boolean => generalRegisters.has(name) && /^(?:[re]..|r\d+d?)$/.test(name);
 
 const NUMBER = String.raw`(?:0[xX][0-9a-fA-F]+|0|[1-9]\d*)`;
-// Names from compilers hold dots and $, but a $ in front makes an immediate; names in quotes, or with a relocation behind an
-// @, stay unknown.
+// Names from compilers hold dots and $, but a $ in front makes an immediate; names in quotes, or with a relocation
+// after an @, stay unknown.
 const SYMBOL = String.raw`[A-Za-z_.][\w.$]*`;
 const ARGUMENT = /^(-?)([1-9]\d?)(f?)@(.+)$/;
 const CONSTANT = new RegExp(String.raw`^\$(-?)(${NUMBER})$`);

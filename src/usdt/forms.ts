@@ -1,6 +1,7 @@
 /**
- * The forms of a fast probe: which bytes take the place of the one-byte nop, and which of them a kernel may patch. What a
- * kernel patches, and what libbpf compares, is the same whoever wrote it: so rewriter and verifier read this one table.
+ * The forms of a fast probe: which bytes take the place of the one-byte nop, and which of them a kernel may patch. What
+ * a kernel patches, and what libbpf compares, is the same whoever wrote it: so rewriter and verifier read this one
+ * table.
  *
  *     nop5          0f 1f 44 00 00
  *     nop,nop5      90  0f 1f 44 00 00                             the note names the nop; a libbpf that knows the kernel

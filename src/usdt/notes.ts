@@ -8,9 +8,9 @@
  *     "provider\0" "name\0" "arguments\0", padded to 4
  *
  * The prelink rule: prelink moves sections but does not touch notes, so readers compare the base in the note with the
- * sh_addr of .stapsdt.base: what they differ by is added to the location, and to the semaphore if there is one. A base of 0
- * says nothing (headers exist that write none): then nothing is added, as in libbpf; gdb differs. Where
- * the section is missing (lld and mold drop it under --gc-sections) nothing is added.
+ * sh_addr of .stapsdt.base: what they differ by is added to the location, and to the semaphore if there is one. A base
+ * of 0 says nothing (headers exist that write none): then nothing is added, as in libbpf; gdb differs. Where the
+ * section is missing (lld and mold drop it under --gc-sections) nothing is added.
  *
  * Specification: https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
  */

@@ -2,10 +2,11 @@
  * What stands at a probe's location.
  *
  * A plain probe is one byte, `nop`. Newer headers, and this tool, put a longer nop there that a kernel can turn into
- * a call, alone or behind a one-byte nop: nop5 and nop,nop10 and the others of forms.ts, and nop10.
+ * a call, alone or after a one-byte nop: nop5 and nop,nop10 and the others of forms.ts, and nop10.
  *
- * Other nops of these lengths exist, and compilers use them as padding. Behind a one-byte nop only these count, since libbpf
- * compares the bytes. Alone, where a note names it, any five-byte nop is a nop5: Linux 6.18 optimizes nearly all of them.
+ * Other nops of these lengths exist, and compilers use them as padding. After a one-byte nop only these count, since
+ * libbpf compares the bytes. Alone, where a note names it, any five-byte nop is a nop5: Linux 6.18 optimizes nearly all
+ * of them.
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";

@@ -1,6 +1,6 @@
 /**
- * Which bytes of code are not what they were: at the addresses that both files have, and at those that only the rewritten
- * one has.
+ * Which bytes of code are not what they were: at the addresses that both files have, and at those that only the
+ * rewritten one has.
  */
 
 import { type FileOffset, fileOffset, type Interval, interval, type Vaddr, vaddr } from "../address.js";
@@ -10,9 +10,14 @@ import { union, without } from "../intervals.js";
 import { differingRuns } from "./rest/runs.js";
 
 export interface ChangedCode {
-  /** Runs of bytes in sections of code of the original that are others, or missing, in the rewritten file; ascending. */
+  /**
+   * Runs of bytes in sections of code of the original that are others, or missing, in the rewritten file; ascending.
+   */
   readonly changed: readonly Interval<Vaddr>[];
-  /** What the rewritten file has in executable segments at addresses that belong to no segment of the original; ascending. */
+  /**
+   * What the rewritten file has in executable segments at addresses that belong to no segment of the original;
+   * ascending.
+   */
   readonly added: readonly Interval<Vaddr>[];
 }
 

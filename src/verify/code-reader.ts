@@ -1,6 +1,6 @@
 /**
- * One side's code, an instruction at a time, wherever execution goes. What was decoded is kept: many ways cross the same
- * instructions.
+ * One side's code, an instruction at a time, wherever execution goes. What was decoded is kept: many ways cross the
+ * same instructions.
  */
 import { type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -48,14 +48,14 @@ export class CodeReader {
     return found;
   }
 
-  /** Disassembly behind its address, for people; `(bad)` where there is no instruction. */
+  /** Disassembly after its address, for people; `(bad)` where there is no instruction. */
   text(address: Vaddr): string {
     const found = this.at(address);
     const where = `0x${address.toString(16)}`;
     return found === null ? `${where}: (bad)` : `${where}: ${disassemble(found.bytes, found.start)}`;
   }
 
-  /** Decodes from an address on, a few instructions at once: those behind it are mostly asked for next. */
+  /** Decodes from an address on, a few instructions at once: those after it are mostly asked for next. */
   private decode(address: Vaddr): Instruction | null {
     const bytes = this.bytes(address, AT_ONCE);
     if (bytes.length === 0) return null;
@@ -78,5 +78,5 @@ export class CodeReader {
   }
 }
 
-/** Whether execution goes on behind an instruction of this kind of flow. */
+/** Whether execution goes on after an instruction of this kind of flow. */
 export const fallsThrough = (flow: number): boolean => (flow & (Flow.Jump | Flow.IndirectJump | Flow.Return)) === 0;

@@ -29,7 +29,9 @@ export interface SiteVerdict {
 
 /** One run of both sides that ended differently. */
 export interface Difference {
-  /** Each register, flag or piece of memory that matters: at the start, and at the end on both sides, in hexadecimal. */
+  /**
+   * Each register, flag or piece of memory that matters: at the start, and at the end on both sides, in hexadecimal.
+   */
   readonly rows: readonly {
     readonly name: string;
     readonly before: string;
@@ -55,8 +57,9 @@ export interface VerifyReport {
   /** What could not be held against the original, since another tool changed the file after it was rewritten. */
   readonly uncompared: readonly string[];
   /**
-   * The fork guard, or null where there is none. Equivalent: the program is the same with it, where nobody traces as well as
-   * in a child of a traced process, but for what a guard is to do. What is different is among the findings, too.
+   * The fork guard, or null where there is none. Equivalent: the program is the same with it, where nobody traces as
+   * well as in a child of a traced process, but for what a guard is to do. What is different is among the findings,
+   * too.
    */
   readonly forkGuard: { readonly verdict: Verdict; readonly reason: string | null } | null;
 }

@@ -1,6 +1,6 @@
 /**
- * What the witness says of each window, held against what the proof went by: an arrival that nobody expected, a window about
- * which nothing can be said, a moved instruction whose place somebody knows.
+ * What the witness says of each window, held against what the proof went by: an arrival that nobody expected, a window
+ * about which nothing can be said, a moved instruction whose place somebody knows.
  */
 
 import { hex, type Interval, type Vaddr } from "../address.js";
@@ -12,7 +12,8 @@ import type { Changed, Testimony } from "./witness/testimony.js";
 import { examine } from "./witness/witness.js";
 
 /**
- * What the witness says of bytes that changed, and of what is claimed of them. It is to be asked before the facts are gathered: it lets go of all that it knows.
+ * What the witness says of bytes that changed, and of what is claimed of them. It is to be asked before the facts are
+ * gathered: it lets go of all that it knows.
  * @throws InputError where a table of the original is damaged
  */
 export const testify = (
@@ -74,14 +75,14 @@ export function withDoubts(
   return found.map((one, i) => (doubts[i]!.length === 0 ? one : { ...one, doubts: doubts[i]! }));
 }
 
-/** The first changed byte behind an address, or -1. */
+/** The first changed byte after an address, or -1. */
 function changedBehind(changed: readonly Interval<Vaddr>[], address: number): number {
   return changed[countWhile(changed.length, (i) => changed[i]!.start < address)]?.start ?? -1;
 }
 
 /**
- * Whom a window's doubts concern: the probes that its proof passed or that it holds; else those on whose way something in it
- * runs, or whose new code it leads to; none: then it is nobody's, and a finding.
+ * Whom a window's doubts concern: the probes that its proof passed or that it holds; else those on whose way something
+ * in it runs, or whose new code it leads to; none: then it is nobody's, and a finding.
  */
 export function notesFor({ window, proof }: ExaminedWindow, { pairs, found }: Evidence): readonly number[] {
   const own = new Set((proof?.passings ?? []).flatMap(({ notes }) => notes));

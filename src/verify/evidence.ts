@@ -22,7 +22,7 @@ export interface ExaminedWindow {
   readonly window: Window;
   /** Undefined where the original's code cannot be told. */
   readonly proof: Proof | undefined;
-  /** Where code runs behind the end of its function. */
+  /** Where code runs after the end of its function. */
   readonly uncovered: readonly Vaddr[];
   /** From each arrival. */
   readonly runs: readonly WindowRuns[];

@@ -1,6 +1,6 @@
 /**
- * Which of the changed bytes the sites account for: what has a proof, and what a site has been blamed for. Whatever is left
- * over has been changed by somebody else.
+ * Which of the changed bytes the sites account for: what has a proof, and what a site has been blamed for. Whatever is
+ * left over has been changed by somebody else.
  */
 
 import { type Interval, interval, type Vaddr, vaddr } from "../address.js";
@@ -12,8 +12,8 @@ import type { Proof } from "./same-code.js";
 import { sameBytes } from "./same-instruction.js";
 
 /**
- * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left of
- * it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
+ * What the sites account for. Whole instructions of the original: a jump takes the first bytes of one, and what is left
+ * of it never runs, if it is int3 or nops. Between pieces of new code there is int3, in front of it there may be zeros.
  */
 export function explainedCode(
   { pairs, code, found, rewritten, layout }: Evidence,
@@ -32,7 +32,8 @@ export function explainedCode(
       if (isSite || blamed.has(one)) explained.push(window);
       walked.push(...(proof?.walkedNew ?? []));
     }
-    // A difference or a doubt that no probe is near enough to answer for is nobody's. Of what is only doubted the ways are known.
+    // A difference or a doubt that no probe is near enough to answer for is nobody's. Of what is only doubted the ways
+    // are known.
     if (proof === undefined || proof.mismatches.some((m) => m.verdict === "different")) continue;
     if (proof.mismatches.length + one.doubts.length > 0 && !blamed.has(one)) continue;
     if (accountsFor(proof)) replaced.push(...proof.replaced.map((run) => layout!.widened(run)));
@@ -53,8 +54,8 @@ export function explainedCode(
 }
 
 /**
- * Whether there is a reason for a window to have changed: it has a rewritten probe, or leads to one. Code that is written
- * in another way for no probe's sake may do the same; it has no business to change.
+ * Whether there is a reason for a window to have changed: it has a rewritten probe, or leads to one. Code that is
+ * written in another way for no probe's sake may do the same; it has no business to change.
  */
 const accountsFor = ({ passings, walkedNew }: Proof): boolean =>
   walkedNew.length > 0 || passings.some(({ form }) => form !== undefined);
@@ -64,8 +65,8 @@ const isFiller = (code: CodeReader, { start, end }: Interval<Vaddr>): boolean =>
   code.bytes(start, end - start).every((byte) => byte === 0xcc || byte === 0);
 
 /**
- * Bytes that nothing runs: int3 behind a jump to new code, so that a mistake is loud; nops behind a block that moved up into
- * padding.
+ * Bytes that nothing runs: int3 after a jump to new code, so that a mistake is loud; nops after a block that moved up
+ * into padding.
  */
 function isDead(code: CodeReader, isNew: (address: Vaddr) => boolean, { start, end }: Interval<Vaddr>): boolean {
   const bytes = code.bytes(start, end - start);

@@ -1,10 +1,10 @@
 /**
- * Code that runs behind where its function ended, since its block moved up into the padding there: the function's FDE and its
- * symbols must have grown with it, or nobody can unwind from there, neither for an exception or a profiler nor for a
- * debugger, and the code belongs to nothing.
+ * Code that runs after where its function ended, since its block moved up into the padding there: the function's FDE
+ * and its symbols must have grown with it, or nobody can unwind from there, neither for an exception or a profiler nor
+ * for a debugger, and the code belongs to nothing.
  *
- * A jump to new code needs none of that, nor does one to such a jump: it stands in padding of its own, and nothing happens
- * there.
+ * A jump to new code needs none of that, nor does one to such a jump: it stands in padding of its own, and nothing
+ * happens there.
  */
 
 import { type Vaddr, vaddr } from "../address.js";
@@ -45,7 +45,7 @@ export class FunctionEnds {
       .map(({ start }) => start);
   }
 
-  /** @param address in a gap of the original, behind a function part */
+  /** @param address in a gap of the original, after a function part */
   private isUncovered(address: number): boolean {
     const { functions } = this.facts;
     const end = functions.gapAt(address)?.start;

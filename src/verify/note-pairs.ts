@@ -1,6 +1,6 @@
 /**
- * The notes of both files, side by side, and whether the arguments of two that belong together find the same values: the
- * rewritten one where rsp may be lower and the probe stands elsewhere.
+ * The notes of both files, side by side, and whether the arguments of two that belong together find the same values:
+ * the rewritten one where rsp may be lower and the probe stands elsewhere.
  */
 
 import { hex } from "../address.js";

@@ -1,11 +1,11 @@
 /**
  * The original that a rewritten file is held against: the one it carries, or the one that the user has.
  *
- * The revert section says how to make the original from the rewritten file. It has a digest of its own, so damage to it is
- * told from damage elsewhere; and it says where it stands and how long the file is, so that a file that another tool laid
- * out anew is told from one in which bytes changed. In the latter the recipe may still lead to the original, where the
- * bytes that changed are those that rewriting had replaced. Where it does not, a byte changed that rewriting had left
- * alone: that is an answer, not an error.
+ * The revert section says how to make the original from the rewritten file. It has a digest of its own, so damage to it
+ * is told from damage elsewhere; and it says where it stands and how long the file is, so that a file that another tool
+ * laid out anew is told from one in which bytes changed. In the latter the recipe may still lead to the original, where
+ * the bytes that changed are those that rewriting had replaced. Where it does not, a byte changed that rewriting had
+ * left alone: that is an answer, not an error.
  */
 import { createHash } from "node:crypto";
 import { type ElfImage, parseElf } from "../elf/image.js";

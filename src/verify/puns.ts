@@ -1,9 +1,9 @@
 /**
- * Puns: jumps of which one byte is new. Where a nop was there is the first byte of a jump, and the bytes behind it, four or
- * one, which are what they were, are its distance.
+ * Puns: jumps of which one byte is new. Where a nop was there is the first byte of a jump, and the bytes after it, four
+ * or one, which are what they were, are its distance.
  *
  * Who enters these bytes runs what he ran. What a pun needs all the same: that its nop was an instruction, and rsp the
- * stack's, since a traced probe writes below it; and that nobody writes to the bytes behind.
+ * stack's, since a traced probe writes below it; and that nobody writes to the bytes after it.
  */
 
 import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
@@ -18,7 +18,7 @@ import type { Window } from "./window.js";
 const NOP = 0x90;
 
 export interface Pun {
-  /** Behind the jump. */
+  /** After the jump. */
   readonly end: Vaddr;
   /** A probe of the rewritten file among its bytes: once it is traced the jump leads elsewhere. */
   readonly probe: Vaddr | undefined;
@@ -37,7 +37,8 @@ export function punsIn(
     const isJump = jump !== null && (jump.flow & Flow.Jump) !== 0 && jump.length > 1;
     if (end !== start + 1 || !isJump || before.bytes(start, 1)[0] !== NOP) continue;
     const last = vaddr(start + jump.length);
-    // The instructions whose bytes are its distance are still there, whole: else it is a jump whose distance is their bytes by chance.
+    // The instructions whose bytes are its distance are still there, whole: else it is a jump whose distance is their
+    // bytes by chance.
     let behind = end;
     while (behind < last) behind = vaddr(behind + (before.at(behind)?.length ?? 1));
     if (touches(changed, end, behind)) continue;

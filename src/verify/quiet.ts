@@ -2,8 +2,8 @@
  * The way of each side up to the next thing that counts: nops and direct jumps are passed in silence, and the rewritten
  * side may take as many of them as it likes, other ones than the original.
  *
- * Where the rewritten side comes back into code that the original has, it must be at an address that the original is at or
- * passed in the same silence: to run the same instructions elsewhere is not how it is done.
+ * Where the rewritten side comes back into code that the original has, it must be at an address that the original is at
+ * or passed in the same silence: to run the same instructions elsewhere is not how it is done.
  */
 import { hex, type Vaddr } from "../address.js";
 import { nopFill } from "../x86/bytes.js";

@@ -1,10 +1,11 @@
 /**
- * The rest of the file: everything in the rewritten file that differs from the original is explained, or it is a finding.
+ * The rest of the file: everything in the rewritten file that differs from the original is explained, or it is a
+ * finding.
  *
- * The rules know what rewriting may do to a file; they trust neither its plan nor what it wrote down about itself. Code is
- * explained by the sites (see sites.ts). Of everything else each rule below judges one part, header by header and table by
- * table, and says which bytes of the original it has judged. What is left must be the same, byte for byte: in memory by
- * address, in sections that are not loaded by content, and between all of that.
+ * The rules know what rewriting may do to a file; they trust neither its plan nor what it wrote down about itself. Code
+ * is explained by the sites (see sites.ts). Of everything else each rule below judges one part, header by header and
+ * table by table, and says which bytes of the original it has judged. What is left must be the same, byte for byte: in
+ * memory by address, in sections that are not loaded by content, and between all of that.
  *
  * A file that another tool changed since is compared as far as it is loaded; what else differs is told as not compared.
  */
@@ -39,7 +40,8 @@ interface RestReport {
 
 /**
  * Compares everything but the code of the sites.
- * @param explained the code that sites account for, as link-time addresses: of what the original has, and of what is new
+ * @param explained the code that sites account for, as link-time addresses: of what the original has, and of what is
+ * new
  * @param origins for each instruction of new code, where the original is then
  * @param guard what there is for a fork guard's sake, where there is one
  * @param asLaidOut whether the file has the layout that rewrite gave it

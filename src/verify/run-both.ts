@@ -1,6 +1,6 @@
 /**
- * Both sides run from one state, and what is not the same afterwards: registers, flags, writes to memory, the probes that
- * were passed, and where execution goes on.
+ * Both sides run from one state, and what is not the same afterwards: registers, flags, writes to memory, the probes
+ * that were passed, and where execution goes on.
  */
 import { hex, PAGE_SIZE, type Vaddr } from "../address.js";
 import type { MachineState } from "../emulate/machine-states.js";
@@ -17,13 +17,13 @@ export interface BothRun {
   /** What is not the same, in a few words; undefined where all is. */
   readonly difference: string | undefined;
   /**
-   * The difference is what a traced probe has done to the bytes below rsp. From a state that never comes about it may be seen
-   * where none is: an index may lead there. Whether those bytes are needed is for the facts to say.
+   * The difference is what a traced probe has done to the bytes below rsp. From a state that never comes about it may
+   * be seen where none is: an index may lead there. Whether those bytes are needed is for the facts to say.
    */
   readonly onlyTraced: boolean;
 }
 
-/** Where a run begins: behind a call that moved, each side where its own returns to. */
+/** Where a run begins: after a call that moved, each side where its own returns to. */
 export interface Start {
   readonly original: Vaddr;
   readonly rewritten: Vaddr;
@@ -61,8 +61,8 @@ const LONGER = 8;
 const OPERAND_SIZE = 64;
 
 /**
- * Whether a run with random addresses came to read the file's own headers or code, which are not the same and need not be:
- * then what it shows is nothing about the window.
+ * Whether a run with random addresses came to read the file's own headers or code, which are not the same and need not
+ * be: then what it shows is nothing about the window.
  */
 function readsChangedFile(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Vaddr): boolean {
   const { operands, operandsBehind } = original.run(state, start, { withOperands: true });

@@ -1,9 +1,9 @@
 /**
  * One side in the emulator: the file at its place in an address space, and runs from a state through a window, some way
- * into the code behind it, with everything noted that anybody could see.
+ * into the code after it, with everything noted that anybody could see.
  *
- * Pages that no file has come into being with a content that follows from the state; after a run they are dropped, and so
- * is every page that was written.
+ * Pages that no file has come into being with a content that follows from the state; after a run they are dropped, and
+ * so is every page that was written.
  *
  * On the rewritten side a passed nop5 does what it does once it is traced: the bytes below rsp are overwritten.
  */
@@ -28,14 +28,16 @@ const LOWEST = 0x10000;
 /** Runtime addresses of programs end here, with a page to spare. */
 const HIGHEST = 2 ** 47 - PAGE_SIZE;
 
-/** How many instructions that do something are run behind the window: reads of what the probe destroyed show there. */
+/** How many instructions that do something are run after the window: reads of what the probe destroyed show there. */
 const BEHIND = 40;
 /** A run that does not leave its window, or jumps that lead nowhere, after so many is given up. */
 export const MOST_INSIDE = 600;
 /** So is one that writes so often, or touches so many pages: a string instruction with a random length. */
 const MOST_WRITES = 2000;
 const MOST_PAGES = 200;
-/** What a traced nop5 may overwrite: 32 bytes as the kernel does it today, but what is promised is to keep off all 128. */
+/**
+ * What a traced nop5 may overwrite: 32 bytes as the kernel does it today, but what is promised is to keep off all 128.
+ */
 const RED_ZONE = 128;
 const GARBAGE = new Uint8Array(RED_ZONE).fill(0xa5);
 
@@ -51,7 +53,7 @@ export interface BranchRun {
 }
 
 export interface RunEnd {
-  /** `behind`: far enough behind the window, or elsewhere; `given up`: too long inside. */
+  /** `behind`: far enough after the window, or elsewhere; `given up`: too long inside. */
   readonly kind: "behind" | "given up" | "fault" | "syscall" | "breakpoint" | "unimplemented";
   readonly detail: string;
 }
@@ -69,12 +71,12 @@ export interface Run {
   readonly passed: readonly number[];
   /** Conditional branches in the window, in the order in which they ran. */
   readonly branches: readonly BranchRun[];
-  /** Runtime addresses of memory operands, where they were asked for: in the window, and behind it. */
+  /** Runtime addresses of memory operands, where they were asked for: in the window, and after it. */
   readonly operands: readonly number[];
   readonly operandsBehind: readonly number[];
   /** What ran in the window. */
   readonly inside: readonly Vaddr[];
-  /** What ran behind it. */
+  /** What ran after it. */
   readonly behind: readonly Vaddr[];
 }
 
@@ -89,7 +91,7 @@ interface SideMap {
 }
 
 export interface RunOptions {
-  /** After how many instructions in the window, or behind it, the run is given up. */
+  /** After how many instructions in the window, or after it, the run is given up. */
   readonly most?: number;
   /** Take down where memory operands are. */
   readonly withOperands?: boolean;
@@ -173,7 +175,9 @@ export class SideRunner {
     return run;
   }
 
-  /** The file's bytes at a runtime address, or none. Whole pages are mapped: what stands around a segment is there too. */
+  /**
+   * The file's bytes at a runtime address, or none. Whole pages are mapped: what stands around a segment is there too.
+   */
   fileBytes(address: number, size: number): Uint8Array {
     const at = address - this.bias;
     const { bytes, programHeaders } = this.image;
@@ -265,8 +269,8 @@ export class SideRunner {
   }
 
   /**
-   * Takes down what a branch did. @returns whether it ends the run: a call, a return, a jump to wherever a pointer says.
-   * Nothing below rsp is handed over there, so what the probe has destroyed may be read as well as anything else.
+   * Takes down what a branch did. @returns whether it ends the run: a call, a return, a jump to wherever a pointer
+   * says. Nothing below rsp is handed over there, so what the probe has destroyed may be read as well as anything else.
    */
   private leaves(instruction: Instruction, at: Vaddr, isInside: boolean, log: RunLog): boolean {
     const { cpu, map, bias } = this;
@@ -299,7 +303,9 @@ class RunLog {
   readonly operandsBehind: number[] = [];
   readonly inside: Vaddr[] = [];
   readonly behind: Vaddr[] = [];
-  /** Which write is the return address of a call that is made before its time, and before which write it was due; or -1. */
+  /**
+   * Which write is the return address of a call that is made before its time, and before which write it was due; or -1.
+   */
   early = -1;
   late = -1;
   callsFromNew = false;

@@ -1,10 +1,10 @@
 /**
- * Which states a window is run from: some of a fixed stream, and then, for each way of a conditional branch that none of
- * them took, states that are made for it.
+ * Which states a window is run from: some of a fixed stream, and then, for each way of a conditional branch that none
+ * of them took, states that are made for it.
  *
- * What a branch depends on mostly comes from a register or from memory that the window reads. So the states that came to the
- * branch are tried again with other values there: 0, 1, -1, the borders of signs, and numbers that the window's own
- * instructions compare with.
+ * What a branch depends on mostly comes from a register or from memory that the window reads. So the states that came
+ * to the branch are tried again with other values there: 0, 1, -1, the borders of signs, and numbers that the window's
+ * own instructions compare with.
  */
 import type { Vaddr } from "../address.js";
 import { BOUNDARIES, type MachineState, stateOf } from "../emulate/machine-states.js";
@@ -127,7 +127,9 @@ function valuesFor(code: CodeReader, { inside }: Run): readonly (readonly [numbe
   return values.slice(0, 24);
 }
 
-/** The state with one register, or one place in memory that the window reads, changed. Memory first: it decides most. */
+/**
+ * The state with one register, or one place in memory that the window reads, changed. Memory first: it decides most.
+ */
 function* variations(
   state: MachineState,
   { operands }: Run,

@@ -4,7 +4,7 @@
  *
  * A pair (o, r) says: whenever the original is at o, the rewritten program is at r, in the same state. The pairs are a
  * bisimulation: from each of them the next instruction of both is the same operation on the same operands, and what
- * comes behind it are pairs again. What is proved so holds for all states, whatever the instructions are, and
+ * comes after it are pairs again. What is proved so holds for all states, whatever the instructions are, and
  * however often the ways are taken.
  *
  * The states differ in places, and a pair says how:
@@ -41,9 +41,9 @@ import type { Arrival } from "./window.js";
 const RETURN_ADDRESS = 8;
 
 /**
- * In so many places of the rewritten side, or by so many ways of counting the stack, an instruction of the original may be met. A
- * sound file needs a few; a broken one must not make pairs of everything with everything. How long a function is does not
- * matter.
+ * In so many places of the rewritten side, or by so many ways of counting the stack, an instruction of the original may
+ * be met. A sound file needs a few; a broken one must not make pairs of everything with everything. How long a function
+ * is does not matter.
  */
 const MOST_MEETINGS = 64;
 
@@ -80,7 +80,10 @@ export interface Proof {
   readonly isWhole: boolean;
   readonly passings: readonly Passing[];
   readonly mismatches: readonly Mismatch[];
-  /** Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their stead. */
+  /**
+   * Original instructions that run elsewhere, or as other bytes, on the rewritten side, and what runs there in their
+   * stead.
+   */
   readonly replaced: readonly Interval<Vaddr>[];
   /** Calls among them that lead by new code, but return to where they did. */
   readonly keptCalls: ReadonlySet<number>;
@@ -265,7 +268,7 @@ export class Walk {
     for (const note of passing.notes) this.passed.add(note);
   }
 
-  /** A guard's half: the first stands before a probe, the second behind it, and nothing but the probe between them. */
+  /** A guard's half: the first stands before a probe, the second after it, and nothing but the probe between them. */
   private guard(half: "lower" | "raise", instruction: Instruction, step: Step): Problem | undefined {
     const { start, end } = instruction;
     const { here } = step;
@@ -273,7 +276,7 @@ export class Walk {
     this.passedQuietly(step, true);
     this.ran(instruction, true);
     this.frame(start, [here.o, here.from!.o], here.shift);
-    // The first half stands in front of what the original has come to; the second behind what it has left.
+    // The first half stands in front of what the original has come to; the second after what it has left.
     if (half === "lower") this.pairs.push({ ...here, r: end, shift: here.shift + GUARD });
     else this.pairs.push({ ...here, o: here.from!.o, r: end, shift: here.shift - GUARD });
     return undefined;
@@ -290,7 +293,10 @@ export class Walk {
     return undefined;
   }
 
-  /** The rewritten side jumps to a function with the return address pushed: the original must call it, with the same one. */
+  /**
+   * The rewritten side jumps to a function with the return address pushed: the original must call it, with the same
+   * one.
+   */
   private callee(step: Step): Problem | undefined {
     const { here } = step;
     const call = this.subject.original.code.at(here.o);
@@ -349,9 +355,9 @@ export class Walk {
   }
 
   /**
-   * What is wrong with a call that is made elsewhere. The same function is called with the same arguments, and returns to where
-   * the rewritten side goes on; it sees another return address. Whoever unwinds by it has frames in new code (rest/new-frames.ts);
-   * code of the same function, and what does not return to it, may do anything else with it.
+   * What is wrong with a call that is made elsewhere. The same function is called with the same arguments, and returns
+   * to where the rewritten side goes on; it sees another return address. Whoever unwinds by it has frames in new code
+   * (rest/new-frames.ts); code of the same function, and what does not return to it, may do anything else with it.
    */
   private movedCall(a: Instruction, b: Instruction): string | undefined {
     const { subject } = this;
@@ -373,7 +379,8 @@ export class Walk {
       this.ran(passed, touched);
       this.frame(passed.start, [here.from!.o, ...original.passed], here.shift);
     }
-    // On the way to new code there may be jumps where the original has none: it is where both came from still, or there already.
+    // On the way to new code there may be jumps where the original has none: it is where both came from still, or there
+    // already.
     const { o, branch } = here.from!;
     const originals = [o, ...original.passed, ...(branch === undefined ? [] : [branch])];
     for (const jump of rewritten.jumps)
@@ -444,7 +451,7 @@ function otherEvent(
   return different(`the probes at ${hex(o)} and, in the rewritten code, at ${hex(r)} are not the same`, notes);
 }
 
-/** ud2, ud1, ud0 and hlt: nothing comes behind them. */
+/** ud2, ud1, ud0 and hlt: nothing comes after them. */
 const endsHere = ({ flow, bytes }: Instruction): boolean =>
   (flow & Flow.Trap) !== 0 &&
   (bytes[0] === 0xf4 || (bytes[0] === 0x0f && (bytes[1] === 0x0b || bytes[1] === 0xb9 || bytes[1] === 0xff)));

@@ -1,6 +1,6 @@
 /**
- * Whether two instructions at different addresses do the same: the same operation on the same operands, a %rip-relative one
- * being the address that it names. Where they branch to is not asked here.
+ * Whether two instructions at different addresses do the same: the same operation on the same operands, a %rip-relative
+ * one being the address that it names. Where they branch to is not asked here.
  */
 
 import { Flow } from "../x86/decode.js";

@@ -1,6 +1,6 @@
 /**
- * The verdict on each probe, from top to bottom: the notes of both files, the code that changed, the windows around it, the
- * proof for each, and what it says of whom.
+ * The verdict on each probe, from top to bottom: the notes of both files, the code that changed, the windows around it,
+ * the proof for each, and what it says of whom.
  *
  * Nothing that rewriting says of its own work is asked: there are two files, and facts about the first.
  */
@@ -38,7 +38,8 @@ export type { CodeReport } from "./verdicts.js";
 
 /**
  * Judges all probes, and all code.
- * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is damaged
+ * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is
+ * damaged
  */
 export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport =>
   judge(gatherEvidence(rewritten, original, true));
@@ -124,7 +125,9 @@ function withoutForkDetours(original: ElfImage, rewritten: ElfImage, code: Chang
 const SEEN_BEFORE = 32;
 const SEEN_BEHIND = 96;
 
-/** The places around which the facts have to be gathered: probes that are no longer what they were, and changed bytes. */
+/**
+ * The places around which the facts have to be gathered: probes that are no longer what they were, and changed bytes.
+ */
 function anchorsOf(pairs: readonly NotePair[], { changed }: ChangedCode): readonly Vaddr[] {
   const anchors = new Set<Vaddr>();
   for (const { original, rewritten } of pairs) {
@@ -146,8 +149,8 @@ function anchorsOf(pairs: readonly NotePair[], { changed }: ChangedCode): readon
 }
 
 /**
- * One proof for each window; none where the original's code cannot be told, and nothing speaks against it. What is wrong
- * behind a probe is wrong whoever comes there.
+ * One proof for each window; none where the original's code cannot be told, and nothing speaks against it. What is
+ * wrong after a probe is wrong whoever comes there.
  */
 function prove(subject: Subject, windows: readonly Window[]): readonly (Proof | undefined)[] {
   const walks = windows.map((window) => {
@@ -190,8 +193,8 @@ function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pai
 }
 
 /**
- * Runs a window from each arrival that is certain, and from where calls return to it, since a run ends with a call; from
- * many more states where the proof has found something.
+ * Runs a window from each arrival that is certain, and from where calls return to it, since a run ends with a call;
+ * from many more states where the proof has found something.
  */
 function run(
   facts: ProgramFacts,

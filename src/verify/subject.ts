@@ -55,8 +55,8 @@ export class Subject {
   }
 
   /**
-   * Whether a call may return: what stands behind one at the end of a function is padding, or another function, and the call
-   * of one that never returns.
+   * Whether a call may return: what stands after one at the end of a function is padding, or another function, and the
+   * call of one that never returns.
    */
   mayReturn(call: Instruction): boolean {
     const part = this.layout.part(call.start);
@@ -69,7 +69,9 @@ export class Subject {
     return part !== undefined && target > part.start && target < part.end;
   }
 
-  /** Whether a branch of the rewritten side leads to new code: at once, or where it changed through jumps in padding. */
+  /**
+   * Whether a branch of the rewritten side leads to new code: at once, or where it changed through jumps in padding.
+   */
   leadsToNew(branch: Instruction): boolean {
     let at = branch.target;
     if (Number.isNaN(at)) return false;

@@ -1,14 +1,14 @@
 /**
- * Probes in code that nothing is known to lead to: a compiler left them there, or a jump leads there that nobody has found.
- * They have to be right all the same, for whoever comes along the code in front of them.
+ * Probes in code that nothing is known to lead to: a compiler left them there, or a jump leads there that nobody has
+ * found. They have to be right all the same, for whoever comes along the code in front of them.
  *
  *     eb 10          jmp X
  *     0f 1f 40 00    nop            never runs: it may have been room for another jump
  *     89 d8          mov eax, ebx   straight code from here, or from the padding, or from the probe alone
  *     90             nop            <- probe
  *
- * From where nobody can say. One of the places from which the probe is reached is enough, and where none is right the first
- * one tells what is wrong.
+ * From where nobody can say. One of the places from which the probe is reached is enough, and where none is right the
+ * first one tells what is wrong.
  */
 
 import type { Vaddr } from "../address.js";

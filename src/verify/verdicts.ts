@@ -1,7 +1,7 @@
 /**
  * From evidence to verdicts. Whatever shows a difference makes a site different: a proof that fails, a run that ends
- * otherwise, a note that says something else. What could not be decided makes it unproved. Else it is equivalent, by its proof;
- * how many states it was run from as well is only told.
+ * otherwise, a note that says something else. What could not be decided makes it unproved. Else it is equivalent, by
+ * its proof; how many states it was run from as well is only told.
  */
 
 import { hex, type Interval, PAGE_SIZE, type Vaddr } from "../address.js";
@@ -227,8 +227,8 @@ function untouchedProblem(original: UsdtNote, rewritten: UsdtNote, { code, found
 const RED_ZONE = 128;
 
 /**
- * A patched nop5 is a call: it writes its return address below rsp, and the trampoline pushes three registers more, 32 bytes
- * in all. The facts are about all 128 bytes that a function may keep there.
+ * A patched nop5 is a call: it writes its return address below rsp, and the trampoline pushes three registers more, 32
+ * bytes in all. The facts are about all 128 bytes that a function may keep there.
  */
 function stackProblem(
   location: Vaddr,

@@ -19,6 +19,6 @@ export interface Window extends Interval<Vaddr> {
   readonly frozen: string | undefined;
   /** Why the original's code cannot be told here, or undefined. */
   readonly unknown: string | undefined;
-  /** Nothing has to be known of who enters the bytes behind it. */
+  /** Nothing has to be known of who enters the bytes after it. */
   readonly isPun?: boolean;
 }

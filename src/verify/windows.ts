@@ -1,8 +1,8 @@
 /**
  * Windows: the parts of the original's code around changed bytes, and where execution arrives in each.
  *
- * Outside of windows both sides have the same bytes, so from one state there both sides come to the same next state. What
- * has to be proved begins where execution comes from there into a window:
+ * Outside of windows both sides have the same bytes, so from one state there both sides come to the same next state.
+ * What has to be proved begins where execution comes from there into a window:
  *
  *     at the first instruction      from the one in front of it, unless that one never goes on
  *     wherever the facts say        a branch, a pointer, a jump table, a landing pad leads to it
@@ -10,8 +10,8 @@
  *
  * A branch that lies in a window itself does not count: where it leads is followed when its window is.
  *
- * A jump whose distance is the bytes behind it as they were (a pun) changes one byte, the nop's: it is a window of its own. Who
- * enters behind it finds what was there, so nothing has to be known of that; it is passed from its start alone.
+ * A jump whose distance is the bytes after it as they were (a pun) changes one byte, the nop's: it is a window of its
+ * own. Who enters after it finds what was there, so nothing has to be known of that; it is passed from its start alone.
  *
  * Changed bytes close to each other make one window: among the bytes of a jump, or of a block that moved, some are what
  * they were by chance.
@@ -158,7 +158,8 @@ function arrivalsIn(
   }
   if (isRunInto(facts, layout, start))
     add({ address: start, reason: "the instruction before it goes on here", doubtful: false });
-  // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that changed.
+  // What only looks like a pointer, and leads between two instructions or two functions, is other data: unless that
+  // changed.
   const isOther = (address: Vaddr): boolean => {
     const { start: border, end: next } = layout.instruction(address);
     const isCode = border === address && layout.part(border) !== undefined;
@@ -189,7 +190,9 @@ function arrivalsIn(
 /** How far back it is looked for what leads to the code in front of a window. */
 const MOST_BEFORE = 16;
 
-/** Whether the code in front of a window goes on into it; not if it is padding, or other code, that nothing leads to. */
+/**
+ * Whether the code in front of a window goes on into it; not if it is padding, or other code, that nothing leads to.
+ */
 function isRunInto(facts: ProgramFacts, layout: OriginalLayout, start: Vaddr): boolean {
   const part = layout.part(vaddr(start - 1));
   if (part === undefined || layout.part(start) !== part) return false;

@@ -1,13 +1,13 @@
 /**
- * A small assembler, for the code that this project writes itself: instructions by name, encoded by iced-x86, as a unit for
- * the linker (link.ts).
+ * A small assembler, for the code that this project writes itself: instructions by name, encoded by iced-x86, as a unit
+ * for the linker (link.ts).
  *
  *     const code = new Assembler();
  *     code.label("again").op("dec", "rcx").jumpIf("ne", "again").op("mov", "eax", 60).op("syscall");
  *     linkOne(code, 0x400000).bytes;
  *
- * It knows the few operand forms that this code needs, and says so of others. What leads somewhere says itself whether its
- * distance has 8 bits or 32.
+ * It knows the few operand forms that this code needs, and says so of others. What leads somewhere says itself whether
+ * its distance has 8 bits or 32.
  */
 
 import { near, short } from "./distance.js";

@@ -12,7 +12,7 @@ export const JUMP_SIZE = 5;
 /** `call rel32`: 5 bytes. */
 export const CALL_SIZE = 5;
 
-/** `jmp rel8`: 2 bytes; its distance counts from behind it. */
+/** `jmp rel8`: 2 bytes; its distance counts from after it. */
 export const SHORT_JUMP_SIZE = 2;
 export const SHORT_JUMP_LOW = -128;
 export const SHORT_JUMP_HIGH = 127;

@@ -1,7 +1,7 @@
 /**
- * The effects of the commonest instructions, straight from their bytes: they make nine tenths of all code, and asking iced
- * for the registers and memory that one uses costs a microsecond, for ten thousands of instructions. Whatever is not
- * listed here, or has a prefix other than REX, is left to iced; a test compares both on real libraries.
+ * The effects of the commonest instructions, straight from their bytes: they make nine tenths of all code, and asking
+ * iced for the registers and memory that one uses costs a microsecond, for ten thousands of instructions. Whatever is
+ * not listed here, or has a prefix other than REX, is left to iced; a test compares both on real libraries.
  *
  * Encodings: Intel SDM vol. 2, section 2.1 (ModRM, SIB) and appendix A (opcodes).
  */
@@ -12,7 +12,7 @@ import { Access, type EffectList, Kind, NONE, RAX, RDI, RSP, Trait } from "./eff
 let memoryBase = NONE;
 let memoryIndex = NONE;
 let displacement = 0;
-/** Where the operand ends: the index behind its last byte. */
+/** Where the operand ends: the index after its last byte. */
 let operandEnd = 0;
 
 /** Parses the ModRM byte at index `at` and what belongs to it, for a memory operand. */
@@ -255,7 +255,7 @@ function vectorSize(prefix: number, opcode: number): number {
   }
 }
 
-/** What stands behind the prefix at index `from`: it concerns vector registers, and memory perhaps. */
+/** What stands after the prefix at index `from`: it concerns vector registers, and memory perhaps. */
 function vector(bytes: Uint8Array, from: number, end: number, prefix: number, out: EffectList): boolean {
   const rex = (bytes[from]! & 0xf0) === 0x40 ? bytes[from]! : 0;
   const at = rex === 0 ? from : from + 1;

@@ -1,13 +1,15 @@
 /**
- * How long the commonest instructions are and where they lead, straight from their bytes: they make more than nine tenths of all
- * code, and to ask iced for one takes five calls into WebAssembly, for hundreds of thousands of instructions. Whatever is not
- * listed here is left to iced; a test compares both on real programs and on random bytes.
+ * How long the commonest instructions are and where they lead, straight from their bytes: they make more than nine
+ * tenths of all code, and to ask iced for one takes five calls into WebAssembly, for hundreds of thousands of
+ * instructions. Whatever is not listed here is left to iced; a test compares both on real programs and on random bytes.
  *
  * Encodings: Intel SDM vol. 2, section 2.1 (ModRM, SIB) and appendix A (opcodes).
  */
 import { Flow } from "./flow.js";
 
-/** Beside the bits of Flow: the last byte, or the last four of an instruction of more than two, say how far it leads. */
+/**
+ * Beside the bits of Flow: the last byte, or the last four of an instruction of more than two, say how far it leads.
+ */
 export const NEAR = 1024;
 
 /** What follows an opcode. */
@@ -72,7 +74,7 @@ const oneByte = forms(
   [Form.Lea, [0x8d]],
 );
 
-/** Behind 0f, without a prefix but REX. */
+/** After 0f, without a prefix but REX. */
 const twoBytes = forms(
   [Form.ModRM, [0x10, 0x11, 0x14, 0x15, 0x28, 0x29, 0x2e, 0x2f, ...span(0x40, 0x4f), 0x51, ...span(0x54, 0x5f)]],
   [Form.ModRM, [...span(0x90, 0x9f), 0xa3, 0xa5, 0xab, 0xad, 0xaf, 0xb0, 0xb1, 0xb3, 0xb6, 0xb7]],
@@ -84,7 +86,7 @@ const twoBytes = forms(
   [Form.Nop, [0x1f]],
 );
 
-/** Moves and arithmetic of vectors behind 0f, by the prefix before it. */
+/** Moves and arithmetic of vectors after 0f, by the prefix before it. */
 const arithmeticOfFloats = [0x51, 0x58, 0x59, 0x5a, 0x5c, 0x5d, 0x5e, 0x5f];
 const behind66 = forms(
   [Form.ModRM, [0x10, 0x11, 0x14, 0x15, 0x28, 0x29, 0x2e, 0x2f, 0x54, 0x55, 0x56, 0x57, ...arithmeticOfFloats]],
@@ -96,8 +98,8 @@ const behindF2 = forms([Form.ModRM, [0x10, 0x11, 0x2a, 0x2c, 0x2d, ...arithmetic
 const behindF3 = forms([Form.ModRM, [0x10, 0x11, 0x2a, 0x2c, 0x2d, 0x5b, 0x6f, 0x7e, 0x7f, ...arithmeticOfFloats]]);
 
 /**
- * The instruction at an index of `bytes`: its length in the lowest 4 bits, above them bits of Flow and NEAR. 0 where it is none of
- * the common ones, or is cut short.
+ * The instruction at an index of `bytes`: its length in the lowest 4 bits, above them bits of Flow and NEAR. 0 where it
+ * is none of the common ones, or is cut short.
  */
 export function commonInstruction(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
@@ -125,8 +127,8 @@ export function commonInstruction(bytes: Uint8Array, at: number): number {
 }
 
 /**
- * What compilers pad with 66: a nop, and the two instructions that ask for the address of a thread-local variable, which linkers
- * replace by others of the same length (Drepper, "ELF Handling For Thread-Local Storage", 4.1.6).
+ * What compilers pad with 66: a nop, and the two instructions that ask for the address of a thread-local variable,
+ * which linkers replace by others of the same length (Drepper, "ELF Handling For Thread-Local Storage", 4.1.6).
  */
 function padded(bytes: Uint8Array, at: number): number {
   if (bytes[at + 1] === 0x90) return NOP_OF_2;

@@ -2,9 +2,9 @@
  * A range of code, decoded from its start to its end into flat arrays: an index an instruction, no object each.
  *
  * Linear decoding is right where the range holds nothing but code, which is what compilers write; it goes astray where
- * data stands between instructions. So a range says whether it is `clean`: every byte decodes, the last instruction ends
- * where the range ends, and every branch that stays in the range leads to the start of an instruction. What is not clean
- * proves nothing, and nobody may rely on where its instructions begin.
+ * data stands between instructions. So a range says whether it is `clean`: every byte decodes, the last instruction
+ * ends where the range ends, and every branch that stays in the range leads to the start of an instruction. What is not
+ * clean proves nothing, and nobody may rely on where its instructions begin.
  */
 import type { Vaddr } from "../address.js";
 import { commonInstruction, NEAR } from "./common-instructions.js";
@@ -64,7 +64,8 @@ const { Code, Mnemonic, FlowControl } = iced;
 /** One instruction object for all decoding: each is an allocation in WebAssembly memory. */
 const scratch = new iced.Instruction();
 
-// An instruction has a byte at least and five on average: decoding goes through arrays for the worst case, which are kept.
+// An instruction has a byte at least and five on average: decoding goes through arrays for the worst case, which are
+// kept.
 let scratchOffsets = new Uint32Array(0);
 let scratchFlow = new Uint16Array(0);
 let scratchTargets = new Float64Array(0);
@@ -117,7 +118,8 @@ export function decode(bytes: Uint8Array, start: Vaddr, fast = true): DecodedCod
     if (kind & (Flow.Jump | Flow.Conditional | Flow.Call | Flow.Transaction)) {
       const direct = scratch.nearBranchTarget;
       if (direct !== 0n) targets[count] = Number(direct);
-      // With an operand-size prefix the target depends on the maker of the processor (Intel SDM vol. 2, JMP; AMD APM vol. 3).
+      // With an operand-size prefix the target depends on the maker of the processor (Intel SDM vol. 2, JMP; AMD APM
+      // vol. 3).
       if (hasOperandSizePrefix(bytes, at) && kind & (Flow.Jump | Flow.Conditional | Flow.Transaction))
         unclean ??= "a branch with an operand-size prefix";
     } else if (kind & Flow.Lea) {
@@ -142,8 +144,8 @@ export function decode(bytes: Uint8Array, start: Vaddr, fast = true): DecodedCod
 }
 
 /**
- * Whether bytes look like an instruction of APX: behind legacy prefixes REX2 (d5), or EVEX with opcode map 4. In 64-bit mode
- * neither is anything else (Intel APX architecture specification, 3.1.2).
+ * Whether bytes look like an instruction of APX: after legacy prefixes REX2 (d5), or EVEX with opcode map 4. In 64-bit
+ * mode neither is anything else (Intel APX architecture specification, 3.1.2).
  */
 function isApx(bytes: Uint8Array, start: number): boolean {
   let at = start;
@@ -153,7 +155,9 @@ function isApx(bytes: Uint8Array, start: number): boolean {
 
 const LEGACY_PREFIXES = new Set([0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65]);
 
-/** Where the instruction from index `at` to `end` leads, whose last byte or bytes are the distance; NaN for address 0. */
+/**
+ * Where the instruction from index `at` to `end` leads, whose last byte or bytes are the distance; NaN for address 0.
+ */
 function nearTarget(bytes: Uint8Array, start: Vaddr, at: number, end: number): number {
   const last = bytes[end - 1]!;
   const distance =
@@ -172,7 +176,7 @@ function classify(instruction: typeof scratch): number {
       if (mnemonic === Mnemonic.Nop) return Flow.Nop;
       if (mnemonic === Mnemonic.Lea) return instruction.isIpRelMemoryOperand ? Flow.Lea : Flow.Next;
       if (mnemonic === Mnemonic.Endbr64) return Flow.Landing;
-      // A fault in user mode: it stands where nothing goes on, behind a system call that does not come back.
+      // A fault in user mode: it stands where nothing goes on, after a system call that does not come back.
       if (mnemonic === Mnemonic.Hlt) return Flow.Trap;
       return Flow.Next;
     }
@@ -204,7 +208,9 @@ export function hasOperandSizePrefix(bytes: Uint8Array, at: number): boolean {
   }
 }
 
-/** Whether a branch, or the address in a lea, leads between two instructions of the range: then decoding went astray. */
+/**
+ * Whether a branch, or the address in a lea, leads between two instructions of the range: then decoding went astray.
+ */
 function inconsistency(code: DecodedCode): string | undefined {
   for (let i = 0; i < code.count; i++) {
     const target = code.targets[i]!;

@@ -1,6 +1,6 @@
 /**
- * Instructions that lead or point somewhere by a distance, which counts from their end: what is known of them before they
- * have an address, and their bytes when they have one.
+ * Instructions that lead or point somewhere by a distance, which counts from their end: what is known of them before
+ * they have an address, and their bytes when they have one.
  */
 
 /** An instruction with a distance in it, which counts from its end; and where in it that stands, how wide, in bytes. */
@@ -48,6 +48,8 @@ export interface Movable {
   /** Where it stood. */
   readonly at: number;
   readonly bytes: Uint8Array;
-  /** Where it leads or points, and its forms, the shortest first; undefined where it does not depend on where it stands. */
+  /**
+   * Where it leads or points, and its forms, the shortest first; undefined where it does not depend on where it stands.
+   */
   readonly leads: { readonly forms: readonly Form[]; readonly target: number } | undefined;
 }

@@ -47,7 +47,7 @@ export const Trait = {
   Leaks: 1,
   /** The kernel runs: it may read any memory that it is given an address of. */
   Kernel: 2,
-  /** Nothing comes behind it: ud2, hlt. */
+  /** Nothing comes after it: ud2, hlt. */
   Ends: 4,
   /** std: string instructions go downwards from here on. */
   Downwards: 8,
@@ -81,7 +81,9 @@ export interface Effects {
   /** The registers whose values go into what is written, be it memory. */
   readonly values: Uint16Array;
   readonly traits: Uint8Array;
-  /** Instruction i has the accesses [firstAccess[i], firstAccess[i + 1]). Registers are those before the instruction. */
+  /**
+   * Instruction i has the accesses [firstAccess[i], firstAccess[i + 1]). Registers are those before the instruction.
+   */
   readonly firstAccess: Uint32Array;
   readonly base: Int8Array;
   readonly index: Int8Array;

@@ -1,8 +1,8 @@
 /**
  * What each instruction of a decoded range does to the general-purpose registers and to memory, in flat arrays: as much
  * as is needed to follow addresses of the stack through a function, and no more. Values other than addresses are of no
- * interest, so an instruction is one of a few kinds that keep an address exact (copy, add a constant, push, pop ...), or it
- * is "generic": then only which registers it writes, and whose values may be in the result.
+ * interest, so an instruction is one of a few kinds that keep an address exact (copy, add a constant, push, pop ...),
+ * or it is "generic": then only which registers it writes, and whose values may be in the result.
  *
  * iced-x86 says which registers and memory an instruction uses. It does not tell a register that is part of an address
  * from one whose value is used: that is taken from the operands here.
@@ -168,8 +168,8 @@ const isMasked = (instruction: Instruction): boolean =>
   instruction.mnemonic === Mnemonic.Vmaskmovdqu;
 
 /**
- * `lock or $0, mem` and `lock add $0, mem`: compilers make memory fences of them, at places near rsp that hold nothing or
- * anything (LLVM takes -64(%rsp)). The memory stays as it is, and nobody looks at the flags.
+ * `lock or $0, mem` and `lock add $0, mem`: compilers make memory fences of them, at places near rsp that hold nothing
+ * or anything (LLVM takes -64(%rsp)). The memory stays as it is, and nobody looks at the flags.
  */
 const isFence = (instruction: Instruction): boolean =>
   instruction.hasLockPrefix &&
@@ -193,7 +193,8 @@ function addressOnly(instruction: Instruction, info: { opAccess(operand: number)
       if (access !== OpAccess.Read && access !== OpAccess.CondRead) explicitWrites |= register;
     }
   }
-  // What an instruction writes without naming it (mul, cmpxchg, string instructions) it may also have read for its value.
+  // What an instruction writes without naming it (mul, cmpxchg, string instructions) it may also have read for its
+  // value.
   return address & ~explicitReads & ~(writes & ~explicitWrites);
 }
 

@@ -1,9 +1,9 @@
 /**
  * A small linker for all code that we make: detours, the fork guard, programs of our own.
  *
- * A unit (`Code`) is a list of what stands one after another, written before anything has an address: bytes, instructions
- * that lead or point somewhere, labels, alignment, and marks: how far the caller's frame is away, where an instruction comes
- * from. `link` takes units, as a linker takes object files, and gives them addresses:
+ * A unit (`Code`) is a list of what stands one after another, written before anything has an address: bytes,
+ * instructions that lead or point somewhere, labels, alignment, and marks: how far the caller's frame is away, where an
+ * instruction comes from. `link` takes units, as a linker takes object files, and gives them addresses:
  *
  *     layout        one pass in the order of the units: where each begins, and so where each label is
  *     relocation    one pass over all that leads somewhere: its distance, now that both ends are known
@@ -12,19 +12,19 @@
  *     const caller = new Code().call("callee").raw([0xc3]);
  *     link([caller, callee], 0x400000);
  *
- * Sizes do not depend on what is linked beside a unit. So nobody has to encode twice in order to learn a length, or to hand
- * in functions that make code for an address. The one exception is settled by the layout: an instruction that was moved here
- * and leads to a place of the input takes its short form where that place is near.
+ * Sizes do not depend on what is linked beside a unit. So nobody has to encode twice in order to learn a length, or to
+ * hand in functions that make code for an address. The one exception is settled by the layout: an instruction that was
+ * moved here and leads to a place of the input takes its short form where that place is near.
  *
- * Names: a label belongs to its unit; a symbol, like the name of a unit, is known to all. Who leads to a number leads to
- * that address, where something stands that is not linked here.
+ * Names: a label belongs to its unit; a symbol, like the name of a unit, is known to all. Who leads to a number leads
+ * to that address, where something stands that is not linked here.
  *
- * Places: a unit follows the one before it, at a multiple of `align`. If it holds instructions that must not be split, it
- * begins where each of them lies in one 16-byte line; where that cannot be, in one page. A unit `over` a stretch stands
- * there, and nowhere else: it is what bytes of the input become. What is left between and in units is int3.
+ * Places: a unit follows the one before it, at a multiple of `align`. If it holds instructions that must not be split,
+ * it begins where each of them lies in one 16-byte line; where that cannot be, in one page. A unit `over` a stretch
+ * stands there, and nowhere else: it is what bytes of the input become. What is left between and in units is int3.
  *
- * What does not reach is no exception, but a reason for the unit that asks for it. Labels that are missing or there twice
- * are mistakes of ours, and are thrown.
+ * What does not reach is no exception, but a reason for the unit that asks for it. Labels that are missing or there
+ * twice are mistakes of ours, and are thrown.
  */
 import { alignUp, hex, PAGE_SIZE } from "../address.js";
 import { INT3 } from "./bytes.js";
@@ -148,7 +148,9 @@ export class Code<Mark = never> {
     return this.#add({ kind: "label", name, isSymbol: true });
   }
 
-  /** The unit is a function, and begins here, with the return address at rsp: from now on there are rows for unwinders. */
+  /**
+   * The unit is a function, and begins here, with the return address at rsp: from now on there are rows for unwinders.
+   */
   entry(): this {
     return this.stack(0);
   }

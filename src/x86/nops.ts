@@ -3,7 +3,7 @@
  * thousands of places.
  *
  * Two families exist: 0x90, and 0f 1f /0 with any memory operand. Both may carry operand-size and segment prefixes.
- * 0x90 behind f3 is pause, and with a REX prefix it may be an xchg: neither is taken for a nop.
+ * 0x90 after f3 is pause, and with a REX prefix it may be an xchg: neither is taken for a nop.
  */
 import { LONGEST_INSTRUCTION } from "./bytes.js";
 
@@ -32,8 +32,9 @@ export function nopLength(bytes: Uint8Array, at: number): number {
 }
 
 /**
- * Whether a nop of five bytes begins there that Linux 6.18 turns into a call: 0x90 or 0f 1f /0, behind prefixes. Tried on 6.18.44:
- * one with a segment prefix of 32-bit days (26, 2e, 36, 3e) it refuses; lea to itself and a jump to what follows are no nops to it.
+ * Whether a nop of five bytes begins there that Linux 6.18 turns into a call: 0x90 or 0f 1f /0, after prefixes. Tried
+ * on 6.18.44: one with a segment prefix of 32-bit days (26, 2e, 36, 3e) it refuses; lea to itself and a jump to what
+ * follows are no nops to it.
  */
 export function isFiveByteNop(bytes: Uint8Array): boolean {
   if (bytes.length < 5) return false;
@@ -49,8 +50,9 @@ export function isFiveByteNop(bytes: Uint8Array): boolean {
 const bounded = (length: number): number => (length <= LONGEST_INSTRUCTION ? length : 0);
 
 /**
- * How many bytes from index `from` on, at most up to index `to`, are padding as it stands between functions: whole nops,
- * int3, and zeros, which some linkers fill with. Stops at the first border of an instruction at or behind `need` bytes.
+ * How many bytes from index `from` on, at most up to index `to`, are padding as it stands between functions: whole
+ * nops, int3, and zeros, which some linkers fill with. Stops at the first border of an instruction at or after `need`
+ * bytes.
  */
 export function paddingLength(bytes: Uint8Array, from: number, to: number, need = Number.POSITIVE_INFINITY): number {
   let at = from;

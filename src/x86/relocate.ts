@@ -1,9 +1,9 @@
 /**
  * One instruction, moved to another address: the same effect, encoded anew only where it depends on where it stands.
  *
- * Most instructions do not: their bytes are copied as they are, odd prefixes and all. Those with a %rip-relative operand or a
- * relative branch become forms with a distance, which the linker fills in (link.ts): branches a short one and a near one;
- * loop and jrcxz, which have no near one, a short sequence.
+ * Most instructions do not: their bytes are copied as they are, odd prefixes and all. Those with a %rip-relative
+ * operand or a relative branch become forms with a distance, which the linker fills in (link.ts): branches a short one
+ * and a near one; loop and jrcxz, which have no near one, a short sequence.
  */
 import type { Vaddr } from "../address.js";
 import { type Form, leading, type Movable, near } from "./distance.js";
@@ -108,7 +108,8 @@ export function movable(bytes: Uint8Array, at: Vaddr): Movable | undefined {
     const isMemory = instruction.isIpRelMemoryOperand;
     // Below address 0 is a place to count from as well as any.
     const target = Number(BigInt.asIntN(64, isMemory ? instruction.ipRelMemoryAddress : instruction.nearBranchTarget));
-    // What names an address of its own bytes means where it stood; a short branch has no way to say that from elsewhere.
+    // What names an address of its own bytes means where it stood; a short branch has no way to say that from
+    // elsewhere.
     const isOwn = target >= at && target < at + bytes.length;
     const forms = isOwn ? asItIs(bytes, at) : isMemory ? [pointing(instruction)] : branching(instruction);
     return forms && { at, bytes, leads: { forms, target } };
@@ -188,10 +189,13 @@ export const isPlainBranch = (bytes: Uint8Array): boolean =>
   (bytes.length === 5 && bytes[0] === 0xe9) ||
   (bytes.length === 6 && bytes[0] === 0x0f && (bytes[1]! & 0xf0) === 0x80);
 
-/** Over the jump behind it, to the one that leads on: what loop and jrcxz need, which have no near form. */
+/** Over the jump after it, to the one that leads on: what loop and jrcxz need, which have no near form. */
 const OVER_JUMP = [0x02, 0xeb, 0x05, 0xe9];
 
-/** A jmp, jcc, loop or jrcxz, with its prefixes, to be led elsewhere over 32 bits; or undefined for any other instruction. */
+/**
+ * A jmp, jcc, loop or jrcxz, with its prefixes, to be led elsewhere over 32 bits; or undefined for any other
+ * instruction.
+ */
 export function nearBranch(bytes: Uint8Array): Form | undefined {
   let prefixes = 0;
   while (BRANCH_PREFIXES.has(bytes[prefixes]!)) prefixes++;

@@ -1,9 +1,11 @@
 /**
- * Integer addition and subtraction: add, adc, sub, sbb, cmp, inc, dec, neg (Intel SDM vol. 2; flags in vol. 1, 3.4.3.1).
+ * Integer addition and subtraction: add, adc, sub, sbb, cmp, inc, dec, neg (Intel SDM vol. 2; flags in vol. 1,
+ * 3.4.3.1).
  *
- * 8- and 16-bit operands are shifted up to the top of the word first: then the carry out of bit 31 and the sign are those
- * of the operand, as they are for 32 bits. The carry out of a sum of a and b is the top bit of (a & b) | ((a | b) & ~sum);
- * the borrow of a difference is that of (~a & b) | ((~a | b) & difference). So CF comes without comparing, carry-in or not.
+ * 8- and 16-bit operands are shifted up to the top of the word first: then the carry out of bit 31 and the sign are
+ * those of the operand, as they are for 32 bits. The carry out of a sum of a and b is the top bit of (a & b) | ((a | b)
+ * & ~sum); the borrow of a difference is that of (~a & b) | ((~a | b) & difference). So CF comes without comparing,
+ * carry-in or not.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";

@@ -2,8 +2,8 @@
  * Single bits: bt, bts, btr, btc, and counting them: bsf, bsr, tzcnt, lzcnt, popcnt.
  *
  * A bit offset in a register counts from a memory operand's address as far as it goes, in both directions; one in a
- * register operand or an immediate is taken modulo the operand's size. The bit tests change CF alone: the flags that are
- * undefined stay as they were.
+ * register operand or an immediate is taken modulo the operand's size. The bit tests change CF alone: the flags that
+ * are undefined stay as they were.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";
@@ -119,8 +119,9 @@ function onesIn(word: number): number {
 }
 
 /**
- * bsf and bsr: of zero, ZF is set and the destination stays as it is, with its upper half where it has 32 bits (which the
- * manuals of Intel leave undefined, those of AMD define, and processors of both do). The other flags are undefined: they stay.
+ * bsf and bsr: of zero, ZF is set and the destination stays as it is, with its upper half where it has 32 bits (which
+ * the manuals of Intel leave undefined, those of AMD define, and processors of both do). The other flags are undefined:
+ * they stay.
  */
 const scan =
   (indexOf: (lo: number, hi: number) => number): Compile =>

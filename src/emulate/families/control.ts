@@ -1,6 +1,6 @@
 /**
- * Where execution goes on: jmp, jcc, call, ret, loop, jrcxz. Each of these sets rip itself. rep, bnd and notrack prefixes
- * mean nothing here.
+ * Where execution goes on: jmp, jcc, call, ret, loop, jrcxz. Each of these sets rip itself. rep, bnd and notrack
+ * prefixes mean nothing here.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";

@@ -1,5 +1,6 @@
 /**
- * Moving integers: mov, movabs, lea, movzx, movsx, movsxd, xchg, cmovcc, setcc, bswap, cbw and its kin. No flags change.
+ * Moving integers: mov, movabs, lea, movzx, movsx, movsxd, xchg, cmovcc, setcc, bswap, cbw and its kin. No flags
+ * change.
  */
 import { iced } from "../../x86/iced.js";
 import { fusedLea, fusedMove } from "../fused.js";

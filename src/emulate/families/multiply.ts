@@ -1,8 +1,8 @@
 /**
  * Multiplication and division: mul, imul, div, idiv (Intel SDM vol. 2).
  *
- * CF and OF of a product say that its upper half counts; its other flags, and all flags of a division, are undefined: they
- * stay.
+ * CF and OF of a product say that its upper half counts; its other flags, and all flags of a division, are undefined:
+ * they stay.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";
@@ -45,7 +45,8 @@ const multiplyA =
               const { w } = cpu;
               const b = get(cpu);
               const a = w[RAX]!;
-              // Of numbers with a sign, the upper word is that without one, less each factor where the other is negative.
+              // Of numbers with a sign, the upper word is that without one, less each factor where the other is
+              // negative.
               const hi = (multiplyHigh(a, b) - (a < 0 ? b : 0) - (b < 0 ? a : 0)) | 0;
               const lo = Math.imul(a, b);
               putProduct32(cpu, lo, hi);

@@ -3,7 +3,8 @@
  *
  * The count is masked to 6 bits for 64-bit operands and to 5 for all others. A masked count of 0 changes no flag, yet a
  * 32-bit register loses its upper half. OF is defined for a masked count of 1 alone, and CF of shl and shr while the
- * count does not exceed the operand; elsewhere they get whatever the same formula gives. AF is undefined and is cleared.
+ * count does not exceed the operand; elsewhere they get whatever the same formula gives. AF is undefined and is
+ * cleared.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";
@@ -300,7 +301,7 @@ const rcr: AluBySize = {
   },
 };
 
-/** Shifts `a`, and bits of `b` move in behind it. The count is masked and neither 0 nor more than the operand's bits. */
+/** Shifts `a`, and bits of `b` move in after it. The count is masked and neither 0 nor more than the operand's bits. */
 type DoubleShift = (cpu: Core, a: number, aHi: number, b: number, bHi: number, count: number) => number;
 
 const shld: Readonly<Record<2 | 4 | 8, DoubleShift>> = {

@@ -1,6 +1,6 @@
 /**
- * SSE and SSE2: comparing floating-point numbers: cmpps, cmppd, cmpss, cmpsd to masks, comiss, comisd, ucomiss, ucomisd to
- * flags (Intel SDM vol. 2). JavaScript's comparisons are false for a NaN, as "unordered" wants it.
+ * SSE and SSE2: comparing floating-point numbers: cmpps, cmppd, cmpss, cmpsd to masks, comiss, comisd, ucomiss, ucomisd
+ * to flags (Intel SDM vol. 2). JavaScript's comparisons are false for a NaN, as "unordered" wants it.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";

@@ -2,8 +2,8 @@
  * MXCSR and the x87 control word: ldmxcsr, stmxcsr, fnstcw, fldcw, fninit (Intel SDM vol. 1, 10.2.3 and 8.1.5).
  *
  * Arithmetic is done as the default MXCSR says: rounding to nearest, denormals as they are, every exception masked.
- * Loading anything else is not implemented. Nor are the sticky exception flags tracked: MXCSR keeps those that were loaded,
- * and where arithmetic may have raised more since, storing it is not implemented either.
+ * Loading anything else is not implemented. Nor are the sticky exception flags tracked: MXCSR keeps those that were
+ * loaded, and where arithmetic may have raised more since, storing it is not implemented either.
  *
  * Of the x87 FPU there is the control word alone; no instruction that would heed it is implemented.
  */

@@ -1,7 +1,7 @@
 /**
- * SSE and SSE2: conversions between integers, floats and doubles (Intel SDM vol. 2, CVT*). Rounding is to nearest, ties to
- * even, except for the cvtt forms, which cut. What does not fit an integer, and a NaN, becomes the "integer indefinite":
- * the most negative one. The mmx forms are not implemented.
+ * SSE and SSE2: conversions between integers, floats and doubles (Intel SDM vol. 2, CVT*). Rounding is to nearest, ties
+ * to even, except for the cvtt forms, which cut. What does not fit an integer, and a NaN, becomes the "integer
+ * indefinite": the most negative one. The mmx forms are not implemented.
  */
 import { iced } from "../../x86/iced.js";
 import { narrowNan, widenNan } from "../nan.js";
@@ -45,9 +45,9 @@ const doubleOfInteger: Compile = ({ operands }) => {
 };
 
 /**
- * cvtsi2ss. A double has no room for all 64 bits, and rounding to it first could make a tie where there is none. So the low
- * 11 bits are folded into bit 11, "some bits were set": far below a float's last bit where this can matter, and the sum
- * is exact.
+ * cvtsi2ss. A double has no room for all 64 bits, and rounding to it first could make a tie where there is none. So the
+ * low 11 bits are folded into bit 11, "some bits were set": far below a float's last bit where this can matter, and the
+ * sum is exact.
  */
 const floatOfInteger: Compile = ({ operands }) => {
   const d = xmmWord(operands[0]);

@@ -1,10 +1,10 @@
 /**
  * SSE and SSE2: floating-point arithmetic, scalar and packed: add, sub, mul, div, sqrt, min, max (Intel SDM vol. 2).
  *
- * JavaScript's numbers are the CPU's doubles, rounded to nearest as MXCSR always says here (sse-control.ts). For floats the
- * double result is rounded once more, by the store to a Float32Array: with 53 bits for operands of 24 that is the same as
- * rounding once, for these five operations (Figueroa, "When is double rounding innocuous?", 1995), denormal results included.
- * A result that is a NaN is made by words (nan.ts).
+ * JavaScript's numbers are the CPU's doubles, rounded to nearest as MXCSR always says here (sse-control.ts). For floats
+ * the double result is rounded once more, by the store to a Float32Array: with 53 bits for operands of 24 that is the
+ * same as rounding once, for these five operations (Figueroa, "When is double rounding innocuous?", 1995), denormal
+ * results included. A result that is a NaN is made by words (nan.ts).
  *
  * rcpps, rsqrtps and their scalar forms are not implemented: their results differ from one make of CPU to another.
  *

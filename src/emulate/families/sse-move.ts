@@ -1,8 +1,8 @@
 /**
  * SSE and SSE2: moving what xmm registers hold, unchanged (Intel SDM vol. 2, MOV*, LDDQU, MASKMOVDQU).
  *
- * Which part of the register a load leaves alone is the point of most of these: movss and movsd clear the rest when they
- * load from memory, and keep it when they move between registers; movlps and movhps always keep the other half.
+ * Which part of the register a load leaves alone is the point of most of these: movss and movsd clear the rest when
+ * they load from memory, and keep it when they move between registers; movlps and movhps always keep the other half.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";
@@ -85,7 +85,10 @@ const scalar =
     };
   };
 
-/** movd and movq: xmm from and to general-purpose registers and memory; movq also between two xmm. The rest of xmm is cleared. */
+/**
+ * movd and movq: xmm from and to general-purpose registers and memory; movq also between two xmm. The rest of xmm is
+ * cleared.
+ */
 const integer: Compile = ({ operands }) => {
   const [to, from] = operands;
   if (from?.kind === "xmm") {
@@ -175,15 +178,19 @@ const signsOfFloats = (w: Int32Array, s: number): number =>
 
 const signsOfDoubles = (w: Int32Array, s: number): number => (w[s + 1]! >>> 31) | ((w[s + 3]! >>> 31) << 1);
 
-/** The top bits of a word's four bytes, as four bits: bits 0, 8, 16 and 24 times 2^28 + 2^21 + 2^14 + 2^7 meet in the top four. */
+/**
+ * The top bits of a word's four bytes, as four bits: bits 0, 8, 16 and 24 times 2^28 + 2^21 + 2^14 + 2^7 meet in the
+ * top four.
+ */
 const signsOfWord = (word: number): number => Math.imul((word >>> 7) & 0x01010101, 0x10204080) >>> 28;
 
 const signsOfBytes = (w: Int32Array, s: number): number =>
   signsOfWord(w[s]!) | (signsOfWord(w[s + 1]!) << 4) | (signsOfWord(w[s + 2]!) << 8) | (signsOfWord(w[s + 3]!) << 12);
 
 /**
- * maskmovdqu: those bytes of a register whose mask byte has its top bit set, to [rdi]. Whether bytes that are masked out can
- * fault is left to the implementation (SDM): here all 16 can, as on the AMD processors that this was compared with.
+ * maskmovdqu: those bytes of a register whose mask byte has its top bit set, to [rdi]. Whether bytes that are masked
+ * out can fault is left to the implementation (SDM): here all 16 can, as on the AMD processors that this was compared
+ * with.
  */
 const maskedStore: Compile = ({ operands }) => {
   const [to, value, mask] = operands;

@@ -1,6 +1,7 @@
 /**
- * SSE2: packed shifts: psll, psrl, psra of halves, words and quads by an immediate or by the low 64 bits of an operand, and
- * pslldq, psrldq of the whole register by bytes. A count beyond the element's width gives zeroes, or copies of the sign.
+ * SSE2: packed shifts: psll, psrl, psra of halves, words and quads by an immediate or by the low 64 bits of an operand,
+ * and pslldq, psrldq of the whole register by bytes. A count beyond the element's width gives zeroes, or copies of the
+ * sign.
  */
 import { iced } from "../../x86/iced.js";
 import type { Compile, Family } from "../operands.js";

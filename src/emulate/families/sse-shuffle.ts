@@ -1,7 +1,7 @@
 /**
  * SSE and SSE2: rearranging elements: shuffles by an immediate, interleaving (unpck, punpck), narrowing with saturation
- * (pack), one half in or out (pinsrw, pextrw). Operations read all that they need before they write, since the source may
- * be the destination.
+ * (pack), one half in or out (pinsrw, pextrw). Operations read all that they need before they write, since the source
+ * may be the destination.
  */
 import { iced } from "../../x86/iced.js";
 import { type Compile, type Family, getOf, putOf } from "../operands.js";
@@ -38,7 +38,10 @@ const shuffleDoubles = (by: number): XmmOperation => {
 
 const choices = (by: number): [number, number, number, number] => [by & 3, (by >> 2) & 3, (by >> 4) & 3, by >> 6];
 
-/** pshuflw, pshufhw: the halves of one half of the register; the other one is copied. `part` is the word where it begins. */
+/**
+ * pshuflw, pshufhw: the halves of one half of the register; the other one is copied. `part` is the word where it
+ * begins.
+ */
 const shuffleHalves =
   (part: 0 | 2) =>
   (by: number): XmmOperation => {

@@ -1,6 +1,6 @@
 /**
- * The stack: push, pop, leave, enter without nesting; pushf and popf are with the flags. What is pushed is 8 bytes long, or
- * 2 with an operand-size prefix.
+ * The stack: push, pop, leave, enter without nesting; pushf and popf are with the flags. What is pushed is 8 bytes
+ * long, or 2 with an operand-size prefix.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";
@@ -111,7 +111,10 @@ const leave: Compile = (instruction) => {
   };
 };
 
-/** enter size, 0: pushes rbp, points rbp there and makes room. A nesting level copies frame pointers: nobody writes that. */
+/**
+ * enter size, 0: pushes rbp, points rbp there and makes room. A nesting level copies frame pointers: nobody writes
+ * that.
+ */
 const enter: Compile = ({ code, operands }) => {
   const [size, level] = operands;
   if (code !== Code.Enterq_imm16_imm8 || size?.kind !== "immediate" || level?.kind !== "immediate") return undefined;

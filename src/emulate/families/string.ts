@@ -1,9 +1,10 @@
 /**
  * Strings: movs, stos, lods, scas, cmps, of bytes to quadwords, alone or repeated, in both directions; and xlat.
  *
- * A repeated instruction moves rsi, rdi and rcx with each element. So where an element faults, they say how far it came,
- * as on the hardware, and running the instruction again goes on from there: the one case where a fault leaves a state
- * that has changed. Upwards, movs and stos go by stretches of a page (memory.ts) where nobody has to be told of a write.
+ * A repeated instruction moves rsi, rdi and rcx with each element. So where an element faults, they say how far it
+ * came, as on the hardware, and running the instruction again goes on from there: the one case where a fault leaves a
+ * state that has changed. Upwards, movs and stos go by stretches of a page (memory.ts) where nobody has to be told of a
+ * write.
  */
 import { iced } from "../../x86/iced.js";
 import type { Core } from "../core.js";

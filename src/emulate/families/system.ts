@@ -1,6 +1,6 @@
 /**
- * What concerns the machine more than its registers: nops, fences, prefetches, syscall, int3, ud2, cpuid, rdtsc, and what
- * user mode may not do.
+ * What concerns the machine more than its registers: nops, fences, prefetches, syscall, int3, ud2, cpuid, rdtsc, and
+ * what user mode may not do.
  *
  * cpuid describes a processor of the baseline, x86-64-v1: programs that choose code by it take the code that all
  * processors run. Instructions of later extensions that are implemented nevertheless run, whatever cpuid says.
@@ -29,7 +29,7 @@ const privileged: Step = () => {
   throw new Fault("general-protection");
 };
 
-/** An instruction is 15 bytes long at most; iced gives up on a longer one behind those. */
+/** An instruction is 15 bytes long at most; iced gives up on a longer one after those. */
 const LONGEST = 15;
 
 /** Bytes that are no instruction, or one that is too long: then nothing but prefixes and escapes has been seen. */
@@ -123,7 +123,9 @@ const cpuid: Step = ({ w }) => {
   w[RDX + 1] = 0;
 };
 
-/** Hints that no processor gives a meaning to. With 0f 0d, those of AMD know only memory operands: that is left open. */
+/**
+ * Hints that no processor gives a meaning to. With 0f 0d, those of AMD know only memory operands: that is left open.
+ */
 const unsettledNops = new Set<number>([
   Code.Reservednop_rm16_r16_0F0D,
   Code.Reservednop_rm32_r32_0F0D,

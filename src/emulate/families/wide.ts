@@ -1,8 +1,9 @@
 /**
- * Products and quotients that do not fit in JavaScript's integers: of two words, of two 64-bit values, of four words by two.
+ * Products and quotients that do not fit in JavaScript's integers: of two words, of two 64-bit values, of four words by
+ * two.
  *
- * Words are multiplied in halves of 16 bits and divided in digits of 16 bits, in numbers that doubles hold exactly; nothing
- * is allocated. Results of more than a word are left in `wide`.
+ * Words are multiplied in halves of 16 bits and divided in digits of 16 bits, in numbers that doubles hold exactly;
+ * nothing is allocated. Results of more than a word are left in `wide`.
  */
 
 const WORD = 0x1_0000_0000;
@@ -49,7 +50,9 @@ export function multiplySigned64(a: number, aHi: number, b: number, bHi: number)
   if (bHi < 0) subtractHigh(a, aHi);
 }
 
-/** hi:lo by d, all without a sign, where hi is less than d: the quotient; the remainder is in the third word of `wide`. */
+/**
+ * hi:lo by d, all without a sign, where hi is less than d: the quotient; the remainder is in the third word of `wide`.
+ */
 export function divide64by32(lo: number, hi: number, d: number): number {
   const divisor = d >>> 0;
   const first = (hi >>> 0) * 0x10000 + (lo >>> 16);
@@ -65,8 +68,8 @@ export const below64 = (a: number, aHi: number, b: number, bHi: number): boolean
   aHi === bHi ? a >>> 0 < b >>> 0 : aHi >>> 0 < bHi >>> 0;
 
 /**
- * Divides the four words of `wide` by (d, dHi), without a sign; the upper half of `wide` is less than the divisor. Leaves
- * the quotient in the lower half, the remainder in the upper one.
+ * Divides the four words of `wide` by (d, dHi), without a sign; the upper half of `wide` is less than the divisor.
+ * Leaves the quotient in the lower half, the remainder in the upper one.
  */
 export function divide128by64(d: number, dHi: number): void {
   if ((wide[2]! | wide[3]!) !== 0) divideByBits(d, dHi);

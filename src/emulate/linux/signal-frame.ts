@@ -1,6 +1,7 @@
 /**
- * A signal handler's frame on the stack, as Linux lays it out on x86-64 (struct rt_sigframe: the address of the restorer,
- * struct ucontext, struct siginfo; above it the FXSAVE image, Intel SDM vol. 1, table 10-2), and the way back.
+ * A signal handler's frame on the stack, as Linux lays it out on x86-64 (struct rt_sigframe: the address of the
+ * restorer, struct ucontext, struct siginfo; above it the FXSAVE image, Intel SDM vol. 1, table 10-2), and the way
+ * back.
  */
 import { type RuntimeAddress, runtimeAddress } from "../../address.js";
 import { DEFAULT_FPU_CONTROL, DEFAULT_MXCSR, FPU_CONTROL, Gpr, MXCSR, MXCSR_STALE, Rflags, XMM } from "../state.js";
@@ -18,7 +19,7 @@ const CONTEXT = 8;
 const STACK = 16;
 const REGISTERS = 40;
 const MASK = 296;
-/** In struct sigcontext, behind the registers in `order`. */
+/** In struct sigcontext, after the registers in `order`. */
 const [RIP, EFLAGS, SEGMENTS, ERROR, TRAP, OLD_MASK, CR2, FPSTATE] = [128, 136, 144, 152, 160, 168, 176, 184];
 const INFO = 312;
 const FXSAVE_SIZE = 512;

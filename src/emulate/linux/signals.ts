@@ -1,6 +1,6 @@
 /**
- * Signals of the one thread: which are handled, blocked and pending, and what happens when one comes. A signal without a
- * handler ends the process, or is ignored where that is its default. With one, signal-frame.ts makes it run.
+ * Signals of the one thread: which are handled, blocked and pending, and what happens when one comes. A signal without
+ * a handler ends the process, or is ignored where that is its default. With one, signal-frame.ts makes it run.
  *
  * A fault's signal comes at once: where it is blocked or ignored, it ends the process all the same, as Linux has it.
  */
@@ -35,7 +35,9 @@ export function send(process: Process, info: SignalInfo): void {
   signals.pending = [...signals.pending, info];
 }
 
-/** Delivers the pending signals that are not blocked, by number: of two handlers the later one runs first, as on Linux. */
+/**
+ * Delivers the pending signals that are not blocked, by number: of two handlers the later one runs first, as on Linux.
+ */
 export function deliver(process: Process): void {
   const { signals } = process;
   while (process.end === null) {

@@ -1,9 +1,9 @@
 /**
- * What a program finds when it starts (x86-64 psABI, 3.4 "Process Initialization"): its segments, and a stack with argc,
- * argv, envp and the auxiliary vector; rsp is a multiple of 16, all other registers are zero.
+ * What a program finds when it starts (x86-64 psABI, 3.4 "Process Initialization"): its segments, and a stack with
+ * argc, argv, envp and the auxiliary vector; rsp is a multiple of 16, all other registers are zero.
  *
- * Everything is the same in every run: no address is random, AT_RANDOM points to fixed bytes, and there is no vDSO, so that
- * each look at the clock is a system call.
+ * Everything is the same in every run: no address is random, AT_RANDOM points to fixed bytes, and there is no vDSO, so
+ * that each look at the clock is a system call.
  */
 import { alignUp, PAGE_SIZE, type RuntimeAddress, runtimeAddress } from "../../address.js";
 import * as elf from "../../elf/constants.js";

@@ -1,8 +1,9 @@
 /**
- * The quick answer for most functions that make addresses of code: they compare them, store them, pass them on or jump to them,
- * and never compute with them. From each instruction that makes one, the registers that may hold it are followed on all ways,
- * a bit each; an instruction is looked at only while there is one. Where an address goes to a slot of the stack, also through
- * a register that points there, comes to a jump table or leaves for another part of the function, values have to be followed (flow.ts).
+ * The quick answer for most functions that make addresses of code: they compare them, store them, pass them on or jump
+ * to them, and never compute with them. From each instruction that makes one, the registers that may hold it are
+ * followed on all ways, a bit each; an instruction is looked at only while there is one. Where an address goes to a
+ * slot of the stack, also through a register that points there, comes to a jump table or leaves for another part of the
+ * function, values have to be followed (flow.ts).
  */
 import type { Vaddr } from "../../address.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../../x86/decode.js";

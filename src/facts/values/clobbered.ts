@@ -1,6 +1,7 @@
 /**
- * Which registers a function of the file may change. By the ABI a call may change nine of them, but compilers know their own
- * functions better (gcc -fipa-ra) and keep values, addresses of tables among them, in registers that the callee leaves alone.
+ * Which registers a function of the file may change. By the ABI a call may change nine of them, but compilers know
+ * their own functions better (gcc -fipa-ra) and keep values, addresses of tables among them, in registers that the
+ * callee leaves alone.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { Flow, indexOf } from "../../x86/decode.js";
@@ -18,7 +19,9 @@ export class Clobbered {
 
   constructor(private readonly functions: FunctionIndex) {}
 
-  /** The registers, a bit each, that a direct call of this link-time address may change, of those that the ABI lets it. */
+  /**
+   * The registers, a bit each, that a direct call of this link-time address may change, of those that the ABI lets it.
+   */
   by(target: Vaddr, depth = DEEPEST): number {
     const known = this.known.get(target);
     if (known !== undefined) return known;

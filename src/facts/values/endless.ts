@@ -1,6 +1,6 @@
 /**
- * Calls that never return: of functions that are known not to by their names, and of functions of the file that have no way
- * back. What stands behind such a call is not run after it.
+ * Calls that never return: of functions that are known not to by their names, and of functions of the file that have no
+ * way back. What stands after such a call is not run after it.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";

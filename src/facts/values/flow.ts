@@ -1,9 +1,10 @@
 /**
  * Values at every instruction of a function: a forward analysis over all of its parts, to a fixed point.
  *
- * Ways that no direct branch shows: an indirect jump may lead to every place inside the function that a table of its own, a
- * pointer in the data or an address in the code names, and arrives there with what its registers hold then. A landing pad is
- * entered with what the call held. What nothing reaches, or what code of other functions names, may be entered with anything.
+ * Ways that no direct branch shows: an indirect jump may lead to every place inside the function that a table of its
+ * own, a pointer in the data or an address in the code names, and arrives there with what its registers hold then. A
+ * landing pad is entered with what the call held. What nothing reaches, or what code of other functions names, may be
+ * entered with anything.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { addressOf, type DecodedCode, Flow, indexOf } from "../../x86/decode.js";
@@ -150,7 +151,10 @@ export class ValueFlow implements FlowResult, Findings {
     return this.machine.putsIntoVectors && !this.computesInVectors;
   }
 
-  /** Where tables begin whose addresses are computed, if there are several: one ends where another begins, which had to be known. */
+  /**
+   * Where tables begin whose addresses are computed, if there are several: one ends where another begins, which had to
+   * be known.
+   */
   get computedStarts(): readonly number[] {
     const starts = new Set(
       this.formations.flatMap(({ base, sources }) => (base === 0 ? [] : sources.map(({ at }) => at))),
@@ -509,8 +513,8 @@ export class ValueFlow implements FlowResult, Findings {
   }
 
   /**
-   * A label that the function makes, keeps in memory and loads again is something handed over by then: a word that is added to that
-   * may be added to each of the function's labels.
+   * A label that the function makes, keeps in memory and loads again is something handed over by then: a word that is
+   * added to that may be added to each of the function's labels.
    */
   private addHandedSums(): void {
     if (this.handedSums.size === 0) return;
@@ -521,7 +525,10 @@ export class ValueFlow implements FlowResult, Findings {
         else this.onFormation(at, { ...words, base });
   }
 
-  /** Addresses inside of it that its own code makes, and where it jumps by what was handed over those that data names as well. */
+  /**
+   * Addresses inside of it that its own code makes, and where it jumps by what was handed over those that data names as
+   * well.
+   */
   private ownLabels(): ReadonlySet<number> {
     const { parts, surroundings } = this;
     const isOwn = (address: number): boolean => this.place(address) !== undefined;

@@ -1,7 +1,7 @@
 /**
- * The parts of a function: ranges that jump into each other. Compilers split functions into hot and cold parts, each with an
- * FDE of its own. A jump into the middle of a range joins two ranges, and a conditional one to the start of a range that nothing
- * calls or names; any other jump to a start is a tail call, also to a stub of the linkage table.
+ * The parts of a function: ranges that jump into each other. Compilers split functions into hot and cold parts, each
+ * with an FDE of its own. A jump into the middle of a range joins two ranges, and a conditional one to the start of a
+ * range that nothing calls or names; any other jump to a start is a tail call, also to a stub of the linkage table.
  */
 
 import type { Vaddr } from "../../address.js";

@@ -233,7 +233,10 @@ export class Machine {
     }
   }
 
-  /** What a call leaves. @param clobbered the registers that it may change (System V ABI, AMD64 supplement, section 3.2.1) */
+  /**
+   * What a call leaves. @param clobbered the registers that it may change (System V ABI, AMD64 supplement, section
+   * 3.2.1)
+   */
   call(clobbered: number): void {
     this.forgetPassed();
     this.registers[VECTORS] = GIVEN;
@@ -249,7 +252,9 @@ export class Machine {
     for (let r = 0; r < REGISTERS; r++) if (registers & (1 << r)) this.registers[r] = told;
   }
 
-  /** A callee may write to the objects on the stack that it is given addresses of, and these go on upwards from there. */
+  /**
+   * A callee may write to the objects on the stack that it is given addresses of, and these go on upwards from there.
+   */
   private forgetPassed(): void {
     for (let r = 0; r < REGISTERS; r++) {
       const { kinds, frame, offset } = this.registers[r]!;
@@ -332,7 +337,10 @@ export class Machine {
     return join(this.computesInVectors ? TAINT : GIVEN, this.registers[VECTORS]!);
   }
 
-  /** Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not followed. */
+  /**
+   * Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not
+   * followed.
+   */
   private addressesIntoVectors({ operands, reads, vectors }: Step): void {
     const { arithmetic, memory, registers } = this;
     const take = (value: Value): void => {
@@ -388,8 +396,8 @@ export class Machine {
   }
 
   /**
-   * Whether something computed is in the slots that an address may lead to, of which the bytes go where they are not followed. An
-   * address of code that is there counts as computed from now on.
+   * Whether something computed is in the slots that an address may lead to, of which the bytes go where they are not
+   * followed. An address of code that is there counts as computed from now on.
    */
   private losesComputed(address: Value | undefined, size: number): boolean {
     if (address === undefined) return false;

@@ -81,7 +81,10 @@ export class ElfMemory implements Memory {
     return false;
   }
 
-  /** What a relocation writes to a place: a link-time address of this image, NaN for others, undefined where there is none. */
+  /**
+   * What a relocation writes to a place: a link-time address of this image, NaN for others, undefined where there is
+   * none.
+   */
   relocationAt(address: number): number | undefined {
     return (this.relocated ?? this.readRelocations()).get(address);
   }

@@ -1,7 +1,7 @@
 /**
- * Every address of code that something in the file names: relocations, symbols and, in programs with fixed addresses, words
- * of data; `lea` and constants in the code, found at every byte position, so that none escapes; and the functions that are
- * called directly.
+ * Every address of code that something in the file names: relocations, symbols and, in programs with fixed addresses,
+ * words of data; `lea` and constants in the code, found at every byte position, so that none escapes; and the functions
+ * that are called directly.
  */
 
 import type { Vaddr } from "../../address.js";
@@ -71,7 +71,10 @@ export class NameIndex {
   private readonly called = new Set<number>();
   /** Where code makes the address of the global offset table. */
   private readonly offsetTable: number[] = [];
-  /** Where code makes an address of this file's memory that is in no section: only with something added it is one of anything. */
+  /**
+   * Where code makes an address of this file's memory that is in no section: only with something added it is one of
+   * anything.
+   */
   private readonly strays: number[] = [];
   /** Addresses of data that code or data names, from which words lead to code if they are added to it. */
   private readonly tables = new Set<number>();
@@ -113,8 +116,8 @@ export class NameIndex {
   }
 
   /**
-   * As byData, and whether it is certain that an address is meant. Without words of data of fixed programs that are at no multiple of
-   * 8: nobody keeps a pointer there but in packed structures.
+   * As byData, and whether it is certain that an address is meant. Without words of data of fixed programs that are at
+   * no multiple of 8: nobody keeps a pointer there but in packed structures.
    */
   byPointers(start: number, end: number): readonly { readonly target: number; readonly isCertain: boolean }[] {
     return this.data.within(start, end).flatMap(({ at, target }) => {

@@ -1,6 +1,6 @@
 /**
- * The quick answer for most functions: their indirect jumps and calls go through what was just loaded. Only where that is not
- * plain to see are values followed.
+ * The quick answer for most functions: their indirect jumps and calls go through what was just loaded. Only where that
+ * is not plain to see are values followed.
  */
 
 import type { Vaddr } from "../../address.js";
@@ -36,7 +36,10 @@ interface Ways {
   readonly jumps: readonly number[];
 }
 
-/** Whether every jump, call and return of a range plainly leads to what was handed over, or to what a table of its own says. */
+/**
+ * Whether every jump, call and return of a range plainly leads to what was handed over, or to what a table of its own
+ * says.
+ */
 export function hasPlainTransfers(code: DecodedCode, tables: Tables): boolean {
   if (code.unclean !== undefined) return false;
   const ways = waysOf(code, tables);
@@ -54,7 +57,10 @@ export function hasPlainTransfers(code: DecodedCode, tables: Tables): boolean {
   return true;
 }
 
-/** Whether an indirect jump of a range plainly leaves it: for what was loaded or handed over, and nothing of the inside was. */
+/**
+ * Whether an indirect jump of a range plainly leaves it: for what was loaded or handed over, and nothing of the inside
+ * was.
+ */
 export function leavesFor(code: DecodedCode, jump: number, tables: Tables): boolean {
   if (tables.isNamedInside) return false;
   const ways = waysOf(code, tables);
@@ -93,7 +99,9 @@ function waysOf(code: DecodedCode, tables: Tables): Ways | undefined {
   };
 }
 
-/** Whether an indirect jump may be one inside the range: where what it goes by was not plainly loaded or handed over. */
+/**
+ * Whether an indirect jump may be one inside the range: where what it goes by was not plainly loaded or handed over.
+ */
 function mayStay(code: DecodedCode, leads: Uint8Array, jump: number): boolean {
   const [operand] = stepAt(code, jump).operands;
   if (operand?.kind !== "register") return operand?.kind !== "memory" || operand.index >= 0;
@@ -112,7 +120,10 @@ function mayStay(code: DecodedCode, leads: Uint8Array, jump: number): boolean {
   return true;
 }
 
-/** Whether a transfer goes through memory that is no slot, or through a register that holds something plain on every way. */
+/**
+ * Whether a transfer goes through memory that is no slot, or through a register that holds something plain on every
+ * way.
+ */
 function isLoaded(code: DecodedCode, ways: Ways, transfer: number, tables: Tables): boolean {
   const [operand] = stepAt(code, transfer).operands;
   if (operand === undefined || operand.kind === "other" || operand.kind === "number") return false;
@@ -179,7 +190,10 @@ function isAlways(
   return true;
 }
 
-/** A pointer that is loaded, an address that is made, or the sum of a switch: an address and a word of a table that nobody writes. */
+/**
+ * A pointer that is loaded, an address that is made, or the sum of a switch: an address and a word of a table that
+ * nobody writes.
+ */
 function isPlain(code: DecodedCode, ways: Ways, { operation, operands }: Step, at: number, tables: Tables): Verdict {
   const [first, second] = operands;
   if (first?.kind !== "register" || first.size !== 8) return false;

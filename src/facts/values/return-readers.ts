@@ -1,9 +1,9 @@
 /**
- * Functions that hand their return address to who called them, to find out where that is: `mov (%rsp), %rcx; ret`, or a pop, a
- * push and a return. What they leave in registers is an address of code that the caller may compute with.
+ * Functions that hand their return address to who called them, to find out where that is: `mov (%rsp), %rcx; ret`, or a
+ * pop, a push and a return. What they leave in registers is an address of code that the caller may compute with.
  *
- * They are short and have it before they branch, as far as this goes (docs/assumptions.md): another that looks at its return
- * address keeps it for itself.
+ * They are short and have it before they branch, as far as this goes (docs/assumptions.md): another that looks at its
+ * return address keeps it for itself.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { type DecodedCode, Flow } from "../../x86/decode.js";
@@ -56,7 +56,9 @@ function mayBeOne({ start, end }: CodeRange, bytes: Uint8Array): boolean {
   return false;
 }
 
-/** The registers that are written in a function that reads its return address, in front of its first branch; else none. */
+/**
+ * The registers that are written in a function that reads its return address, in front of its first branch; else none.
+ */
 function registersOf(code: DecodedCode): number {
   if (code.unclean !== undefined) return 0;
   let depth = 0;

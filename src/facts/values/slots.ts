@@ -1,8 +1,9 @@
 /**
- * The slots of the stack whose distance from the stack pointer is known. Lists of them ascend by frame and offset and do not overlap.
+ * The slots of the stack whose distance from the stack pointer is known. Lists of them ascend by frame and offset and
+ * do not overlap.
  *
- * What is stored over a part of a slot leaves the rest of it: a *part*, which holds what the slot did, and is no value any more. Who
- * loads bytes of several slots, or of a part, loads something that was put together of them.
+ * What is stored over a part of a slot leaves the rest of it: a *part*, which holds what the slot did, and is no value
+ * any more. Who loads bytes of several slots, or of a part, loads something that was put together of them.
  */
 import { Is, join, type Value } from "./value.js";
 
@@ -64,8 +65,8 @@ export const sameSlots = (a: readonly Slot[], b: readonly Slot[], same: (a: Valu
 const isSamePlace = (a: Place, b: Place): boolean => a.frame === b.frame && a.offset === b.offset && a.size === b.size;
 
 /**
- * The slots that both of two ways leave: where only one of them has put something, the other has what was handed over, and nothing
- * is kept. But what one of them has stored over in part stays a part, with what the other has there.
+ * The slots that both of two ways leave: where only one of them has put something, the other has what was handed over,
+ * and nothing is kept. But what one of them has stored over in part stays a part, with what the other has there.
  * @returns `a` itself where nothing is new
  */
 export function joinSlots(

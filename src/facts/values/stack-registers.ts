@@ -1,7 +1,7 @@
 /**
- * Which registers of a range may hold an address of the stack besides rsp, wherever in it: those that get one from rsp or from
- * each other. No order of instructions is looked at, so that it may be more than do; what is stored through one of these may
- * come back from a slot.
+ * Which registers of a range may hold an address of the stack besides rsp, wherever in it: those that get one from rsp
+ * or from each other. No order of instructions is looked at, so that it may be more than do; what is stored through one
+ * of these may come back from a slot.
  */
 import type { DecodedCode } from "../../x86/decode.js";
 import { type Operand, type Step, stepsOf } from "./steps.js";
@@ -29,7 +29,10 @@ export function stackRegisters(code: DecodedCode): number {
   return held;
 }
 
-/** Whether an address of the stack goes where it may be loaded from again. Frame pointers that are pushed come back as such. */
+/**
+ * Whether an address of the stack goes where it may be loaded from again. Frame pointers that are pushed come back as
+ * such.
+ */
 function stores({ operation, operands: [first, second] }: Step, held: number): boolean {
   if (operation === "move" || operation === "exchange") return first?.kind === "memory" && (bit(second) & held) !== 0;
   return operation === "push" && first?.kind === "register" && first.register === RSP;

@@ -1,6 +1,6 @@
 /**
- * Instructions as steps of the analysis of values: what is read, what is done, what is written. One object an instruction,
- * made once a function; iced-x86 is asked no more after that.
+ * Instructions as steps of the analysis of values: what is read, what is done, what is written. One object an
+ * instruction, made once a function; iced-x86 is asked no more after that.
  *
  * Whatever is not listed is an "other" step: the registers that it writes get something unknown.
  */
@@ -70,8 +70,8 @@ export interface Step {
   /** Of "other": a bit for each register whose value, and not only an address, is read. */
   readonly reads: number;
   /**
-   * What "other" does with vector registers: moves whole words of eight bytes from and to memory, adds or changes bits, or anything
-   * else.
+   * What "other" does with vector registers: moves whole words of eight bytes from and to memory, adds or changes bits,
+   * or anything else.
    */
   readonly vectors: "none" | "moves" | "adds" | "computes";
   /** A store at rdi, which no operand tells of. */

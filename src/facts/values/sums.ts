@@ -69,8 +69,8 @@ export interface Memory {
   /** Whether the bytes at an address stay what the file has there, once the loader has done its work. */
   isReadOnly(address: number): boolean;
   /**
-   * The pointer of this image that 8 such bytes hold, or the number; of others an address of code that they hold at first, or anything;
-   * undefined where nothing is known of them.
+   * The pointer of this image that 8 such bytes hold, or the number; of others an address of code that they hold at
+   * first, or anything; undefined where nothing is known of them.
    */
   pointerAt(address: number): Value | undefined;
 }
@@ -110,8 +110,8 @@ export class Arithmetic {
   }
 
   /**
-   * Keeps a value small enough to be followed. Beside something unknown it does not matter what else that is no address a
-   * value may be: a sum with it is unknown as well; of several numbers only how far they are apart.
+   * Keeps a value small enough to be followed. Beside something unknown it does not matter what else that is no address
+   * a value may be: a sum with it is unknown as well; of several numbers only how far they are apart.
    */
   bounded(at: number, v: Value): Value {
     if (overflows(v)) return this.codeOf(v).length > MOST_CODE ? this.spoiled(at, v) : this.collapsed(v);
@@ -124,7 +124,9 @@ export class Arithmetic {
     return this.bounded(at, join({ ...v, plain: [] }, range));
   }
 
-  /** A value whose numbers are not told apart any more, but for its addresses of code: nothing is computed with these. */
+  /**
+   * A value whose numbers are not told apart any more, but for its addresses of code: nothing is computed with these.
+   */
   private collapsed(v: Value): Value {
     const code = this.codeOf(v);
     const [numbers, addresses] = this.memory.fixed ? [code, []] : [[], code];
@@ -354,7 +356,9 @@ export class Arithmetic {
   }
 }
 
-/** Something from memory or unknown, and no number or address besides: with another such it comes to something unknown. */
+/**
+ * Something from memory or unknown, and no number or address besides: with another such it comes to something unknown.
+ */
 const isUntold = (v: Value): boolean =>
   v.kinds !== 0 && (v.kinds & ~(FROM_MEMORY | Is.Taint)) === 0 && v.plain.length === 0 && v.image.length === 0;
 

@@ -1,6 +1,6 @@
 /**
- * Thunks that jump to what a register holds when they are called: retpolines and their like. A call of one, or a jump to one,
- * is a jump through that register.
+ * Thunks that jump to what a register holds when they are called: retpolines and their like. A call of one, or a jump
+ * to one, is a jump through that register.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { type DecodedCode, Flow, indexOf } from "../../x86/decode.js";

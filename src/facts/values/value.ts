@@ -31,7 +31,9 @@ export const Is = {
   Moved: 1024,
 } as const;
 
-/** Where an indexed load took a word from: the link-time address for index 0, and how many bytes the next one is away. */
+/**
+ * Where an indexed load took a word from: the link-time address for index 0, and how many bytes the next one is away.
+ */
 export interface Source {
   readonly at: number;
   readonly step: number;

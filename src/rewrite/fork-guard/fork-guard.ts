@@ -1,21 +1,21 @@
 /**
  * The fork guard as part of a rewrite: whether a file gets one, and what it adds.
  *
- * On some kernels (`killsForkedChildren`) a forked child dies at a nop5 that its parent ran while traced. The guard is code that runs in a child
- * and looks at every nop5 site of the file, those too that stood there before.
+ * On some kernels (`killsForkedChildren`) a forked child dies at a nop5 that its parent ran while traced. The guard is
+ * code that runs in a child and looks at every nop5 site of the file, those too that stood there before.
  *
  *     handler    what runs before a fork and after it: child-guard.ts, held-signals.ts
  *     install    how it gets to be run: fork-cover.ts
  *
- * All of it is in this folder, and the rest of the rewrite knows this file alone: when no kernel is left that needs a guard,
- * the folder can go.
+ * All of it is in this folder, and the rest of the rewrite knows this file alone: when no kernel is left that needs a
+ * guard, the folder can go.
  *
- * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one behind the other,
+ * Each page with sites costs every fork a page fault. So a guarded file has its sites in new code, one after the other,
  * wherever they can move there: the plan is told so, and leaves in place what can be nowhere else.
  *
- * The kernel looks for breakpoints again where a mapping is split, and a mapping of one page cannot be: new code is made
- * large enough for two pages. Sites in a segment of one page stay safe and are not counted in a child that was forked while
- * they were traced; the report says how many.
+ * The kernel looks for breakpoints again where a mapping is split, and a mapping of one page cannot be: new code is
+ * made large enough for two pages. Sites in a segment of one page stay safe and are not counted in a child that was
+ * forked while they were traced; the report says how many.
  */
 
 import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../address.js";
@@ -150,7 +150,7 @@ export function nop5Before(
 const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZE;
 
 /**
- * New code with the guard for these sites behind it, or why it cannot be there.
+ * New code with the guard for these sites after it, or why it cannot be there.
  * @param placed the rewritten probes
  * @param before nop5 sites that the input has
  */

@@ -1,5 +1,5 @@
 /**
- * call-through: the call behind the probe takes the probe along on its way.
+ * call-through: the call after the probe takes the probe along on its way.
  *
  *     before   90              nop                <- probe
  *              48 89 df        mov rdi, rbx
@@ -11,9 +11,9 @@
  *              e9 ......       jmp F
  *
  * The call stays where it is, so the return address is the one that unwinders, exception tables and shadow stacks know.
- * Nothing may enter behind the probe up to the call itself. At the probe rsp is 8 lower than it was: the instructions that
- * move must not use it; arguments of the probe that go by rsp say 8 more.
- * No guard is needed: the call itself writes below rsp, so the program needs nothing there.
+ * Nothing may enter after the probe up to the call itself. At the probe rsp is 8 lower than it was: the instructions
+ * that move must not use it; arguments of the probe that go by rsp say 8 more. No guard is needed: the call itself
+ * writes below rsp, so the program needs nothing there.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { knows } from "../../facts/knowledge.js";

@@ -11,8 +11,8 @@
  *              0f 1f 44 00 00  nop5               <- probe
  *              e9 ......       jmp back
  *
- * The call itself moves, so the shadow stack has the same return address as the stack. It is another one than before: only
- * where unwinders find the caller from new code, and only calls whose callee does not look at it; see safety.ts.
+ * The call itself moves, so the shadow stack has the same return address as the stack. It is another one than before:
+ * only where unwinders find the caller from new code, and only calls whose callee does not look at it; see safety.ts.
  */
 import type { Proposal, SiteContext } from "../proposal.js";
 import { Refusal } from "../refusal.js";

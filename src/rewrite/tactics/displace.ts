@@ -11,7 +11,7 @@
  *              31 c0           xor eax, eax
  *              e9 ......       jmp back
  *
- * straddle: the same, with instructions before the nop taken along, where those behind it do not give the room. Then
+ * straddle: the same, with instructions before the nop taken along, where those after it do not give the room. Then
  * nothing may enter at the nop itself.
  *
  * Another probe's nop in the window moves along and becomes a nop5 too: windows that meet become one.
@@ -77,7 +77,7 @@ export function detour(
   if (moved instanceof Refusal) return moved;
   let { end } = moved;
   if (end - start < size) {
-    // The block is over; padding behind it may give the rest of the room.
+    // The block is over; padding after it may give the rest of the room.
     const need = size - (end - start);
     const room = paddingRoom(context, moved.next, need);
     if (room < need) return refuse("no-room", `the block ends ${need} bytes too early for a jump`, end);
@@ -115,8 +115,8 @@ export function detour(
 }
 
 /**
- * Where the code that moves is entered first: at its beginning, or, where nothing leads there, at the first branch that leads
- * in. What stands before that never runs: it stays, and a jump in its place would be one that nobody takes.
+ * Where the code that moves is entered first: at its beginning, or, where nothing leads there, at the first branch that
+ * leads in. What stands before that never runs: it stays, and a jump in its place would be one that nobody takes.
  *
  *     jmp other
  *     66 90       padding        never runs, but would give room for a jump

@@ -5,7 +5,7 @@
  *              eb d6           jmp short X
  *              48 8d 57 70     *lea rdx, [rdi+0x70]        something leads here
  *              ...
- *              66 2e 0f 1f ..  padding behind the function
+ *              66 2e 0f 1f ..  padding after the function
  *     after    eb xx           jmp short padding
  *              cc              (never run)
  *              48 8d 57 70     *lea rdx, [rdi+0x70]
@@ -14,8 +14,9 @@
  *     new      0f 1f 44 00 00  nop5               <- probe
  *              e9 ......       jmp X
  *
- * Two bytes are enough where five are not to be had. The padding must follow a block that never runs into it, and nothing
- * may enter it. Where it is out of reach, a second short jump in smaller padding on the way leads there; see padding.ts.
+ * Two bytes are enough where five are not to be had. The padding must follow a block that never runs into it, and
+ * nothing may enter it. Where it is out of reach, a second short jump in smaller padding on the way leads there; see
+ * padding.ts.
  *
  * hop-retarget: the same where branches lead into the bytes of the short jump; see ways.ts.
  */

@@ -5,9 +5,9 @@
  *              0f 1f 40 00     nop         alignment of a loop, or nops that the source asked for
  *     after    0f 1f 44 00 00  nop5        <- probe
  *
- * The cheapest tactic: no instruction is added or moved. Nops behind the probe may be used where nothing enters them;
- * nops before it where nothing enters the probe itself. Among the possible places the probe takes one in a single 16-byte
- * line if there is one.
+ * The cheapest tactic: no instruction is added or moved. Nops after the probe may be used where nothing enters them;
+ * nops before it where nothing enters the probe itself. Among the possible places the probe takes one in a single
+ * 16-byte line if there is one.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";

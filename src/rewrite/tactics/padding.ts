@@ -11,7 +11,7 @@
  *
  * Where there is none, other code may make room.
  *
- * Padding stands behind an instruction that never goes on, and nothing enters it. It is looked for in the probe's own
+ * Padding stands after an instruction that never goes on, and nothing enters it. It is looked for in the probe's own
  * part of the function, where jump tables have been searched for, and between functions, where no jump table leads. And
  * stacks must be found from there as from where the jump comes from; see ../unwind/relays.ts.
  */
@@ -33,8 +33,8 @@ export type IsFree = (start: Vaddr, end: Vaddr) => boolean;
 const GOES_NOWHERE = Flow.Jump | Flow.IndirectJump | Flow.Return;
 
 /**
- * The shortest way from a 2-byte branch to a near jump: stretches of padding, of which the last has room for a near jump
- * and those before it for short ones; or undefined.
+ * The shortest way from a 2-byte branch to a near jump: stretches of padding, of which the last has room for a near
+ * jump and those before it for short ones; or undefined.
  * @param branch the branch: its distance counts from its end
  */
 export function wayThroughPadding(context: SiteContext, branch: Interval<Vaddr>, isFree: IsFree): Room | undefined {
@@ -140,7 +140,10 @@ function between(
   return found;
 }
 
-/** Where padding begins with low <= address <= high, at the borders of its instructions, and how much follows, up to `need`. */
+/**
+ * Where padding begins with low <= address <= high, at the borders of its instructions, and how much follows, up to
+ * `need`.
+ */
 function* paddings(
   context: SiteContext,
   low: Vaddr,

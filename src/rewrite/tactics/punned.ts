@@ -1,26 +1,26 @@
 /**
- * punned: the nop becomes the first byte of a jump, whose distance is the four bytes behind it as they are.
+ * punned: the nop becomes the first byte of a jump, whose distance is the four bytes after it as they are.
  *
  *     before   90              nop                <- probe
  *              48 8b 05 02 ..  mov rax, [rip+...]
  *     after    e9              jmp far            its distance is 48 8b 05 02
  *              48 8b 05 02 ..  mov rax, [rip+...]
- *     far      e9 ......       jmp new            in a segment of its own, far behind the file's others
+ *     far      e9 ......       jmp new            in a segment of its own, far after the file's others
  *     new      0f 1f 44 00 00  nop5               <- probe
  *              e9 ......       jmp back           to what follows the nop
  *
- * No byte but the nop's is another, so nothing needs to be known of who enters what is behind it, nor of what stands there:
- * this is for functions of which not all is known. E9Patch calls it punning (its tactic B2), and found how far it gets one.
- * What has to be known all the same:
+ * No byte but the nop's is another, so nothing needs to be known of who enters what is after it, nor of what stands
+ * there: this is for functions of which not all is known. E9Patch calls it punning (its tactic B2), and found how far
+ * it gets one. What has to be known all the same:
  *
  *     the nop is an instruction         its function decodes without a contradiction, and nobody reads it as data
  *     rsp is the stack's                the new code has a guard, and a traced nop5 writes below rsp
- *     nobody patches the bytes behind   or the jump leads elsewhere: tables of patchers, relocations, other probes, and
+ *     nobody patches the bytes after   or the jump leads elsewhere: tables of patchers, relocations, other probes, and
  *                                       functions that begin there, at which tracers put breakpoints
  *
- * A short jump (`eb`) goes by one byte. Where that leads to padding nearby, which holds the near jump (padding.ts), it costs
- * nothing, and is tried first. The other is the last resort: it costs address space and pages (far-jumps.ts). Both cost one
- * jump more.
+ * A short jump (`eb`) goes by one byte. Where that leads to padding nearby, which holds the near jump (padding.ts), it
+ * costs nothing, and is tried first. The other is the last resort: it costs address space and pages (far-jumps.ts).
+ * Both cost one jump more.
  */
 import { hex, interval, vaddr } from "../../address.js";
 import { stackPointerObstacle } from "../../facts/stack-pointer.js";

@@ -1,6 +1,6 @@
 /**
- * retarget: like displace and straddle, but direct branches with a 32-bit distance lead into the window. They are led to
- * the new code instead, where the instruction that they lead to is now.
+ * retarget: like displace and straddle, but direct branches with a 32-bit distance lead into the window. They are led
+ * to the new code instead, where the instruction that they lead to is now.
  *
  *     before   90              nop                <- probe
  *              48 8b 45 c8     *mov rax, [rbp-0x38]         a branch leads here

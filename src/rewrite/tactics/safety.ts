@@ -1,6 +1,6 @@
 /**
- * The questions that every tactic asks before it proposes: may these bytes get new content, and may this instruction run
- * elsewhere? Each answer is undefined for yes, or the reason for no.
+ * The questions that every tactic asks before it proposes: may these bytes get new content, and may this instruction
+ * run elsewhere? Each answer is undefined for yes, or the reason for no.
  */
 import { hex, PAGE_SIZE, type Vaddr, vaddr } from "../../address.js";
 import { DWARF_RBP, rowAt } from "../../elf/cfa-rows.js";
@@ -78,8 +78,8 @@ function crosses(location: Vaddr, { patched }: ProbeForm, unit: number): boolean
 }
 
 /**
- * Why a guard cannot stand where the probe is: between its two `lea` the unwind rule of the place must still hold, and it
- * does only where it goes by rbp.
+ * Why a guard cannot stand where the probe is: between its two `lea` the unwind rule of the place must still hold, and
+ * it does only where it goes by rbp.
  */
 export function guardObstacle({ facts, range, site }: SiteContext): Refusal | undefined {
   const rows = facts.functions.cfaRows(range);
@@ -140,7 +140,7 @@ function callObstacle(context: SiteContext, index: number): string | undefined {
     ? looksAtReturnAddress(facts.functions, facts.computed, vaddr(target))
     : undefined;
   if (looks !== undefined) return looks;
-  // __morestack of split stacks goes on behind the ret that follows its call.
+  // __morestack of split stacks goes on after the ret that follows its call.
   if (index + 1 < code.count && code.flow[index + 1]! & Flow.Return) return "a ret follows, to which it may not return";
   return exceptionObstacle(context, index);
 }
@@ -196,7 +196,8 @@ function hasCall(code: DecodedCode, { start, end }: CallSite): boolean {
 
 /**
  * How many bytes of padding begin where instruction `index` would (it may be the end of the code): nops and int3 that
- * nothing enters and that are no probe, in whole instructions: just enough for `need`, or fewer where there are not as many.
+ * nothing enters and that are no probe, in whole instructions: just enough for `need`, or fewer where there are not as
+ * many.
  */
 export function paddingRoom(context: SiteContext, index: number, need: number): number {
   const { code, facts } = context;

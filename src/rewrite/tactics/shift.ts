@@ -1,5 +1,5 @@
 /**
- * shift: the rest of the block moves up, by as much as the probe grows, into the padding behind it.
+ * shift: the rest of the block moves up, by as much as the probe grows, into the padding after it.
  *
  *     before   90              nop         <- probe
  *              c3              ret
@@ -7,9 +7,9 @@
  *     after    0f 1f 44 00 00  nop5        <- probe
  *              c3              ret
  *
- * The block must end in a ret or jmp, and nothing may enter it, or the padding, behind the probe. It stays under the
- * unwind information of its function, which goes by address: so it has no call, nothing in it changes the CFA, and it lies
- * in no landing-pad range. Where the block is the last one, the function's FDE and symbols grow with it.
+ * The block must end in a ret or jmp, and nothing may enter it, or the padding, after the probe. It stays under the
+ * unwind information of its function, which goes by address: so it has no call, nothing in it changes the CFA, and it
+ * lies in no landing-pad range. Where the block is the last one, the function's FDE and symbols grow with it.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";
@@ -111,7 +111,7 @@ function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number |
   return refuse("no-room", "the block behind the probe has no end");
 }
 
-/** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and behind. */
+/** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and after it. */
 function unwindObstacle(context: SiteContext, newEnd: Vaddr): Refusal | undefined {
   const { site, facts, range } = context;
   const change = facts.functions.fde(range)?.ruleChanges.find((a) => a > site && a < newEnd);

@@ -3,7 +3,7 @@
  *
  * One with a 32-bit distance gets another one. A short one has a reach of 128 bytes, and new code is further away:
  *
- *     widened    eb 82                jmp short X           padding behind it gives the room
+ *     widened    eb 82                jmp short X           padding after it gives the room
  *                66 2e 0f 1f ..       padding
  *         after  e9 ......            jmp new X
  *
@@ -150,7 +150,7 @@ export function movesInstruction({ change }: Proposal, at: Vaddr): boolean {
   return change.kind === "detour" && change.body.some((f) => f.kind === "instruction" && f.at === at);
 }
 
-/** The bytes of a near jmp in the place of a short one with padding behind it. */
+/** The bytes of a near jmp in the place of a short one with padding after it. */
 function roomToWiden(context: SiteContext, { at, end }: Branch, isFree: IsFree): Interval<Vaddr> | undefined {
   const around = contextAt(context, at);
   if (around === undefined) return undefined;

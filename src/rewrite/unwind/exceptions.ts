@@ -1,5 +1,6 @@
 /**
- * The exception table of a piece of new code: every address in it has the landing pad and the actions that its origin has.
+ * The exception table of a piece of new code: every address in it has the landing pad and the actions that its origin
+ * has.
  *
  *     LPStart    given explicitly: landing pads stay in the old function
  *     call sites one for each stretch of new code whose origin has a record; what has none there has none here, and leads to
@@ -7,7 +8,8 @@
  *     actions    those that are used, with the same filters: a landing pad compares them with constants of its own
  *     types      as far as filters name them, in their old places counted from the table's end, which is what filters count
  *
- * With a personality routine whose tables are not known (elf/personalities.ts), code whose exceptions matter stays where it is.
+ * With a personality routine whose tables are not known (elf/personalities.ts), code whose exceptions matter stays
+ * where it is.
  */
 import type { Vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
@@ -113,7 +115,7 @@ function encodeActions(lists: readonly (readonly number[] | undefined)[]): {
   for (const filters of lists) {
     if (filters === undefined || at.has(filters.join())) continue;
     at.set(filters.join(), bytes.length + 1);
-    // The next action stands right behind the distance, which is counted from itself and has one byte.
+    // The next action stands right after the distance, which is counted from itself and has one byte.
     filters.forEach((filter, i) => {
       bytes.push(...encodeSleb(filter), i === filters.length - 1 ? 0 : 1);
     });

@@ -42,7 +42,8 @@ export interface ProgramRow {
 
 /**
  * The state of a place where rsp is `lower` bytes lower and nothing else differs; undefined where that is not certain.
- * @param hasHandlers whether the function has landing pads: they get rsp as it is at the place that an exception comes from,
+ * @param hasHandlers whether the function has landing pads: they get rsp as it is at the place that an exception comes
+ * from,
  *     without the arguments that have been pushed there, and so without what it is lower here
  */
 export function loweredState(origin: FrameState, lower: number, hasHandlers: boolean): FrameState | undefined {
@@ -137,7 +138,9 @@ function encodeChange(
 
 const block = (bytes: Uint8Array): number[] => [...encodeUleb(bytes.length), ...bytes];
 
-/** A register without a rule where it had one. Only restore says that, and where the CIE has one for it not even that. */
+/**
+ * A register without a rule where it had one. Only restore says that, and where the CIE has one for it not even that.
+ */
 function encodeNoRule(register: number, initial: FrameState): number[] | undefined {
   if (initial.rules.has(register)) return undefined;
   return register < 0x40 ? [DW_CFA_restore | register] : [DW_CFA_restore_extended, ...encodeUleb(register)];

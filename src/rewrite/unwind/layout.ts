@@ -1,15 +1,15 @@
 /**
- * Unwind information for new code. The input's `.eh_frame` becomes longer, and `.eh_frame_hdr` as well, so that each reader
- * finds everything where it looks: by program header or by section header.
+ * Unwind information for new code. The input's `.eh_frame` becomes longer, and `.eh_frame_hdr` as well, so that each
+ * reader finds everything where it looks: by program header or by section header.
  *
- * New records before the old ones, where linkers put `.eh_frame_hdr` right before `.eh_frame`: the header moves after the new
- * code, and the new records take the end of its place. Old records stay where they are.
+ * New records before the old ones, where linkers put `.eh_frame_hdr` right before `.eh_frame`: the header moves after
+ * the new code, and the new records take the end of its place. Old records stay where they are.
  *
  *     before   | .eh_frame_hdr                | .eh_frame: old records |
  *     after    | nothing | .eh_frame: new records and old ones         |    new code | .gcc_except_table.nop5 | .eh_frame_hdr
  *
- * New records after the old ones, where that is no way (another order, no room, something may lead to the header's place):
- * both tables move.
+ * New records after the old ones, where that is no way (another order, no room, something may lead to the header's
+ * place): both tables move.
  *
  *     new code | .gcc_except_table.nop5 | .eh_frame_hdr | .eh_frame: the old records, the new ones, a zero length
  *
@@ -44,8 +44,8 @@ export interface UnwindLayout {
   /** All new content, in the new segment and before it. */
   readonly content: readonly { readonly offset: FileOffset; readonly bytes: Uint8Array }[];
   /**
-   * Sections where the old tables stood. strip keeps no bytes that are in none, which some programs need; and it ends a segment
-   * where its last section ends.
+   * Sections where the old tables stood. strip keeps no bytes that are in none, which some programs need; and it ends a
+   * segment where its last section ends.
    */
   readonly kept: readonly OutputSection[];
   /** The section with language-specific data, where there is any. */

@@ -1,8 +1,8 @@
 /**
  * Which frame records new code gets: what each says, but not where it stands.
  *
- * A piece of new code has an FDE with the CIE of its origin, and so the same personality routine, encodings and flags (the S
- * of signal frames). Its rows say at every new instruction what the origin's say at the place that it came from
+ * A piece of new code has an FDE with the CIE of its origin, and so the same personality routine, encodings and flags
+ * (the S of signal frames). Its rows say at every new instruction what the origin's say at the place that it came from
  * (frame-program.ts). Where the origin has language-specific data, so has it (exceptions.ts).
  *
  * What cannot be said with certainty is left out: such code has no FDE, and `without` says why.

@@ -1,6 +1,6 @@
 /**
- * The input's unwind information, as new code needs it: the rows of a function, its handlers, and whether these can be had
- * elsewhere. Each is read when it is first asked for, and kept for all who ask again.
+ * The input's unwind information, as new code needs it: the rows of a function, its handlers, and whether these can be
+ * had elsewhere. Each is read when it is first asked for, and kept for all who ask again.
  */
 import type { EhFrame, Fde } from "../../elf/eh-frame.js";
 import type { Cie } from "../../elf/eh-records.js";

@@ -9,6 +9,9 @@ export interface OriginStretch extends Interval<Vaddr> {
   readonly origin: Vaddr;
   /** By how much rsp is lower than it was there. */
   readonly lower: number;
-  /** Bytes from `origin` to the last byte of a displaced call: what an unwinder asks for is in front of the return address. */
+  /**
+   * Bytes from `origin` to the last byte of a displaced call: what an unwinder asks for is in front of the return
+   * address.
+   */
   readonly lastByte: number;
 }

@@ -1,8 +1,8 @@
 /**
  * Unwind information as part of a rewrite: whether a file's new code gets any, and where it must stand then.
  *
- * It needs a new segment, since the tables grow by as much as they are long. So new code goes there as well, and not into the
- * rest of a page, wherever the input has such tables and they can move.
+ * It needs a new segment, since the tables grow by as much as they are long. So new code goes there as well, and not
+ * into the rest of a page, wherever the input has such tables and they can move.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import type { Edit } from "../edits.js";
@@ -14,7 +14,9 @@ import type { Unwindable, UnwindTables } from "./tables.js";
 
 export const NO_SEGMENT = "there is no new segment for unwind information";
 
-/** Whether unwinders of the process itself find their way from return addresses in new code: then calls may move there. */
+/**
+ * Whether unwinders of the process itself find their way from return addresses in new code: then calls may move there.
+ */
 export const unwindsCalls = (tables: Unwindable): tables is UnwindTables =>
   typeof tables === "object" && tables.unseen === undefined;
 

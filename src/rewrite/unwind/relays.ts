@@ -1,11 +1,13 @@
 /**
- * Jumps in padding on the way to new code, and the frame in which they run: that of the place that jumps there. A signal, a
- * single step or a cancellation may stop a thread there, and its stack is walked from there like from anywhere else.
+ * Jumps in padding on the way to new code, and the frame in which they run: that of the place that jumps there. A
+ * signal, a single step or a cancellation may stop a thread there, and its stack is walked from there like from
+ * anywhere else.
  *
  *     between functions    no FDE covers padding: the jump gets one of its own (new-frames.ts), with the one row of its origin
  *     inside of one        the function's own FDE covers it, and cannot say two things: its row must be the origin's already
  *
- * A row behind `ret` is often that of the return, where nothing is left on the stack, and not that of the block that jumps.
+ * A row after `ret` is often that of the return, where nothing is left on the stack, and not that of the block that
+ * jumps.
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
@@ -16,9 +18,9 @@ import type { OriginFrames } from "./origin-frames.js";
 import type { OriginStretch } from "./origins.js";
 
 /**
- * Whether a jump at [start, end) that is jumped to from `origin` can be unwound as what it is there: by an FDE of its own, by
- * the one that covers it, or, where the origin has none, as little as before: a neighbour's rules would lead through a stack
- * that is not theirs.
+ * Whether a jump at [start, end) that is jumped to from `origin` can be unwound as what it is there: by an FDE of its
+ * own, by the one that covers it, or, where the origin has none, as little as before: a neighbour's rules would lead
+ * through a stack that is not theirs.
  */
 export function keepsFrame(frames: OriginFrames, origin: Vaddr, start: Vaddr, end: Vaddr): boolean {
   const { records } = frames;

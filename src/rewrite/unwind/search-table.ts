@@ -1,6 +1,6 @@
 /**
- * The new `.eh_frame_hdr`: the old table with the new FDEs among its entries, in a place after the new code. Where the old
- * one is not as linkers write it, it is made anew from all FDEs.
+ * The new `.eh_frame_hdr`: the old table with the new FDEs among its entries, in a place after the new code. Where the
+ * old one is not as linkers write it, it is made anew from all FDEs.
  */
 import type { FileOffset, Vaddr } from "../../address.js";
 import type { EhFrame } from "../../elf/eh-frame.js";

@@ -1,10 +1,11 @@
 /**
  * The input's unwind tables, and whether they can move into a new segment with records after them.
  *
- * Unwinders of other programs find `.eh_frame` by its section header (gdb, perf, elfutils), those of the program itself by
- * PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room after it, so all
- * of it moves, where there is none before it either. What is relative to its own place is corrected by the distance: where functions begin, personality routines,
- * language-specific data. Call frame instructions and lengths stay.
+ * Unwinders of other programs find `.eh_frame` by its section header (gdb, perf, elfutils), those of the program itself
+ * by PT_GNU_EH_FRAME and the table that it leads to (libgcc, libunwind). Both want one table. There is no room after
+ * it, so all of it moves, where there is none before it either. What is relative to its own place is corrected by the
+ * distance: where functions begin, personality routines, language-specific data. Call frame instructions and lengths
+ * stay.
  *
  * Why a file does without: something writes there when it is loaded, or its encodings are none that linkers write.
  */
@@ -62,7 +63,10 @@ export interface HeaderTable {
   readonly isComplete: boolean;
 }
 
-/** The input's tables, or why new code does without; undefined where the file has none itself, and so nothing is missing. */
+/**
+ * The input's tables, or why new code does without; undefined where the file has none itself, and so nothing is
+ * missing.
+ */
 export type Unwindable = UnwindTables | string | undefined;
 
 /** @param frames the same file's */
@@ -169,7 +173,7 @@ function relativeWords(image: ElfImage, section: Section, dataBase: number | und
   const cies = new Map<number, Cie>();
   const cursor = new EhCursor(view, section, section.sh_offset, section.sh_offset + section.sh_size, dataBase);
   let problem: string | undefined;
-  /** Takes down the pointer at the cursor, if it is relative to its place, and goes on behind it. */
+  /** Takes down the pointer at the cursor, if it is relative to its place, and goes on after it. */
   const pointer = (encoding: number): void => {
     if (encoding === DW_EH_PE_omit) return;
     const { at } = cursor;

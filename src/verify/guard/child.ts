@@ -6,8 +6,8 @@
  *     somebody traces   each site by itself, in each way in which a child may find it, so that none can be missing in its
  *                       tables (of thousands some by themselves, all with one other a page); then many at once, with every answer that the kernel may give (kernel.ts)
  *
- * In either case with signals that were blocked before the fork, by this thread or by none: it lets them in again, last of
- * all, and leaves the table of slots empty.
+ * In either case with signals that were blocked before the fork, by this thread or by none: it lets them in again, last
+ * of all, and leaves the table of slots empty.
  */
 import { hex } from "../../address.js";
 import { Random } from "../../emulate/machine-states.js";
@@ -19,7 +19,9 @@ import { sampled } from "./sampled.js";
 import { isFree, isOwn, type Slots } from "./slots.js";
 import { beginsAsTarget } from "./stubs.js";
 
-/** States of a child that nobody traces, and scenes of one that somebody does: half as many where there are many sites. */
+/**
+ * States of a child that nobody traces, and scenes of one that somebody does: half as many where there are many sites.
+ */
 const TURNS = 24;
 /** So many are looked at in every way. */
 const FEW_SITES = 64;
@@ -27,7 +29,9 @@ const FEW_SITES = 64;
 /** Bytes 1 to 4 of a nop5 with a breakpoint that nobody has hit. */
 export const BREAKPOINT = Uint8Array.of(0xcc, 0x1f, 0x44, 0x00, 0x00);
 
-/** How a child may find a site that is not sound: a call; another tracer's int3, or the nop, in front of its distance. */
+/**
+ * How a child may find a site that is not sound: a call; another tracer's int3, or the nop, in front of its distance.
+ */
 export const broken: readonly Uint8Array[] = [
   Uint8Array.of(0xe8, 0x12, 0x34, 0x56, 0x78),
   Uint8Array.of(0xcc, 0xfb, 0x5f, 0x00, 0x00),
@@ -124,7 +128,10 @@ class ChildRuns {
     return undefined;
   }
 
-  /** Where not each site was tried by itself: one in every page at a time, until all were tried. Pages are mended one by one. */
+  /**
+   * Where not each site was tried by itself: one in every page at a time, until all were tried. Pages are mended one by
+   * one.
+   */
   eachInItsPage(): string | undefined {
     const { sites, pages } = this.guarded;
     if (sampled(sites.length).length === sites.length) return undefined;
@@ -198,8 +205,8 @@ class ChildRuns {
   }
 
   /**
-   * One site in each page is not sound, another one has a breakpoint that no tracer wants any more: so it shows what is done for
-   * the sake of a single site, and what is not done for that of others.
+   * One site in each page is not sound, another one has a breakpoint that no tracer wants any more: so it shows what is
+   * done for the sake of a single site, and what is not done for that of others.
    */
   private *sparse(): Generator<readonly [name: string, scene: Scene]> {
     const { pages, sites } = this.guarded;

@@ -4,13 +4,14 @@
  *     original     [some instructions] syscall [some more]      in the bytes that a jump of five bytes takes
  *     rewritten    jmp new; int3 ...
  *
- * Both run from the same states, for every number that forks and some that do not, with and without CLONE_VM, as far as the code
- * before it does not say which, and with what the kernel may answer: they ask the kernel for the same, write the same to memory,
- * and go on behind those bytes with the same registers and flags. The handler runs where the call was one that copies the
- * memory, and in the child alone.
+ * Both run from the same states, for every number that forks and some that do not, with and without CLONE_VM, as far as
+ * the code before it does not say which, and with what the kernel may answer: they ask the kernel for the same, write
+ * the same to memory, and go on after those bytes with the same registers and flags. The handler runs where the call
+ * was one that copies the memory, and in the child alone.
  *
- * The program's own instructions in the window follow registers to memory: wherever those lead, something is there. From some
- * states they fault all the same, as a quotient may not fit: both do then, and from another state they have to come to an end.
+ * The program's own instructions in the window follow registers to memory: wherever those lead, something is there.
+ * From some states they fault all the same, as a quotient may not fit: both do then, and from another state they have
+ * to come to an end.
  */
 import { hex, type Interval, PAGE_SIZE, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
@@ -145,7 +146,9 @@ export class ForkDetours {
     return undefined;
   }
 
-  /** In which registers the number and the flags come to the window: instructions of it may move them to their place. */
+  /**
+   * In which registers the number and the flags come to the window: instructions of it may move them to their place.
+   */
   private carriers({ window }: ForkDetour, before: Machine): Pick<Asked, "numberIn" | "flagsIn"> {
     const { cpu } = before;
     const seed = 8400 + this.turn++;

@@ -1,8 +1,8 @@
 /**
  * The fork guard of a rewritten file: whether there is one, and whether it does what it should and nothing else.
  *
- * It is found where the loader finds it: a function that the loader calls at the start stands in new code. From there all else
- * follows, from top to bottom of `examineGuard`:
+ * It is found where the loader finds it: a function that the loader calls at the start stands in new code. From there
+ * all else follows, from top to bottom of `examineGuard`:
  *
  *     loader        what the dynamic loader makes of both files is the same, but for a guard's imports and words (loader-rules.ts)
  *     stubs         what it calls registers a child handler, takes it out at the end, and goes on to what it called before
@@ -201,7 +201,10 @@ class Examination {
     return hooks;
   }
 
-  /** The arrays whose first function is another: where they begin, what is there now, and whether that is in the file itself. */
+  /**
+   * The arrays whose first function is another: where they begin, what is there now, and whether that is in the file
+   * itself.
+   */
   private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: Interval<FileOffset>[] }[] {
     return [...hooks].flatMap(([caller, { start, next }]) => {
       if (next === undefined || caller === "DT_INIT" || caller === "DT_FINI") return [];
@@ -217,7 +220,7 @@ class Examination {
     });
   }
 
-  /** What a writable segment has behind its variables, as words. */
+  /** What a writable segment has after its variables, as words. */
   private words(): Interval<Vaddr> | undefined {
     const [longer, another] = longerInMemory(this.original, this.rewritten);
     if (longer === undefined) return undefined;
@@ -349,7 +352,7 @@ class Examination {
       this.say(atAddress(this.slotWords.start), "words that no handler is registered for");
     const visited = union(machine.executed);
     const ran = union([...visited, ...unvisitedCode(machine, visited)]);
-    // Pieces may stand one right behind the other.
+    // Pieces may stand one right after the other.
     const endOf = (start: number): number =>
       Math.min(
         ran.find((r) => start >= r.start && start < r.end)?.end ?? start,
@@ -443,7 +446,7 @@ interface Piece {
   readonly last?: number | undefined;
 }
 
-/** The resolver behind a wrapper, where no relocation needs one: it would answer all the same. */
+/** The resolver after a wrapper, where no relocation needs one: it would answer all the same. */
 function idleResolver(machine: Machine, start: number): number | undefined {
   const end = union(machine.executed).find((run) => start >= run.start && start < run.end)?.end ?? start;
   const at = alignUp(end, 16);

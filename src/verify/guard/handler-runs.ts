@@ -1,6 +1,6 @@
 /**
- * One call of a handler after the other, as the C library calls them; new code of the guard calls them as well, and counts on
- * more: all registers and the flags are what they were.
+ * One call of a handler after the other, as the C library calls them; new code of the guard calls them as well, and
+ * counts on more: all registers and the flags are what they were.
  *
  * What it reads is the sites, the table of slots and its own tables; what it writes is its own stack, and slots.
  */

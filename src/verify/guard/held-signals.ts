@@ -1,11 +1,11 @@
 /**
- * The handlers before and behind a fork in the parent, run in the emulator as the C library calls them.
+ * The handlers before and after a fork in the parent, run in the emulator as the C library calls them.
  *
  *     before    nobody traces: it comes back with everything as it was, has asked the kernel for nothing, has touched no slot,
  *               and has looked at all five bytes of every nop5. Each site by itself, in each way in which a tracer leaves
  *               it: signals are blocked, and then what was blocked before is in a slot that was free, with the thread
  *               pointer for its key; where there is none, they are let in again. Where the thread has a slot: nothing
- *     behind    what is in the slot of this thread is blocked again, and the slot is free before that. No slot: nothing
+ *     after    what is in the slot of this thread is blocked again, and the slot is free before that. No slot: nothing
  *
  * Several threads may do so at once: the key is written by an instruction with a lock.
  */
@@ -84,7 +84,7 @@ function hold(runs: HandlerRuns, machine: Machine, start: number, slots: Slots, 
   return claimed < 0 ? "it takes no slot" : kernel.outcome(mask | BLOCKED, wanted, 1);
 }
 
-/** What is wrong with the handler behind a fork in the parent, or undefined. */
+/** What is wrong with the handler after a fork in the parent, or undefined. */
 export function judgeParent(machine: Machine, start: number, guarded: Guarded, slots: Slots): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
   const runs = new HandlerRuns(machine, guarded, slots);
@@ -155,7 +155,9 @@ class MaskKernel {
     return this.slots.get().every((slot, i) => isSame(slot, wanted[i]!));
   }
 
-  /** What is wrong at the end, by what should be blocked, what the table should be, and how often the kernel was asked. */
+  /**
+   * What is wrong at the end, by what should be blocked, what the table should be, and how often the kernel was asked.
+   */
   outcome(mask: bigint, wanted: readonly Slot[], calls: number): string | undefined {
     if (this.problems.length > 0) return this.problems[0];
     if (this.calls !== calls) return `it makes ${this.calls} system calls, not ${calls}`;

@@ -1,8 +1,8 @@
 /**
  * Which functions of the C library a guard needs, and which imports a file can spare for that.
  *
- * An import can be spared where the loader finds it in no process: then its word keeps what the file has there, zero, and
- * the code that looks at it takes it for missing. The start files of GCC and glibc bring three:
+ * An import can be spared where the loader finds it in no process: then its word keeps what the file has there, zero,
+ * and the code that looks at it takes it for missing. The start files of GCC and glibc bring three:
  *
  *     __gmon_start__                  defined by nothing but the start file of a program that was built for profiling, which
  *                                     calls it itself

@@ -1,6 +1,6 @@
 /**
- * A child of a traced process, and as much of Linux 6.18 as its fork guard may ask for. Every request is judged: is it one
- * that the guard may make, at this time, with these arguments?
+ * A child of a traced process, and as much of Linux 6.18 as its fork guard may ask for. Every request is judged: is it
+ * one that the guard may make, at this time, with these arguments?
  *
  * What is promised of a guard (the reasons are told in rewrite/fork-guard/handler/child-guard.ts)
  * - signals are blocked first and let in again last, but for those that an instruction raises: these stay as they were
@@ -50,8 +50,8 @@ export interface Scene {
   /** Whether a tracer still wants the site. */
   isTraced(site: number): boolean;
   /**
-   * `file`: an ordinary page; `locked`: only MADV_DONTNEED_LOCKED drops it; `sealed`: nothing does; `anonymous`: the program has
-   * put its code into other memory.
+   * `file`: an ordinary page; `locked`: only MADV_DONTNEED_LOCKED drops it; `sealed`: nothing does; `anonymous`: the
+   * program has put its code into other memory.
    */
   page(page: number): "file" | "locked" | "sealed" | "anonymous";
   /** Sites are sound again by the time at which signals are blocked: a handler has seen to that. */

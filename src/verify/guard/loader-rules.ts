@@ -1,13 +1,13 @@
 /**
  * What the dynamic loader makes of both files is the same, but for what a guard adds.
  *
- *     symbols       another import of the C library, in the place of one that the file can spare (imports.ts) or behind all
+ *     symbols       another import of the C library, in the place of one that the file can spare (imports.ts) or after all
  *                   others. So nothing is defined that was not, and nothing that was defined is another
  *     strings       the names of these; every other string is what it was
  *     versions      of the appended symbols, and an entry for the version of the C library that they want
  *     DT_HASH       every symbol is found by its name, in the order in which it was (DT_GNU_HASH knows defined ones only: its
  *                   bytes are compared with the rest of the file)
- *     relocations   those of new words, in the place of a spared symbol's or behind all others; the addend that leads to the
+ *     relocations   those of new words, in the place of a spared symbol's or after all others; the addend that leads to the
  *                   first function of an array; and those of functions that are wrapped, which lead to new code, all of them
  *
  * All other bytes of these tables have to be what they were.
@@ -54,7 +54,7 @@ export interface LoaderChanges {
   readonly judged: readonly Interval<FileOffset>[];
   /** Symbols that were spared: their numbers. */
   readonly spared: ReadonlySet<number>;
-  /** Imports behind the symbols of the original. */
+  /** Imports after the symbols of the original. */
   readonly appended: number;
   readonly words: readonly Word[];
   readonly wrapped: readonly WrappedUse[];
@@ -62,7 +62,7 @@ export interface LoaderChanges {
 
 /**
  * Compares the loader's tables.
- * @param newWords the addresses of words that the rewritten file has behind its variables
+ * @param newWords the addresses of words that the rewritten file has after its variables
  * @param heads where the arrays of functions begin whose first one is another now, with that one
  */
 export function compareLoaderTables(
@@ -362,7 +362,9 @@ class Comparison {
         this.say(now.address + i * elf.RELA_SIZE, "a relocation names an import that is another now");
   }
 
-  /** Whether a relocation writes nothing in any process: its symbol is never found, and its word is zero in the file. */
+  /**
+   * Whether a relocation writes nothing in any process: its symbol is never found, and its word is zero in the file.
+   */
   private isSpare(type: number, symbol: number, addend: bigint, place: number): boolean {
     if (type !== elf.R_X86_64_GLOB_DAT || addend !== 0n || !this.spare.has(symbol)) return false;
     const { image } = this.original;

@@ -1,8 +1,9 @@
 /**
- * What the dynamic loader reads of a file: the tables that its tags lead to. Nothing here knows what a guard may change.
+ * What the dynamic loader reads of a file: the tables that its tags lead to. Nothing here knows what a guard may
+ * change.
  *
- * The loader counts no symbols. It takes them by the numbers that relocations and hashes name; how many there are is said by
- * the section header, and by DT_HASH.
+ * The loader counts no symbols. It takes them by the numbers that relocations and hashes name; how many there are is
+ * said by the section header, and by DT_HASH.
  */
 import { type FileOffset, hex, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";

@@ -1,9 +1,10 @@
 /**
- * The rewritten file in an address space, as far as its new code needs one: its segments, the words that the loader fills, and
- * a stack. New code runs here by itself: whatever it goes on to elsewhere ends the run, and so do its system calls.
+ * The rewritten file in an address space, as far as its new code needs one: its segments, the words that the loader
+ * fills, and a stack. New code runs here by itself: whatever it goes on to elsewhere ends the run, and so do its system
+ * calls.
  *
- * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against what
- * new code has any business with.
+ * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against
+ * what new code has any business with.
  */
 import { hex, interval, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress, vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
@@ -175,8 +176,8 @@ export class Machine {
   }
 
   /**
-   * Makes ready for instructions of the program itself: registers may lead anywhere, and wherever that is there is memory,
-   * with a content that follows from the seed. All that earlier runs wrote is gone.
+   * Makes ready for instructions of the program itself: registers may lead anywhere, and wherever that is there is
+   * memory, with a content that follows from the seed. All that earlier runs wrote is gone.
    */
   callInProgram(start: number, words: Int32Array, below: number, seed: number): void {
     const { memory } = this;
@@ -246,7 +247,9 @@ export class Machine {
     cpu.setGpr(Gpr.RSP, BigInt(rsp + 8));
   }
 
-  /** Whether new code came back to its caller: the return address taken off the stack, and the caller's part as it was. */
+  /**
+   * Whether new code came back to its caller: the return address taken off the stack, and the caller's part as it was.
+   */
   get hasReturned(): boolean {
     return this.cpu.ip === RETURN && this.rspIs(8);
   }
@@ -367,8 +370,8 @@ export class Machine {
 }
 
 /**
- * What `judge` says; or that somebody is given an address where nothing is: the kernel to read from, a function to return to,
- * the loader to write to.
+ * What `judge` says; or that somebody is given an address where nothing is: the kernel to read from, a function to
+ * return to, the loader to write to.
  */
 export function unlessAbsent<T>(judge: () => T): T | string {
   try {

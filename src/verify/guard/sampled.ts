@@ -1,7 +1,7 @@
 /**
- * Which sites are tried by themselves. Each of them, as far as that can be waited for: a handler looks at all sites in each
- * run, so that trying n of them costs n times n looks. Beyond that as many as keep the looks within a bound, evenly spread, with the
- * first and the last one; every site is tried then beside others in other pages, see child.ts.
+ * Which sites are tried by themselves. Each of them, as far as that can be waited for: a handler looks at all sites in
+ * each run, so that trying n of them costs n times n looks. Beyond that as many as keep the looks within a bound,
+ * evenly spread, with the first and the last one; every site is tried then beside others in other pages, see child.ts.
  */
 const MOST_LOOKS = 1 << 20;
 

@@ -1,6 +1,6 @@
 /**
- * The table in which a guard keeps what threads had blocked before they forked: pairs of words behind the file's variables
- * that no relocation fills, a key (the thread pointer, 0 where a slot is free) and a mask.
+ * The table in which a guard keeps what threads had blocked before they forked: pairs of words after the file's
+ * variables that no relocation fills, a key (the thread pointer, 0 where a slot is free) and a mask.
  */
 import { runtimeAddress } from "../../address.js";
 import type { Machine } from "./machine.js";

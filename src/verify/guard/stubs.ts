@@ -1,13 +1,13 @@
 /**
- * The code that the loader calls when it has loaded the file, and before it unloads it: run in the emulator, as the loader
- * calls it.
+ * The code that the loader calls when it has loaded the file, and before it unloads it: run in the emulator, as the
+ * loader calls it.
  *
  *     at the start   __register_atfork(prepare, parent, child, handle), once, or what dlsym finds under that name, where it
  *                    finds it; the first two may be NULL
  *     at the end     __cxa_finalize(handle), once
  *
- * Then it goes on to what the loader would have called, or returns, with everything as a called function leaves it, and the
- * initialiser's arguments as they were. The handle is an address that nothing else of the process can have for one.
+ * Then it goes on to what the loader would have called, or returns, with everything as a called function leaves it, and
+ * the initialiser's arguments as they were. The handle is an address that nothing else of the process can have for one.
  */
 import { isDeepStrictEqual } from "node:util";
 import { hex } from "../../address.js";
@@ -26,7 +26,7 @@ export interface Hook {
   readonly next: number | undefined;
 }
 
-/** Link-time addresses of handlers; before a fork and behind it in the parent there may be none. */
+/** Link-time addresses of handlers; before a fork and after it in the parent there may be none. */
 export interface Handlers {
   readonly prepare: number | undefined;
   readonly parent: number | undefined;

@@ -1,9 +1,9 @@
 /**
- * Code of the handler that no run has come by, since with the tables of this file none can: where its sites lie in one page,
- * nothing is asked for a second one.
+ * Code of the handler that no run has come by, since with the tables of this file none can: where its sites lie in one
+ * page, nothing is asked for a second one.
  *
- * It is where branches of the code that ran lead, it does nothing but look and branch, and it leads back to code that ran:
- * then it is harmless whatever brings execution there.
+ * It is where branches of the code that ran lead, it does nothing but look and branch, and it leads back to code that
+ * ran: then it is harmless whatever brings execution there.
  */
 
 import { type Interval, interval, runtimeAddress, type Vaddr, vaddr } from "../../address.js";
@@ -42,7 +42,7 @@ function instructionAt({ memory }: Machine, at: number): Instruction | undefined
   }
 }
 
-/** Where execution goes on behind an instruction: runtime addresses. */
+/** Where execution goes on after an instruction: runtime addresses. */
 function ways({ mnemonic, operands, endsBlock, next }: Instruction): number[] {
   const behind = joinAddress(next.lo, next.hi);
   const [operand] = operands;

@@ -1,7 +1,7 @@
 /**
- * New code that stands between a file and functions of the C library which fork without running child handlers: run in the
- * emulator, as the file calls it. It does what the function does, and in a child that has a copy of the memory the handler
- * runs before anything of the program's own.
+ * New code that stands between a file and functions of the C library which fork without running child handlers: run in
+ * the emulator, as the file calls it. It does what the function does, and in a child that has a copy of the memory the
+ * handler runs before anything of the program's own.
  *
  *     _Fork, syscall     a call that makes a copy: the handler before a fork runs, if there is one, then the function is called with
  *                        what it was given, and its result comes back; the child's handler has run where that is 0, the

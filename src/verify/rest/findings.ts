@@ -1,8 +1,8 @@
 /**
  * What the rules about the rest of a file find, and where.
  *
- * A file over which another tool went since (strip, say) is no longer laid out as it was. Then only what is loaded can be
- * held against the original; the rest is told, not judged. So each finding says which of the two it is about.
+ * A file over which another tool went since (strip, say) is no longer laid out as it was. Then only what is loaded can
+ * be held against the original; the rest is told, not judged. So each finding says which of the two it is about.
  */
 import { type FileOffset, hex, type Interval } from "../../address.js";
 import { type ElfImage, segmentAt } from "../../elf/image.js";

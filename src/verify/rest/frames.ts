@@ -1,8 +1,8 @@
 /**
- * `.eh_frame`: a function may end later than before, since its last block moved up into the padding behind it. Then the
- * length in its FDE says so. And new code has records of its own: behind the others, and then the section and
- * `.eh_frame_hdr` have moved; or in front of the others, which stay, where the header stood. Nothing else of them is another
- * (unwind-records.ts, new-frames.ts).
+ * `.eh_frame`: a function may end later than before, since its last block moved up into the padding after it. Then the
+ * length in its FDE says so. And new code has records of its own: after the others, and then the section and
+ * `.eh_frame_hdr` have moved; or in front of the others, which stay, where the header stood. Nothing else of them is
+ * another (unwind-records.ts, new-frames.ts).
  *
  * Where they stood there are zeros now, or, where something else may lead there, what was there.
  */

@@ -1,7 +1,7 @@
 /**
- * Where a table stood that the dynamic loader finds elsewhere now. In a program with fixed addresses a section may cover what is
- * left of the first such place, so that no tool takes it for free: it says that there is something, and nothing else. What the
- * bytes are is judged with all that moved (moved.ts).
+ * Where a table stood that the dynamic loader finds elsewhere now. In a program with fixed addresses a section may
+ * cover what is left of the first such place, so that no tool takes it for free: it says that there is something, and
+ * nothing else. What the bytes are is judged with all that moved (moved.ts).
  */
 import * as elf from "../../elf/constants.js";
 import { readDynamicTags } from "../../elf/dynamic.js";

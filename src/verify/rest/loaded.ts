@@ -1,7 +1,7 @@
 /**
- * What is in memory: at every address where the original has bytes of its file the rewritten file has the same, unless a
- * rule has judged them; and at addresses that only the rewritten file has, there is nothing but what moved there, new code
- * and zeros.
+ * What is in memory: at every address where the original has bytes of its file the rewritten file has the same, unless
+ * a rule has judged them; and at addresses that only the rewritten file has, there is nothing but what moved there, new
+ * code and zeros.
  */
 
 import { type FileOffset, fileOffset, type Interval, interval, type Vaddr } from "../../address.js";

@@ -1,10 +1,10 @@
 /**
- * Sections that stand elsewhere than in the original. Where the program header table grew in place, what stood behind it
- * is in the new segment now, or further up behind the longer table.
+ * Sections that stand elsewhere than in the original. Where the program header table grew in place, what stood after it
+ * is in the new segment now, or further up after the longer table.
  *
- * That is harmless for a section which is found by a program header (.interp, notes) or by a dynamic tag, and by nothing
- * else: its content is the same, what pointed to it points to its new place (segments.ts, dynamic.ts, symbols.ts look at
- * that), and where it was the table stands now, or another moved section, or zeros.
+ * That is harmless for a section which is found by a program header (.interp, notes) or by a dynamic tag, and by
+ * nothing else: its content is the same, what pointed to it points to its new place (segments.ts, dynamic.ts,
+ * symbols.ts look at that), and where it was the table stands now, or another moved section, or zeros.
  */
 
 import { type FileOffset, type Interval, interval } from "../../address.js";
@@ -74,8 +74,8 @@ function mayMove(image: ElfImage, section: Section, tags: readonly DynamicTag[])
 }
 
 /**
- * The first byte of [start, end) that nobody may have left behind, in file offsets; or -1. It is zero, so that nobody takes it for
- * what it was. Where a table stood that is longer now it may be what it was, or what the table is now.
+ * The first byte of [start, end) that nobody may have left behind, in file offsets; or -1. It is zero, so that nobody
+ * takes it for what it was. Where a table stood that is longer now it may be what it was, or what the table is now.
  */
 function firstLeft(
   original: ElfImage,
@@ -110,7 +110,8 @@ function judgeVacated(
     .map(({ original: o }) => interval(o.sh_offset, o.sh_size));
   const growth: Interval<FileOffset>[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
   const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));
-  // Sections that slid begin between the table and the border of what moved away; padding behind that may be theirs as well.
+  // Sections that slid begin between the table and the border of what moved away; padding after that may be theirs as
+  // well.
   const slid = moved
     .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset < border)
     .map(({ rewritten: r }) => interval(r.sh_offset, r.sh_size));

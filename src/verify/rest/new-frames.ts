@@ -1,10 +1,11 @@
 /**
- * Stacks in new code are the stacks that they were: at every instruction of it the frame is found where it is found at the
- * place where the original is then, with rsp lower by as much as the proof says; registers are saved in the same places; an
- * exception there has the same handlers.
+ * Stacks in new code are the stacks that they were: at every instruction of it the frame is found where it is found at
+ * the place where the original is then, with rsp lower by as much as the proof says; registers are saved in the same
+ * places; an exception there has the same handlers.
  *
- * Which places these are is told by the walk of both files beside each other (same-code.ts), not by whoever wrote the rows.
- * Where no walk comes by, in code that belongs to no probe, the rows must fit what its own instructions do to rsp.
+ * Which places these are is told by the walk of both files beside each other (same-code.ts), not by whoever wrote the
+ * rows. Where no walk comes by, in code that belongs to no probe, the rows must fit what its own instructions do to
+ * rsp.
  *
  * The same for jumps in padding on the way to new code: an FDE for one covers the jump and nothing else.
  */
@@ -83,7 +84,7 @@ export function judgeNewFrames(
       continue;
     }
     const bytes = sectionBytes(rewritten, code).subarray(start - code.sh_addr, end - code.sh_addr);
-    // Records stand beside each other, and what is behind a piece of code is nobody's.
+    // Records stand beside each other, and what is after a piece of code is nobody's.
     if ((now.starts[i + 1] ?? end) < end) say(start, "an unwind record reaches into the next one");
     if (!isWholeCode(bytes, start)) say(start, "an unwind record does not end where its code does");
     const problem = walked.has(i) ? undefined : ownProblem(own, i, bytes);
@@ -213,7 +214,10 @@ function exceptionProblem(old: Side, own: Side, { rewritten, originals, lengths 
 /** DW_EH_PE_pcrel | DW_EH_PE_sdata4: how the tables that rewriting makes write addresses. */
 const PCREL_SDATA4 = 0x1b;
 
-/** What is wrong with the length of a record's augmentation data: it holds the address of an exception table, or nothing. */
+/**
+ * What is wrong with the length of a record's augmentation data: it holds the address of an exception table, or
+ * nothing.
+ */
 function augmentationProblem({ image, frames }: Side, index: number): string | undefined {
   const { idAt, cie } = frames.record(index);
   if (!cie.hasAugmentationData || cie.fdeEncoding !== PCREL_SDATA4) return undefined;

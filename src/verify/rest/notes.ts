@@ -1,6 +1,6 @@
 /**
- * Note sections with probes. The same notes stand there in the same order, and say the same but for the location and the
- * arguments of a probe that moved; whether those are right is judged site by site, elsewhere.
+ * Note sections with probes. The same notes stand there in the same order, and say the same but for the location and
+ * the arguments of a probe that moved; whether those are right is judged site by site, elsewhere.
  */
 import { alignUp, type FileOffset, type Interval, interval } from "../../address.js";
 import type { ElfImage, Section } from "../../elf/image.js";
@@ -85,7 +85,7 @@ function* noteProblems(original: ElfImage, o: UsdtNote, rewritten: ElfImage, r: 
       yield "ends in another way";
     return;
   }
-  // New arguments: nothing behind them but padding, and the sizes say so.
+  // New arguments: nothing after them but padding, and the sizes say so.
   const textEnd = r.argumentOffset + Buffer.byteLength(r.argumentText, "utf8") + 1;
   const descsz = textEnd - r.locationOffset;
   const noteEnd = r.offset + r.size;

@@ -1,6 +1,7 @@
 /**
- * Where two stretches of bytes differ. Nearly all of a file is the same on both sides, and files have tens of megabytes:
- * blocks are compared by the runtime's own comparison, and only what is in a block that differs is looked at byte by byte.
+ * Where two stretches of bytes differ. Nearly all of a file is the same on both sides, and files have tens of
+ * megabytes: blocks are compared by the runtime's own comparison, and only what is in a block that differs is looked at
+ * byte by byte.
  */
 import { type FileOffset, fileOffset, type Interval } from "../../address.js";
 import { outside } from "../../intervals.js";

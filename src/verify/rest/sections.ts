@@ -1,9 +1,11 @@
 /**
  * Which section of the rewritten file is which of the original, and what the section headers say.
  *
- * Sections keep their names and their order. New are one `.text.nop5` at most, jumps to it in `.text.nop5.far`, its exception tables, with a fork guard
- * `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file that is. Numbers of sections
- * change where a new one stands before them, so every number is translated before it is compared.
+ * Sections keep their names and their order. New are one `.text.nop5` at most, jumps to it in `.text.nop5.far`, its
+ * exception tables, with a fork guard `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A
+ * section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file
+ * that is. Numbers of sections change where a new one stands before them, so every number is translated before it is
+ * compared.
  */
 
 import { hex, type Interval, type Vaddr } from "../../address.js";
@@ -35,7 +37,7 @@ export interface SectionPairs {
   readonly pairs: readonly SectionPair[];
   /** The section with new code, where there is one. */
   readonly code: Section | undefined;
-  /** Sections with jumps to it, far behind. */
+  /** Sections with jumps to it, far after it. */
   readonly far: readonly Section[];
   readonly carry: Section | undefined;
   /** The section with exception tables of new code, where there is one. */
@@ -216,7 +218,7 @@ function holdsWords(image: ElfImage, s: Section, words: Interval<Vaddr>): boolea
     s.sh_flags === (elf.SHF_ALLOC | elf.SHF_WRITE) &&
     s.sh_addr === words.start &&
     s.sh_size === words.end - words.start &&
-    // It has nothing there: behind what its segment has in the file, or what another one has.
+    // It has nothing there: after what its segment has in the file, or what another one has.
     image.programHeaders.some((p) => p.p_type === elf.PT_LOAD && s.sh_offset === p.p_offset + p.p_filesz) &&
     [s.sh_link, s.sh_info, s.sh_entsize].every((value) => value === 0) &&
     s.sh_addralign === 8

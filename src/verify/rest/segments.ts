@@ -1,10 +1,11 @@
 /**
  * The program headers: what the kernel and the dynamic loader make of the file.
  *
- * Every segment of the original is there, at its address, with its place in the file, its size and its permissions. Three
- * things may be more: a segment of code may end later, in the rest of its last page; there may be a new segment, which
- * is never writable, and others with nothing but jumps to it; and a fork guard has words in memory behind all variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another
- * place with the same content. The table itself must be found where kernels and loaders look for it.
+ * Every segment of the original is there, at its address, with its place in the file, its size and its permissions.
+ * Three things may be more: a segment of code may end later, in the rest of its last page; there may be a new segment,
+ * which is never writable, and others with nothing but jumps to it; and a fork guard has words in memory after all
+ * variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another place
+ * with the same content. The table itself must be found where kernels and loaders look for it.
  */
 
 import { alignUp, type FileOffset, hex, type Interval, PAGE_SIZE, type Vaddr } from "../../address.js";
@@ -102,7 +103,7 @@ export function judgeSegments(
   return [...findings, ...judgeOrder(original, rewritten, segments), ...judgeTable(original, rewritten)];
 }
 
-/** Jumps to new code, far behind it, and nothing else: one section, which is judged with the sites. */
+/** Jumps to new code, far after it, and nothing else: one section, which is judged with the sites. */
 const holdsFarJumps = (p: ProgramHeader, far: readonly Section[]): boolean =>
   far.some((s) => s.sh_addr === p.p_vaddr && s.sh_size === p.p_filesz && s.sh_offset === p.p_offset);
 
@@ -168,7 +169,7 @@ const growsInPage = (o: ProgramHeader, r: ProgramHeader): boolean =>
   r.p_filesz > o.p_filesz &&
   r.p_vaddr + r.p_filesz <= alignUp(o.p_vaddr + o.p_filesz, PAGE_SIZE);
 
-/** Words behind the variables of a segment, in memory alone. */
+/** Words after the variables of a segment, in memory alone. */
 const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: Interval<Vaddr> | undefined): boolean =>
   words !== undefined &&
   (r.p_flags & elf.PF_W) !== 0 &&
@@ -226,9 +227,9 @@ const wasCongruent = (original: ElfImage, { p_vaddr }: ProgramHeader): boolean =
   );
 
 /**
- * Where the table is found: a program reads it at AT_PHDR, which kernels before 5.18 compute as the address of the first
- * segment's file start + e_phoff, and later ones take from the segment that holds the table; the dynamic loader also
- * trusts PT_PHDR.
+ * Where the table is found: a program reads it at AT_PHDR, which kernels before 5.18 compute as the address of the
+ * first segment's file start + e_phoff, and later ones take from the segment that holds the table; the dynamic loader
+ * also trusts PT_PHDR.
  */
 function judgeTable(original: ElfImage, rewritten: ElfImage): Finding[] {
   const findings: Finding[] = [];

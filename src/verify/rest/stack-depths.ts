@@ -1,6 +1,6 @@
 /**
- * How far rsp is below the caller's frame at each instruction of a piece of code that moves it by constants alone: pushes, pops,
- * additions and subtractions.
+ * How far rsp is below the caller's frame at each instruction of a piece of code that moves it by constants alone:
+ * pushes, pops, additions and subtractions.
  */
 import { hex, type Vaddr, vaddr } from "../../address.js";
 import { decode, Flow } from "../../x86/decode.js";

@@ -1,10 +1,10 @@
 /**
  * Symbol tables and the names they use.
  *
- * Every symbol of the original is there and says the same, but for its section's number; a symbol of a section that moved
- * moves along; a function that ends later is larger. In front of the first global symbol of .symtab there may be new ones:
- * local functions FUNCTION.nop5 that lie in new code, one behind the other. String tables keep what they have and grow by
- * the names of those symbols, and of new sections.
+ * Every symbol of the original is there and says the same, but for its section's number; a symbol of a section that
+ * moved moves along; a function that ends later is larger. In front of the first global symbol of .symtab there may be
+ * new ones: local functions FUNCTION.nop5 that lie in new code, one after the other. String tables keep what they have
+ * and grow by the names of those symbols, and of new sections.
  */
 
 import { type FileOffset, hex, type Interval, interval, type Vaddr, vaddr } from "../../address.js";
@@ -162,7 +162,7 @@ function judgeAdded(
   const open = new Set<NamedPiece>(guard?.named);
   let end = code.sh_addr;
   let last: { readonly at: number; readonly name: string } | undefined;
-  // Between chunks, and behind the last one, there is int3 and nothing else, a fork guard apart.
+  // Between chunks, and after the last one, there is int3 and nothing else, a fork guard apart.
   const isFill = (from: Vaddr, to: Vaddr): boolean =>
     from <= to &&
     outside(guard?.code ?? [], { start: from, end: to }).every((run) =>
@@ -215,7 +215,7 @@ function possibleNames(original: ElfImage, explained: readonly Interval<Vaddr>[]
   try {
     const notes = readUsdtNotes(original);
     for (const { provider, name } of notes) names.add(`${provider}.${name}.nop5`);
-    // Windows of several functions may stand one right behind the other, and are one run then.
+    // Windows of several functions may stand one right after the other, and are one run then.
     const changed = explained.flatMap(({ start, end }) =>
       Array.from({ length: end - start }, (_, i) => vaddr(start + i)),
     );

@@ -1,6 +1,7 @@
 /**
- * What is not loaded: sections that only section headers lead to have the content they had, wherever it stands now; behind
- * everything stand the same trailing bytes; and where nothing is said to be, there is nothing but what was there before.
+ * What is not loaded: sections that only section headers lead to have the content they had, wherever it stands now;
+ * after it everything stand the same trailing bytes; and where nothing is said to be, there is nothing but what was
+ * there before.
  */
 
 import { type FileOffset, fileOffset, type Interval, interval } from "../../address.js";
@@ -55,7 +56,7 @@ function describedStretches(image: ElfImage): Interval<FileOffset>[] {
   ];
 }
 
-/** Judges the bytes that no header describes: between what is described, and behind it. */
+/** Judges the bytes that no header describes: between what is described, and after it. */
 export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Finding[] {
   const findings: Finding[] = [];
   const described = union(describedStretches(rewritten));
@@ -86,7 +87,7 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
     // What is left of the original where it was is no news: padding, appended data, what a section was that grew.
     const was = original.bytes.subarray(gap.start, gap.end);
     const size = Math.min(was.length, bytes.length);
-    // Zeros are what is left where tables stood that have moved; behind what is loaded there is no such place.
+    // Zeros are what is left where tables stood that have moved; after what is loaded there is no such place.
     const isWhole = gap.start >= loaded && before.length > 0;
     for (const run of differingRuns(was.subarray(0, size), bytes.subarray(0, size)))
       if (isWhole || firstNonZero(bytes.subarray(run.start, run.end)) >= 0)

@@ -1,6 +1,7 @@
 /**
- * The original's unwind records in the rewritten file: each is there, with the same content, whether it has moved or not. A
- * pointer says the same if it leads to the same place from where it stands; everything else is the same byte for byte.
+ * The original's unwind records in the rewritten file: each is there, with the same content, whether it has moved or
+ * not. A pointer says the same if it leads to the same place from where it stands; everything else is the same byte for
+ * byte.
  *
  * And `.eh_frame_hdr`: the table is in ascending order, has every FDE, and each entry leads to its own.
  */
@@ -89,7 +90,7 @@ export function compareRecords(
     findings.push(finding("loaded", atAddress(r.sh_addr + at), what));
   };
   const before = sectionBytes(original, o);
-  // A zero length at the end stands behind the new records now.
+  // A zero length at the end stands after the new records now.
   const isTerminated = before.length >= 4 && before.readUInt32LE(before.length - 4) === 0;
   const size = before.length - (isTerminated ? 4 : 0);
   const now = sectionBytes(rewritten, r);

@@ -1,6 +1,7 @@
 /**
- * What direct calls do that the ABI does not say: some never return, and what stands behind them is no part of the way; and
- * most write fewer registers than they may, which gcc goes by (-fipa-ra): a table's base stays where the callee leaves it alone.
+ * What direct calls do that the ABI does not say: some never return, and what stands after them is no part of the way;
+ * and most write fewer registers than they may, which gcc goes by (-fipa-ra): a table's base stays where the callee
+ * leaves it alone.
  */
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, read64 } from "../../elf/image.js";
@@ -108,8 +109,8 @@ export class Callees {
   }
 
   /**
-   * The registers, a bit each, in which a call of this may find its own return address: what a function that reads it in front of
-   * its first branch writes there.
+   * The registers, a bit each, in which a call of this may find its own return address: what a function that reads it
+   * in front of its first branch writes there.
    */
   yields(target: number): number {
     const known = this.yielded.get(target);
@@ -151,8 +152,8 @@ export class Callees {
   }
 
   /**
-   * Goes all ways from an address, over calls and along jumps, until `visit` says that a way ends, or gives up (false). Whether
-   * all ways were gone.
+   * Goes all ways from an address, over calls and along jumps, until `visit` says that a way ends, or gives up (false).
+   * Whether all ways were gone.
    */
   private walk(start: number, visit: (i: Instruction) => boolean | "end"): boolean {
     const seen = new Set<number>();
@@ -180,7 +181,7 @@ export class Callees {
         }
         if (isBranch) waiting.push(target);
         at += length;
-        // Behind the last instruction of a function nothing goes on: it was the call of something that does not return.
+        // After the last instruction of a function nothing goes on: it was the call of something that does not return.
         if (at >= part.end) {
           if (flowControl === FlowControl.Call || flowControl === FlowControl.IndirectCall) break;
           return false;

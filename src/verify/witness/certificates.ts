@@ -1,6 +1,6 @@
 /**
- * What the rewriter claims of functions that changed, held against their code: instruction by instruction, and against what was
- * found by following it. Nothing is believed; a claim that fails is worse than none.
+ * What the rewriter claims of functions that changed, held against their code: instruction by instruction, and against
+ * what was found by following it. Nothing is believed; a claim that fails is worse than none.
  *
  *     nothing is claimed of a function, or of one of its transfers or addresses       unproved
  *     a claim that the code does not bear out                                         different
@@ -37,8 +37,8 @@ export class Certificates {
   }
 
   /**
-   * What is wrong with what is claimed of a function, all of its parts; undefined where nothing is. Of code that is in no
-   * certificate nothing may have to be claimed.
+   * What is wrong with what is claimed of a function, all of its parts; undefined where nothing is. Of code that is in
+   * no certificate nothing may have to be claimed.
    */
   failingOf(group: Group): Failing | undefined {
     const certificates = new Set<Certificate>();
@@ -93,7 +93,10 @@ export class Certificates {
     }
   }
 
-  /** Addresses inside of functions that are made, and of which nothing is claimed. What is claimed of others is left over. */
+  /**
+   * Addresses inside of functions that are made, and of which nothing is claimed. What is claimed of others is left
+   * over.
+   */
   private *unnamed(start: number, end: number, claimed: Set<string>): Iterable<Failing> {
     const { from, to, use, count } = this.parts.references;
     for (let i = lowerBound(from, start); i < count && from[i]! < end; i++) {

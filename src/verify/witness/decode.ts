@@ -57,7 +57,9 @@ export const mnemonicsLike = (names: RegExp): ReadonlySet<number> =>
       .map(([, value]) => value as number),
   );
 
-/** Decodes at any address of code. What it gives back is the same object each time. Its sources are shared with others. */
+/**
+ * Decodes at any address of code. What it gives back is the same object each time. Its sources are shared with others.
+ */
 export class Decoder {
   readonly instruction = new iced.Instruction();
   private source: Source | undefined;

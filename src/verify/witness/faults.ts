@@ -8,7 +8,10 @@ const { FlowControl, Mnemonic, OpKind, Register } = iced;
 export const goesOn = (flow: number): boolean =>
   flow !== FlowControl.UnconditionalBranch && flow !== FlowControl.IndirectBranch && flow !== FlowControl.Return;
 
-/** An instruction that a signal handler may be told of: it goes to memory other than by rsp or rip, or divides, or traps. */
+/**
+ * An instruction that a signal handler may be told of: it goes to memory other than by rsp or rip, or divides, or
+ * traps.
+ */
 export function mayFault(i: Instruction): boolean {
   if (FAULTS.has(i.mnemonic)) return true;
   if (i.mnemonic === Mnemonic.Lea || i.mnemonic === Mnemonic.Nop || i.isIpRelMemoryOperand) return false;

@@ -18,7 +18,10 @@ export interface Formation {
   readonly places: readonly number[];
   /** So many of them come before another address of data that code makes. */
   readonly sure: number;
-  /** Where words in front of it lead, if that is in the function of the base: an index may count from below a table's name. */
+  /**
+   * Where words in front of it lead, if that is in the function of the base: an index may count from below a table's
+   * name.
+   */
   readonly below: readonly number[];
 }
 
@@ -43,7 +46,10 @@ export interface Findings {
   readonly readAsData: Map<number, number>;
   /** Loads that find the return address, or may. */
   readonly returnReads: Map<number, "found" | "maybe">;
-  /** Bases of sums that go anywhere: to memory, into a call, out of the function, to a transfer. Others are only read by. */
+  /**
+   * Bases of sums that go anywhere: to memory, into a call, out of the function, to a transfer. Others are only read
+   * by.
+   */
   readonly handedOn: Set<number>;
   /** Addresses that were asked for at which an instruction was followed. */
   readonly reached: Set<number>;
@@ -88,7 +94,10 @@ function entriesOf(program: Program, base: number, table: Table, minus: boolean)
   return found;
 }
 
-/** Where the words in front of a table lead, as far as they lead to code, if that is an instruction of the base's function. */
+/**
+ * Where the words in front of a table lead, as far as they lead to code, if that is an instruction of the base's
+ * function.
+ */
 function entriesBelow(program: Program, parts: Parts, base: number, table: Table, minus: boolean): readonly number[] {
   const { first, stride, width, signed } = table;
   const own = parts.owner(base)?.group;

@@ -1,10 +1,10 @@
 /**
- * A group's instructions, followed from all its entries until nothing new is found: which values its transfers go by, which
- * addresses of code it makes, what it adds to them, and where rsp is.
+ * A group's instructions, followed from all its entries until nothing new is found: which values its transfers go by,
+ * which addresses of code it makes, what it adds to them, and where rsp is.
  *
- * Each address that a branch leads to keeps the join of the states that come there. Where an indirect jump may lead inside the
- * group it brings the join of the states at the group's indirect jumps. What nothing is seen to reach is followed from a state
- * in which nothing is known.
+ * Each address that a branch leads to keeps the join of the states that come there. Where an indirect jump may lead
+ * inside the group it brings the join of the states at the group's indirect jumps. What nothing is seen to reach is
+ * followed from a state in which nothing is known.
  */
 import { Callees, CHANGED_BY_CALLS } from "./callees.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
@@ -70,8 +70,8 @@ export class Follower {
 }
 
 /**
- * Where tables begin in the middle of others, ascending: code computes the address, of the global offset table for example, and what
- * went on behind the end of a table was no way.
+ * Where tables begin in the middle of others, ascending: code computes the address, of the global offset table for
+ * example, and what went on after the end of a table was no way.
  */
 function startsInside(formations: ReadonlyMap<string, Formation>): readonly number[] {
   const all = [...formations.values()];
@@ -91,12 +91,15 @@ class Run {
   private readonly visited = new Set<number>();
   /** What indirect jumps bring, by the base of the table that they go by; NaN: by pointers. */
   private readonly hubs = new Map<number, Hub>();
-  /** Those whose state has become wider since it was brought anywhere: many jumps are joined before their targets see any. */
+  /**
+   * Those whose state has become wider since it was brought anywhere: many jumps are joined before their targets see
+   * any.
+   */
   private readonly wider = new Set<Hub>();
   private insides: readonly number[] = [];
   /**
-   * Behind calls: states that wait until all else is known, and addresses that calls return to. Many calls never return; what is
-   * behind those is reached by other ways, from other depths of the stack, and no compiler lets two depths meet.
+   * After calls: states that wait until all else is known, and addresses that calls return to. Many calls never return;
+   * what is after those is reached by other ways, from other depths of the stack, and no compiler lets two depths meet.
    */
   private readonly pending = new Map<number, State>();
   private readonly returns = new Set<number>();
@@ -229,7 +232,7 @@ class Run {
     }
   }
 
-  /** A branch, call or trap; whether it goes on behind it. */
+  /** A branch, call or trap; whether it goes on after it. */
   private transfer(i: Instruction, state: State, at: number, next: number): boolean {
     const { stepper, findings } = this;
     if (findings.formations.size > 0 && i.flowControl !== FlowControl.ConditionalBranch)
@@ -302,7 +305,7 @@ class Run {
       if (told & (1 << register)) state.registers[register] = join(GIVEN, [number(next, true)]);
     const part = this.parts.at(at);
     if (part === undefined || next >= part.end) return false;
-    // Where nothing else leads behind a call it returns, or nothing comes of it.
+    // Where nothing else leads after a call it returns, or nothing comes of it.
     if (this.returns.has(next) || !(this.parts.isTarget(next) || this.isIdle(next))) return true;
     const known = this.pending.get(next);
     if (known === undefined) this.pending.set(next, state.copy());
@@ -314,7 +317,9 @@ class Run {
     if (this.isOwn(target)) this.arrive(target, state);
   }
 
-  /** An indirect jump leads to the entries of the tables that it goes by, or to inside addresses that somebody names. */
+  /**
+   * An indirect jump leads to the entries of the tables that it goes by, or to inside addresses that somebody names.
+   */
   private dispatch(value: Value, state: State): void {
     for (const { kind, n } of value) {
       if (kind === "number") this.flow(n, state);

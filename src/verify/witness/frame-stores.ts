@@ -1,6 +1,6 @@
 /**
- * What a function puts into the slots of its frame that it finds by rbp, where that is plain: every store by rbp, or by rsp, is of a
- * whole register into a place that the instruction says.
+ * What a function puts into the slots of its frame that it finds by rbp, where that is plain: every store by rbp, or by
+ * rsp, is of a whole register into a place that the instruction says.
  */
 import { type Decoder, type Instruction, iced } from "./decode.js";
 import type { Part } from "./parts.js";

@@ -1,6 +1,7 @@
 /**
- * Groups: parts that direct jumps join, other than tail calls. A conditional jump never is one; a jump into the inside of another
- * part is none, unless what is there is a stub, which goes on by a pointer of its own whatever the registers hold.
+ * Groups: parts that direct jumps join, other than tail calls. A conditional jump never is one; a jump into the inside
+ * of another part is none, unless what is there is a stub, which goes on by a pointer of its own whatever the registers
+ * hold.
  */
 import { Decoder, iced } from "./decode.js";
 import { type Part, type Parts, Use } from "./parts.js";

@@ -1,10 +1,10 @@
 /**
- * Groups inside of which anything knows an address, other than by a direct branch: only into those can code jump that makes its
- * target of what it was given and of numbers. (Where a function begins is known of most; that nobody adds to it in order to
- * jump inside from elsewhere is assumed, docs/assumptions.md.)
+ * Groups inside of which anything knows an address, other than by a direct branch: only into those can code jump that
+ * makes its target of what it was given and of numbers. (Where a function begins is known of most; that nobody adds to
+ * it in order to jump inside from elsewhere is assumed, docs/assumptions.md.)
  *
- * A word of data counts where it may be meant: a pointer of eight bytes in fixed programs, at any place; four bytes relative to
- * their own place, where that is aligned and leads to the start of an instruction.
+ * A word of data counts where it may be meant: a pointer of eight bytes in fixed programs, at any place; four bytes
+ * relative to their own place, where that is aligned and leads to the start of an instruction.
  */
 import { type Parts, Use } from "./parts.js";
 import type { Program } from "./program.js";

@@ -1,6 +1,6 @@
 /**
- * Addresses of code that something names, other than by a branch: hundreds of thousands in a large file, so that each is three
- * numbers until somebody asks.
+ * Addresses of code that something names, other than by a branch: hundreds of thousands in a large file, so that each
+ * is three numbers until somebody asks.
  */
 import { hex } from "../../address.js";
 

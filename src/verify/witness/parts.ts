@@ -1,11 +1,12 @@
 /**
  * Parts of functions, and the first look at all instructions: one linear decode of everything.
  *
- * A part is a range that an FDE or a sized symbol covers; ranges that overlap are one part with several heads. Code between parts
- * is a part as well (a gap) once padding is skipped, with its start as its head. Padding belongs to the part before it.
+ * A part is a range that an FDE or a sized symbol covers; ranges that overlap are one part with several heads. Code
+ * between parts is a part as well (a gap) once padding is skipped, with its start as its head. Padding belongs to the
+ * part before it.
  *
- * A part is `linear` where it decodes from start to end and nothing known leads into the middle of one of its instructions. Only
- * then is it known which bytes are branches; everywhere else bytes count at every position.
+ * A part is `linear` where it decodes from start to end and nothing known leads into the middle of one of its
+ * instructions. Only then is it known which bytes are branches; everywhere else bytes count at every position.
  */
 import type { Interval } from "../../address.js";
 import { Decoder, type Instruction, iced, ripAddress } from "./decode.js";
@@ -46,7 +47,10 @@ export class Parts {
   readonly references: References;
   /** Addresses of data that instructions make, ascending. */
   private madeData = new Float64Array(0);
-  /** Instructions that a first look is for, ascending: computed transfers, and what makes, reads or may form an address of code. */
+  /**
+   * Instructions that a first look is for, ascending: computed transfers, and what makes, reads or may form an address
+   * of code.
+   */
   private points = new Float64Array(0);
   private readonly marks: Map<Span, Uint8Array>;
 
@@ -117,7 +121,7 @@ export class Parts {
     if (span !== undefined) this.marks.get(span)![address - span.start]! |= TARGET;
   }
 
-  /** The first address of data behind this one that an instruction makes. */
+  /** The first address of data after this one that an instruction makes. */
   nextMade(address: number): number {
     return this.madeData[lowerBound(this.madeData, address + 1)] ?? Number.POSITIVE_INFINITY;
   }
@@ -145,7 +149,7 @@ export class Parts {
     return span === undefined ? 0 : this.marks.get(span)![address - span.start]!;
   }
 
-  /** Behind a lock prefix: a way that old C libraries take where there is one thread. */
+  /** After a lock prefix: a way that old C libraries take where there is one thread. */
   private isPrefixed(address: number): boolean {
     const span = spanAt(this.program.code, address);
     return span !== undefined && span.bytes[address - 1 - span.start] === 0xf0 && this.isStart(address - 1);
@@ -309,8 +313,8 @@ export class Parts {
   }
 
   /**
-   * Whether a call goes by a pointer that was just loaded, from anywhere but this function's own frame: in front of it stands a
-   * load of the register, and nothing leads in between.
+   * Whether a call goes by a pointer that was just loaded, from anywhere but this function's own frame: in front of it
+   * stands a load of the register, and nothing leads in between.
    */
   private goesByLoad(decoder: Decoder, part: Part, at: number, targets: Float64Array): boolean {
     const { OpKind, Register, Mnemonic, FlowControl } = iced;
@@ -351,7 +355,7 @@ export class Parts {
   }
 }
 
-/** Behind these nothing runs but what somebody leads to. */
+/** After these nothing runs but what somebody leads to. */
 const GOES_NOWHERE: ReadonlySet<number> = new Set([
   iced.FlowControl.UnconditionalBranch,
   iced.FlowControl.IndirectBranch,

@@ -1,6 +1,7 @@
 /**
- * A first look at a part that spares following most of them: its indirect transfers go by what was just loaded or handed over,
- * and what addresses of code it makes it only compares, stores and passes on. Nothing is said of a part where that is not plain.
+ * A first look at a part that spares following most of them: its indirect transfers go by what was just loaded or
+ * handed over, and what addresses of code it makes it only compares, stores and passes on. Nothing is said of a part
+ * where that is not plain.
  */
 import { Decoder, type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import type { Formation } from "./findings.js";
@@ -18,7 +19,9 @@ const { FlowControl, Mnemonic, OpKind, Register } = iced;
 const MOST_STEPS = 2000;
 const isFrame = (register: number): boolean => generals[register]?.index === RSP || generals[register]?.index === RBP;
 
-/** What is followed: an address of code, which must not be read by or added to; a short word, which must not be added. */
+/**
+ * What is followed: an address of code, which must not be read by or added to; a short word, which must not be added.
+ */
 type Tracked = "code" | "word";
 
 export class Plainness {
@@ -231,8 +234,8 @@ export class Plainness {
   }
 
   /**
-   * Whether a register holds at an address what was loaded or handed over: from a slot of the frame what was put there, which must
-   * be that, too.
+   * Whether a register holds at an address what was loaded or handed over: from a slot of the frame what was put there,
+   * which must be that, too.
    */
   private isLoaded(part: Part, start: number, register: number): boolean {
     return this.comesFrom(part, start, [register], (i, tracked, enter) => {
@@ -245,13 +248,18 @@ export class Plainness {
     });
   }
 
-  /** Whether registers hold no address that this function makes, nor one that stands in memory that it knows the address of. */
+  /**
+   * Whether registers hold no address that this function makes, nor one that stands in memory that it knows the address
+   * of.
+   */
   private isForeign(part: Part, start: number, registers: readonly number[]): boolean {
     if (this.program.isFixed) return false;
     return this.comesFrom(part, start, registers, (i, tracked) => this.foreignOrigin(i, tracked));
   }
 
-  /** Whether all ways to what registers hold at an address lead to where `origin` says that it comes from nowhere else. */
+  /**
+   * Whether all ways to what registers hold at an address lead to where `origin` says that it comes from nowhere else.
+   */
   private comesFrom(
     part: Part,
     start: number,

@@ -1,9 +1,9 @@
 /**
- * What the file says before any instruction is decoded: which bytes are code, which are data, what relocations write, what
- * stays as it is at run time, and which addresses of code somebody names.
+ * What the file says before any instruction is decoded: which bytes are code, which are data, what relocations write,
+ * what stays as it is at run time, and which addresses of code somebody names.
  *
- * The witness shares nothing with the rewriter but the readers of the file's own tables (src/elf). All addresses are link-time
- * addresses.
+ * The witness shares nothing with the rewriter but the readers of the file's own tables (src/elf). All addresses are
+ * link-time addresses.
  */
 import type { Interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
@@ -125,12 +125,18 @@ export class Program {
     return i < this.places.length && this.places[i]! < address + size;
   }
 
-  /** What the loader writes at a place: an address; NaN where it is no address of this file; undefined where it writes none. */
+  /**
+   * What the loader writes at a place: an address; NaN where it is no address of this file; undefined where it writes
+   * none.
+   */
   pointerAt(place: number): number | undefined {
     return this.values.get(place) ?? (this.isRelocated(place, 8) ? Number.NaN : undefined);
   }
 
-  /** Addresses of data that data holds, and where: what the loader writes, and words of fixed programs at multiples of 8. */
+  /**
+   * Addresses of data that data holds, and where: what the loader writes, and words of fixed programs at multiples of
+   * 8.
+   */
   *dataPointers(): Iterable<readonly [value: number, place: number]> {
     const isData = (value: number): boolean => this.isImage(value) && !this.isCode(value);
     for (const [place, value] of this.values) if (isData(value)) yield [value, place];

@@ -1,6 +1,6 @@
 /**
- * The brute parts: whatever looks like a branch or a word that leads to an address that is asked about, at any byte position,
- * wherever it is not known which bytes are instructions and which are something else.
+ * The brute parts: whatever looks like a branch or a word that leads to an address that is asked about, at any byte
+ * position, wherever it is not known which bytes are instructions and which are something else.
  */
 import type { Interval } from "../../address.js";
 import { type Formation, wordAt } from "./findings.js";
@@ -73,11 +73,17 @@ export function rangesOf(formations: readonly Formation[]): Ranges {
   return joined;
 }
 
-/** Whether four bytes of data may be something by themselves: no relocation fills them, and no table has them as its entry. */
+/**
+ * Whether four bytes of data may be something by themselves: no relocation fills them, and no table has them as its
+ * entry.
+ */
 export const isFree = (program: Program, tables: Ranges, at: number): boolean =>
   !program.isRelocated(at, 4) && !((spanAt(tables, at)?.end ?? 0) >= at + 4);
 
-/** Words of data: relative to themselves, and in fixed programs alone. What is in a table that code reads is its entries. */
+/**
+ * Words of data: relative to themselves, and in fixed programs alone. What is in a table that code reads is its
+ * entries.
+ */
 export function scanData(program: Program, asked: Asked, tables: Ranges, hit: Hit): void {
   if (asked.addresses.size === 0) return;
   for (const { view, start, bytes } of program.data)

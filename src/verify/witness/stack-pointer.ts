@@ -1,7 +1,7 @@
 /**
- * Whether rsp stays the stack's in a group of which it is not known who enters it where. Who enters has the stack in rsp, or came
- * there from inside; so rsp is the stack's everywhere if no instruction gives it anything else, and none that it comes back
- * from (rbp) is given anything else.
+ * Whether rsp stays the stack's in a group of which it is not known who enters it where. Who enters has the stack in
+ * rsp, or came there from inside; so rsp is the stack's everywhere if no instruction gives it anything else, and none
+ * that it comes back from (rbp) is given anything else.
  */
 import { type Decoder, type Instruction, iced } from "./decode.js";
 import type { Group } from "./groups.js";

@@ -1,9 +1,10 @@
 /**
- * What is known at an address: sixteen registers, what is in vectors, and the slots of the stack that this function has written.
+ * What is known at an address: sixteen registers, what is in vectors, and the slots of the stack that this function has
+ * written.
  *
- * A slot is known by where its address comes from (rsp at entry, or an instruction that rounded rsp) and its distance from there.
- * After a store at a place on the stack that is not known no slot is known; what it stored may be found at such places only
- * (`loose`). Stores through other pointers are assumed to leave the function's own slots alone.
+ * A slot is known by where its address comes from (rsp at entry, or an instruction that rounded rsp) and its distance
+ * from there. After a store at a place on the stack that is not known no slot is known; what it stored may be found at
+ * such places only (`loose`). Stores through other pointers are assumed to leave the function's own slots alone.
  */
 import { type Atom, GIVEN, join, OFF, SCRAP, TAINT, type Value } from "./values.js";
 
@@ -172,7 +173,10 @@ export class State {
     else this.own().set(at, { value, size: Math.max(size, slot?.size ?? 0) });
   }
 
-  /** What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or above. */
+  /**
+   * What a call leaves: registers that it does not change (a bit each for those that it may), and slots at rsp or
+   * above.
+   */
   call(changed: number): void {
     const { registers, slots } = this;
     const before = registers.slice();
@@ -204,7 +208,10 @@ export class State {
 const isPiece = ({ size, isPart }: Slot): boolean => size < 8 || isPart === true;
 const NOTHING_PUT: Slot = { value: GIVEN, size: 8 };
 
-/** Where only one side put eight bytes, the other has what was handed over; a piece makes a part of it. `a` where nothing is new. */
+/**
+ * Where only one side put eight bytes, the other has what was handed over; a piece makes a part of it. `a` where
+ * nothing is new.
+ */
 function joined(a: Slot, b: Slot): Slot {
   if (a.size < 8 && (b.size < 8 || b === NOTHING_PUT)) {
     const size = b === NOTHING_PUT ? a.size : Math.max(a.size, b.size);

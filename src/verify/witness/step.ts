@@ -1,6 +1,6 @@
 /**
- * What one instruction does to a state. Moves are followed, sums are made by values.ts; whatever is not known here leaves taint
- * in all that it writes, as iced says what that is.
+ * What one instruction does to a state. Moves are followed, sums are made by values.ts; whatever is not known here
+ * leaves taint in all that it writes, as iced says what that is.
  */
 import { type Instruction, iced, mnemonicsLike, ripAddress } from "./decode.js";
 import { type Loads, type Place, placeOf, placesOf } from "./place.js";
@@ -156,7 +156,7 @@ export class Stepper {
     return this.read(i, 0, state);
   }
 
-  /** The eight bytes at rsp, and rsp behind them. */
+  /** The eight bytes at rsp, and rsp after them. */
   pop(state: State, isReturn = false): Value {
     const value = this.loadAt(this.top(state), 8, false, state, isReturn);
     this.moveStack(state, 8);
@@ -411,7 +411,10 @@ export class Stepper {
     putString(move, value, state);
   }
 
-  /** Whether an instruction brings something computed into a vector register: of a general one, of a slot, or by computing it. */
+  /**
+   * Whether an instruction brings something computed into a vector register: of a general one, of a slot, or by
+   * computing it.
+   */
   private putsIntoVectors(i: Instruction, read: readonly number[], state: State): boolean {
     if (read.some((r) => isComputed(state.registers[r]!))) return true;
     if (addsInVectors(i)) return true;
@@ -421,7 +424,10 @@ export class Stepper {
     return false;
   }
 
-  /** Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not followed. */
+  /**
+   * Which addresses go into vector registers; what is added to them there, or takes the place of a part, is not
+   * followed.
+   */
   private addressesIntoVectors(i: Instruction, read: readonly number[], state: State): void {
     const { registers } = state;
     const taken = read.flatMap((register) => [...registers[register]!]);

@@ -1,6 +1,6 @@
 /**
- * Switches as compilers write them, in a part that need not be followed for anything else: a jump by a sum, made right before it,
- * of the start of a table of distances and a word of that table.
+ * Switches as compilers write them, in a part that need not be followed for anything else: a jump by a sum, made right
+ * before it, of the start of a table of distances and a word of that table.
  *
  *         lea table(%rip), %base              on every way that leads here
  *         movslq (%base,%index,4), %word
@@ -145,7 +145,8 @@ export class Switches {
         flow === FlowControl.IndirectBranch ||
         flow === FlowControl.Return
       ) {
-        // Nothing else is known to lead here: who does may bring anything. Nops that align what follows nobody leads to.
+        // Nothing else is known to lead here: who does may bring anything. Nops that align what follows nobody leads
+        // to.
         if (branches.length === 0 && this.decoder.at(at)?.mnemonic !== Mnemonic.Nop) return undefined;
       } else if (flow === FlowControl.ConditionalBranch) enter(before, tracked);
       else if (flow === FlowControl.Call || flow === FlowControl.IndirectCall) {

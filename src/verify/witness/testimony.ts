@@ -27,7 +27,9 @@ export interface Testimony {
   readonly arrivals: readonly Arrival[];
   /** Windows about which nothing can be said, by their index. */
   readonly unknown: ReadonlyMap<number, string>;
-  /** Windows of whose bytes, or of those that their jumps are made of besides, somebody overwrites some, by their index. */
+  /**
+   * Windows of whose bytes, or of those that their jumps are made of besides, somebody overwrites some, by their index.
+   */
   readonly patched: ReadonlyMap<number, string>;
   /** Instructions of the original that changed bytes overlap: what else moved nothing is said of. */
   readonly asked: ReadonlySet<number>;
@@ -41,7 +43,7 @@ export interface Testimony {
 
 /** Link-time addresses of bytes that changed. */
 export interface Changed extends Interval {
-  /** Where the last jump ends that is made of them, if bytes behind them are a part of it. */
+  /** Where the last jump ends that is made of them, if bytes after them are a part of it. */
   readonly jumpEnd?: number | undefined;
 }
 

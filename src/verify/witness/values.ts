@@ -130,7 +130,10 @@ export function unite(atoms: readonly Atom[]): Value {
   return value;
 }
 
-/** Too many: addresses are kept as they are, but nothing may be added to them; tables and places are told apart no longer. */
+/**
+ * Too many: addresses are kept as they are, but nothing may be added to them; tables and places are told apart no
+ * longer.
+ */
 function bounded(atoms: Atom[]): Value {
   if (atoms.length <= MOST) return atoms;
   const count = (test: (atom: Atom) => boolean): boolean => atoms.filter(test).length > MOST;
@@ -158,11 +161,16 @@ export interface Watcher {
   made(address: number): void;
   /** A word of memory was added to an address of data, or one relative to itself was. Whether it is kept in mind. */
   loose(base: number): boolean;
-  /** Something unknown was added to an address; `reach` is how far that leads at most: undefined where it is not known. */
+  /**
+   * Something unknown was added to an address; `reach` is how far that leads at most: undefined where it is not known.
+   */
   lost(base: number, reach: readonly [number, number] | undefined): void;
   /** A table's entry was added to what was handed over, or subtracted from it. */
   handedSum(table: Table, minus: boolean): void;
-  /** A base and a table's entry, added or subtracted. Whether all entries are known; and whether any is an address of code. */
+  /**
+   * A base and a table's entry, added or subtracted. Whether all entries are known; and whether any is an address of
+   * code.
+   */
   formed(base: number, table: Table, minus: boolean): "unknown" | "nowhere" | "code";
 }
 

@@ -1,8 +1,9 @@
 /**
  * A witness: who may enter bytes of the original that changed.
  *
- * It shares nothing with the rewriter, nor with the facts that the rest of verification goes by: it reads the file through
- * src/elf, decodes with iced, and follows the rules below by itself. What it cannot tell it says of the windows concerned.
+ * It shares nothing with the rewriter, nor with the facts that the rest of verification goes by: it reads the file
+ * through src/elf, decodes with iced, and follows the rules below by itself. What it cannot tell it says of the windows
+ * concerned.
  *
  *     an address is named       by a branch, a relocation, a symbol, a landing pad, an instruction, a word: it arrives there
  *     a table is formed         a base and an entry: all of its entries arrive
@@ -139,7 +140,7 @@ class Witness {
     const findings = (address: number): Findings | undefined => this.findings.get(this.parts.at(address)?.group ?? -1);
     const held = new Certificates(this.program, this.parts, this.decoder, findings, certificates);
     for (const [index, { start, end }] of this.question.windows.entries()) {
-      // Padding behind a function belongs to nobody.
+      // Padding after a function belongs to nobody.
       const part = this.parts.at(start) ?? this.parts.at(end - 1);
       const problem = part && held.failingOf(this.groups[part.group]!);
       if (problem !== undefined) failing.set(index, problem);
@@ -252,7 +253,10 @@ class Witness {
     }
   }
 
-  /** How many bytes are patched at an entry of a patch table: nops that are there to be overwritten, else the longest piece of any tracer. */
+  /**
+   * How many bytes are patched at an entry of a patch table: nops that are there to be overwritten, else the longest
+   * piece of any tracer.
+   */
   private patchedLength(address: number): number {
     let end = address;
     for (let i = this.decoder.at(end); i !== undefined; i = this.decoder.at(end)) {
@@ -371,7 +375,7 @@ class Witness {
     return known;
   }
 
-  /** Windows that contain a call of a group, or lie right behind one. */
+  /** Windows that contain a call of a group, or lie right after one. */
   private *callers(group: number): Iterable<number> {
     const { from, to, use, count } = this.parts.references;
     for (let i = 0; i < count; i++)
@@ -416,8 +420,8 @@ class Witness {
   }
 
   /**
-   * A label that a function makes and keeps in memory is handed over when it comes back: an entry that is added to that may be added to
-   * any of its labels.
+   * A label that a function makes and keeps in memory is handed over when it comes back: an entry that is added to that
+   * may be added to any of its labels.
    */
   private handedSums(): void {
     const { parts, program } = this;
@@ -446,8 +450,8 @@ class Witness {
   }
 
   /**
-   * Whether an address is inside an instruction, and not its start, or is filling that is no code: what looks like a word that leads
-   * there is something else.
+   * Whether an address is inside an instruction, and not its start, or is filling that is no code: what looks like a
+   * word that leads there is something else.
    */
   private isBetween(address: number): boolean {
     const { parts } = this;
@@ -477,8 +481,8 @@ class Witness {
     const next = this.tableStarts()[lowerBound(this.tableStarts(), first + 1)] ?? Number.POSITIVE_INFINITY;
     const sure = Math.min(formation.sure, lowerBound(formation.places, next));
     for (const [n, entry] of formation.entries.entries()) {
-      // Behind an address that other code makes a table has ended, mostly: what comes there leads anywhere. No entry is certain:
-      // nobody says how many there are, nor that the first is one.
+      // After an address that other code makes a table has ended, mostly: what comes there leads anywhere. No entry is
+      // certain: nobody says how many there are, nor that the first is one.
       const isSure = n < sure;
       if (isSure || (this.parts.owner(entry)?.group === group && !this.isBetween(entry)))
         this.arrive(entry, "table", why, false);

@@ -1,6 +1,6 @@
 /**
- * The fork guard's code: what a forked child runs before any of the program's own code, so that nop5 sites which its parent
- * had hit while traced do not kill it.
+ * The fork guard's code: what a forked child runs before any of the program's own code, so that nop5 sites which its
+ * parent had hit while traced do not kill it.
  *
  * What a child inherits (Linux 6.18 to 7.1; all of it seen on 6.18.44)
  *
@@ -13,7 +13,8 @@
  *     0f xx xx xx xx    and when that one has gone: the first byte of the nop in front of a distance. `0f fb 5f 00` was
  *                       seen, which is psubq (%rdi),%mm3: no signal, another instruction
  *
- * So the last four bytes tell as well as the first one: a site is sound if they are `1f 44 00 00` and the first is not e8.
+ * So the last four bytes tell as well as the first one: a site is sound if they are `1f 44 00 00` and the first is not
+ * e8.
  *
  * What the guard must not do
  * - write int3. The tracer may have gone by then (SIGTRAP). And taking a breakpoint away restores one byte: int3 in front of
@@ -44,12 +45,12 @@
  *    one is that of this thread, what it had blocked before the fork is blocked again, last of all. Nobody had to: nothing
  *    is written, and there is no system call. (A tracer may have gone between the parent's look and the child's.)
  *
- * Why it does not race with tracers: the child has one thread, so that nothing but the kernel writes there. Attaching and
- * detaching change one byte under mmap_lock; on a sound site that leaves a sound site; one that is not sound becomes none by
- * it. The kernel optimizes a site only when it is hit. A child handler is not run by a child that shares memory (vfork).
- * Signals are blocked from step 2 on, but for those that an instruction raises: a handler may run a site. Before that, from
- * the child's first instruction to the guard, only its parent can keep them out: it blocks them before the fork, in programs
- * that are traced, and leaves in a table what was blocked (held-signals.ts).
+ * Why it does not race with tracers: the child has one thread, so that nothing but the kernel writes there. Attaching
+ * and detaching change one byte under mmap_lock; on a sound site that leaves a sound site; one that is not sound
+ * becomes none by it. The kernel optimizes a site only when it is hit. A child handler is not run by a child that
+ * shares memory (vfork). Signals are blocked from step 2 on, but for those that an instruction raises: a handler may
+ * run a site. Before that, from the child's first instruction to the guard, only its parent can keep them out: it
+ * blocks them before the fork, in programs that are traced, and leaves in a table what was blocked (held-signals.ts).
  *
  * Where it does less
  * - A mapping of one page cannot be split: its sites stay nop5, safe and not counted.
@@ -70,8 +71,8 @@
  *   kernel counts twice and takes back once; seen). The program then prepares arguments that nobody reads. Lowering it by hand
  *   would be worse: which sites have raised it cannot be known, and one that is too low loses hits.
  *
- * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its entry
- * is an endbr64, its only return a ret.
+ * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its
+ * entry is an endbr64, its only return a ret.
  */
 import { alignUp } from "../../../address.js";
 import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
@@ -183,7 +184,7 @@ class GuardCode {
     return this.asm;
   }
 
-  /** Step 1, with its way out; the rest stands behind it. */
+  /** Step 1, with its way out; the rest stands after it. */
   #look(): void {
     const { asm } = this;
     enter(asm, EARLY);
@@ -341,7 +342,10 @@ class GuardCode {
     asm.op("cmp", "r8", "rax").jumpIf("b", name);
   }
 
-  /** The code of `body` for each site of the page: rax is its address, r9 its entry. It may go on at the label it is given. */
+  /**
+   * The code of `body` for each site of the page: rax is its address, r9 its entry. It may go on at the label it is
+   * given.
+   */
   #eachSite(body: (next: string) => void): void {
     const asm = this.asm;
     const [again, next] = [this.#name("site"), this.#name("next")];

@@ -1,6 +1,6 @@
 /**
- * What a fork guard has to look at: nop5 sites, by the pages and the mappings that they lie in; and the two tables that its
- * code reads them from.
+ * What a fork guard has to look at: nop5 sites, by the pages and the mappings that they lie in; and the two tables that
+ * its code reads them from.
  *
  *     sites    u32 each: distance from the first site, ascending
  *     pages    u32 distance of the page from the first site's page, its low 12 bits: flags
@@ -39,8 +39,8 @@ export interface GuardedPages {
 
 /**
  * Both tables.
- * @throws RangeError where there is no site, one is given twice or crosses a page boundary, two mappings share a page, or the
- * sites are 4 GiB apart or more
+ * @throws RangeError where there is no site, one is given twice or crosses a page boundary, two mappings share a page,
+ * or the sites are 4 GiB apart or more
  */
 export function guardedPages(mappings: readonly GuardedMapping[]): GuardedPages {
   const pages = new Map<Vaddr, { sites: Vaddr[]; flags: number; mapping: number }>();

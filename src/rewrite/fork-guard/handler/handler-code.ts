@@ -1,6 +1,6 @@
 /**
- * Functions that keep all registers and the flags: how they begin and end. What they push and pop is said along with the
- * instructions, so that an unwinder finds the caller's frame at each of them.
+ * Functions that keep all registers and the flags: how they begin and end. What they push and pop is said along with
+ * the instructions, so that an unwinder finds the caller's frame at each of them.
  */
 import type { Assembler, RegisterName } from "../../../x86/assembler.js";
 

@@ -1,10 +1,10 @@
 /**
- * Keeping signals out of a forked child until its guard has run: a handler directly before the fork, and one directly behind
- * it in the parent. (In the child it is the guard that lets them in again.)
+ * Keeping signals out of a forked child until its guard has run: a handler directly before the fork, and one directly
+ * after it it in the parent. (In the child it is the guard that lets them in again.)
  *
- * Why: a signal that is sent to a whole process group is there when the child runs its first instruction, and the program's
- * handler runs before anything else does. Where that passes a site whose call was copied, the child dies. Signals sent to
- * the group every 0.4 ms killed 436 and 666 of 3,000 children of a traced parent.
+ * Why: a signal that is sent to a whole process group is there when the child runs its first instruction, and the
+ * program's handler runs before anything else does. Where that passes a site whose call was copied, the child dies.
+ * Signals sent to the group every 0.4 ms killed 436 and 666 of 3,000 children of a traced parent.
  *
  * How
  *     prepare   looks at all sites. Where each is the nop as the file has it, that is all: no system call, nothing written but
@@ -14,9 +14,9 @@
  *               No slot: nothing
  *     child     the guard does the same when it has mended (child-guard.ts), and empties the table: other threads are not
  *               there any more
- * The slot is claimed when signals are blocked already, so that a handler that forks cannot come in between. A handler of
- * SIGSEGV and the like can: a thread that has a slot holds signals already, and does nothing; the inner fork then gives back
- * what the outer one has held, and the outer one finds nothing to give back.
+ * The slot is claimed when signals are blocked already, so that a handler that forks cannot come in between. A handler
+ * of SIGSEGV and the like can: a thread that has a slot holds signals already, and does nothing; the inner fork then
+ * gives back what the outer one has held, and the outer one finds nothing to give back.
  *
  * What is left
  * - a tracer that attaches between the look and the fork, together with a signal in the child's first microsecond. To close
@@ -28,8 +28,8 @@
  *   block all signals around their own (musl, glibc from 2.41 on)
  * - a filter (seccomp) that kills for rt_sigprocmask kills a traced parent; one that refuses it: nothing is held
  *
- * Handlers are called as the C library calls them. They keep all registers and the flags all the same, as the guard does:
- * so new code may call them in between anything. Raw system calls, no libc, errno is not touched.
+ * Handlers are called as the C library calls them. They keep all registers and the flags all the same, as the guard
+ * does: so new code may call them in between anything. Raw system calls, no libc, errno is not touched.
  */
 import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
 import { NOP5 } from "../../../x86/bytes.js";
@@ -53,7 +53,9 @@ const view = new DataView(NOP5.buffer, NOP5.byteOffset);
 const [HEAD, TAIL] = [view.getUint32(0, true), view.getUint32(1, true)];
 const LOCK_CMPXCHG_AT_RDX_WITH_RDI = [0xf0, 0x48, 0x0f, 0xb1, 0x3a];
 
-/** The handler before a fork: a function `void (void)` for __register_atfork, to be linked beside its table of sites. */
+/**
+ * The handler before a fork: a function `void (void)` for __register_atfork, to be linked beside its table of sites.
+ */
 export function beforeFork(name: string, sites: SiteTable, slots: SignalSlots): Assembler {
   const code = new Assembler({ name, align: 16 });
   enter(code, SAVED);

@@ -27,8 +27,8 @@ export const SIGSET_SIZE = 8;
 const [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS] = [4, 5, 7, 8, 11, 31];
 
 /**
- * Signals that an instruction raises: a blocked one of these would kill. SIGSYS is how a sandbox carries out a system call
- * itself. As a set: bit 0 is signal 1.
+ * Signals that an instruction raises: a blocked one of these would kill. SIGSYS is how a sandbox carries out a system
+ * call itself. As a set: bit 0 is signal 1.
  */
 export const SYNCHRONOUS_SIGNALS: number = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS].reduce(
   (set, signal) => set + 2 ** (signal - 1),

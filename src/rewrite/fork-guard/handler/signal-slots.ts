@@ -1,12 +1,12 @@
 /**
- * Where the fork guard leaves what a thread had blocked, from before a fork until behind it: a small table of words in memory
- * that can be written. What reads and writes it is in held-signals.ts and child-guard.ts.
+ * Where the fork guard leaves what a thread had blocked, from before a fork until after it: a small table of words in
+ * memory that can be written. What reads and writes it is in held-signals.ts and child-guard.ts.
  *
  *     key     the thread pointer (%fs:0) of the thread that forks; 0: the slot is free
  *     mask    its blocked signals as the kernel had them
  *
- * A slot is claimed by `lock cmpxchg` of its key and belongs to its thread alone from then on. Its thread has signals blocked
- * all that time, so that none of its signal handlers can come upon it.
+ * A slot is claimed by `lock cmpxchg` of its key and belongs to its thread alone from then on. Its thread has signals
+ * blocked all that time, so that none of its signal handlers can come upon it.
  */
 import type { Vaddr } from "../../../address.js";
 import { type Assembler, at, type RegisterName } from "../../../x86/assembler.js";
@@ -26,7 +26,10 @@ export interface SiteTable {
   readonly firstSite: Vaddr;
 }
 
-/** Threads that fork at the same moment; more of them go without. The C library lets one at a time through most of a fork. */
+/**
+ * Threads that fork at the same moment; more of them go without. The C library lets one at a time through most of a
+ * fork.
+ */
 export const SLOTS = 8;
 export const SLOT_SIZE = 16;
 export const SLOT_KEY = 0;

@@ -7,16 +7,17 @@
  *     place                      a place for new code; with tables that grew, only a new segment will do
  *     stubs                      the code that registers the handler and takes it out again (stubs.ts)
  *
- * The C library runs child handlers in the order in which they were registered. One of a program that starts by its preinit
- * array is before all others. One of a library is before those of the library itself and of all that is loaded later.
+ * The C library runs child handlers in the order in which they were registered. One of a program that starts by its
+ * preinit array is before all others. One of a library is before those of the library itself and of all that is loaded
+ * later.
  *
- * In the parent a program has handlers as well (handler/held-signals.ts says what for). A library has none: while the C library
- * calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child there is no other
- * thread; in a parent it would be a crash, traced or not.
+ * In the parent a program has handlers as well (handler/held-signals.ts says what for). A library has none: while the C
+ * library calls a handler, another thread may unload the library that it stands in, from glibc 2.36 on. In a child
+ * there is no other thread; in a parent it would be a crash, traced or not.
  *
- * What it does not reach: handlers that were registered before a library was loaded, and that call it; a fork behind the
- * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways to
- * fork that run no handlers (fork-cover.ts says what is done about them).
+ * What it does not reach: handlers that were registered before a library was loaded, and that call it; a fork after the
+ * library's DT_FINI (the last destructors, at exit); a fork by the C library of another namespace (dlmopen); the ways
+ * to fork that run no handlers (fork-cover.ts says what is done about them).
  */
 
 import { type Vaddr, vaddr } from "../../../address.js";
@@ -59,7 +60,7 @@ export interface ChildHandlerPlan {
   readonly wrapped: readonly WrappedImport[];
   readonly tables: DynamicTables;
   readonly words: NewWords | undefined;
-  /** The preinit array's word behind .bss, where a relocation fills it: `lead` tells the relocation with what. */
+  /** The preinit array's word after .bss, where a relocation fills it: `lead` tells the relocation with what. */
   readonly startWord: { readonly at: Vaddr; lead(init: Vaddr): void } | undefined;
   /** Words of ours that are written while forks go on; undefined for libraries, and where there is no room for them. */
   readonly slots: SignalSlots | undefined;
@@ -121,8 +122,9 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
 }
 
 /**
- * What to import in order to register: the function itself, unless that takes longer tables and dlsym does not. A program
- * with fixed addresses has no other spare import than __gmon_start__, whose name is too short for the function's.
+ * What to import in order to register: the function itself, unless that takes longer tables and dlsym does not. A
+ * program with fixed addresses has no other spare import than __gmon_start__, whose name is too short for the
+ * function's.
  */
 function registration(drafts: ImportDrafts): { readonly name: string; readonly version: string } {
   if (drafts.isCheap(REGISTER.name) || !drafts.isCheap(LOOKUP.name)) return REGISTER;
@@ -193,7 +195,7 @@ const needsConstantWord = ({ start, startWord }: ChildHandlerPlan): boolean =>
 /** What changes in the input once the new code's addresses are known, and what is added to it. */
 export interface ChildHandlerChanges {
   readonly edits: readonly Edit[];
-  /** What comes behind sections that have grown, and so have moved. */
+  /** What comes after sections that have grown, and so have moved. */
   readonly tails: ReadonlyMap<Section, Uint8Array>;
   readonly addedSections: readonly OutputSection[];
 }

@@ -8,11 +8,12 @@
  *     vfork, posix_spawn, popen,    nothing: the child shares the memory until it calls exec
  *     system
  *
- * A static program has its own copy of all of that, so that its system calls are all there is to look at; it needs no handler.
+ * A static program has its own copy of all of that, so that its system calls are all there is to look at; it needs no
+ * handler.
  *
- * What is said here is about one file. A child handler hears of each fork by the C library; who else in the process forks
- * without running handlers (a library that calls _Fork, code that is made at run time, a C library of another namespace)
- * has to be guarded itself.
+ * What is said here is about one file. A child handler hears of each fork by the C library; who else in the process
+ * forks without running handlers (a library that calls _Fork, code that is made at run time, a C library of another
+ * namespace) has to be guarded itself.
  */
 
 import { hex, type Interval, type Vaddr, vaddr } from "../../../address.js";

@@ -1,5 +1,6 @@
 /**
- * System calls that may fork, led through new code: the first thing that a child with a copy of the memory runs is the guard.
+ * System calls that may fork, led through new code: the first thing that a child with a copy of the memory runs is the
+ * guard.
  *
  *     before   b8 38 00 00 00    mov $56, %eax
  *              0f 05             syscall
@@ -9,28 +10,30 @@
  *     new                        (is it a fork? see below)
  *     copies:  syscall
  *              mov %rax, %rcx ; jrcxz child
- *     back:    lea behind the old syscall, %rcx
+ *     back:    lea after the old syscall, %rcx
  *              test %rax, %rax
  *              jmp back to the program
  *     child:   lea -128(%rsp), %rsp ; call guard ; lea 128(%rsp), %rsp ; jmp back
  *     plain:   syscall ; jmp back
  *
- * All of it leaves the flags alone, and every register as the kernel leaves it: rcx is the only one that is used (syscall
- * takes it for the return address, so that nothing of the program can be in it), and holds the old return address at the
- * end. The stack is touched in a child with a copy of the memory alone, below the red zone.
+ * All of it leaves the flags alone, and every register as the kernel leaves it: rcx is the only one that is used
+ * (syscall takes it for the return address, so that nothing of the program can be in it), and holds the old return
+ * address at the end. The stack is touched in a child with a copy of the memory alone, below the red zone.
  *
- * Whether a call is a fork is asked at run time where the code does not tell: number in eax, for clone the flags in edi, for
- * clone3 those in memory at rdi, looked at before the call: behind it, in a child that shares the memory, the parent may have
- * gone on and taken the memory for something else. (A pointer that is neither null nor valid is a SIGSEGV then, not EFAULT.)
- * The bit of the x32 ABI is not looked for.
+ * Whether a call is a fork is asked at run time where the code does not tell: number in eax, for clone the flags in
+ * edi, for clone3 those in memory at rdi, looked at before the call: after it, in a child that shares the memory, the
+ * parent may have gone on and taken the memory for something else. (A pointer that is neither null nor valid is a
+ * SIGSEGV then, not EFAULT.) The bit of the x32 ABI is not looked for.
  *
- * Signals are not kept out before the call, as they are around the C library's fork (handler/held-signals.ts): what was blocked
- * would have to be found again by the child, which may have another stack and another thread pointer than its parent, and a
- * static program need not have a thread pointer at all. A C library that blocks signals around its fork does that here too.
+ * Signals are not kept out before the call, as they are around the C library's fork (handler/held-signals.ts): what was
+ * blocked would have to be found again by the child, which may have another stack and another thread pointer than its
+ * parent, and a static program need not have a thread pointer at all. A C library that blocks signals around its fork
+ * does that here too.
  *
- * The kernel restarts a system call by taking two bytes off the return address and giving eax its number again: that works
- * here as it did there. A handler that compares the return address with labels around the call (deferred cancellation: musl,
- * glibc from 2.41 on) must not be deceived: where anything takes the address right behind it, the call stays.
+ * The kernel restarts a system call by taking two bytes off the return address and giving eax its number again: that
+ * works here as it did there. A handler that compares the return address with labels around the call (deferred
+ * cancellation: musl, glibc from 2.41 on) must not be deceived: where anything takes the address right after it, the
+ * call stays.
  */
 import { hex, type Interval, type Vaddr, vaddr } from "../../../address.js";
 import { DWARF_RSP, rowAt } from "../../../elf/cfa-rows.js";

@@ -1,4 +1,7 @@
-/** Code around forks finds other such code by these symbols; functions have symbols in the output too, of the same names. */
+/**
+ * Code around forks finds other such code by these symbols; functions have symbols in the output too, of the same
+ * names.
+ */
 
 import { type Vaddr, vaddr } from "../../../address.js";
 import { type CfaRows, DWARF_RSP } from "../../../elf/cfa-rows.js";

@@ -13,8 +13,8 @@
  *     DT_INIT                 the loader calls it before DT_INIT_ARRAY; new code goes on to what it was
  *     a new DT_INIT           in an unused entry of the dynamic section
  *     head of DT_INIT_ARRAY
- * and at the end, behind all destructors of its own:
- *     DT_FINI                 which the loader calls behind DT_FINI_ARRAY
+ * and at the end, after all destructors of its own:
+ *     DT_FINI                 which the loader calls after DT_FINI_ARRAY
  *     a new DT_FINI
  *     head of DT_FINI_ARRAY   which is walked from its end
  * A program needs nothing of that at its end, since nobody unloads it.

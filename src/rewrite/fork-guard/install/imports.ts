@@ -9,19 +9,20 @@
  *                      relocation is added then, for a word that is filled when the file is loaded
  *     spare            a weak import of the start files that no process ever finds (spare.ts): renamed where it stands,
  *                      of no version, which the loader takes for the default one
- *     appended         a symbol behind the others, with its name and version; .dynsym, .dynstr, .gnu.version,
+ *     appended         a symbol after the others, with its name and version; .dynsym, .dynstr, .gnu.version,
  *                      .gnu.version_r and .hash have to grow and so to move. A relocation: .rela.dyn
  *
- * An undefined symbol is never looked up: a file's .gnu.hash has no chain for it wherever it stands behind the symbols that
- * it orders, and a search ends at the last bit of a chain, not at a count. DT_HASH says how many symbols there are
+ * An undefined symbol is never looked up: a file's .gnu.hash has no chain for it wherever it stands after the symbols
+ * that it orders, and a search ends at the last bit of a chain, not at a count. DT_HASH says how many symbols there are
  * (nchain), so an entry is appended there, and the symbol is linked into the chain of its name.
  *
- * An import can be wrapped: a word of ours then holds the function's address, and every word that held it before leads to
- * new code. Its relocation becomes R_X86_64_RELATIVE, or in the PLT's table, which lazy binding does not read for that,
- * R_X86_64_IRELATIVE: the loader calls new code at once, whether it binds lazily or early, and stores what it answers.
+ * An import can be wrapped: a word of ours then holds the function's address, and every word that held it before leads
+ * to new code. Its relocation becomes R_X86_64_RELATIVE, or in the PLT's table, which lazy binding does not read for
+ * that, R_X86_64_IRELATIVE: the loader calls new code at once, whether it binds lazily or early, and stores what it
+ * answers.
  *
- * Relocations are appended behind those that DT_RELACOUNT counts. For a relocation of a place whose value is known at link
- * time R_X86_64_RELATIVE is used, which the loader handles anywhere in the table.
+ * Relocations are appended after those that DT_RELACOUNT counts. For a relocation of a place whose value is known at
+ * link time R_X86_64_RELATIVE is used, which the loader handles anywhere in the table.
  */
 import type { Vaddr } from "../../../address.js";
 import * as elf from "../../../elf/constants.js";
@@ -156,8 +157,8 @@ export class ImportDrafts {
   }
 
   /**
-   * The loader writes load address + a target to `place`; the target is told later, by calling what comes back. Ask for it
-   * only where there is a table, or a cheap relocation.
+   * The loader writes load address + a target to `place`; the target is told later, by calling what comes back. Ask for
+   * it only where there is a table, or a cheap relocation.
    */
   relative(place: Vaddr): (target: Vaddr) => void {
     const entry = this.#relocate(place, elf.R_X86_64_RELATIVE, 0, 0n, undefined);

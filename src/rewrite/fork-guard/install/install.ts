@@ -1,6 +1,6 @@
 /**
- * A child handler, or all that covers a file's forks, and nothing else, as a file of its own: the shortest way through the
- * plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
+ * A child handler, or all that covers a file's forks, and nothing else, as a file of its own: the shortest way through
+ * the plan, and the order in which a rewrite takes the same steps. The output carries what revert needs.
  */
 
 import type { ElfImage } from "../../../elf/image.js";

@@ -1,8 +1,8 @@
 /**
  * Imports that a file can spare.
  *
- * The start files of GCC and glibc bring three weak imports into nearly every program and library, whether they are of any
- * use to it or not. In a process of today the loader finds none of them, and writes nothing:
+ * The start files of GCC and glibc bring three weak imports into nearly every program and library, whether they are of
+ * any use to it or not. In a process of today the loader finds none of them, and writes nothing:
  *
  *     _ITM_registerTMCloneTable, _ITM_deregisterTMCloneTable
  *                        crtbegin's register_tm_clones tells libitm of the file's clones for transactional memory, where
@@ -11,8 +11,8 @@
  *     __gmon_start__     crti's _init calls it where it is there, so that a program built with -pg is profiled. The start
  *                        file of such a program calls it as well, and all calls but the first do nothing.
  *
- * So the symbol can become another import, and its relocation can write another word: the old slot then stays zero, which
- * is what the code that reads it finds in any case. No table grows, and nothing moves.
+ * So the symbol can become another import, and its relocation can write another word: the old slot then stays zero,
+ * which is what the code that reads it finds in any case. No table grows, and nothing moves.
  */
 import { type Vaddr, vaddr } from "../../../address.js";
 import * as elf from "../../../elf/constants.js";

@@ -5,12 +5,12 @@
  *            or register = dlsym(RTLD_DEFAULT, "__register_atfork"), which is then called where there is one
  *     fini:  __cxa_finalize(init);                       go on likewise
  *
- * prepare and parent keep signals out of a child until the handler has run there (handler/held-signals.ts). Registered before
- * all others, ours is the last to be called before the fork and the first behind it.
+ * prepare and parent keep signals out of a child until the handler has run there (handler/held-signals.ts). Registered
+ * before all others, ours is the last to be called before the fork and the first after it.
  *
- * The handle by which the C library knows whose handlers these are is the address of `init`: nothing else of the process
- * uses that one. __cxa_finalize takes out what was registered with a handle (it is what glibc's crtbegin calls with the
- * file's __dso_handle). The file's own handle would do as well, but a stripped file does not tell where it is.
+ * The handle by which the C library knows whose handlers these are is the address of `init`: nothing else of the
+ * process uses that one. __cxa_finalize takes out what was registered with a handle (it is what glibc's crtbegin calls
+ * with the file's __dso_handle). The file's own handle would do as well, but a stripped file does not tell where it is.
  *
  * The arguments of an initialiser (argc, argv, envp) are handed on. Both begin with endbr64, for they are called by
  * address; they leave by a direct jump or ret, which IBT and shadow stacks allow.
@@ -33,11 +33,13 @@ interface StubTargets {
   readonly register: Vaddr;
   /** Where that word holds the address of dlsym instead: the name to look up. */
   readonly lookUp: string | undefined;
-  /** What to go on with behind init, if anything. */
+  /** What to go on with after init, if anything. */
   readonly afterInit: Vaddr | undefined;
   /** For a file that can be unloaded: the word that holds the address of __cxa_finalize, and what to go on with. */
   readonly end: { readonly finalize: Vaddr; readonly after: Vaddr | undefined } | undefined;
-  /** Whether a word with the address of init is wanted: for fixed addresses, where no relocation is needed to fill it. */
+  /**
+   * Whether a word with the address of init is wanted: for fixed addresses, where no relocation is needed to fill it.
+   */
   readonly constantWord: boolean;
   /** Words for signals that are held, where there is room for them. */
   readonly slots: SignalSlots | undefined;

@@ -1,6 +1,6 @@
 /**
- * Where tables that have grown go: to the start of the new segment, before its code, as sections go there that make room
- * for a longer program header table. It can be read and run but not written, as other segments with tables may be.
+ * Where tables that have grown go: to the start of the new segment, before its code, as sections go there that make
+ * room for a longer program header table. It can be read and run but not written, as other segments with tables may be.
  * What the table was stays where it stood, and belongs to nothing any more (old-places.ts).
  */
 import { alignUp, fileOffset, vaddr } from "../../../address.js";
@@ -10,7 +10,9 @@ import type { NewSegment } from "../../place.js";
 import type { MovedSection, TableGrowth } from "../../table-growth.js";
 import { type DynamicTables, draftsOf, sizeOf, type TableDraft } from "./tables.js";
 
-/** The same new segment, with those tables in it that have a tail; sections that stand in it already keep their places. */
+/**
+ * The same new segment, with those tables in it that have a tail; sections that stand in it already keep their places.
+ */
 export function placeWithTables(place: NewSegment, tables: DynamicTables): NewSegment {
   const growing = draftsOf(tables).filter((draft) => draft.tail.length > 0);
   const others = place.growth.moved.filter((m) => growing.every((draft) => draft.section !== m.section));
@@ -38,7 +40,7 @@ export function placeWithTables(place: NewSegment, tables: DynamicTables): NewSe
   };
 }
 
-/** What comes behind each section that has grown. */
+/** What comes after each section that has grown. */
 export function tailsOf(tables: DynamicTables): ReadonlyMap<Section, Uint8Array> {
   const growing = draftsOf(tables).filter((draft: TableDraft) => draft.tail.length > 0);
   return new Map(growing.map(({ section, tail }) => [section, Buffer.concat(tail)]));

@@ -3,7 +3,7 @@
  * table may be changed or moved. A file in which they differ is refused, since nobody could tell which of the two its
  * users go by.
  *
- * A change is drafted: `head` is a copy of the table with changes in place, `tail` is what comes behind it. A table with
+ * A change is drafted: `head` is a copy of the table with changes in place, `tail` is what comes after it. A table with
  * a tail cannot stay where it is, for the next one begins where it ends.
  */
 import { type FileOffset, fileOffset, hex, type Vaddr } from "../../../address.js";
@@ -110,7 +110,7 @@ function spareTagsOf(image: ElfImage): FileOffset[] {
   for (let at: number = segment.p_offset; at + 16 <= end; at += 16) {
     const isNull = read64(image.view, at) === elf.DT_NULL;
     if (isNull && read64(image.view, at + 8) === 0) nulls.push(fileOffset(at));
-    else if (nulls.length > 0) return []; // something else stands behind DT_NULL: nobody knows for whom
+    else if (nulls.length > 0) return []; // something else stands after DT_NULL: nobody knows for whom
   }
   return nulls.slice(0, -1);
 }
@@ -181,7 +181,10 @@ export interface Relocation {
   readonly addend: bigint;
 }
 
-/** The relocations that are spelled out (RELR has none that name a symbol) and are asked for: there may be 100,000 others. */
+/**
+ * The relocations that are spelled out (RELR has none that name a symbol) and are asked for: there may be 100,000
+ * others.
+ */
 function spelled(
   { relocations, pltRelocations }: DynamicTables,
   isAskedFor: (view: DataView, at: number) => boolean,

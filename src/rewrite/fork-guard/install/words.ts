@@ -1,13 +1,14 @@
 /**
- * Words that can be written: at the end of the highest writable segment, behind .bss (of a lower one, where a linker script
- * gave .bss a segment of its own, and an offset in the file that belongs to another).
+ * Words that can be written: at the end of the highest writable segment, after .bss (of a lower one, where a linker
+ * script gave .bss a segment of its own, and an offset in the file that belongs to another).
  *
  *     before   [.data][.bss          ]
  *     after    [.data][.bss          ][.bss.nop5]
  *
- * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added, and
- * nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read once, while
- * the file is initialised, and never again, but for imports that are wrapped; the others hold numbers (handler/signal-slots.ts).
+ * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added,
+ * and nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read
+ * once, while the file is initialised, and never again, but for imports that are wrapped; the others hold numbers
+ * (handler/signal-slots.ts).
  */
 
 import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../../address.js";
@@ -20,7 +21,9 @@ import type { OutputSection } from "../../sections.js";
 export const WORD = 8;
 
 export interface NewWords {
-  /** The input as it would be had its writable segment been larger: what new places and program headers are made from. */
+  /**
+   * The input as it would be had its writable segment been larger: what new places and program headers are made from.
+   */
   readonly image: ElfImage;
   readonly section: OutputSection;
 }
@@ -32,7 +35,7 @@ interface WordSpace {
   take(count: number): NewWords;
 }
 
-/** The space behind .bss for at most `most` words, or why there is none. */
+/** The space after .bss for at most `most` words, or why there is none. */
 export function wordSpace(image: ElfImage, most: number): WordSpace | string {
   const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
   const writable = loads
@@ -40,7 +43,8 @@ export function wordSpace(image: ElfImage, most: number): WordSpace | string {
     .sort((a, b) => b.p_vaddr - a.p_vaddr);
   const [highest] = writable;
   if (highest === undefined) return "it has no writable segment";
-  // A segment that has nothing in the file may say any offset; where that is in another, tools take the words for a part of it.
+  // A segment that has nothing in the file may say any offset; where that is in another, tools take the words for a
+  // part of it.
   if (highest.p_filesz === 0 && belongsElsewhere(loads, highest, most * WORD))
     for (const lower of writable.slice(1)) {
       const space = spaceBehind(image, loads, lower, most);
@@ -77,7 +81,10 @@ const isProtected = ({ programHeaders }: ElfImage, at: Vaddr): boolean =>
     (p) => p.p_type === elf.PT_GNU_RELRO && at >= p.p_vaddr && at < alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE),
   );
 
-/** Whether eu-elflint takes a section behind what the segment has in the file for one of another segment, and finds fault. */
+/**
+ * Whether eu-elflint takes a section after what the segment has in the file for one of another segment, and finds
+ * fault.
+ */
 function belongsElsewhere(loads: readonly ProgramHeader[], segment: ProgramHeader, size: number): boolean {
   const at = nominalOffset(loads, segment, size);
   const taker = loads.find((p) => p.p_offset <= at && at < p.p_offset + p.p_memsz);
@@ -85,9 +92,10 @@ function belongsElsewhere(loads: readonly ProgramHeader[], segment: ProgramHeade
 }
 
 /**
- * The sh_offset of a section that has nothing in the file: behind what its segment has there, as linkers give it. eu-elflint goes by
- * offsets, though, and takes the section for one of the first segment that reaches over that offset with its p_memsz, as the
- * RELRO segments of mold do. Where that one ends too early, the section is said to be behind what that one has in the file.
+ * The sh_offset of a section that has nothing in the file: after what its segment has there, as linkers give it.
+ * eu-elflint goes by offsets, though, and takes the section for one of the first segment that reaches over that offset
+ * with its p_memsz, as the RELRO segments of mold do. Where that one ends too early, the section is said to be after
+ * what that one has in the file.
  */
 function nominalOffset(loads: readonly ProgramHeader[], segment: ProgramHeader, size: number): number {
   const usual = segment.p_offset + segment.p_filesz;

@@ -8,7 +8,7 @@
  *                that it finds on that stack, if the program has thought of one, and never comes back here
  *     clone      without CLONE_VM: the child begins with code of ours, which calls the guard and goes on to the program's
  *                function. Where to is handed over on the child's own stack, of which glibc takes two words likewise. It is
- *                gone on to, and not called, since it may have an argument on the stack: so nothing of ours comes behind it in
+ *                gone on to, and not called, since it may have an argument on the stack: so nothing of ours comes after it in
  *                the parent, and signals are not kept out before it
  *     resolver   tells the loader where a wrapper is (imports.ts)
  *
