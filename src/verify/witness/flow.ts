@@ -80,22 +80,12 @@ function startsInside(formations: ReadonlyMap<string, Formation>): readonly numb
   return [...new Set(all.map(({ table }) => table.first).filter(isInside))].sort((a, b) => a - b);
 }
 
-interface Hub {
-  readonly state: State;
-  targets: readonly number[];
-}
-
 class Run {
   private readonly states = new Map<number, State>();
   private readonly waiting = new Queue();
   private readonly visited = new Set<number>();
   /** What indirect jumps bring, by the base of the table that they go by; NaN: by pointers. */
-  private readonly hubs = new Map<number, Hub>();
-  /**
-   * Those whose state has become wider since it was brought anywhere: many jumps are joined before their targets see
-   * any.
-   */
-  private readonly wider = new Set<Hub>();
+  private readonly hubs = new Map<number, { readonly state: State; targets: number }>();
   private insides: readonly number[] = [];
   /**
    * After calls: states that wait until all else is known, and addresses that calls return to. Many calls never return;
@@ -177,12 +167,6 @@ class Run {
   private drain(): void {
     for (;;) {
       for (let at = this.waiting.next(); at !== undefined; at = this.waiting.next()) this.run(at);
-      const [hub] = this.wider;
-      if (hub !== undefined) {
-        this.wider.delete(hub);
-        for (const target of hub.targets) this.flow(target, hub.state);
-        continue;
-      }
       const [next] = this.pending.keys();
       if (next === undefined) return;
       const state = this.pending.get(next)!;
@@ -330,11 +314,10 @@ class Run {
 
   private bring(base: number, state: State, targets: readonly number[]): void {
     const known = this.hubs.get(base);
-    if (known !== undefined && !known.state.join(state) && known.targets.length === targets.length) return;
-    const hub = known ?? { state: state.copy(), targets };
-    hub.targets = targets;
-    this.hubs.set(base, hub);
-    this.wider.add(hub);
+    if (known !== undefined && !known.state.join(state) && known.targets === targets.length) return;
+    if (known === undefined) this.hubs.set(base, { state: state.copy(), targets: targets.length });
+    else known.targets = targets.length;
+    for (const target of targets) this.flow(target, known?.state ?? state);
   }
 
   private entries(base: number): readonly number[] {
