@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type RewrittenSite, rewrite } from "./command.js";
+import { firstOfEach, SMOKE } from "./extent.js";
 import { overwriteCarelessly } from "./fixtures/careless.js";
 import { type PlantBuild, plantBuilds } from "./fixtures/plants.js";
 import { crossesPage, instructionsAt, nop5 } from "./judges/code.js";
@@ -48,6 +49,7 @@ function chosen(): readonly PlantBuild[] {
     const key = `${plant} ${link}`;
     groups.set(key, [...(groups.get(key) ?? []), build]);
   }
+  if (SMOKE) return firstOfEach(plantBuilds(), ({ plant }) => plant.name);
   return [...groups.values()].map((ways, turn) => ways[turn % ways.length]!);
 }
 
