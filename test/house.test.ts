@@ -5,6 +5,7 @@
 import { spawnSync } from "node:child_process";
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -97,4 +98,17 @@ it("nothing is exported that nobody else imports", () => {
     );
   });
   expect(idle).toEqual([]);
+});
+
+it("files that the documents name are there", () => {
+  const names = (folder: string): string[] =>
+    readdirSync(path.join(root, folder))
+      .filter((name) => name.endsWith(".md"))
+      .map((name) => path.join(folder, name));
+  const gone = [...names("."), ...names("docs"), ...names("docs/decisions")].flatMap((document) => {
+    const text = readFileSync(path.join(root, document), "utf8");
+    const paths = text.matchAll(/(?:^|[\s`(])((?:src|test|scripts|bench|docs)\/[\w./-]*\w)/g);
+    return [...paths].flatMap(([, at]) => (existsSync(path.join(root, at!)) ? [] : [`${document}: ${at}`]));
+  });
+  expect(gone).toEqual([]);
 });
