@@ -421,14 +421,15 @@ class Witness {
 
   /**
    * A label that a function makes and keeps in memory is handed over when it comes back: an entry that is added to that
-   * may be added to any of its labels.
+   * may be added to any label that it makes.
    */
   private handedSums(): void {
     const { parts, program } = this;
     for (const [index, { handedSums, made, told }] of this.findings) {
       if (handedSums.size === 0) continue;
       const named = (this.insides.get(index) ?? []).map(({ address }) => address);
-      const own = [...made.keys()].filter((at) => parts.at(at)?.group === index && !parts.at(at)!.heads.includes(at));
+      // Of another function as well: a label that a callee or memory gave back is one that was made here.
+      const own = [...made.keys()].filter((at) => parts.at(at)?.heads.includes(at) === false);
       for (const { table, minus, at } of handedSums.values())
         for (const label of new Set([...named, ...own, ...told])) {
           const formation = formationOf(program, parts, label, table, minus, at);
