@@ -12,7 +12,7 @@ const rangeDocument = ({ start, end }: Range): object => ({ start: hex(start), e
 const orNull = (address: number | null): string | null => (address === null ? null : hex(address));
 
 /** One probe: in `--plan-json`, and in `--json` with --explain. */
-export const sitePlanDocument = ({ report, redZone, range, entries, trials, change }: SitePlan): object => ({
+export const sitePlanDocument = ({ report, range, entries, trials, change }: SitePlan): object => ({
   provider: report.provider,
   name: report.name,
   location: hex(report.location),
@@ -20,7 +20,7 @@ export const sitePlanDocument = ({ report, redZone, range, entries, trials, chan
   status: report.status,
   reason: report.reason,
   reasonCode: report.reasonCode,
-  redZone,
+  redZone: report.redZone,
   function: range && rangeDocument(range),
   entries: entries.map(({ address, text }) => ({ address: hex(address), text })),
   tried: trials.map(({ at, ...trial }) => ({ ...trial, at: orNull(at) })),
@@ -50,13 +50,13 @@ export const planDocument = (input: string, { layout, newCode, sites, edits }: P
 
 /** What one probe went through, for people, with a line end. */
 export function explanation(plan: SitePlan, style: Style): string {
-  const { report, redZone, range, entries, trials, change } = plan;
+  const { report, range, entries, trials, change } = plan;
   const probe = printable(`${report.provider}:${report.name}`);
   const where =
     range === null ? "in no function that is known" : `in the function ${hex(range.start)} to ${hex(range.end)}`;
   const lines = [
     `${style.heading(probe)} at ${hex(report.location)}, ${where}: ${report.status}`,
-    `  red zone: ${redZone}`,
+    `  red zone: ${report.redZone}`,
     ...(entries.length === 0 ? [] : ["  enters the code close by:", ...entries.map(({ text }) => `    ${text}`)]),
     ...(trials.length === 0 ? [] : ["  tried:", ...columns(trials.map(trialRow), "    ")]),
     ...(report.reason === null ? [] : [`  stays as it is (${report.reasonCode}): ${report.reason}`]),

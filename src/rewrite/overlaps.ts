@@ -51,10 +51,11 @@ export function overlap(
   const stays = ({ branch }: Claim): boolean => branch === undefined || !movesInstruction(proposal, branch);
   const collides =
     [proposal.window, ...outside].some((bytes) => claimed.some(bytes, stays)) || outside.some((o) => windows.some(o));
-  return collides
-    ? refuse("bytes-taken", "bytes that it needs are needed for another probe", proposal.window.start)
-    : undefined;
+  return collides ? taken(proposal) : undefined;
 }
+
+export const taken = ({ window }: Proposal): Refusal =>
+  refuse("bytes-taken", "bytes that it needs are needed for another probe", window.start);
 
 /** Why a probe of the proposal must not move. */
 export function pinObstacle(proposal: Proposal, pinned: ReadonlyMap<Vaddr, string>): Refusal | undefined {

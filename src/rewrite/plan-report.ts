@@ -5,7 +5,7 @@
 import { type FileOffset, hex, type Interval, type Vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
-import type { RedZone, SiteReport } from "../rewritten/contract.js";
+import type { SiteReport } from "../rewritten/contract.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import { disassemble } from "../x86/relocate.js";
 import type { Edit } from "./edits.js";
@@ -28,7 +28,6 @@ export interface PlanReport {
 
 export interface SitePlan {
   readonly report: SiteReport;
-  readonly redZone: RedZone;
   /** The part of a function that the probe is in; null where none is known. */
   readonly range: Interval<Vaddr> | null;
   /** What may enter the code close by, as far as it was looked at. */
@@ -80,7 +79,6 @@ export function planReport(
       const proposal = chosen.get(report.location);
       return {
         report,
-        redZone: report.redZone,
         ...surroundings(facts, report.location),
         trials: (trials.get(report.location) ?? []).map(trialReport),
         change: proposal === undefined ? null : changeReport(proposal, located),

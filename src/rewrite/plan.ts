@@ -9,7 +9,7 @@ import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
 import { Claims } from "./claims.js";
 import type { InputTables } from "./input-tables.js";
-import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf } from "./overlaps.js";
+import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf, taken } from "./overlaps.js";
 import type { Proposal, SiteContext, Tactic, TacticName, WantedProbe } from "./proposal.js";
 import { Refusal, refuse } from "./refusal.js";
 import { callThrough } from "./tactics/call-through.js";
@@ -107,15 +107,12 @@ class Planning {
   private readonly pinned: ReadonlyMap<Vaddr, string>;
   private readonly done = new Set<Vaddr>();
 
-  private readonly facts: ProgramFacts;
-
   constructor(
     private readonly tables: InputTables,
     wanted: readonly WantedSite[],
     private readonly sites: ReadonlySet<Vaddr>,
     private readonly unwindable: boolean,
   ) {
-    this.facts = tables.facts;
     this.wanted = [...wanted].sort((a, b) => a.location - b.location);
     this.candidates = new Map(wanted.map((w) => [w.location, w]));
     this.pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
@@ -125,7 +122,7 @@ class Planning {
   inOrder(tactics: readonly Named[]): void {
     for (const { location: site } of this.wanted) {
       if (this.done.has(site)) continue;
-      const context = this.contextIn(site, siteCode(this.facts, site));
+      const context = this.contextIn(site, siteCode(this.tables.facts, site));
       const choice = context instanceof Refusal ? { refusals: [context] } : this.choose(tactics, context);
       if ("refusals" in choice) {
         this.skipped.set(site, choice.refusals);
@@ -148,7 +145,7 @@ class Planning {
     for (const one of left) this.candidates.set(one.location, one);
     for (const { location: site } of left) {
       if (this.done.has(site)) continue;
-      const context = this.contextIn(site, siteCode(this.facts, site));
+      const context = this.contextIn(site, siteCode(this.tables.facts, site));
       if (context instanceof Refusal) continue;
       const proposal = evict(context);
       if (proposal instanceof Refusal) {
@@ -156,7 +153,7 @@ class Planning {
         this.skipped.set(site, this.skipped.get(site)!.map(withoutAnyRoom));
         continue;
       }
-      const why = this.changes(proposal.window) ? TAKEN : this.obstacle(proposal);
+      const why = this.changes(proposal.window) ? taken(proposal) : this.obstacle(proposal);
       this.note(site, "evict", why ?? "chosen");
       if (why === undefined) this.accept(proposal);
     }
@@ -166,15 +163,16 @@ class Planning {
   pun(): void {
     for (const { location: site } of this.left()) {
       if (this.done.has(site)) continue;
-      const context = this.contextIn(site, decodedCode(this.facts, site));
+      const context = this.contextIn(site, decodedCode(this.tables.facts, site));
       if (context instanceof Refusal) continue;
-      const proposal = punned(context);
-      const why = proposal instanceof Refusal ? proposal : this.obstacle(proposal);
-      this.note(site, "punned", why ?? "chosen");
+      const answer = this.ask(punned, context);
       const known = this.skipped.get(site)!;
-      if (why !== undefined) this.skipped.set(site, [...known, why]);
-      else if (!(proposal instanceof Refusal)) {
-        this.accept(proposal);
+      if (answer instanceof Refusal) {
+        this.note(site, "punned", answer);
+        this.skipped.set(site, [...known, answer]);
+      } else {
+        this.note(site, "punned", "chosen");
+        this.accept(answer);
         this.withoutFar.set(site, known);
       }
     }
@@ -203,12 +201,18 @@ class Planning {
     return pinObstacle(proposal, this.pinned) ?? overlap(proposal, this.windows, this.claimed);
   }
 
+  /** What a tactic proposes, if nothing is in its way. */
+  private ask(tactic: Tactic, context: SiteContext): Proposal | Refusal {
+    const proposal = tactic(context);
+    return proposal instanceof Refusal ? proposal : (this.obstacle(proposal) ?? proposal);
+  }
+
   private contextIn(site: Vaddr, around: ReturnType<typeof siteCode>): SiteContext | Refusal {
     if (around instanceof Refusal) return around;
     return {
       site,
       ...around,
-      facts: this.facts,
+      facts: this.tables.facts,
       tables: this.tables,
       probe: (address) => this.candidates.get(address),
       isSite: (address) => this.sites.has(address),
@@ -244,9 +248,8 @@ class Planning {
     };
     let overlaps = false;
     for (const [tactic, propose] of tactics) {
-      const proposal = propose(context);
-      const why = proposal instanceof Refusal ? proposal : this.obstacle(proposal);
-      if (why !== undefined || proposal instanceof Refusal) fail(tactic, why as Refusal);
+      const proposal = this.ask(propose, context);
+      if (proposal instanceof Refusal) fail(tactic, proposal);
       else if (previous !== undefined && proposal.window.start < previous.window.end) {
         overlaps = true;
         this.note(site, tactic, "overlaps");
@@ -273,8 +276,6 @@ class Planning {
     return { refusals: (best.length > 0 ? best : refusals).map((r) => r.refusal) };
   }
 }
-
-const TAKEN = refuse("bytes-taken", "bytes that it needs are needed for another probe");
 
 /** Where no padding has room, other code might have made some. */
 const withoutAnyRoom = (refusal: Refusal): Refusal =>
