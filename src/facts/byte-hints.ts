@@ -17,16 +17,56 @@ export function mayCallInside(bytes: Uint8Array): boolean {
   return false;
 }
 
-/** Whether bytes look like a jump or call through a register, or through a slot of the stack: ff /2 and ff /4. */
+/**
+ * Whether bytes look like a jump or call through a register, or through a slot of the stack: ff /2 and ff /4; or like a
+ * return to what was put on the stack right in front of it.
+ */
 export function mayLeave(bytes: Uint8Array): boolean {
-  for (let p = 0; p + 1 < bytes.length; p++) {
-    if (bytes[p] !== 0xff) continue;
+  for (let p = 0; p < bytes.length; p++) {
+    if (bytes[p] === RET && returnsElsewhere(bytes, p)) return true;
+    if (bytes[p] !== 0xff || p + 1 === bytes.length) continue;
     const modrm = bytes[p + 1]!;
     const operation = (modrm >> 3) & 7;
     if (operation !== 2 && operation !== 4) continue;
     const mod = modrm >> 6;
     const rm = modrm & 7;
     if (mod === 3 || rm === 4 || (rm === 5 && mod !== 0)) return true;
+  }
+  return false;
+}
+
+const RET = 0xc3;
+
+/** Whether a push, or a store to where rsp points, seems to stand in front of the ret at `p`. */
+function returnsElsewhere(bytes: Uint8Array, p: number): boolean {
+  const before = (n: number): number => bytes[p - n] ?? 0;
+  // f3 c3: what old processors predict better.
+  const back = before(1) === 0xf3 ? 1 : 0;
+  const isPush = (before(1 + back) & 0xf8) === 0x50;
+  // (%rsp) is a SIB byte 24 after a ModRM byte whose rm is 4, also with a distance of a byte.
+  const isStack = (n: number): boolean => before(n + back) === 0x24 && (before(n + 1 + back) & 7) === 4;
+  return isPush || isStack(1) || isStack(2);
+}
+
+/** Where bytes look as if a call, jmp or jcc led out of them, from their start. */
+export function* waysOut(bytes: Uint8Array): Iterable<number> {
+  const { length } = bytes;
+  for (let p = 0; p + 2 <= length; p++) {
+    const opcode = bytes[p]!;
+    let to = 0;
+    if (opcode === 0xeb || (opcode & 0xf0) === 0x70) to = p + 2 + ((bytes[p + 1]! << 24) >> 24);
+    else if (p + 5 > length) continue;
+    else if (opcode === 0xe8 || opcode === 0xe9 || ((opcode & 0xf0) === 0x80 && bytes[p - 1] === 0x0f))
+      to = distantEnd(bytes, p);
+    if (to < 0 || to >= length) yield to;
+  }
+}
+
+/** Whether bytes look like a jump through a register, or a return to what was put on the stack: what a thunk ends in. */
+export function mayEndThunk(bytes: Uint8Array): boolean {
+  for (let p = 0; p < bytes.length; p++) {
+    if (bytes[p] === RET && returnsElsewhere(bytes, p)) return true;
+    if (bytes[p] === 0xff && p + 1 < bytes.length && (bytes[p + 1]! & 0xf8) === 0xe0) return true;
   }
   return false;
 }

@@ -148,6 +148,7 @@ export class ComputedTargets {
       isNamedInside: (part) => this.isNamedInside(part),
       clobbered: this.surroundings.clobbered,
       landingPads: this.surroundings.landingPads,
+      thunkRegister: this.surroundings.thunkRegister,
     });
   }
 

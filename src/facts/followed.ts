@@ -3,10 +3,10 @@
  * with them, and those that may jump to a computed place. Most do neither, and are seen not to at a glance.
  */
 
-import type { Vaddr } from "../address.js";
+import { type Vaddr, vaddr } from "../address.js";
 import { addTo } from "../grouped.js";
 import { Flow } from "../x86/decode.js";
-import { distantEnd, mayCallInside, mayLeave } from "./byte-hints.js";
+import { distantEnd, mayCallInside, mayLeave, waysOut } from "./byte-hints.js";
 import type { CodeRange, FunctionIndex } from "./functions.js";
 import { handsOnAll } from "./values/carried.js";
 import type { ElfMemory } from "./values/memory.js";
@@ -26,6 +26,7 @@ export interface Around {
   isNamedInside(part: CodeRange): boolean;
   clobbered(target: Vaddr): number;
   landingPads(range: CodeRange, call: Vaddr): readonly Vaddr[];
+  thunkRegister(target: Vaddr): number;
 }
 
 export class Followed {
@@ -78,6 +79,7 @@ export class Followed {
     return {
       isReadOnly: (address) => this.context.memory.isReadOnly(address),
       landingPads: (call) => this.context.landingPads(range, call),
+      thunkRegister: this.context.thunkRegister,
       isNamedInside: this.context.isNamedInside(range),
     };
   }
@@ -136,11 +138,16 @@ export class Followed {
     return this.leaving(() => true);
   }
 
+  private mayUseThunk({ start }: CodeRange, bytes: Uint8Array): boolean {
+    for (const to of waysOut(bytes)) if (this.context.thunkRegister(vaddr(start + to)) >= 0) return true;
+    return false;
+  }
+
   private *leaving(isAsked: (range: CodeRange, bytes: Uint8Array) => boolean): Iterable<CodeRange> {
     for (let i = 0; i < this.context.functions.count; i++) {
       const range = this.context.functions.range(i);
       const bytes = this.context.functions.bytes(range);
-      if (!mayLeave(bytes) || !isAsked(range, bytes)) continue;
+      if (!(mayLeave(bytes) || this.mayUseThunk(range, bytes)) || !isAsked(range, bytes)) continue;
       if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
     }
   }

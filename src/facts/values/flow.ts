@@ -339,7 +339,7 @@ export class ValueFlow implements FlowResult, Findings {
   /** What the register holds that a direct jump or call of a thunk goes by, or undefined. */
   private thunkAt({ code }: Part, i: number): Value | undefined {
     const target = code.targets[i]!;
-    if ((code.flow[i]! & (Flow.Jump | Flow.Call)) === 0 || Number.isNaN(target)) return undefined;
+    if ((code.flow[i]! & (Flow.Jump | Flow.Conditional | Flow.Call)) === 0 || Number.isNaN(target)) return undefined;
     if (target > code.start && target < code.end) return undefined;
     const register = this.surroundings.thunkRegister(vaddr(target));
     return register < 0 ? undefined : this.machine.registers[register];

@@ -3,7 +3,7 @@
  * is not plain to see are values followed.
  */
 
-import type { Vaddr } from "../../address.js";
+import { type Vaddr, vaddr } from "../../address.js";
 import { addTo } from "../../grouped.js";
 import { addressOf, type DecodedCode, Flow, indexAt, indexOf } from "../../x86/decode.js";
 import { type Operand, type Step, stepAt, usesStack } from "./steps.js";
@@ -21,6 +21,8 @@ export interface Tables {
   /** Whether the bytes at an address stay what the file has there. */
   isReadOnly(address: number): boolean;
   landingPads(call: Vaddr): readonly Vaddr[];
+  /** The register that holds where a thunk at an address leads, or -1. */
+  thunkRegister(target: Vaddr): number;
   /** Whether anything but branches knows a place inside the range. */
   readonly isNamedInside: boolean;
 }
@@ -51,6 +53,8 @@ export function hasPlainTransfers(code: DecodedCode, tables: Tables): boolean {
       (flow & Flow.IndirectJump) !== 0 ||
       (isCall && Number.isNaN(code.targets[i]!) && stepAt(code, i).operands[0]?.kind !== "other");
     if (isIndirect && !isLoaded(code, ways, i, tables)) return false;
+    const thunk = thunkAt(code, i, tables);
+    if (thunk >= 0 && !isPlainly(code, ways, i, thunk, tables)) return false;
     if (isCall && isOwn(code, i)) return false;
     if (flow & Flow.Return && !isOrdinaryReturn(code, ways.leads, i)) return false;
   }
@@ -128,7 +132,17 @@ function isLoaded(code: DecodedCode, ways: Ways, transfer: number, tables: Table
   const [operand] = stepAt(code, transfer).operands;
   if (operand === undefined || operand.kind === "other" || operand.kind === "number") return false;
   if (operand.kind === "memory") return !usesStack(operand);
-  return isAlways(code, ways, transfer, operand.register, true, (step, at) => isPlain(code, ways, step, at, tables));
+  return isPlainly(code, ways, transfer, operand.register, tables);
+}
+
+const isPlainly = (code: DecodedCode, ways: Ways, index: number, register: number, tables: Tables): boolean =>
+  isAlways(code, ways, index, register, true, (step, at) => isPlain(code, ways, step, at, tables));
+
+/** The register by which an instruction goes on if it branches to a thunk outside of the range, or -1. */
+function thunkAt(code: DecodedCode, i: number, tables: Tables): number {
+  const target = code.targets[i]!;
+  const isBranch = (code.flow[i]! & (Flow.Jump | Flow.Conditional | Flow.Call)) !== 0 && !Number.isNaN(target);
+  return isBranch && (target < code.start || target >= code.end) ? tables.thunkRegister(vaddr(target)) : -1;
 }
 
 /** What a definition of a register says: it will do, it will not, or these registers have to do in front of it. */

@@ -3,12 +3,14 @@
  * to one, is a jump through that register.
  */
 import { type Vaddr, vaddr } from "../../address.js";
-import { type DecodedCode, Flow, indexOf } from "../../x86/decode.js";
+import { addressOf, type DecodedCode, Flow, indexOf } from "../../x86/decode.js";
+import { mayEndThunk } from "../byte-hints.js";
 import type { FunctionIndex } from "../functions.js";
 import { stepAt } from "./steps.js";
 
 /** Thunks are short. */
 const MOST_INSTRUCTIONS = 16;
+const MOST_BYTES = 64;
 const RSP = 4;
 
 export class Thunks {
@@ -28,6 +30,11 @@ export class Thunks {
 
   private find(target: Vaddr): number {
     const range = this.functions.containing(target);
+    if (range !== undefined) {
+      // Every callee is asked about: most are seen not to be one before they are decoded.
+      const from = target - range.start;
+      if (!mayEndThunk(this.functions.bytes(range).subarray(from, from + MOST_BYTES))) return -1;
+    }
     const code = range === undefined ? this.functions.gapCode(target) : this.functions.code(range);
     const first = code === undefined ? -1 : indexOf(code, target);
     return code === undefined || first < 0 ? -1 : follow(code, first);
@@ -36,13 +43,14 @@ export class Thunks {
 
 /** Follows a thunk to its end: a call of its own inside leaves a return address that a store replaces. */
 function follow(code: DecodedCode, first: number): number {
+  const end = addressOf(code, first) + MOST_BYTES;
   let stored = -1;
   for (let i = first, left = MOST_INSTRUCTIONS; i < code.count && left > 0; left--) {
     const flow = code.flow[i]!;
     const target = code.targets[i]!;
     if (flow & (Flow.Call | Flow.Jump)) {
       const next = Number.isNaN(target) ? -1 : indexOf(code, vaddr(target));
-      if (next < 0) return -1;
+      if (next < 0 || target >= end) return -1;
       i = next;
       continue;
     }
