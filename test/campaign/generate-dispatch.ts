@@ -94,7 +94,10 @@ const BY_MEMORY: ReadonlySet<string> = new Set([
 ]);
 /** Nobody adds to the start of a function that was handed over in order to jump inside it from another one. */
 const STARTS_STAY = "a handed-over start of a function is not added to elsewhere";
+/** What data says, to whoever loads it. */
+const LOADED: ReadonlySet<string> = new Set(["loaded pointer", "loaded pointer to the start", "GOT entry"]);
 const assumptionOf = (choice: Choice, stage: string, isStart: boolean): string | null => {
+  if (choice.where !== "here" && isStart && LOADED.has(choice.base)) return STARTS_STAY;
   if (!isHandedOver(choice, stage)) return null;
   if (LEAVING.has(choice.leave)) return SUMS_STAY;
   return choice.where !== "here" && isStart ? STARTS_STAY : null;

@@ -45,6 +45,7 @@ export class Thunks {
 function follow(code: DecodedCode, first: number): number {
   const end = addressOf(code, first) + MOST_BYTES;
   let stored = -1;
+  let popped = 0;
   for (let i = first, left = MOST_INSTRUCTIONS; i < code.count && left > 0; left--) {
     const flow = code.flow[i]!;
     const target = code.targets[i]!;
@@ -57,10 +58,12 @@ function follow(code: DecodedCode, first: number): number {
     if (flow & Flow.Return) return stored;
     const { operation, operands } = stepAt(code, i);
     const [a, b] = operands;
-    if (flow & Flow.IndirectJump) return a?.kind === "register" ? a.register : -1;
+    // To what it popped it returns.
+    if (flow & Flow.IndirectJump) return a?.kind === "register" && !(popped & (1 << a.register)) ? a.register : -1;
     if (flow & (Flow.Conditional | Flow.Trap)) return -1;
     if (operation === "move" && a?.kind === "memory" && a.base === RSP && b?.kind === "register") stored = b.register;
     else if (operation === "push" && a?.kind === "register") stored = a.register;
+    else if (operation === "pop" && a?.kind === "register") popped |= 1 << a.register;
     else if (operation !== "compare" && operation !== "other") {
       // lea 8(%rsp), add $8, %rsp: what the first call left is thrown away.
       if (a?.kind !== "register" || a.register !== RSP) return -1;

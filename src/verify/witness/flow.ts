@@ -15,6 +15,7 @@ import type { Landing, Program } from "./program.js";
 import { Queue } from "./queue.js";
 import { RSP, State } from "./state.js";
 import { Stepper } from "./step.js";
+import type { Thunks } from "./thunks.js";
 import { ASSUMED, type Atom, GIVEN, join, number, RETURN, stack, type Value } from "./values.js";
 
 /** Inside addresses that are named, and by whom. */
@@ -40,6 +41,7 @@ export class Follower {
     private readonly watched: ReadonlySet<number>,
     /** Addresses whose instruction changed. */
     private readonly changed: ReadonlyMap<number, unknown>,
+    private readonly thunks: Thunks,
   ) {
     this.decoder = new Decoder(program.sources);
     this.watcher = new Watch(program, parts);
@@ -49,12 +51,24 @@ export class Follower {
 
   /** @param isEntered whether a head of a part is entered from anywhere but by jumps of its own group */
   follow(group: Group, insides: readonly Inside[], isEntered: (head: number) => boolean): Findings {
-    const { parts, landings, watched, changed, decoder, stepper, watcher, callees } = this;
+    const { parts, landings, watched, changed, decoder, stepper, watcher, callees, thunks } = this;
     let starts: readonly number[] = [];
     for (;;) {
       const findings = watcher.begin(starts);
       stepper.begin();
-      const run = new Run(parts, landings, watched, changed, decoder, stepper, watcher, callees, group, findings);
+      const run = new Run(
+        parts,
+        landings,
+        watched,
+        changed,
+        decoder,
+        stepper,
+        watcher,
+        callees,
+        thunks,
+        group,
+        findings,
+      );
       run.all(insides, isEntered);
       const inner = startsInside(findings.formations);
       if (starts.length > 0 || inner.length === 0) return findings;
@@ -103,6 +117,7 @@ class Run {
     private readonly stepper: Stepper,
     private readonly watch: Watch,
     private readonly callees: Callees,
+    private readonly thunks: Thunks,
     private readonly group: Group,
     private readonly findings: Findings,
   ) {}
@@ -223,10 +238,12 @@ class Run {
       for (const value of state.registers) this.watch.handOn(value);
     switch (i.flowControl) {
       case FlowControl.UnconditionalBranch:
+        this.throughThunk(Number(i.nearBranchTarget), state, at);
         this.flow(Number(i.nearBranchTarget), state);
         return false;
       case FlowControl.ConditionalBranch:
         if (LOOPS.has(i.mnemonic)) stepper.step(i, state, at);
+        this.throughThunk(Number(i.nearBranchTarget), state, at);
         this.flow(Number(i.nearBranchTarget), state);
         return true;
       case FlowControl.XbeginXabortXend:
@@ -250,6 +267,7 @@ class Run {
           return true;
         }
         const target = Number(i.nearBranchTarget);
+        this.throughThunk(target, state, at);
         if (this.isOwn(target) && !this.parts.at(target)!.heads.includes(target)) {
           const inner = state.copy();
           stepper.pushAddress(inner, next);
@@ -265,6 +283,12 @@ class Run {
       default:
         return false;
     }
+  }
+
+  /** Who branches to a thunk jumps, or calls, through its register. */
+  private throughThunk(target: number, state: State, at: number): void {
+    const register = this.isOwn(target) ? -1 : this.thunks.registerOf(target);
+    if (register >= 0) this.dispatch(this.record(at, "jmp", state.registers[register]!), state);
   }
 
   /** Exceptions out of a call. */

@@ -11,6 +11,7 @@ import type { Program } from "./program.js";
 import { lowerBound } from "./spans.js";
 import { isPreserved, RBP, RSP } from "./state.js";
 import { Switches } from "./switches.js";
+import type { Thunks } from "./thunks.js";
 import { addsInVectors } from "./vectors.js";
 import { generals, WritesTable } from "./writes.js";
 
@@ -40,6 +41,7 @@ export class Plainness {
     private readonly parts: Parts,
     /** Addresses inside of parts that are entered, but for by branches of the same part. */
     private readonly isEntered: (address: number) => boolean,
+    private readonly thunks: Thunks,
   ) {
     this.decoder = new Decoder(program.sources);
   }
@@ -64,6 +66,8 @@ export class Plainness {
     }
     this.stores = undefined;
     this.adds = undefined;
+    if (this.thunks.returnsElsewhere(part)) return false;
+    if (this.thunks.branchesOf(part).some(({ at, register }) => !this.isLoaded(part, at, register))) return false;
     this.switches = this.switchesOf(part);
     if (this.switches === undefined) return false;
     for (const at of this.parts.pointsIn(part)) {

@@ -28,6 +28,7 @@ import { Asked, type Ranges, rangesOf, scanCode, scanData, scanLoose, scanTable 
 import { lastNotAfter, lowerBound } from "./spans.js";
 import { keepsStack } from "./stack-pointer.js";
 import type { Arrival, Failing, Question, Testimony } from "./testimony.js";
+import { Thunks } from "./thunks.js";
 import { type Atom, strangeness } from "./values.js";
 import { WritesTable } from "./writes.js";
 
@@ -52,6 +53,7 @@ class Witness {
   private readonly groups: readonly Group[];
   private readonly decoder: Decoder;
   private readonly follower: Follower;
+  private readonly thunks: Thunks;
   /** Addresses whose instruction overlaps changed bytes, and the windows that those are in. */
   private readonly shielded = new Map<number, number[]>();
   /** Where instructions that may fault and may have moved begin and end, and which ones: these must not be named. */
@@ -103,12 +105,14 @@ class Witness {
         for (const named of [at, at + i.length]) this.quiet.set(named, [...(this.quiet.get(named) ?? []), at]);
     }
     const landings = [...program.landings].sort((a, b) => a.start - b.start);
-    this.follower = new Follower(program, this.parts, landings, watched, this.shielded);
+    this.thunks = new Thunks(program, this.parts);
+    this.follower = new Follower(program, this.parts, landings, watched, this.shielded, this.thunks);
   }
 
   free(): void {
     this.decoder.free();
     this.follower.free();
+    this.thunks.free();
     this.program.sources.free();
   }
 
@@ -282,7 +286,7 @@ class Witness {
     const others = new Set(this.crossed);
     for (const { pad } of this.program.landings) others.add(pad);
     for (const list of this.insides.values()) for (const { address } of list) others.add(address);
-    const plainness = new Plainness(this.program, this.parts, (address) => others.has(address));
+    const plainness = new Plainness(this.program, this.parts, (address) => others.has(address), this.thunks);
     const isSpared = (part: Part): boolean => !part.interesting || plainness.isPlain(part);
     const waiting = this.groups.filter((g) => this.held.has(g.index) || !g.parts.every(isSpared));
     plainness.free();
