@@ -6,48 +6,13 @@
  * Encodings: Intel SDM vol. 2, section 2.1 (ModRM, SIB) and appendix A (opcodes).
  */
 import { type DecodedCode, Flow } from "./decode.js";
-import { Access, type EffectList, Kind, NONE, RAX, RDI, RSP, Trait } from "./effect-list.js";
-
-// The memory operand that was parsed last: no object each.
-let memoryBase = NONE;
-let memoryIndex = NONE;
-let displacement = 0;
-/** Where the operand ends: the index after its last byte. */
-let operandEnd = 0;
-
-/** Parses the ModRM byte at index `at` and what belongs to it, for a memory operand. */
-function parseMemory(bytes: Uint8Array, at: number, rex: number): void {
-  const modrm = bytes[at]!;
-  const mod = modrm >> 6;
-  let rm = modrm & 7;
-  let next = at + 1;
-  memoryIndex = NONE;
-  let wide = mod === 2;
-  if (rm === 4) {
-    const sib = bytes[next++]!;
-    rm = sib & 7;
-    const index = ((sib >> 3) & 7) | ((rex & 2) << 2);
-    if (index !== RSP) memoryIndex = index;
-    memoryBase = rm | ((rex & 1) << 3);
-    if (mod === 0 && rm === 5) {
-      memoryBase = NONE;
-      wide = true;
-    }
-  } else if (mod === 0 && rm === 5) {
-    memoryBase = NONE; // relative to rip
-    wide = true;
-  } else memoryBase = rm | ((rex & 1) << 3);
-  displacement = 0;
-  if (wide) {
-    displacement = bytes[next]! | (bytes[next + 1]! << 8) | (bytes[next + 2]! << 16) | (bytes[next + 3]! << 24);
-    next += 4;
-  } else if (mod === 1) displacement = (bytes[next++]! << 24) >> 24;
-  operandEnd = next;
-}
+import { Access, type EffectList, Kind, Trait } from "./effect-list.js";
+import { int32, type MemoryOperand, memoryOperand } from "./modrm.js";
+import { NONE, RAX, RDI, RSP } from "./registers.js";
 
 /** Adds the access of the memory operand; one that no register takes part in is none of the stack. */
-function access(out: EffectList, size: number, mode: number): void {
-  if (memoryBase !== NONE || memoryIndex !== NONE) out.access(memoryBase, memoryIndex, displacement, size, mode);
+function access(out: EffectList, { base, index, displacement }: MemoryOperand, size: number, mode: number): void {
+  if (base !== NONE || index !== NONE) out.access(base, index, displacement, size, mode);
 }
 
 /** Fills in instruction `i` if it is a common one. @returns whether it was */
@@ -223,9 +188,6 @@ function combine(target: number, source: number, fits: boolean, i: number, out: 
   return true;
 }
 
-const int32 = (bytes: Uint8Array, at: number): number =>
-  bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24);
-
 /** Moves and logic of vectors (0f xx), as they are listed in vector(). */
 const isVector = (opcode: number): boolean =>
   opcode === 0x10 || opcode === 0x11 || opcode === 0x28 || opcode === 0x29 || opcode === 0x57;
@@ -264,10 +226,10 @@ function vector(bytes: Uint8Array, from: number, end: number, prefix: number, ou
   const size = vectorSize(prefix, opcode);
   if (size === 0) return false;
   if (bytes[at + 2]! >= 0xc0) return end === at + 3;
-  parseMemory(bytes, at + 2, rex);
-  if (operandEnd !== end) return false;
+  const memory = memoryOperand(bytes, at + 2, rex);
+  if (memory.end !== end) return false;
   const stores = opcode === 0x11 || opcode === 0x29 || opcode === 0x7f || opcode === 0xd6;
-  access(out, size, stores ? Access.Write : Access.Read);
+  access(out, memory, size, stores ? Access.Write : Access.Read);
   return true;
 }
 
@@ -291,7 +253,7 @@ function withMemory(
   if (opcode === 0x0f) opcode = 0x0f00 | bytes[++at]!;
   const modrm = bytes[at + 1]!;
   if (modrm >= 0xc0 || !isListed(opcode, (modrm >> 3) & 7)) return false;
-  parseMemory(bytes, at + 1, rex);
+  const memory = memoryOperand(bytes, at + 1, rex);
   const isWide = (rex & 8) !== 0;
   const size = isWide ? 8 : 4;
   const reg = ((modrm >> 3) & 7) | ((rex & 4) << 1);
@@ -302,14 +264,14 @@ function withMemory(
     case 0x0fb7:
     case 0x0fbe:
     case 0x0fbf:
-      if (reg === RSP || operandEnd !== end) return false;
+      if (reg === RSP || memory.end !== end) return false;
       if (opcode === 0x63 && !isWide) return false;
-      access(out, opcode === 0x8b ? size : opcode === 0x63 ? 4 : opcode & 1 ? 2 : 1, Access.Read);
+      access(out, memory, opcode === 0x8b ? size : opcode === 0x63 ? 4 : opcode & 1 ? 2 : 1, Access.Read);
       out.writes[i] = 1 << reg;
       return true;
     case 0x89: // mov from a register
-      if (operandEnd !== end) return false;
-      access(out, size, Access.Write);
+      if (memory.end !== end) return false;
+      access(out, memory, size, Access.Write);
       out.values[i] = 1 << reg;
       out.traits[i] = Trait.Leaks;
       return true;
@@ -318,56 +280,56 @@ function withMemory(
     case 0x23:
     case 0x2b:
     case 0x33:
-      if (reg === RSP || operandEnd !== end) return false;
-      access(out, size, Access.Read);
+      if (reg === RSP || memory.end !== end) return false;
+      access(out, memory, size, Access.Read);
       out.writes[i] = out.values[i] = 1 << reg;
       return true;
     case 0x8d: // lea
-      if (operandEnd !== end || reg === RSP) return false;
-      if (!isWide && (memoryBase === NONE || rex & 2)) return false;
+      if (memory.end !== end || reg === RSP) return false;
+      if (!isWide && (memory.base === NONE || rex & 2)) return false;
       if (!isWide) {
         out.writes[i] = 1 << reg;
-        out.values[i] = (1 << memoryBase) | (memoryIndex === NONE ? 0 : 1 << memoryIndex);
+        out.values[i] = (1 << memory.base) | (memory.index === NONE ? 0 : 1 << memory.index);
         return true;
       }
-      return lea(bytes, at, reg, i, out);
+      return lea(memory, (modrm & 0xc7) === 0x05, reg, i, out);
     case 0x85: // test, cmp
     case 0x39:
     case 0x3b:
-      if (operandEnd !== end) return false;
-      access(out, size, Access.Read);
+      if (memory.end !== end) return false;
+      access(out, memory, size, Access.Read);
       return true;
     case 0x83: // cmp with an immediate
-      if (operandEnd + 1 !== end) return false;
-      access(out, size, Access.Read);
+      if (memory.end + 1 !== end) return false;
+      access(out, memory, size, Access.Read);
       return true;
     case 0x80:
     case 0xf6: // test
-      if (operandEnd + 1 !== end) return false;
-      access(out, 1, Access.Read);
+      if (memory.end + 1 !== end) return false;
+      access(out, memory, 1, Access.Read);
       return true;
     case 0x81:
     case 0xf7:
-      if (operandEnd + 4 !== end) return false;
-      access(out, size, Access.Read);
+      if (memory.end + 4 !== end) return false;
+      access(out, memory, size, Access.Read);
       return true;
     case 0x38: // cmp, test of a byte
     case 0x3a:
     case 0x84:
-      if (operandEnd !== end) return false;
-      access(out, 1, Access.Read);
+      if (memory.end !== end) return false;
+      access(out, memory, 1, Access.Read);
       return true;
     case 0xc6: // mov of a byte
-      if (operandEnd + 1 !== end) return false;
-      access(out, 1, Access.Write);
+      if (memory.end + 1 !== end) return false;
+      access(out, memory, 1, Access.Write);
       return true;
     case 0xc7: // mov of an immediate
-      if (operandEnd + 4 !== end) return false;
-      access(out, size, Access.Write);
+      if (memory.end + 4 !== end) return false;
+      access(out, memory, size, Access.Write);
       return true;
     case 0xff: // call through memory
-      if (operandEnd !== end) return false;
-      access(out, 8, Access.Read);
+      if (memory.end !== end) return false;
+      access(out, memory, 8, Access.Read);
       pushes(i, out, Kind.Call);
       return true;
     default:
@@ -394,18 +356,18 @@ function isListed(opcode: number, operation: number): boolean {
   }
 }
 
-function lea(bytes: Uint8Array, at: number, target: number, i: number, out: EffectList): boolean {
-  const isRelative = (bytes[at + 1]! & 0xc7) === 0x05;
+function lea(memory: MemoryOperand, isRelative: boolean, target: number, i: number, out: EffectList): boolean {
+  const { base, index, displacement } = memory;
   if (isRelative) {
     out.writes[i] = 1 << target;
     return true;
   }
-  if (memoryBase === NONE) return false;
-  out.access(memoryBase, memoryIndex, displacement, 1, 0);
-  if (memoryIndex === NONE) out.add(i, target, memoryBase, displacement);
+  if (base === NONE) return false;
+  out.access(base, index, displacement, 1, 0);
+  if (index === NONE) out.add(i, target, base, displacement);
   else {
     out.writes[i] = 1 << target;
-    out.values[i] = (1 << memoryBase) | (1 << memoryIndex);
+    out.values[i] = (1 << base) | (1 << index);
   }
   return true;
 }

@@ -6,6 +6,7 @@
  * Encodings: Intel SDM vol. 2, section 2.1 (ModRM, SIB) and appendix A (opcodes).
  */
 import { Flow } from "./flow.js";
+import { lengthOfModRM } from "./modrm.js";
 
 /**
  * Beside the bits of Flow: the last byte, or the last four of an instruction of more than two, say how far it leads.
@@ -183,16 +184,7 @@ function withModRM(bytes: Uint8Array, at: number, form: number): number {
   const mod = modrm >> 6;
   const rm = modrm & 7;
   const reg = (modrm >> 3) & 7;
-  let length = 2;
-  if (mod !== 3) {
-    let base = rm;
-    if (rm === 4) {
-      base = bytes[at + 2]! & 7;
-      length = 3;
-    }
-    if (mod === 1) length += 1;
-    else if (mod === 2 || base === 5) length += 4;
-  }
+  const length = 1 + lengthOfModRM(bytes, at + 1);
   switch (form) {
     case Form.ModRM:
       return length;

@@ -9,10 +9,12 @@
  */
 import { commonEffect } from "./common-effects.js";
 import { type DecodedCode, Flow } from "./decode.js";
-import { Access, EffectList, type Effects, Kind, NONE, RAX, RBP, RSP, Trait, UNBOUNDED } from "./effect-list.js";
+import { Access, EffectList, type Effects, Kind, Trait, UNBOUNDED } from "./effect-list.js";
 import { type Instruction, iced } from "./iced.js";
+import { NONE, RAX, RBP, RSP } from "./registers.js";
 
 export * from "./effect-list.js";
+export * from "./registers.js";
 
 const { Register, OpAccess, OpKind, Mnemonic, MemorySizeExt } = iced;
 const scratch = new iced.Instruction();
