@@ -136,6 +136,7 @@ export class ComputedTargets {
       clobbered: (target) => clobbered.by(target),
       returnAddressIn: (target) => this.readers.by(target),
       thunkRegister: (target) => thunks.registerOf(target),
+      isInside: (address) => (functions.containing(address)?.start ?? address) !== address,
       landingPads: (range, call) => this.landingPads(range, call),
     };
     this.toFollow = new Followed({
@@ -146,6 +147,7 @@ export class ComputedTargets {
       partsOf: (range) => this.index.partsOf(range),
       isMade: (name) => this.isMade(name),
       isNamedInside: (part) => this.isNamedInside(part),
+      isInside: this.surroundings.isInside,
       clobbered: this.surroundings.clobbered,
       landingPads: this.surroundings.landingPads,
       thunkRegister: this.surroundings.thunkRegister,
@@ -299,8 +301,8 @@ export class ComputedTargets {
     const known = transfers.filter((t) => (this.isKnown(t) || isLoaderCall(t)) && !isOrdinaryReturn(t));
     const ways = known.map((t) => this.wayOf(t, formations));
     const claimed = new Set(ways.flatMap(({ tables }) => tables));
-    // A sum that went through memory comes back as what was handed over.
-    const stored = formations.filter((f) => f.base !== 0 && !claimed.has(f));
+    // A sum that went through memory comes back as what was handed over. With a small number it is none of an address.
+    const stored = formations.filter((f) => Math.abs(f.base) >= NO_ADDRESS && !claimed.has(f));
     return {
       flow,
       ways:

@@ -24,6 +24,8 @@ export interface Around {
   /** Whether an instruction makes an address, and it does not only look so. */
   isMade(name: { readonly at: number; readonly target: number }): boolean;
   isNamedInside(part: CodeRange): boolean;
+  /** Whether a link-time address is in a function and not its start. */
+  isInside(address: number): boolean;
   clobbered(target: Vaddr): number;
   landingPads(range: CodeRange, call: Vaddr): readonly Vaddr[];
   thunkRegister(target: Vaddr): number;
@@ -35,11 +37,13 @@ export class Followed {
   /** The ranges that make addresses of code and may compute with them. */
   *makers(): Iterable<CodeRange> {
     const made = new Map<number, number[]>();
+    const makesInside = new Set<number>();
     for (const name of this.context.names.allMade()) {
       const { at } = name;
       const range = this.context.functions.containing(at);
       if (range === undefined || !this.context.isMade(name)) continue;
       addTo(made, range.index, at);
+      if (this.context.isInside(name.target)) makesInside.add(range.index);
     }
     const readers = new Set<number>(
       [...this.context.readers.all()].map(({ start }) => start).filter((start) => this.context.names.isCalled(start)),
@@ -56,7 +60,8 @@ export class Followed {
       const isOdd =
         this.context.names.usesOffsetTable(range.start, range.end) ||
         this.context.names.makesStray(range.start, range.end);
-      if (!isHandedOn || isOdd || this.callsInside(range)) yield range;
+      // A label that it keeps elsewhere may come back, and a table's word be added to it.
+      if (!isHandedOn || isOdd || makesInside.has(i) || this.callsInside(range)) yield range;
     }
   }
 

@@ -36,6 +36,8 @@ export interface Surroundings {
   returnAddressIn(target: Vaddr): number;
   /** The register that holds where a thunk at an address leads, or -1. */
   thunkRegister(target: Vaddr): number;
+  /** Whether an address is in a function and not its start. */
+  isInside(address: number): boolean;
   /** Landing pads of calls, by the address of the call. */
   landingPads(range: CodeRange, call: Vaddr): readonly Vaddr[];
 }
@@ -100,6 +102,8 @@ export class ValueFlow implements FlowResult, Findings {
   private readonly atTables = new Map<number, State>();
   /** Addresses that the function makes or uses as tables: where one begins, another ends. */
   private readonly objects = new Set<number>();
+  /** Addresses that its instructions name. */
+  private readonly named = new Set<number>();
   private readonly inside = new Map<Part, Set<number>>();
 
   constructor(
@@ -134,9 +138,11 @@ export class ValueFlow implements FlowResult, Findings {
     for (const { steps } of this.parts)
       for (const { operands } of steps)
         for (const o of operands) {
-          if (o.kind === "number" && surroundings.memory.fixed) this.objects.add(o.value);
-          if (o.kind === "memory" && (o.isRipRelative || surroundings.memory.fixed)) this.objects.add(o.displacement);
+          const { fixed } = surroundings.memory;
+          if (o.kind === "number" && fixed) this.named.add(o.value);
+          if (o.kind === "memory" && (o.isRipRelative || fixed)) this.named.add(o.displacement);
         }
+    for (const address of this.named) this.objects.add(address);
     for (const part of this.parts) this.markLeaders(part);
     for (const part of this.parts) if (this.isEntered(part)) this.arrive(part, 0, entryState());
     this.follow();
@@ -513,16 +519,22 @@ export class ValueFlow implements FlowResult, Findings {
   }
 
   /**
-   * A label that the function makes, keeps in memory and loads again is something handed over by then: a word that is
-   * added to that may be added to each of the function's labels.
+   * A label that the function makes, its own or another's, keeps in memory and loads again is something handed over by
+   * then: a word that is added to that may be added to each of these labels.
    */
   private addHandedSums(): void {
     if (this.handedSums.size === 0) return;
-    const labels = this.ownLabels();
+    const labels = new Set([...this.ownLabels(), ...this.othersLabels()]);
     for (const { at, words } of this.handedSums.values())
       for (const base of labels)
         if (labels.size > MOST_LABELS) this.onComputed(at, base);
         else this.onFormation(at, { ...words, base });
+  }
+
+  /** Addresses inside of other functions that its own code makes. */
+  private othersLabels(): Iterable<number> {
+    const { isInside, memory } = this.surroundings;
+    return [...this.named].filter((at) => memory.isCode(at) && isInside(at) && this.place(at) === undefined);
   }
 
   /**

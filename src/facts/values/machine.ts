@@ -593,9 +593,15 @@ export class Machine {
   private storeAt(address: Value, size: number, value: Value): void {
     if ((address.kinds & Is.Stack) === 0) return;
     if (!isStack(address) || Number.isNaN(address.offset)) {
-      // Any of them may be something else now. What was computed is not taken for something that was handed over.
+      // Any of them may be something else now. What was computed is not taken for something that was handed over. An
+      // element of an array is not the return address, unless it is made of an address of code.
+      const mayReturn = (value.kinds & (Is.Sum | Is.Off)) === 0 && this.arithmetic.codeOf(value).length === 0;
       this.slots = this.known.flatMap((s) =>
-        s.value.kinds & COMPUTED ? [{ ...s, value: TAINT }] : s.isPart ? [s] : [],
+        s.value.kinds & COMPUTED
+          ? [{ ...s, value: TAINT }]
+          : s.isPart || (mayReturn && s.value.kinds === Is.Ret)
+            ? [s]
+            : [],
       );
       return;
     }

@@ -57,6 +57,9 @@ export class Plainness {
     this.sources = new Map();
     for (let n = lowerBound(from, part.start); n < count && from[n]! < part.end; n++) {
       const target = to[n]!;
+      // A label that goes somewhere may come back, and a table's word be added to it.
+      if (use[n]! >= Use.Lea && use[n] !== Use.Memory && this.parts.at(target)?.heads.includes(target) === false)
+        return false;
       if (target < part.start || target >= part.end) continue;
       if (use[n] === Use.Call && target !== part.start) return false;
       if (use[n] !== Use.Jump && use[n] !== Use.Conditional) continue;
