@@ -11,9 +11,10 @@ import { addTo } from "../grouped.js";
 import { countWhile } from "../sorted.js";
 import type { DecodedCode } from "../x86/decode.js";
 import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
-import { type Asked, ComputedTargets } from "./computed-targets.js";
+import type { Asked, ComputedTargets } from "./computed-targets.js";
 import { Entries } from "./entries.js";
-import { type CodeRange, FunctionIndex } from "./functions.js";
+import type { FileFacts } from "./file-facts.js";
+import type { CodeRange, FunctionIndex } from "./functions.js";
 import { gapsNear, TrustedGaps } from "./gaps.js";
 import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
 import { addPointers } from "./pointers.js";
@@ -28,6 +29,8 @@ interface SiteCode {
 }
 
 export interface ProgramFacts {
+  /** What is known of the file wherever one looks; its image and its functions are here as well, for all who read. */
+  readonly file: FileFacts;
   readonly image: ElfImage;
   readonly functions: FunctionIndex;
   readonly entries: Entries;
@@ -57,8 +60,8 @@ export interface ProgramFacts {
  * @param asked of which functions it is asked where they may jump to: by default of all
  * @throws InputError where a table that has to be trusted (.eh_frame, relocations, symbols) is damaged
  */
-export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Asked = "all functions"): ProgramFacts {
-  const functions = FunctionIndex.of(image);
+export function gatherFacts(file: FileFacts, sites: readonly Vaddr[], asked: Asked = "all functions"): ProgramFacts {
+  const { image, functions } = file;
   const fixed = image.header.e_type === elf.ET_EXEC;
   const { base, span } = codeSpan(functions);
   const openGaps = gapsNear(functions, sites, LOCAL_REACH);
@@ -76,10 +79,11 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Ask
   const context = { image, functions, gaps, near, entries };
   addLocalBranches(context, sites);
   entries.addQuestions(hits.allTargets, (index) => settleHit(context, hits.hit(index)));
-  const computed = ComputedTargets.of(image, functions, asked);
+  const computed = file.computed(asked);
   addTables({ image, functions, computed, near, entries }, sites);
 
   return {
+    file,
     image,
     functions,
     entries,

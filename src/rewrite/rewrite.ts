@@ -5,8 +5,10 @@
 import type { Vaddr } from "../address.js";
 import { readBuildId } from "../elf/build-id.js";
 import { type ElfImage, parseElf } from "../elf/image.js";
+import { FileFacts } from "../facts/file-facts.js";
 import { wayToFork } from "../facts/forks.js";
 import { gatherFacts, type ProgramFacts } from "../facts/program.js";
+import { StackFacts } from "../facts/stack.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
 import { addTo } from "../grouped.js";
 import { writesRedZone } from "../kernel/kernels.js";
@@ -86,9 +88,10 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
   const notes = readUsdtNotes(image);
   const sites = sitesOf(image, notes, options);
-  const unasked: Input = { original, image, notes, sites, known: undefined, options, inputSize };
+  const file = new FileFacts(image);
+  const unasked: Input = { original, image, file, notes, sites, known: undefined, options, inputSize };
   if (notes.length === 0) return rewriteUnguarded(unasked, null, undefined);
-  const guard = planForkGuard(image, options, [...sites.keys()]);
+  const guard = planForkGuard(file, options, [...sites.keys()]);
   const input: Input = { ...unasked, known: guard.facts && new InputTables(guard.facts) };
   if (guard.cover === undefined)
     return rewriteUnguarded(input, guard.reason, guard.neverForks ? undefined : wayToFork(image), guard.neverForks);
@@ -102,6 +105,7 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
 interface Input {
   readonly original: ElfImage;
   readonly image: ElfImage;
+  readonly file: FileFacts;
   readonly notes: readonly UsdtNote[];
   /** The notes of each site that is looked at. */
   readonly sites: ReadonlyMap<Vaddr, readonly UsdtNote[]>;
@@ -294,17 +298,18 @@ interface Survey {
   readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
 }
 
-function survey({ image, notes, sites, known, options }: Input, layout: ProbeLayout): Survey {
+function survey({ image, file, notes, sites, known, options }: Input, layout: ProbeLayout): Survey {
   const selection = selectSites(image, notes, options, layout);
   const skipped = new Map<Vaddr, readonly Refusal[]>();
   const redZones = new Map<Vaddr, RedZone>();
   if (sites.size === 0)
     return { layout, selection, facts: undefined, tables: undefined, wanted: [], redZones, skipped };
-  const tables = known ?? new InputTables(gatherFacts(image, [...sites.keys()]));
+  const tables = known ?? new InputTables(gatherFacts(file, [...sites.keys()]));
   const { facts } = tables;
+  const stack = new StackFacts(facts);
   const wanted: WantedSite[] = [];
   for (const [location, own] of sites) {
-    const redZone = redZoneOf(facts, location, own);
+    const redZone = redZoneOf(stack, location, own);
     redZones.set(location, redZone);
     if (selection.get(own[0]!)!.kind !== "candidate") continue;
     const form = formOf(layout, redZone !== "unused");

@@ -22,6 +22,7 @@ import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../add
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { addTo } from "../../grouped.js";
 import type { RewriteOptions } from "../../rewritten/contract.js";
@@ -75,7 +76,7 @@ interface NoForkGuard {
  * @throws InputError where the file's dynamic tables are damaged
  */
 export function planForkGuard(
-  image: ElfImage,
+  file: FileFacts,
   options: RewriteOptions,
   sites: readonly Vaddr[],
 ): ForkGuardPlan | NoForkGuard {
@@ -87,7 +88,7 @@ export function planForkGuard(
   });
   if (!needsGuard(options)) return none(null);
   if (!options.forkGuard) return none("--no-fork-guard leaves it out");
-  const { plan, obstacle, uncovered, facts } = forkCover(image, sites);
+  const { plan, obstacle, uncovered, facts } = forkCover(file, sites);
   if (obstacle !== undefined) return { ...none(obstacle), facts };
   if (plan === undefined) return { ...none("the program never forks"), neverForks: true, facts };
   return { cover: plan, uncovered, facts };

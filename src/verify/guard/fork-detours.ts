@@ -19,6 +19,7 @@ import { decodeInstructions, type Instruction } from "../../emulate/instruction.
 import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, joinAddress, STATE_WORDS, XMM } from "../../emulate/state.js";
 import { describeEntry } from "../../facts/entries.js";
+import type { FileFacts } from "../../facts/file-facts.js";
 import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
 import { findSystemCalls, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
 import { codeFrom } from "../../usdt/sites.js";
@@ -110,12 +111,14 @@ export class ForkDetours {
   /** What the code of the original tells of its system calls, and of what leads there. */
   private readonly known: SystemCalls;
   private readonly facts: ProgramFacts | undefined;
+  private readonly original: ElfImage;
   private turn = 0;
 
   constructor(
-    private readonly original: ElfImage,
+    original: FileFacts,
     private readonly machine: Machine,
   ) {
+    this.original = original.image;
     const own = findSystemCalls(original);
     this.facts = own.places.length === 0 ? undefined : gatherFacts(original, own.places);
     this.known = this.facts === undefined ? { calls: [], unclear: own.unclear } : numbersOf(own, this.facts);

@@ -21,6 +21,7 @@ import * as elf from "../../../elf/constants.js";
 import { isMarkedPie } from "../../../elf/dynamic.js";
 import type { ElfImage } from "../../../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../../../elf/symbols.js";
+import type { FileFacts } from "../../../facts/file-facts.js";
 import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../../facts/import-calls.js";
 import { REACH_BEFORE, REACH_BEHIND } from "../../../facts/neighbourhoods.js";
 import { gatherFacts, type ProgramFacts } from "../../../facts/program.js";
@@ -67,13 +68,14 @@ export interface ForkCover {
  * @param sites probe sites: where anything has to be known of the code, it is found out for them at once
  * @throws InputError where tables of the file are damaged
  */
-export function forkCover(image: ElfImage, sites: readonly Vaddr[] = []): ForkCover {
+export function forkCover(file: FileFacts, sites: readonly Vaddr[] = []): ForkCover {
+  const { image } = file;
   const covered: string[] = [];
   const uncovered: string[] = [];
   const isAlone = isStatic(image);
   const bare = isAlone ? undefined : planChildHandler(image);
   if (typeof bare === "string") return { plan: undefined, obstacle: bare, covered, uncovered, facts: undefined };
-  const { imports, calls, systemCalls, facts } = waysToFork(image, isAlone, sites);
+  const { imports, calls, systemCalls, facts } = waysToFork(file, isAlone, sites);
   const handler = bare && withWrappers(image, bare, imports, calls, covered, uncovered);
   const detours = detoursOf(image, systemCalls, facts, covered, uncovered);
   if (isAlone && detours.length === 0 && uncovered.length === 0)
@@ -97,13 +99,13 @@ interface WaysToFork {
 }
 
 /** Everything by which a file may fork; nothing is gathered where there is nothing to ask. */
-function waysToFork(image: ElfImage, isAlone: boolean, sites: readonly Vaddr[]): WaysToFork {
-  const imports = isAlone ? [] : importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
+function waysToFork(file: FileFacts, isAlone: boolean, sites: readonly Vaddr[]): WaysToFork {
+  const imports = isAlone ? [] : importsAmong(file.image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
   const asked = imports.filter((name) => name in harmless);
-  const found = findImportCalls(image, asked);
-  const own = findSystemCalls(image);
+  const found = findImportCalls(file, asked);
+  const own = findSystemCalls(file);
   const places = [...found.places, ...own.places];
-  const facts = places.length === 0 ? undefined : gatherFacts(image, [...sites, ...places]);
+  const facts = places.length === 0 ? undefined : gatherFacts(file, [...sites, ...places]);
   const noFacts = { calls: [], unclear: own.unclear };
   return {
     imports,
