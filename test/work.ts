@@ -1,21 +1,37 @@
 /**
- * How often each piece of the program's own code runs: work that does not depend on the machine, on who else uses it, or
- * on the weather. V8 counts it, for each function and each block in it.
+ * How often each piece of the program's own code runs: work that does not depend on the machine, or on who else uses it.
+ * V8 counts it, for each function and each block in it.
  */
 import { Session } from "node:inspector/promises";
 import { setFlagsFromString } from "node:v8";
 
-/** By function, the count of the block of it that ran most often. */
-export async function workOf(run: () => void): Promise<ReadonlyMap<string, number>> {
-  // What V8 has optimized it does not count.
-  setFlagsFromString("--no-opt");
-  const session = new Session();
-  session.connect();
-  try {
+export class WorkMeter {
+  private constructor(private readonly session: Session) {}
+
+  /**
+   * One for all that is to be held against each other, made before any of it has run: of what is compiled when nobody
+   * counts, or when somebody else has counted before, V8 knows no blocks.
+   */
+  static async start(): Promise<WorkMeter> {
+    // What V8 has optimized it does not count.
+    setFlagsFromString("--no-opt");
+    const session = new Session();
+    session.connect();
     await session.post("Profiler.enable");
     await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: true });
+    return new WorkMeter(session);
+  }
+
+  stop(): void {
+    this.session.disconnect();
+    setFlagsFromString("--opt");
+  }
+
+  /** By function, the count of the block of it that ran most often. */
+  async of(run: () => void): Promise<ReadonlyMap<string, number>> {
+    await this.session.post("Profiler.takePreciseCoverage");
     run();
-    const { result } = await session.post("Profiler.takePreciseCoverage");
+    const { result } = await this.session.post("Profiler.takePreciseCoverage");
     const work = new Map<string, number>();
     for (const { url, functions } of result) {
       const file = /\/src\/(.*\.ts)/.exec(url)?.[1];
@@ -26,11 +42,7 @@ export async function workOf(run: () => void): Promise<ReadonlyMap<string, numbe
         work.set(name, Math.max(...ranges.map((r) => r.count)));
       }
     }
-    await session.post("Profiler.stopPreciseCoverage");
     return work;
-  } finally {
-    session.disconnect();
-    setFlagsFromString("--opt");
   }
 }
 

@@ -159,7 +159,7 @@ function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
 function refusedHazard({ refused, layout }: HazardContext): Hazard[] {
   if (refused.length === 0) return [];
   const option =
-    layout === "nop,nop10" ? "--layout nop5 moves it where it stands behind a nop" : "no option changes that";
+    layout === "nop,nop10" ? "--layout nop5 moves it where it stands after a nop" : "no option changes that";
   return [
     {
       code: "refused",
@@ -279,7 +279,7 @@ function punnedHazard({ image, proposals, costs }: HazardContext): Hazard[] {
   return [
     {
       code: "punned",
-      message: `${count(puns.length)} became a jump whose distance is the bytes behind it, one or four (${someOf(puns.map((p) => p.site))}): on every kernel a breakpoint or uprobe that somebody sets in these bytes, while the program passes the probe, leads it astray${price} (--only leaves probes out)`,
+      message: `${count(puns.length)} became a jump whose distance is the bytes after it, one or four (${someOf(puns.map((p) => p.site))}): on every kernel a breakpoint or uprobe that somebody sets in these bytes, while the program passes the probe, leads it astray${price} (--only leaves probes out)`,
     },
   ];
 }
@@ -303,7 +303,7 @@ function trailingData({ trailing, changes }: HazardContext): Hazard[] {
   return [
     {
       code: "appended-data",
-      message: `${trailing} bytes are appended behind the file's own structures; they stay at their offset, and a copy stands at the end, whatever the kernel (no option changes that)`,
+      message: `${trailing} bytes are appended after the file's own structures; they stay at their offset, and a copy stands at the end, whatever the kernel (no option changes that)`,
     },
   ];
 }

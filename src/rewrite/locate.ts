@@ -139,7 +139,7 @@ export function withFarJumps(
   let reasons: readonly Refusal[] = [
     refuse(
       "far-segments",
-      `the jumps of other probes by the bytes behind them take ${MOST_SEGMENTS} segments already, the most that there may be`,
+      `the jumps of other probes by the bytes after them take ${MOST_SEGMENTS} segments already, the most that there may be`,
     ),
   ];
   for (let count = Math.min(segments.length, MOST_SEGMENTS); ; count--) {

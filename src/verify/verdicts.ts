@@ -68,7 +68,7 @@ export function judge(evidence: Evidence): CodeReport {
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
       accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
     for (const at of examined.uncovered) {
-      const reason = `the code at ${hex(at)} runs behind the end of its function, as unwind information or a symbol has it`;
+      const reason = `the code at ${hex(at)} runs past the end of its function, as unwind information or a symbol has it`;
       accuse(nearest(at, at, examined, evidence), { verdict: "different", reason });
     }
     const { start, frozen } = examined.window;

@@ -3,10 +3,10 @@
  * twice as many. Counts are held against each other, not times.
  */
 import { readFileSync } from "node:fs";
-import { describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
-import { grown, workOf } from "../work.js";
+import { grown, WorkMeter } from "../work.js";
 import { canCompile, compile, manyProbes } from "./compile.js";
 
 /** Functions whose probe has a branch right after it that leads back in: it has to be led to new code. */
@@ -92,13 +92,19 @@ const options = {
 } as const;
 
 describe.skipIf(!canCompile)("work grows with the number of probes, and no faster,", () => {
+  let meter: WorkMeter;
+  beforeAll(async () => {
+    meter = await WorkMeter.start();
+  });
+  afterAll(() => meter.stop());
+
   it.each(Object.entries(kinds))("%s", async (_what, [source, count, flags]) => {
     const work: ReadonlyMap<string, number>[] = [];
-    // The first is for V8, which does not count all of what it compiles meanwhile.
+    // The first compiles what the others run.
     for (const n of [3, count, 2 * count]) {
       const bytes = readFileSync(await compile(source(n), ...flags));
       work.push(
-        await workOf(() => {
+        await meter.of(() => {
           expect(rewrite(parseElf(bytes), options).report.sites.length).toBe(n);
         }),
       );

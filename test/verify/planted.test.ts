@@ -274,7 +274,7 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     original.bytes.copy(bytes, moved, at, at + 4);
     const { sites } = judge(gatherEvidence(parseElf(bytes), rewritten.facts));
     expect(sites.filter((s) => s.verdict !== "equivalent").map((s) => [s.name, s.reason])).toEqual([
-      ["shift", expect.stringMatching(/runs behind the end of its function, as unwind information or a symbol has it/)],
+      ["shift", expect.stringMatching(/runs past the end of its function, as unwind information or a symbol has it/)],
     ]);
   });
 

@@ -30,7 +30,7 @@ export function shift(context: SiteContext): Proposal | Refusal {
   const need = growthOf(context, last);
   const room = paddingRoom(context, last + 1, need);
   if (room < need)
-    return refuse("no-room", `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${need}`, blockEnd);
+    return refuse("no-room", `the block at ${hex(site)} has ${room} bytes of padding after it, not ${need}`, blockEnd);
   const probes: PlacedProbe[] = [];
   const displaced: string[] = [];
   const pieces: Uint8Array[] = [];
@@ -103,12 +103,12 @@ function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number |
   for (let i = index; i < code.count; i++) {
     const at = addressOf(code, i);
     if (at - site > LONGEST_BLOCK)
-      return refuse("no-room", `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`);
+      return refuse("no-room", `the block after the probe is longer than ${LONGEST_BLOCK} bytes`);
     if (isSite(at) && probe(at) === undefined)
       return refuse("other-probe", `another probe at ${hex(at)} would have to move`, at);
     if (code.flow[i]! & (Flow.Return | Flow.Jump | Flow.IndirectJump)) return i;
   }
-  return refuse("no-room", "the block behind the probe has no end");
+  return refuse("no-room", "the block after the probe has no end");
 }
 
 /** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and after it. */
@@ -122,6 +122,6 @@ function unwindObstacle(context: SiteContext, newEnd: Vaddr): Refusal | undefine
       vaddr(change),
     );
   if (callSites(context).some((s) => s.landingPad !== undefined && s.start < newEnd && s.end > site))
-    return refuse("landing-pad", "the block behind the probe is covered by a landing pad");
+    return refuse("landing-pad", "the block after the probe is covered by a landing pad");
   return undefined;
 }

@@ -136,7 +136,7 @@ export class ForkDetours {
       return `${describeEntry(entry)}, inside the bytes that are others`;
     // A return address that is compared with labels around the call would be another.
     for (const entry of entries.within(vaddr(detour.call + 2), vaddr(detour.call + 3)))
-      if (entry.branches === undefined) return `${describeEntry(entry)}, right behind the call`;
+      if (entry.branches === undefined) return `${describeEntry(entry)}, right after the call`;
     const before = new Machine(this.original, (at) => at >= start && at < end);
     before.stopBefore = end;
     const carriers = this.carriers(detour, before);

@@ -198,7 +198,7 @@ class Examination {
     if (starts[0] === "DT_PREINIT_ARRAY" && !isProgram)
       this.say("the dynamic section", "the loader does not call a library's preinit array");
     if (ends[0] === "DT_FINI_ARRAY" && has("DT_FINI"))
-      this.say("the dynamic section", "code of the file runs behind its end");
+      this.say("the dynamic section", "code of the file runs after its end");
     if (starts.length > 0 && ends.length === 0 && !isProgram)
       this.say("the dynamic section", "its handler stays where the file is unloaded");
     return hooks;
@@ -231,7 +231,7 @@ class Examination {
     const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
     const end = grown.p_vaddr + grown.p_memsz;
     if (another !== undefined)
-      this.say(atAddress(another.grown.p_vaddr), "a second segment has words behind its variables");
+      this.say(atAddress(another.grown.p_vaddr), "a second segment has words after its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
     // Whoever is mapped to the same page later on lies over them.
     const shares = (p: ProgramHeader): boolean =>
@@ -395,7 +395,7 @@ class Examination {
         ? unlessAbsent(() => judge(machine, start, guarded, slots))
         : "it is no new code";
       if (problem !== undefined)
-        this.say(atAddress(start), `${name === "prepare" ? "before a fork" : "behind a fork"}, ${problem}`);
+        this.say(atAddress(start), `${name === "prepare" ? "before a fork" : "after a fork"}, ${problem}`);
       found.push({ name: `usdt_nop5.${name}`, start });
     }
     return found;
