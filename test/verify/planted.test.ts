@@ -119,7 +119,7 @@ const faults: Readonly<Record<string, Fault>> = {
     site: "guarded",
     plant: (f) => f.replace("guarded", RAISE, NOP8),
     inRuns: true,
-    reason: /between a guard's halves|a nop at/,
+    reason: /between a red-zone guard's halves|a nop at/,
   },
   "a guard without its first half": {
     site: "guarded",
