@@ -15,7 +15,7 @@ import { movePin, readsBelowStack, stackPin } from "./note-edits.js";
 import type { WantedSite } from "./plan.js";
 import type { Program } from "./program.js";
 import { redZoneOf } from "./red-zone.js";
-import { type Refusal, refuse } from "./refusal.js";
+import { Refusal, refuse } from "./refusal.js";
 import type { Selection } from "./select.js";
 import { formOf } from "./written-form.js";
 
@@ -43,7 +43,7 @@ export function surveySites(program: Program, layout: ProbeLayout): Survey {
     redZones.set(location, redZone);
     if (selection.get(notes[0]!)!.kind !== "candidate") continue;
     const site = wantedSite(tables, location, notes, layout, redZone !== "unused");
-    if ("code" in site) skipped.set(location, [site]);
+    if (site instanceof Refusal) skipped.set(location, [site]);
     else wanted.push(site);
   }
   return { layout, selection, wanted, redZones, skipped };

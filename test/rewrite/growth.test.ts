@@ -75,10 +75,10 @@ const assembly = ["-x", "assembler-with-cpp", "-nostdlib", "-static-pie"];
 const kinds: Readonly<
   Record<string, readonly [source: (n: number) => string, least: number, flags: readonly string[]]>
 > = {
-  "whose branches are led to new code": [retargeted, 500, assembly],
-  "in one function": [inOneFunction, 500, []],
-  "in functions that somebody may patch": [manyProbes, 500, ["-fpatchable-function-entry=2"]],
-  "without any padding": [manyProbes, 500, ["-falign-functions=1", "-Os"]],
+  "whose branches are led to new code": [retargeted, 300, assembly],
+  "in one function": [inOneFunction, 300, []],
+  "in functions that somebody may patch": [manyProbes, 300, ["-fpatchable-function-entry=2"]],
+  "without any padding": [manyProbes, 300, ["-falign-functions=1", "-Os"]],
 };
 
 const options = {

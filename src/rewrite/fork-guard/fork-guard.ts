@@ -85,7 +85,7 @@ export interface ForkGuardPlan {
 }
 
 /** No guard. */
-export interface NoForkGuard {
+interface NoForkGuard {
   readonly cover: undefined;
   /** Why, in words for people, or null where no kernel that the options name needs one. */
   readonly reason: string | null;
@@ -137,7 +137,7 @@ export interface ForkGuard {
   readonly code: CoverCode;
 }
 
-export interface GuardedCode {
+interface GuardedCode {
   readonly newCode: NewCode;
   readonly guard: ForkGuard;
 }
