@@ -76,7 +76,8 @@ const kinds: Readonly<
   Record<string, readonly [source: (n: number) => string, least: number, flags: readonly string[]]>
 > = {
   "whose branches are led to new code": [retargeted, 300, assembly],
-  "in one function": [inOneFunction, 300, []],
+  // From each probe the ways after it are followed so far and no farther: fewer probes do not fill that.
+  "in one function": [inOneFunction, 500, []],
   "in functions that somebody may patch": [manyProbes, 300, ["-fpatchable-function-entry=2"]],
   "without any padding": [manyProbes, 300, ["-falign-functions=1", "-Os"]],
 };
