@@ -174,8 +174,7 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
   const isWhole = offset + lengthOf(code, index) === at - code.start + 2;
   if (!isWhole || (code.flow[index]! & Flow.Trap) === 0) return undefined;
   const [first, second] = [code.bytes[at - code.start]!, code.bytes[at - code.start + 1]!];
-  if (first === 0x0f && second === 0x05)
-    return offset === at - code.start ? "syscall" : "a system call after prefixes";
+  if (first === 0x0f && second === 0x05) return offset === at - code.start ? "syscall" : "a system call after prefixes";
   return first === 0x0f ? "sysenter" : "int 0x80";
 }
 

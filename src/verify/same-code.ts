@@ -321,7 +321,8 @@ export class Walk {
     const a = subject.original.code.at(here.o);
     if (a === null)
       return { reason: `the original's bytes at ${hex(here.o)} are no instruction`, verdict: "unproved", notes: [] };
-    if (here.shift >= GUARD) return different(`the instruction at ${hex(b.start)} runs between a red-zone guard's halves`);
+    if (here.shift >= GUARD)
+      return different(`the instruction at ${hex(b.start)} runs between a red-zone guard's halves`);
     if (!isSameInstruction(a, b)) {
       const [before, after] = [subject.original.code.text(a.start), subject.rewritten.code.text(b.start)];
       return different(`the original runs ${before}, the rewritten code ${after}`);
