@@ -101,7 +101,7 @@ Exit status:
       "--no-fork-guard",
       `leave out the code that keeps forked children alive on Linux ${rangesWhere((k) => k.killsForkedChildren)}`,
     )
-    .option("--keep-offsets", "let perf find probes behind a large .bss, which is a hole in the file then")
+    .option("--keep-offsets", "let perf find probes after a large .bss, which is a hole in the file then")
     .option("--table-at-end", "allow the program header table at the file's end (strip breaks such files)")
     .action(async (file: string, options: RewriteCommandOptions) => {
       finish(
@@ -204,10 +204,10 @@ Exit status:
     .command("live")
     .description("run a command with a real uprobe on every probe of its binary (root, a kernel with uprobes)")
     .usage("[options] -- <command> [args...]")
-    .argument("<command...>", "the command with its arguments, behind --")
+    .argument("<command...>", "the command with its arguments, after --")
     .option("--file <file>", "trace the probes of this file, too (repeatable)", collect(notEmpty))
     .addOption(
-      new Option("--behind <nop>", "where this nop stands behind the one-byte nop, attach there").choices([
+      new Option("--behind <nop>", "where this nop stands after the one-byte nop, attach there").choices([
         "nop5",
         "nop10",
       ]),

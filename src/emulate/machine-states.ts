@@ -123,6 +123,7 @@ export function stateOf(seed: number, addresses: readonly StackAddress[]): Machi
 const FLOATS = [0, -0, 1, -1, 0.5, 1e308, -1e-308, 5e-324, Number.POSITIVE_INFINITY, Number.NaN, 2 ** 31, -(2 ** 63)];
 
 const POOL_SIZE = 16;
+/** Constants, made when they are first needed: 64 KiB. */
 let pool: readonly Uint8Array[] | undefined;
 
 /** What a page holds that no file has: numbers of all kinds, and addresses of other such pages. */

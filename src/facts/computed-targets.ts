@@ -91,12 +91,6 @@ const NOTHING: ProgramWide = {
  */
 export type Asked = "all functions" | "those asked about";
 
-/** They live as long as their images, which never change. */
-const known: Readonly<Record<Asked, WeakMap<ElfImage, ComputedTargets>>> = {
-  "all functions": new WeakMap(),
-  "those asked about": new WeakMap(),
-};
-
 export class ComputedTargets {
   readonly memory: ElfMemory;
   readonly names: NameIndex;
@@ -111,7 +105,8 @@ export class ComputedTargets {
   private hasLooked = false;
   private strange: Transfer | undefined;
 
-  private constructor(
+  /** For FileFacts, which has one for all who ask. @throws InputError where tables of the file are damaged */
+  constructor(
     private readonly image: ElfImage,
     private readonly functions: FunctionIndex,
     private readonly asked: Asked,
@@ -152,16 +147,6 @@ export class ComputedTargets {
       landingPads: this.surroundings.landingPads,
       thunkRegister: this.surroundings.thunkRegister,
     });
-  }
-
-  /** Found once for all who ask of an image. @throws InputError where tables of the file are damaged */
-  static of(image: ElfImage, functions: FunctionIndex, asked: Asked): ComputedTargets {
-    let found = known[asked].get(image);
-    if (found === undefined) {
-      found = new ComputedTargets(image, functions, asked);
-      known[asked].set(image, found);
-    }
-    return found;
   }
 
   /** Why nothing is known of what enters the function around a range, for people; undefined where it is known. */

@@ -7,6 +7,7 @@
 
 import { hex, type Vaddr, vaddr } from "../address.js";
 import { lowerBound } from "../sorted.js";
+import { type FrozenRange, FrozenRanges } from "./frozen.js";
 
 /** A decoded direct jmp or jcc that leads to an entry. */
 export interface Branch {
@@ -31,13 +32,6 @@ export interface Entry {
   readonly isNamed: boolean;
 }
 
-/** Bytes that must be neither moved nor overwritten. */
-interface FrozenRange {
-  readonly start: Vaddr;
-  readonly end: Vaddr;
-  readonly reason: string;
-}
-
 interface Found {
   reason: string;
   from: Vaddr | undefined;
@@ -59,7 +53,7 @@ export class Entries {
   private readonly found = new Map<Vaddr, Found>();
   private readonly questions = new Map<Vaddr, (() => void)[]>();
   private readonly rows: QuestionRow[] = [];
-  private readonly frozenRanges: FrozenRange[] = [];
+  private readonly frozen = new FrozenRanges();
   /** All addresses in ascending order and as a set, from one question about a range to the next new address. */
   private sorted: Float64Array | undefined;
   private listed: ReadonlySet<number> = new Set();
@@ -141,7 +135,7 @@ export class Entries {
   }
 
   freeze(range: FrozenRange): void {
-    this.frozenRanges.push(range);
+    this.frozen.add(range);
   }
 
   /** The entries with start <= address < end, in ascending order. */
@@ -182,9 +176,9 @@ export class Entries {
     return this.within(address, address + 1).length > 0;
   }
 
-  /** The first frozen range that touches [start, end). */
+  /** The first frozen range that touches [start, end), in the order in which they were told. */
   frozenWithin(start: number, end: number): FrozenRange | undefined {
-    return this.frozenRanges.find((f) => f.start < end && f.end > start);
+    return this.frozen.within(start, end);
   }
 }
 

@@ -24,9 +24,6 @@ export interface CodeRange {
   readonly end: Vaddr;
 }
 
-/** They live as long as their images, which never change. */
-const indexes = new WeakMap<ElfImage, FunctionIndex>();
-
 export class FunctionIndex {
   private readonly decoded = new Map<number, DecodedCode>();
   /** The sections' bytes as plain arrays: views on a Buffer are slow to make, and there will be many. */
@@ -54,19 +51,10 @@ export class FunctionIndex {
   }
 
   /**
-   * The functions of an image, found once for all who ask: what one of them has decoded, the next need not.
+   * The functions of an image, looked for anew: who asks twice asks FileFacts.
    * @throws InputError where .eh_frame or a symbol table is damaged, or headers contradict each other
    */
   static of(image: ElfImage): FunctionIndex {
-    let index = indexes.get(image);
-    if (index === undefined) {
-      index = FunctionIndex.make(image);
-      indexes.set(image, index);
-    }
-    return index;
-  }
-
-  private static make(image: ElfImage): FunctionIndex {
     for (const section of image.sections) requireLoaded(image, section);
     const ehFrame = readEhFrame(image);
     const { starts, ends, fdeOf } = merge(ehFrame, symbolRanges(image, ehFrame));

@@ -13,10 +13,11 @@ import { type ElfImage, isCode, offsetOf, read64, type Section, sectionBytes, wo
 import { dynsym, forEachSymbol, symbolName } from "../elf/symbols.js";
 import { addressOf, type DecodedCode, Flow, indexAt, lengthOf } from "../x86/decode.js";
 import { constantsOf, namedAddress } from "../x86/relocate.js";
-import { FunctionIndex } from "./functions.js";
+import type { FileFacts } from "./file-facts.js";
+import type { FunctionIndex } from "./functions.js";
 import { REACH_BEHIND } from "./neighbourhoods.js";
 import type { ProgramFacts } from "./program.js";
-import { valuesBefore } from "./register-constants.js";
+import { RegisterConstants } from "./register-constants.js";
 import { AddressFilter, sweepAddresses, sweepDistances } from "./sweep.js";
 
 /** Numbers of the registers that the first arguments of a function are passed in. */
@@ -45,11 +46,12 @@ interface FoundCalls {
  * Finds the calls of each of the imported functions with these names that the file has.
  * @throws InputError where tables of the file are damaged
  */
-export function findImportCalls(image: ElfImage, names: readonly string[]): FoundCalls {
+export function findImportCalls(file: FileFacts, names: readonly string[]): FoundCalls {
+  const { image } = file;
   const byName = new Map<string, readonly FoundCall[] | string>();
   const slots = names.length === 0 ? new Map<string, Vaddr[] | string>() : importSlots(image, names);
   if (slots.size === 0) return { byName, places: [] };
-  const functions = FunctionIndex.of(image);
+  const { functions } = file;
   const ways = new Map<string, Ways>();
   for (const [name, slot] of slots) {
     if (typeof slot === "string") byName.set(name, slot);
@@ -69,11 +71,12 @@ export function findImportCalls(image: ElfImage, names: readonly string[]): Foun
 
 /** What the calls hand over. @param facts gathered around all of their places, and maybe others; undefined for none */
 export function argumentsOf({ byName }: FoundCalls, facts: ProgramFacts | undefined): ReadonlyMap<string, ImportCalls> {
+  const constants = facts && new RegisterConstants(facts);
   const calls = (found: readonly FoundCall[]): ImportCall[] =>
     found.map(({ at, code }) => {
       const index = indexAt(code, at);
-      const known = facts !== undefined && typeof facts.siteCode(at) !== "string" ? facts : undefined;
-      return { at, arguments: ARGUMENTS.map((register) => known && valuesBefore(known, code, index, register)) };
+      const known = typeof facts?.siteCode(at) === "string" ? undefined : constants;
+      return { at, arguments: ARGUMENTS.map((register) => known?.valuesBefore(code, index, register)) };
     });
   return new Map([...byName].map(([name, found]) => [name, typeof found === "string" ? found : calls(found)]));
 }

@@ -3,17 +3,19 @@
  * may lead into it. Read gatherFacts from top to bottom.
  */
 
-import { hex, type Vaddr, vaddr } from "../address.js";
+import { hex, type Interval, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { addTo } from "../grouped.js";
+import { union } from "../intervals.js";
 import { countWhile } from "../sorted.js";
 import type { DecodedCode } from "../x86/decode.js";
 import { addLocalBranches, LOCAL_REACH, settleHit } from "./branches.js";
-import { type Asked, ComputedTargets } from "./computed-targets.js";
+import type { Asked, ComputedTargets } from "./computed-targets.js";
 import { Entries } from "./entries.js";
-import { type CodeRange, FunctionIndex } from "./functions.js";
+import type { FileFacts } from "./file-facts.js";
+import type { CodeRange, FunctionIndex } from "./functions.js";
 import { gapsNear, TrustedGaps } from "./gaps.js";
 import { Neighbourhoods, REACH_BEFORE, REACH_BEHIND } from "./neighbourhoods.js";
 import { addPointers } from "./pointers.js";
@@ -28,6 +30,8 @@ interface SiteCode {
 }
 
 export interface ProgramFacts {
+  /** What is known of the file wherever one looks; its image and its functions are here as well, for all who read. */
+  readonly file: FileFacts;
   readonly image: ElfImage;
   readonly functions: FunctionIndex;
   readonly entries: Entries;
@@ -57,8 +61,8 @@ export interface ProgramFacts {
  * @param asked of which functions it is asked where they may jump to: by default of all
  * @throws InputError where a table that has to be trusted (.eh_frame, relocations, symbols) is damaged
  */
-export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Asked = "all functions"): ProgramFacts {
-  const functions = FunctionIndex.of(image);
+export function gatherFacts(file: FileFacts, sites: readonly Vaddr[], asked: Asked = "all functions"): ProgramFacts {
+  const { image, functions } = file;
   const fixed = image.header.e_type === elf.ET_EXEC;
   const { base, span } = codeSpan(functions);
   const openGaps = gapsNear(functions, sites, LOCAL_REACH);
@@ -70,23 +74,24 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Ask
   const unwindHeader = image.programHeaders.find((p) => p.p_type === elf.PT_GNU_EH_FRAME)?.p_vaddr;
   const { hits, links, makesAsked } = scanCode(image, functions.codeSections, near, blocks, fixed, unwindHeader);
   const incoming = linksByRange(links, ranges);
-  const sitesOf = sitesByRange(sites, functions);
+  const searched = searchedByRange(sites, functions);
 
   const gaps = new TrustedGaps(functions, openGaps, hits, entries);
   const context = { image, functions, gaps, near, entries };
   addLocalBranches(context, sites);
   entries.addQuestions(hits.allTargets, (index) => settleHit(context, hits.hit(index)));
-  const computed = ComputedTargets.of(image, functions, asked);
+  const computed = file.computed(asked);
   addTables({ image, functions, computed, near, entries }, sites);
 
   return {
+    file,
     image,
     functions,
     entries,
     covers(start, end) {
       if (!near.covers(start, end)) return false;
       const range = functions.containing(start);
-      return range === undefined || hasTables(sitesOf.get(range.index) ?? [], start, Math.min(end, range.end));
+      return range === undefined || hasTables(searched.get(range.index) ?? [], start, Math.min(end, range.end));
     },
     siteCode(site) {
       const range = functions.containing(site);
@@ -116,24 +121,23 @@ export function gatherFacts(image: ElfImage, sites: readonly Vaddr[], asked: Ask
   };
 }
 
-/** The sites in each range, ascending, by the range's index. */
-function sitesByRange(sites: readonly Vaddr[], functions: FunctionIndex): ReadonlyMap<number, readonly Vaddr[]> {
-  const found = new Map<number, Vaddr[]>();
-  for (const site of [...sites].sort((a, b) => a - b)) {
+/** Where the jump tables of each range have been looked for, around its own sites; by the range's index. */
+function searchedByRange(
+  sites: readonly Vaddr[],
+  functions: FunctionIndex,
+): ReadonlyMap<number, readonly Interval<number>[]> {
+  const found = new Map<number, Interval<number>[]>();
+  for (const site of sites) {
     const range = functions.containing(site);
-    if (range === undefined) continue;
-    addTo(found, range.index, site);
+    if (range !== undefined) addTo(found, range.index, { start: site - REACH_BEFORE, end: site + REACH_BEHIND });
   }
-  return found;
+  return new Map([...found].map(([index, around]) => [index, union(around)]));
 }
 
-/**
- * Whether the jump tables of a range that lead into [start, end) have been looked for: they are around its own sites.
- */
-function hasTables(own: readonly Vaddr[], start: Vaddr, end: number): boolean {
-  let covered: number = start;
-  for (const site of own) if (site - REACH_BEFORE <= covered) covered = Math.max(covered, site + REACH_BEHIND);
-  return covered >= end;
+/** Whether jump tables of a range that lead into [start, end) have been looked for. */
+function hasTables(searched: readonly Interval<number>[], start: Vaddr, end: number): boolean {
+  const around = searched[countWhile(searched.length, (i) => searched[i]!.start <= start) - 1];
+  return end <= Math.max(start, around?.end ?? start);
 }
 
 function codeSpan(functions: FunctionIndex): { base: Vaddr; span: number } {

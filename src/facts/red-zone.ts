@@ -337,7 +337,7 @@ function unusedBecause(use: FrameUse): string {
   if (!use.isStrict)
     return "the function makes calls, and no instruction of it names an address below the stack pointer";
   if (use.formsBelow === undefined) return "no instruction of the function reads below the stack pointer";
-  return "what the function keeps below the stack pointer is not read any more behind the probe";
+  return "what the function keeps below the stack pointer is not read any more after the probe";
 }
 
 /** What the notes' arguments need. */

@@ -24,22 +24,10 @@ import { baseOf, ENTRY, offsetOf } from "./stack-state.js";
 
 export type { Verdict as StackFact } from "./red-zone.js";
 
-/** Analyses of functions are kept as long as the facts that they were made from. */
-const known = new WeakMap<ProgramFacts, Map<number, FrameUse | undefined>>();
-
-/**
- * Answers for one site.
- * @param site link-time address of the probe's nop; one of the sites that the facts were gathered for
- * @param reads where the arguments of all notes of the site lie
- * @throws InputError where .eh_frame or an exception table is damaged
- */
-export function stackFacts(facts: ProgramFacts, site: Vaddr, reads: readonly StackRead[]): Verdict {
-  const around = facts.siteCode(site);
-  if (typeof around === "string") return { redZone: "unknown", because: around };
-  const index = indexOf(around.code, site);
-  if (index < 0) return { redZone: "unknown", because: `no instruction of its function begins at ${hex(site)}` };
-  const useOf = usesOf(facts);
-  return redZoneAt(useOf(around.range)!, index, reads, useOf);
+/** A register that holds an address of the stack, and how far that is from the stack pointer, in bytes. */
+export interface StackAddress {
+  readonly register: number;
+  readonly distance: number;
 }
 
 /** A register that holds an address of the stack, and how far that is from the stack pointer, in bytes. */
@@ -48,37 +36,55 @@ export interface StackAddress {
   readonly distance: number;
 }
 
-/**
- * The registers, other than rsp, whose distance from rsp is known at an address, which must be in one of the sites'
- * functions.
- */
-export function stackAddressesAt(facts: ProgramFacts, address: Vaddr): readonly StackAddress[] {
-  const around = facts.siteCode(address);
-  if (typeof around === "string") return [];
-  const index = indexOf(around.code, address);
-  const use = usesOf(facts)(around.range);
-  if (index < 0 || use === undefined) return [];
-  const { flow } = use;
-  flow.ensureVisited(flow.root, index);
-  const state = flow.stateAt(flow.root, index);
-  const found: StackAddress[] = [];
-  for (let register = 0; register < REGISTER_COUNT; register++) {
-    if (register === RSP || baseOf(state, register) < ENTRY || baseOf(state, register) !== baseOf(state, RSP)) continue;
-    found.push({ register, distance: offsetOf(state, register) - offsetOf(state, RSP) });
-  }
-  return found;
-}
+/** What functions do with the stack: each is looked into once, when the first of its sites is asked about. */
+export class StackFacts {
+  readonly #uses = new Map<number, FrameUse | undefined>();
 
-function usesOf(facts: ProgramFacts): (range: CodeRange) => FrameUse | undefined {
-  let uses = known.get(facts);
-  if (uses === undefined) {
-    uses = new Map();
-    known.set(facts, uses);
+  constructor(private readonly facts: ProgramFacts) {}
+
+  /**
+   * What is below rsp at one site.
+   * @param site link-time address of the probe's nop; one of the sites that the facts were gathered for
+   * @param reads where the arguments of all notes of the site lie
+   * @throws InputError where .eh_frame or an exception table is damaged
+   */
+  redZone(site: Vaddr, reads: readonly StackRead[]): Verdict {
+    const around = this.facts.siteCode(site);
+    if (typeof around === "string") return { redZone: "unknown", because: around };
+    const index = indexOf(around.code, site);
+    if (index < 0) return { redZone: "unknown", because: `no instruction of its function begins at ${hex(site)}` };
+    const useOf = (range: CodeRange): FrameUse | undefined => this.#useOf(range);
+    return redZoneAt(useOf(around.range)!, index, reads, useOf);
   }
-  const all = uses;
-  return (range) => {
-    if (!all.has(range.index))
-      all.set(range.index, facts.functions.code(range).unclean === undefined ? new FrameUse(facts, range) : undefined);
-    return all.get(range.index);
-  };
+
+  /**
+   * The registers, other than rsp, whose distance from rsp is known at an address, which must be in one of the sites'
+   * functions.
+   */
+  addressesAt(address: Vaddr): readonly StackAddress[] {
+    const around = this.facts.siteCode(address);
+    if (typeof around === "string") return [];
+    const index = indexOf(around.code, address);
+    const use = this.#useOf(around.range);
+    if (index < 0 || use === undefined) return [];
+    const { flow } = use;
+    flow.ensureVisited(flow.root, index);
+    const state = flow.stateAt(flow.root, index);
+    const found: StackAddress[] = [];
+    for (let register = 0; register < REGISTER_COUNT; register++) {
+      const isKnown = baseOf(state, register) >= ENTRY && baseOf(state, register) === baseOf(state, RSP);
+      if (register !== RSP && isKnown)
+        found.push({ register, distance: offsetOf(state, register) - offsetOf(state, RSP) });
+    }
+    return found;
+  }
+
+  #useOf(range: CodeRange): FrameUse | undefined {
+    const { index } = range;
+    if (!this.#uses.has(index)) {
+      const isClean = this.facts.functions.code(range).unclean === undefined;
+      this.#uses.set(index, isClean ? new FrameUse(this.facts, range) : undefined);
+    }
+    return this.#uses.get(index);
+  }
 }

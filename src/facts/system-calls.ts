@@ -10,10 +10,11 @@ import { hex, type Vaddr, vaddr } from "../address.js";
 import { type ElfImage, isCode, sectionBytes } from "../elf/image.js";
 import { addressOf, type DecodedCode, decode, Flow, indexAt, indexOf, lengthOf } from "../x86/decode.js";
 import { describeEntry } from "./entries.js";
-import { FunctionIndex } from "./functions.js";
+import type { FileFacts } from "./file-facts.js";
+import type { FunctionIndex } from "./functions.js";
 import { REACH_BEHIND } from "./neighbourhoods.js";
 import { gatherFacts, type ProgramFacts } from "./program.js";
-import { valuesBefore } from "./register-constants.js";
+import { RegisterConstants } from "./register-constants.js";
 
 const RAX = 0;
 const RDI = 7;
@@ -56,10 +57,11 @@ interface FoundSystemCalls {
 }
 
 /** @throws InputError where tables of the file are damaged */
-export function findSystemCalls(image: ElfImage): FoundSystemCalls {
+export function findSystemCalls(file: FileFacts): FoundSystemCalls {
+  const { image } = file;
   const candidates = [...positions(image, SYSCALL), ...positions(image, SYSENTER), ...positions(image, INT80)];
   if (candidates.length === 0) return { found: [], unclear: [], places: [] };
-  const pieces = new Pieces(image);
+  const pieces = new Pieces(file.functions);
   const unclear: string[] = [];
   const found: { at: Vaddr; code: DecodedCode }[] = [];
   for (const at of candidates) {
@@ -74,21 +76,22 @@ export function findSystemCalls(image: ElfImage): FoundSystemCalls {
 
 /** What the system calls are. @param facts gathered around all of their places, and maybe others */
 export function numbersOf({ found, unclear }: FoundSystemCalls, facts: ProgramFacts): SystemCalls {
+  const constants = new RegisterConstants(facts);
   const calls: SystemCall[] = [];
   const all = [...unclear];
   for (const { at, code } of found) {
     if (isSignalReturn(facts, code, at)) continue;
     const obstacle = obstacleIn(facts, code, at);
-    if (obstacle === undefined) calls.push(callAt(facts, code, at));
+    if (obstacle === undefined) calls.push(callAt(constants, code, at));
     else all.push(`the system call at ${hex(at)}: ${obstacle}`);
   }
-  return { calls: withDistantNumbers(facts.image, calls), unclear: all };
+  return { calls: withDistantNumbers(facts.file, calls), unclear: all };
 }
 
-function callAt(facts: ProgramFacts, code: DecodedCode, at: Vaddr): SystemCall {
+function callAt(constants: RegisterConstants, code: DecodedCode, at: Vaddr): SystemCall {
   const index = indexAt(code, at);
-  const numbers = valuesBefore(facts, code, index, RAX);
-  return { at, code, index, numbers, firstArguments: valuesBefore(facts, code, index, RDI) };
+  const numbers = constants.valuesBefore(code, index, RAX);
+  return { at, code, index, numbers, firstArguments: constants.valuesBefore(code, index, RDI) };
 }
 
 /**
@@ -96,12 +99,12 @@ function callAt(facts: ProgramFacts, code: DecodedCode, at: Vaddr): SystemCall {
  * does not tell. So everything is gathered about those functions as a whole, unless they are too many or the program is
  * huge: the tables of all of its functions would have to be kept in memory.
  */
-function withDistantNumbers(image: ElfImage, calls: readonly SystemCall[]): readonly SystemCall[] {
+function withDistantNumbers(file: FileFacts, calls: readonly SystemCall[]): readonly SystemCall[] {
   const places = new Set(calls.filter((call) => call.numbers === undefined).flatMap(({ code }) => placesIn(code)));
-  const size = image.sections.filter(isCode).reduce((sum, s) => sum + s.sh_size, 0);
+  const size = file.image.sections.filter(isCode).reduce((sum, s) => sum + s.sh_size, 0);
   if (places.size === 0 || places.size > MOST_PLACES || size > MOST_CODE) return calls;
-  const facts = gatherFacts(image, [...places]);
-  return calls.map((call) => (call.numbers === undefined ? callAt(facts, call.code, call.at) : call));
+  const constants = new RegisterConstants(gatherFacts(file, [...places]));
+  return calls.map((call) => (call.numbers === undefined ? callAt(constants, call.code, call.at) : call));
 }
 
 const MOST_PLACES = 1000;
@@ -132,21 +135,18 @@ function positions(image: ElfImage, pattern: Buffer): Vaddr[] {
  * continues. (Unwind information of the C library's own assembly ends at a system call that switches stacks.)
  */
 class Pieces {
-  readonly #functions: FunctionIndex;
   readonly #joined = new Map<Vaddr, DecodedCode>();
 
-  constructor(image: ElfImage) {
-    this.#functions = FunctionIndex.of(image);
-  }
+  constructor(private readonly functions: FunctionIndex) {}
 
   isFunction(code: DecodedCode): boolean {
-    const range = this.#functions.containing(code.start);
+    const range = this.functions.containing(code.start);
     return range !== undefined && range.end === code.end;
   }
 
   /** The piece that contains an address; undefined in no section of code. */
   around(at: Vaddr): DecodedCode | undefined {
-    const functions = this.#functions;
+    const { functions } = this;
     const range = functions.containing(at);
     if (range !== undefined) return functions.code(range);
     const gap = functions.gapCode(at);
@@ -174,8 +174,7 @@ function entersKernel(code: DecodedCode, at: Vaddr): string | undefined {
   const isWhole = offset + lengthOf(code, index) === at - code.start + 2;
   if (!isWhole || (code.flow[index]! & Flow.Trap) === 0) return undefined;
   const [first, second] = [code.bytes[at - code.start]!, code.bytes[at - code.start + 1]!];
-  if (first === 0x0f && second === 0x05)
-    return offset === at - code.start ? "syscall" : "a system call behind prefixes";
+  if (first === 0x0f && second === 0x05) return offset === at - code.start ? "syscall" : "a system call after prefixes";
   return first === 0x0f ? "sysenter" : "int 0x80";
 }
 

@@ -39,7 +39,7 @@ function binaryOf(program: string, depth: number): string {
   if (depth === MAX_DEPTH) throw new FileError(program, "too many interpreters, one of the other");
   const words = head.slice(2).split("\n", 1)[0]!.trim().split(/\s+/);
   const interpreter = words[0] ?? "";
-  if (interpreter === "") throw new FileError(program, "names no interpreter behind #!");
+  if (interpreter === "") throw new FileError(program, "names no interpreter after #!");
   const named = words.slice(1).find((word) => !word.startsWith("-") && !word.includes("="));
   if (basename(interpreter) === "env" && named !== undefined) return binaryOf(findInPath(named), depth + 1);
   return binaryOf(interpreter, depth + 1);

@@ -66,7 +66,7 @@ export const faults: readonly Fault[] = [
   })),
   fault(
     "optimize-no-last-sync",
-    "no CPU serializes behind the call's first byte: a stale int3 traps, and the kernel passes it on",
+    "no CPU serializes after the call's first byte: a stale int3 traps, and the kernel passes it on",
     (p) => ({ optimize: withoutSync(p.optimize, 2) }),
     { isHarmless: true },
   ),
@@ -78,7 +78,7 @@ export const faults: readonly Fault[] = [
   })),
   fault(
     "unoptimize-no-last-sync",
-    "no CPU serializes behind the nop's first byte: a stale int3 traps, the kernel finds none and lets the thread go on",
+    "no CPU serializes after the nop's first byte: a stale int3 traps, the kernel finds none and lets the thread go on",
     (p) => ({ unoptimize: withoutSync(p.unoptimize, 2) }),
     { isHarmless: true },
   ),
@@ -95,7 +95,7 @@ export const faults: readonly Fault[] = [
   fault("unoptimize-at-once", "detaching writes the nop in one go", () => ({
     unoptimize: [write(0, 5, "original"), SYNC],
   })),
-  fault("displacement-off", "the call goes to the byte behind the trampoline's first", () => ({
+  fault("displacement-off", "the call goes to the byte after the trampoline's first", () => ({
     displacementError: 1,
   })),
   fault("trampoline-unmapped", "detaching unmaps the trampoline", () => ({ unmapsTrampoline: true })),

@@ -15,6 +15,7 @@ import { type Memory, Perm } from "../emulate/memory.js";
 import { Regions } from "../emulate/regions.js";
 import { Gpr, joinAddress } from "../emulate/state.js";
 import { InputError } from "../errors.js";
+import { FileFacts } from "../facts/file-facts.js";
 import { attachedTo, type KernelName, kernelNamed } from "../kernel/kernels.js";
 import { treatmentAt } from "../kernel/treatment.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
@@ -51,7 +52,7 @@ export function realSites(
   kernel: KernelName,
   wanted: (probe: { readonly provider: string; readonly name: string }) => boolean,
 ): readonly RealSite[] {
-  const evidence = gatherEvidence(rewritten, original);
+  const evidence = gatherEvidence(rewritten, new FileFacts(original));
   return evidence.pairs.flatMap(({ rewritten: note }, index): RealSite[] => {
     if (note === undefined || !wanted(note)) return [];
     const { provider, name, location } = note;

@@ -69,10 +69,88 @@ interface Placed {
 }
 
 export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
-  const { code, replaced, tails } = assembly;
+  const { code } = assembly;
   const sections = outputSections(image, assembly);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
+  const { patched, segment } = patch(image, assembly, numbers);
+  const away = movedAway(code);
+  const loaded = { patched, segment, vacated: [...away.map(oldPlaceOf), ...(assembly.unwind?.vacated ?? [])] };
+  const names = sectionNames(image, sections, symbols);
+  const kept = new Set(sections.map((s) => s.origin));
+  const output = new Output();
+  const inPlaceEnd = endOfLoaded(image, code);
+  putLoaded(output, assembly, loaded, inPlaceEnd);
+  const placed = new Map<Section, Placed>();
+  const changes = (s: Section): boolean => assembly.replaced.has(s) || s === symbols?.table || s === symbols?.strings;
+  for (const section of writtenSections(image, inPlaceEnd, changes)) {
+    if (!kept.has(section)) continue;
+    output.at = alignUp(output.at, Math.min(section.sh_addralign, PAGE_SIZE));
+    const offset = output.at;
+    const info = putUnloaded(output, section, takenFrom(patched, image, section, inPlaceEnd), assembly, symbols);
+    if (section.index === image.header.e_shstrndx) output.put(names.added);
+    placed.set(section, { offset, size: output.at - offset, info });
+  }
+
+  // The revert data describes all that stands before it; after it come only the section headers and trailing bytes.
+  const trailing = patched.subarray(unloadedPart(image).trailingStart);
+  for (const { section, sh_offset } of away)
+    output.sources.push({ from: sh_offset, to: section.sh_offset, size: section.sh_size });
+  output.sources.push(...(assembly.unwind?.copies ?? []));
+  const { memo, certificates, original } = assembly;
+  const { pieces } = output;
+  const written = new Unwritten({ size: output.at, pieces });
+  const undo = undoFor(original, written, output.sources, UNSETTLED, trailing.length);
+  const originalHash = createHash("sha256").update(original).digest();
+  const carry = encodeCarry({ memo, originalHash, undo, certificates });
+  const carryAt = output.at;
+  output.put(carry);
+  output.at = alignUp(output.at, 8);
+  const e_shoff = output.at;
+  const final = sections.map((s): OutputSection => {
+    if (isNewCarry(s)) return { ...s, sh_offset: carryAt, sh_size: carry.length };
+    const p = s.origin && placed.get(s.origin);
+    return p === undefined ? s : { ...s, sh_offset: p.offset, sh_size: p.size, sh_info: p.info ?? s.sh_info };
+  });
+  output.put(encodeSectionHeaders(final, numbers, names.offsetOf));
+  output.put(trailing);
+
+  const header = new DataView(patched.buffer, patched.byteOffset);
+  header.setBigUint64(40, BigInt(e_shoff), true);
+  header.setUint16(60, final.length, true);
+  header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
+  const content = { size: output.at, pieces };
+  sealCarry(carry, carryAt, content);
+  return content;
+}
+
+/** The output as far as it is there: pieces in the order in which they stand, and which bytes of the input they are. */
+class Output {
+  readonly pieces: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
+  readonly sources: Source[] = [];
+  /** Where the next piece goes. */
+  at = 0;
+
+  /** @param origin where these bytes stand in the input, if they do */
+  put(bytes: Uint8Array, origin?: number): void {
+    if (bytes.length > 0) this.pieces.push({ offset: this.at, bytes });
+    if (origin !== undefined) this.sources.push({ from: this.at, to: origin, size: bytes.length });
+    this.at += bytes.length;
+  }
+}
+
+/** What is loaded. */
+interface Loaded {
+  /** The input's bytes, with all that changes in place. */
+  readonly patched: Buffer;
+  /** The new segment, where there is one. */
+  readonly segment: Uint8Array | undefined;
+  /** Bytes in place that hold nothing any more. */
+  readonly vacated: readonly Interval<FileOffset>[];
+}
+
+function patch(image: ElfImage, assembly: Assembly, numbers: Uint16Array): Pick<Loaded, "patched" | "segment"> {
+  const { code, tails, unwind } = assembly;
   const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
   const patched = applyEdits(image.bytes, contentEdits);
   for (const { sh_offset, sh_size } of symbolTables(image))
@@ -84,87 +162,58 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   };
   const segment = code && segmentContent(image, assembly, contentOf);
   for (const edit of headerEdits(image, assembly, contentOf)) patched.set(edit.new, edit.offset);
-  const away = movedAway(code);
-  const vacated = [...away.map(oldPlaceOf), ...(assembly.unwind?.vacated ?? [])];
-  for (const { start, end } of assembly.unwind?.vacated ?? []) patched.fill(0, start, end);
+  for (const { start, end } of unwind?.vacated ?? []) patched.fill(0, start, end);
   for (const { offset, bytes } of unwindContent(assembly, false)) patched.set(bytes, offset);
+  return { patched, segment };
+}
 
-  const pieces: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
-  const sources: Source[] = [];
-  let at = 0;
-  const put = (bytes: Uint8Array, origin?: number): void => {
-    if (bytes.length > 0) pieces.push({ offset: at, bytes });
-    if (origin !== undefined) sources.push({ from: at, to: origin, size: bytes.length });
-    at += bytes.length;
-  };
-
-  const inPlaceEnd = endOfLoaded(image, code);
+/** What stays in place, without its holes, and the new segments. */
+function putLoaded(
+  output: Output,
+  assembly: Assembly,
+  { patched, segment, vacated }: Loaded,
+  inPlaceEnd: number,
+): void {
+  const { code } = assembly;
   for (const { start, end } of betweenHoles(patched, inPlaceEnd, vacated)) {
-    at = start;
-    put(patched.subarray(start, end), start);
+    output.at = start;
+    output.put(patched.subarray(start, end), start);
   }
-  at = inPlaceEnd;
-  if (code?.place.kind === "new segment") {
-    at = code.place.p_offset;
-    put(segment ?? new Uint8Array(0));
-    for (const { offset, bytes } of farIn(assembly)) {
-      at = offset;
-      put(bytes);
-    }
+  output.at = inPlaceEnd;
+  if (code?.place.kind !== "new segment") return;
+  output.at = code.place.p_offset;
+  output.put(segment ?? new Uint8Array(0));
+  for (const { offset, bytes } of farIn(assembly)) {
+    output.at = offset;
+    output.put(bytes);
   }
+}
 
-  const names = sectionNames(image, sections, symbols);
-  const placed = new Map<Section, Placed>();
-  const changes = (s: Section): boolean => replaced.has(s) || s === symbols?.table || s === symbols?.strings;
-  for (const section of writtenSections(image, inPlaceEnd, changes)) {
-    if (sections.every((s) => s.origin !== section)) continue;
-    at = alignUp(at, Math.min(section.sh_addralign, PAGE_SIZE));
-    const offset = at;
-    const bytes = takenFrom(patched, image, section, inPlaceEnd);
-    const content = replaced.get(section);
-    let info: number | undefined;
-    if (section === symbols?.table) {
-      // Local symbols come before global ones; sh_info says where those begin.
-      const border = Math.min(bytes.length, section.sh_info * elf.SYM_SIZE);
-      put(bytes.subarray(0, border), section.sh_offset);
-      put(symbols.entries);
-      put(bytes.subarray(border), section.sh_offset + border);
-      info = section.sh_info + symbols.entries.length / elf.SYM_SIZE;
-    } else if (content !== undefined) put(content);
-    else put(bytes, section.sh_offset);
-    if (section === symbols?.strings) put(symbols.names);
-    if (section.index === image.header.e_shstrndx) put(names.added);
-    placed.set(section, { offset, size: at - offset, info });
+/**
+ * A section that is not loaded, with what is added to it or takes its place.
+ * @param bytes what it holds in the input, with all edits
+ * @returns its new sh_info, where that changes
+ */
+function putUnloaded(
+  output: Output,
+  section: Section,
+  bytes: Uint8Array,
+  { replaced }: Assembly,
+  symbols: AddedSymbols | undefined,
+): number | undefined {
+  const { sh_offset, sh_info } = section;
+  if (section === symbols?.table) {
+    // Local symbols come before global ones; sh_info says where those begin.
+    const border = Math.min(bytes.length, sh_info * elf.SYM_SIZE);
+    output.put(bytes.subarray(0, border), sh_offset);
+    output.put(symbols.entries);
+    output.put(bytes.subarray(border), sh_offset + border);
+    return sh_info + symbols.entries.length / elf.SYM_SIZE;
   }
-
-  // The revert data describes all that stands before it; after it come only the section headers and trailing bytes.
-  const trailing = patched.subarray(unloadedPart(image).trailingStart);
-  for (const { section, sh_offset } of away)
-    sources.push({ from: sh_offset, to: section.sh_offset, size: section.sh_size });
-  sources.push(...(assembly.unwind?.copies ?? []));
-  const { memo, certificates, original } = assembly;
-  const undo = undoFor(original, new Unwritten({ size: at, pieces }), sources, UNSETTLED, trailing.length);
-  const originalHash = createHash("sha256").update(original).digest();
-  const carry = encodeCarry({ memo, originalHash, undo, certificates });
-  const carryAt = at;
-  put(carry);
-  at = alignUp(at, 8);
-  const e_shoff = at;
-  const final = sections.map((s): OutputSection => {
-    if (isNewCarry(s)) return { ...s, sh_offset: carryAt, sh_size: carry.length };
-    const p = s.origin && placed.get(s.origin);
-    return p === undefined ? s : { ...s, sh_offset: p.offset, sh_size: p.size, sh_info: p.info ?? s.sh_info };
-  });
-  put(encodeSectionHeaders(final, numbers, names.offsetOf));
-  put(trailing);
-
-  const header = new DataView(patched.buffer, patched.byteOffset);
-  header.setBigUint64(40, BigInt(e_shoff), true);
-  header.setUint16(60, final.length, true);
-  header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
-  const content = { size: at, pieces };
-  sealCarry(carry, carryAt, content);
-  return content;
+  const content = replaced.get(section);
+  output.put(content ?? bytes, content === undefined ? sh_offset : undefined);
+  if (section === symbols?.strings) output.put(symbols.names);
+  return undefined;
 }
 
 /** e_phoff to e_shstrndx: where the section headers are is not known yet. */

@@ -69,7 +69,7 @@ export function farObstacle(image: ElfImage, at: number): string | undefined {
   if (image.header.e_type === elf.ET_EXEC && end - pageStart(lowest) <= MOST_FIXED_SPAN) return undefined;
   const growth = end - start;
   return growth > MOST_GROWTH
-    ? `${growth >>> 20} MiB behind the file's segments, and more than ${MOST_GROWTH >>> 20} are too dear`
+    ? `${growth >>> 20} MiB after the file's segments, and more than ${MOST_GROWTH >>> 20} are too dear`
     : undefined;
 }
 

@@ -9,7 +9,7 @@ import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { kernels, rangesWhere, STEPPING_FACTOR, writesRedZone } from "../kernel/kernels.js";
 import type { Hazard, RedZone, SiteCost } from "../rewritten/contract.js";
-import { forms, type ProbeLayout } from "../usdt/forms.js";
+import type { ProbeLayout } from "../usdt/forms.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
@@ -68,7 +68,8 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
 const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
 
 /** nop5 and nop,nop5 are both patched into a call by kernels that do harm: the second by way of libbpf. */
-const usesNop5 = (layout: ProbeLayout): boolean => writesRedZone(forms[layout].nop);
+const makesNop5In = ({ placed }: HazardContext): boolean =>
+  [...placed.values()].some(({ form }) => writesRedZone(form.nop));
 
 const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
 const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);
@@ -87,8 +88,8 @@ const GUARD_IS_TO_BE_HAD =
   "the probes were built so: no option changes them; --kernel 6.18 --layout auto gives them a fork guard";
 
 function forkHazard(context: HazardContext): Hazard[] {
-  const { layout, placed, already, wayToFork, neverForks, guard, noGuard, uncovered } = context;
-  const makesNop5 = placed.size > 0 && usesNop5(layout);
+  const { already, wayToFork, neverForks, guard, noGuard, uncovered } = context;
+  const makesNop5 = makesNop5In(context);
   if (neverForks || (!makesNop5 && already.length === 0)) return [];
   const effect = `on Linux ${KILLING} a forked child that has not called exec is killed at the first nop5 that its parent ran while traced`;
   const isUnasked = !makesNop5 && guard === undefined && noGuard === undefined;
@@ -133,8 +134,8 @@ function bareNop5Hazard({ already }: HazardContext): Hazard[] {
   ];
 }
 
-function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
-  const makesBare = placed.size > 0 && layout === "nop5";
+function oldKernelHazard({ placed, already }: HazardContext): Hazard[] {
+  const makesBare = [...placed.values()].some(({ form }) => form.layout === "nop5");
   if (!makesBare && already.length === 0) return [];
   return [
     {
@@ -144,8 +145,9 @@ function oldKernelHazard({ layout, placed, already }: HazardContext): Hazard[] {
   ];
 }
 
-function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
-  const makesNop5 = placed.size > 0 && usesNop5(layout);
+function detachHazard(context: HazardContext): Hazard[] {
+  const { already } = context;
+  const makesNop5 = makesNop5In(context);
   if (!makesNop5 && already.length === 0) return [];
   return [
     {
@@ -159,7 +161,7 @@ function detachHazard({ layout, placed, already }: HazardContext): Hazard[] {
 function refusedHazard({ refused, layout }: HazardContext): Hazard[] {
   if (refused.length === 0) return [];
   const option =
-    layout === "nop,nop10" ? "--layout nop5 moves it where it stands behind a nop" : "no option changes that";
+    layout === "nop,nop10" ? "--layout nop5 moves it where it stands after a nop" : "no option changes that";
   return [
     {
       code: "refused",
@@ -279,7 +281,7 @@ function punnedHazard({ image, proposals, costs }: HazardContext): Hazard[] {
   return [
     {
       code: "punned",
-      message: `${count(puns.length)} became a jump whose distance is the bytes behind it, one or four (${someOf(puns.map((p) => p.site))}): on every kernel a breakpoint or uprobe that somebody sets in these bytes, while the program passes the probe, leads it astray${price} (--only leaves probes out)`,
+      message: `${count(puns.length)} became a jump whose distance is the bytes after it, one or four (${someOf(puns.map((p) => p.site))}): on every kernel a breakpoint or uprobe that somebody sets in these bytes, while the program passes the probe, leads it astray${price} (--only leaves probes out)`,
     },
   ];
 }
@@ -303,7 +305,7 @@ function trailingData({ trailing, changes }: HazardContext): Hazard[] {
   return [
     {
       code: "appended-data",
-      message: `${trailing} bytes are appended behind the file's own structures; they stay at their offset, and a copy stands at the end, whatever the kernel (no option changes that)`,
+      message: `${trailing} bytes are appended after the file's own structures; they stay at their offset, and a copy stands at the end, whatever the kernel (no option changes that)`,
     },
   ];
 }

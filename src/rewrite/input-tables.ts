@@ -1,6 +1,6 @@
 /**
  * What is looked up of one input more than once: by several tactics, by one plan after the other, and by what follows
- * them. rewrite.ts makes one for a file and hands it down.
+ * them. A Program has one.
  */
 import type { Vaddr } from "../address.js";
 import type { ProgramFacts } from "../facts/program.js";

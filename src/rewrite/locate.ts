@@ -6,7 +6,7 @@
 
 import type { Vaddr } from "../address.js";
 import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
-import type { ForkGuard, GuardedCode } from "./fork-guard/fork-guard.js";
+import { type ForkGuard, type ForkGuardPlan, withForkGuard } from "./fork-guard/fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
 import { probesOf } from "./overlaps.js";
 import type { Place, Places } from "./place.js";
@@ -23,30 +23,59 @@ export interface Located extends Plan {
   readonly guard: ForkGuard | undefined;
 }
 
-/** Puts the fork guard after new code, or says why it cannot be there. */
-export type AddGuard = (place: Place, newCode: NewCode, placed: readonly PlacedProbe[]) => GuardedCode | string;
-
-/** Whether a probe is one that a library brings into a static program. */
-export type IsOfLibrary = (site: Vaddr) => boolean;
+/** What is placed: the detours of a plan, and after their code the guard, where one is asked for. */
+export interface Load {
+  readonly plan: Plan;
+  readonly guard: ForkGuardPlan | undefined;
+  /** The probes that libraries bring into a static program: where not all have a place, they are the first to go. */
+  readonly ofLibraries: ReadonlySet<Vaddr>;
+}
 
 /**
- * Finds the best place that holds all detours; where there is none, as many as fit are placed, and the others are
- * skipped.
+ * Finds the best place that holds everything. Where there is none, as many detours as fit are placed, and the others
+ * are skipped. A guard needs a place even where no probe does: where it has none, the answer is why.
+ * @param placesFor asked where anything is to be placed
  */
-export function locate(plan: Plan, placesFor: () => Places, isOfLibrary: IsOfLibrary): Located {
+export function locate(load: Load, placesFor: () => Places): Located | string {
+  const { plan, guard } = load;
   const detours = detoursOf(plan);
-  if (detours.length === 0) return located(plan, undefined);
+  if (detours.length === 0 && guard === undefined) return located(plan, undefined);
   const { places, obstacle } = placesFor();
+  let reason = obstacle;
   for (const place of places) {
     const newCode = encodeDetours(detours, place.start);
     if (newCode.bytes.length > place.capacity) continue;
-    return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, failedIn(newCode));
+    const whole = settled(load, place, newCode, failedIn(newCode));
+    if (typeof whole !== "string") return whole;
+    reason = whole;
   }
+  // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
+  if (guard !== undefined && places.some((place) => encodeWithin(detours, place) !== undefined)) return reason;
   for (const place of places) {
-    const some = most(detours, place, isOfLibrary, (chosen) => encodeWithin(chosen, place));
-    if (some !== undefined) return located(plan, { place, newCode: some }, withoutRoom(detours, some, place, obstacle));
+    const some = most(load, place, (chosen) => {
+      const newCode = encodeWithin(chosen, place);
+      if (newCode === undefined) return undefined;
+      const part = settled(load, place, newCode, withoutRoom(detours, newCode, place, obstacle));
+      return typeof part === "string" ? undefined : part;
+    });
+    if (some !== undefined) return some;
   }
+  if (guard !== undefined) return reason;
   return located(plan, undefined, new Map(detours.map((proposal) => [proposal, refuse("no-place", obstacle)])));
+}
+
+/** A plan with its new code in a place, and the guard after it; or why the guard cannot be there. */
+function settled(
+  { plan, guard }: Load,
+  place: Place,
+  newCode: NewCode,
+  failed: ReadonlyMap<Proposal, Refusal>,
+): Located | string {
+  if (guard === undefined) return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, failed);
+  const bare = located(plan, { place, newCode }, failed);
+  const guarded = withForkGuard(guard, place, newCode, bare.placed);
+  if (typeof guarded === "string") return guarded;
+  return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
 }
 
 function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | undefined {
@@ -56,13 +85,13 @@ function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | und
 
 /** What `encode` makes of as many detours as it can; undefined where that is none. */
 function most<T>(
-  detours: readonly Proposal[],
+  { plan, ofLibraries }: Load,
   place: Place,
-  isOfLibrary: IsOfLibrary,
   encode: (chosen: readonly Proposal[]) => T | undefined,
 ): T | undefined {
+  const detours = detoursOf(plan);
   const size = new Map(encodeDetours(detours, place.start).chunks.map((c) => [c.proposal, c.end - c.start]));
-  const rank = (p: Proposal): number => (isOfLibrary(p.site) ? 1 : 0);
+  const rank = (p: Proposal): number => (ofLibraries.has(p.site) ? 1 : 0);
   const inOrder = [...detours].sort((a, b) => rank(a) - rank(b) || (size.get(a) ?? 0) - (size.get(b) ?? 0));
   let best: T | undefined;
   let low = 0;
@@ -97,55 +126,20 @@ function withoutRoom(
   return new Map(detours.filter((p) => !placed.has(p)).map((p) => [p, refused.get(p) ?? reason]));
 }
 
-/** The same with a fork guard, which needs a place even where no probe does; or why there is none. */
-export function locateGuarded(
-  plan: Plan,
-  { places, obstacle }: Places,
-  addGuard: AddGuard,
-  isOfLibrary: IsOfLibrary,
-): Located | string {
-  const detours = detoursOf(plan);
-  let reason = obstacle;
-  for (const place of places) {
-    const newCode = encodeDetours(detours, place.start);
-    if (newCode.bytes.length > place.capacity) continue;
-    const bare = located(plan, { place, newCode }, failedIn(newCode));
-    const guarded = addGuard(place, newCode, [...bare.placed.values()]);
-    if (typeof guarded !== "string")
-      return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
-    reason = guarded;
-  }
-  // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
-  if (places.some((place) => encodeWithin(detours, place) !== undefined)) return reason;
-  for (const place of places) {
-    const some = most(detours, place, isOfLibrary, (chosen) => {
-      const newCode = encodeWithin(chosen, place);
-      if (newCode === undefined) return undefined;
-      const bare = located(plan, { place, newCode }, withoutRoom(detours, newCode, place, obstacle));
-      const guarded = addGuard(place, newCode, [...bare.placed.values()]);
-      return typeof guarded === "string"
-        ? undefined
-        : { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
-    });
-    if (some !== undefined) return some;
-  }
-  return reason;
-}
-
 /**
- * The same with as many far jumps as there is room for in the program header table, the nearest first.
- * @param locateIt finds places for a plan whose far jumps make so many segments
+ * A plan in its place with as many far jumps as there is room for in the program header table, the nearest first.
+ * @param locateIt finds a place for a plan whose far jumps make so many segments
  */
-export function withFarJumps<T extends Located | string>(
+export function withFarJumps(
   plan: Plan,
-  locateIt: (plan: Plan, farSegments: number) => T,
-): T {
+  locateIt: (plan: Plan, farSegments: number) => Located | string,
+): Located | string {
   const jumps = plan.proposals.flatMap((p) => farJumpOf(p) ?? []);
   const segments = farSegments(jumps);
   let reasons: readonly Refusal[] = [
     refuse(
       "far-segments",
-      `the jumps of other probes by the bytes behind them take ${MOST_SEGMENTS} segments already, the most that there may be`,
+      `the jumps of other probes by the bytes after them take ${MOST_SEGMENTS} segments already, the most that there may be`,
     ),
   ];
   for (let count = Math.min(segments.length, MOST_SEGMENTS); ; count--) {

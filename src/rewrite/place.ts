@@ -149,6 +149,6 @@ function newSegment(image: ElfImage, { tableAtEnd, keepOffsets, farSegments = 0 
   // Jumps lead from any code of the file to the new code and back.
   const lowest = Math.min(...image.sections.filter(isCode).map((s) => s.sh_addr));
   const capacity = Math.min(LARGEST_SEGMENT, lowest + JUMP_REACH - start);
-  if (capacity <= 0) return "new code, behind everything else in memory, would be out of the reach of a jump (2 GiB)";
+  if (capacity <= 0) return "new code, after everything else in memory, would be out of the reach of a jump (2 GiB)";
   return { kind: "new segment", p_vaddr, p_offset, start, capacity, growth, farSegments };
 }

@@ -268,7 +268,7 @@ class Planning {
         this.note(site, "straddle", "chosen");
         return { proposal: merged, merged: true };
       }
-      const text = `it stands too close behind the probe at ${hex(previous.window.start)}`;
+      const text = `it stands too close after the probe at ${hex(previous.window.start)}`;
       fail("displace", refuse("other-probe", text, previous.window.start));
     }
     // Those of displace and what comes after it say most about what is in the way.

@@ -3,15 +3,14 @@
  * notes' arguments, put to the facts about the stack.
  */
 import type { Vaddr } from "../address.js";
-import type { ProgramFacts } from "../facts/program.js";
-import { stackFacts } from "../facts/stack.js";
+import type { StackFacts } from "../facts/stack.js";
 import type { RedZone } from "../rewritten/contract.js";
 import { parseArguments } from "../usdt/arguments.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { stackReads } from "../usdt/stack-reads.js";
 
 /** @param notes all notes of the site */
-export function redZoneOf(facts: ProgramFacts, site: Vaddr, notes: readonly UsdtNote[]): RedZone {
+export function redZoneOf(stack: StackFacts, site: Vaddr, notes: readonly UsdtNote[]): RedZone {
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
-  return stackFacts(facts, site, reads).redZone;
+  return stack.redZone(site, reads).redZone;
 }

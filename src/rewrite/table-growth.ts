@@ -132,7 +132,7 @@ function growInPlace(image: ElfImage, p_vaddr: Vaddr, p_offset: FileOffset, coun
 function strayBytes(image: ElfImage, start: number, end: number, taken: readonly Section[]): string | undefined {
   for (let at = start; at < end; at++)
     if (image.bytes[at] !== 0 && !taken.some((s) => at >= s.sh_offset && at < s.sh_offset + s.sh_size))
-      return `there is no room for another program header: the bytes at offset ${hex(at)}, behind the table, are in no section`;
+      return `there is no room for another program header: the bytes at offset ${hex(at)}, after the table, are in no section`;
   return undefined;
 }
 
@@ -175,7 +175,7 @@ function immovable(image: ElfImage, section: Section, tags: readonly DynamicTag[
   const pointing = tags.filter((t) => t.d_val === section.sh_addr);
   if (pointing.length === 1 && sectionTags.has(pointing[0]!.d_tag)) return undefined;
   const where = segmentAt(image, section.sh_addr) ? ` at ${hex(section.sh_addr)}` : "";
-  return `${section.name || "a section"}${where}, behind the table, cannot move`;
+  return `${section.name || "a section"}${where}, after the table, cannot move`;
 }
 
 function finish(

@@ -93,16 +93,20 @@ interface ArgumentString {
 /** Splits an argument string at its blanks, as `list` shows it. */
 export const splitArguments = (text: string): string[] => text.match(/[^ \t]+/g) ?? [];
 
-/** Probes share argument strings, and each is asked several questions: a string is parsed once. */
-const parsed = new Map<string, ArgumentString>();
+/**
+ * Probes share argument strings, and each is asked some six questions: a string is parsed once, as long as no more than
+ * this many others come between. What a string means depends on nothing else, so that nobody sees who asked before.
+ */
+const MOST_KEPT = 4096;
+const kept = new Map<string, ArgumentString>();
 
 /** Parses the argument string of a note. It never fails: what is not understood becomes kind "unknown". */
 export function parseArguments(text: string): ArgumentString {
-  let list = parsed.get(text);
-  if (list === undefined) {
-    list = { arguments: splitArguments(text).map(parseArgument), blanks: text.split(/[^ \t]+/) };
-    parsed.set(text, list);
-  }
+  const known = kept.get(text);
+  if (known !== undefined) return known;
+  const list = { arguments: splitArguments(text).map(parseArgument), blanks: text.split(/[^ \t]+/) };
+  if (kept.size === MOST_KEPT) kept.clear();
+  kept.set(text, list);
   return list;
 }
 

@@ -4,7 +4,7 @@
  */
 
 import type { Vaddr } from "../address.js";
-import type { ProgramFacts } from "../facts/program.js";
+import type { StackFacts } from "../facts/stack.js";
 import type { ChangedCode } from "./changed-code.js";
 import type { CodeReader } from "./code-reader.js";
 import type { NotePair } from "./note-pairs.js";
@@ -37,6 +37,6 @@ export interface Evidence {
   readonly rewritten: CodeReader;
   readonly found: readonly ExaminedWindow[];
   /** Undefined where no code changed. */
-  readonly facts: ProgramFacts | undefined;
+  readonly stack: StackFacts | undefined;
   readonly layout: OriginalLayout | undefined;
 }

@@ -321,7 +321,7 @@ class RunLog {
       return undefined;
     }
     if (!isSilent && this.counted++ >= BEHIND) return { kind: "behind", detail: "" };
-    if (this.behind.length >= this.most) return { kind: "given up", detail: "jumps behind the window lead nowhere" };
+    if (this.behind.length >= this.most) return { kind: "given up", detail: "jumps after the window lead nowhere" };
     this.behind.push(at);
     return undefined;
   }

@@ -321,7 +321,8 @@ export class Walk {
     const a = subject.original.code.at(here.o);
     if (a === null)
       return { reason: `the original's bytes at ${hex(here.o)} are no instruction`, verdict: "unproved", notes: [] };
-    if (here.shift >= GUARD) return different(`the instruction at ${hex(b.start)} runs between a guard's halves`);
+    if (here.shift >= GUARD)
+      return different(`the instruction at ${hex(b.start)} runs between a red-zone guard's halves`);
     if (!isSameInstruction(a, b)) {
       const [before, after] = [subject.original.code.text(a.start), subject.rewritten.code.text(b.start)];
       return different(`the original runs ${before}, the rewritten code ${after}`);
@@ -366,7 +367,7 @@ export class Walk {
       return `the call at ${hex(a.start)} is made at ${hex(b.start)}, and what it calls may be after its return address`;
     const behind = subject.original.code.at(a.end);
     if (behind !== null && (behind.flow & Flow.Return) !== 0)
-      return `the call at ${hex(a.start)} is made at ${hex(b.start)}, and may not return to the ret behind it`;
+      return `the call at ${hex(a.start)} is made at ${hex(b.start)}, and may not return to the ret after it`;
     return undefined;
   }
 

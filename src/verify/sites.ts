@@ -8,8 +8,9 @@
 import { interval, type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import { gatherFacts, type ProgramFacts } from "../facts/program.js";
-import { stackAddressesAt } from "../facts/stack.js";
+import type { FileFacts } from "../facts/file-facts.js";
+import { gatherFacts } from "../facts/program.js";
+import { StackFacts } from "../facts/stack.js";
 import { addTo } from "../grouped.js";
 import { touches, union, without } from "../intervals.js";
 import { writesRedZone } from "../kernel/kernels.js";
@@ -41,15 +42,17 @@ export type { CodeReport } from "./verdicts.js";
  * @throws InputError where a table of the original that has to be trusted (.eh_frame, relocations, symbols, notes) is
  * damaged
  */
-export const examineCode = (rewritten: ElfImage, original: ElfImage): CodeReport =>
+export const examineCode = (rewritten: ElfImage, original: FileFacts): CodeReport =>
   judge(gatherEvidence(rewritten, original, true));
 
 /**
  * Everything that the verdicts follow from.
+ * @param file the original
  * @param asksWitness whether the witness is asked as well, who shares nothing with the facts (doubts.ts)
  * @throws InputError like examineCode
  */
-export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitness = false): Evidence {
+export function gatherEvidence(rewritten: ElfImage, file: FileFacts, asksWitness = false): Evidence {
+  const original = file.image;
   const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten));
   const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<Vaddr, readonly number[]> => {
     const map = new Map<Vaddr, number[]>();
@@ -67,14 +70,15 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitn
     withProbes(compareCode(original, rewritten), pairs, before.code, after.code),
   );
   const readers = { original: before.code, rewritten: after.code };
-  if (code.changed.length === 0) return { pairs, code, ...readers, found: [], facts: undefined, layout: undefined };
+  if (code.changed.length === 0) return { pairs, code, ...readers, found: [], stack: undefined, layout: undefined };
 
   const puns = punsIn(code, before.code, after);
   const changed = code.changed.map((run) => ({ ...run, jumpEnd: puns.get(run)?.end }));
   const testimony = asksWitness ? testify(original, changed, certificatesOf(rewritten)) : undefined;
   // Where functions lead that hold no change the witness says; the rewriter's answer is not asked for again.
   const asked = testimony === undefined ? "all functions" : "those asked about";
-  const facts = gatherFacts(original, anchorsOf(pairs, code), asked);
+  const facts = gatherFacts(file, anchorsOf(pairs, code), asked);
+  const stack = new StackFacts(facts);
   const layout = new OriginalLayout(facts, before.code);
   const windows = windowsOf(facts, layout, code.changed, puns, testimony?.arrivals ?? []);
   const subject = new Subject(before, after, windows, layout, code.changed, code.added);
@@ -84,10 +88,10 @@ export function gatherEvidence(rewritten: ElfImage, original: ElfImage, asksWitn
   const examined = windows.map((window, i): ExaminedWindow => {
     const proof = proofs[i];
     const uncovered = proof === undefined ? [] : functionEnds.uncovered(subject, proof);
-    return { window, proof, uncovered, runs: run(facts, sides, window, proof), doubts: [] };
+    return { window, proof, uncovered, runs: run(stack, sides, window, proof), doubts: [] };
   });
   const found = testimony === undefined ? examined : withDoubts(testimony, code.changed, examined);
-  return { pairs, code, ...readers, found, facts, layout };
+  return { pairs, code, ...readers, found, stack, layout };
 }
 
 /** What the rewritten file claims of its functions: nothing where it carries nothing, or what is damaged. */
@@ -197,7 +201,7 @@ function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pai
  * from many more states where the proof has found something.
  */
 function run(
-  facts: ProgramFacts,
+  stack: StackFacts,
   sides: Sides,
   { arrivals, returns }: Window,
   proof: Proof | undefined,
@@ -209,7 +213,7 @@ function run(
   return [...new Set([...certain, ...returns])].map((original) => {
     const call = certain.has(original) ? undefined : calls.get(original);
     const rewritten = call === undefined ? original : vaddr(call.rewritten + call.lengths.rewritten);
-    return runStates(sides, { original, rewritten }, stackAddressesAt(facts, original), states);
+    return runStates(sides, { original, rewritten }, stack.addressesAt(original), states);
   });
 }
 

@@ -5,7 +5,6 @@
  */
 
 import { hex, type Interval, PAGE_SIZE, type Vaddr } from "../address.js";
-import { stackFacts } from "../facts/stack.js";
 import { groupBy } from "../grouped.js";
 import { touches, union, without } from "../intervals.js";
 import { writesRedZone } from "../kernel/kernels.js";
@@ -69,7 +68,7 @@ export function judge(evidence: Evidence): CodeReport {
     if (shown !== undefined && examined.proof?.mismatches.length === 0)
       accuse(blameForRun(shown, examined, evidence), runProblem(shown, evidence));
     for (const at of examined.uncovered) {
-      const reason = `the code at ${hex(at)} runs behind the end of its function, as unwind information or a symbol has it`;
+      const reason = `the code at ${hex(at)} runs past the end of its function, as unwind information or a symbol has it`;
       accuse(nearest(at, at, examined, evidence), { verdict: "different", reason });
     }
     const { start, frozen } = examined.window;
@@ -237,13 +236,13 @@ function stackProblem(
   traced: StateRun | undefined,
   evidence: Evidence,
 ): SiteProblem | undefined {
-  const { facts } = evidence;
+  const { stack } = evidence;
   const isBare = passings.some(
     ({ form, stackShift }) => form !== undefined && writesRedZone(form.nop) && stackShift < RED_ZONE,
   );
-  if (!isBare || facts === undefined) return undefined;
+  if (!isBare || stack === undefined) return undefined;
   const reads = notes.flatMap((note) => parseArguments(note.argumentText).arguments.flatMap(stackReads));
-  const { redZone, because } = stackFacts(facts, location, reads);
+  const { redZone, because } = stack.redZone(location, reads);
   if (redZone === "unused") return undefined;
   const isSure = redZone === "live" || traced !== undefined;
   const what = isSure ? "overwrites" : "may overwrite";

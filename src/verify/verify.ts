@@ -3,6 +3,7 @@
  */
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import { FileFacts } from "../facts/file-facts.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { compareCode } from "./changed-code.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
@@ -30,8 +31,9 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
-    const { sites, explained, origins } = examineCode(rewritten, image);
-    const guard = examineGuard(rewritten, image, compareCode(image, rewritten));
+    const original = new FileFacts(image);
+    const { sites, explained, origins } = examineCode(rewritten, original);
+    const guard = examineGuard(rewritten, original, compareCode(image, rewritten));
     const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {

@@ -1,8 +1,9 @@
 /** The stack facts of every probe of a file, as the pipeline asks for them. */
 import type { Vaddr } from "../../src/address.js";
 import type { ElfImage } from "../../src/elf/image.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
 import { gatherFacts } from "../../src/facts/program.js";
-import { type StackFact, stackFacts } from "../../src/facts/stack.js";
+import { type StackFact, StackFacts } from "../../src/facts/stack.js";
 import { parseArguments } from "../../src/usdt/arguments.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { stackReads } from "../../src/usdt/stack-reads.js";
@@ -22,11 +23,11 @@ export function answersOf(image: ElfImage): readonly Answer[] {
       ...(reads.get(location) ?? []),
       ...parseArguments(argumentText).arguments.flatMap(stackReads),
     ]);
-  const facts = gatherFacts(image, [...reads.keys()]);
+  const stack = new StackFacts(gatherFacts(new FileFacts(image), [...reads.keys()]));
   return notes.map(({ provider, name, location }) => ({
     provider,
     name,
     location,
-    ...stackFacts(facts, location, reads.get(location)!),
+    ...stack.redZone(location, reads.get(location)!),
   }));
 }

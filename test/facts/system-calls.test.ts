@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
 import { argumentsOf, findImportCalls } from "../../src/facts/import-calls.js";
 import { gatherFacts } from "../../src/facts/program.js";
 import { findSystemCalls, mayCopyMemory, numbersOf } from "../../src/facts/system-calls.js";
@@ -36,9 +37,9 @@ ${data}
   );
 
 const numbers = async (body: string, data?: string): Promise<unknown> => {
-  const image = parseElf(readFileSync(await program(body, data)));
-  const found = findSystemCalls(image);
-  const { calls, unclear } = numbersOf(found, gatherFacts(image, found.places));
+  const file = new FileFacts(parseElf(readFileSync(await program(body, data))));
+  const found = findSystemCalls(file);
+  const { calls, unclear } = numbersOf(found, gatherFacts(file, found.places));
   return unclear.length > 0 ? unclear : calls.map((call) => [call.numbers, mayCopyMemory(call)]);
 };
 
@@ -107,9 +108,9 @@ describe.skipIf(!canCompile)("the number of a system call", () => {
   it("is seen at the calls of an import, unless its address is handed out", async () => {
     const calls = async (body: string, ...flags: readonly string[]): Promise<unknown> => {
       const text = `#define _GNU_SOURCE\n#include <unistd.h>\n#include <sys/syscall.h>\nlong (*volatile p)();\n${body}`;
-      const image = parseElf(readFileSync(await compile(text, "-w", ...flags)));
-      const all = findImportCalls(image, ["syscall"]);
-      const found = argumentsOf(all, gatherFacts(image, all.places)).get("syscall");
+      const file = new FileFacts(parseElf(readFileSync(await compile(text, "-w", ...flags))));
+      const all = findImportCalls(file, ["syscall"]);
+      const found = argumentsOf(all, gatherFacts(file, all.places)).get("syscall");
       return Array.isArray(found) ? found.map((call) => call.arguments[0] ?? "unknown") : found;
     };
     const known = "int main(int n, char **v) { return syscall(SYS_gettid) + syscall(SYS_getppid); }";

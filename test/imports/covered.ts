@@ -4,8 +4,15 @@
  */
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
-import { parseElf } from "../../src/elf/image.js";
-import { type ForkCover, type ForkCoverPlan, forkCover } from "../../src/rewrite/fork-guard/install/fork-cover.js";
+import { type ElfImage, parseElf } from "../../src/elf/image.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
+import { gatherFacts } from "../../src/facts/program.js";
+import {
+  type ForkCover,
+  type ForkCoverPlan,
+  forkCover,
+  searchForks,
+} from "../../src/rewrite/fork-guard/install/fork-cover.js";
 import type { ChildCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
 import { type Installed, installForkCover } from "../../src/rewrite/fork-guard/install/install.js";
 import { revert } from "../../src/rewrite/revert.js";
@@ -15,7 +22,13 @@ import { childOf, flat } from "./handled.js";
 // pop rax; pop r11, rdi, rsi, rdx, rcx, rax; popfq; ret
 export const WRITES_G = "f30f1efa9c505152565741536a47b801000000bf020000004889e6ba010000000f0558415b5f5e5a59589dc3";
 
-export const coverOf = (file: string): ForkCover => forkCover(parseElf(readFileSync(file)));
+export const coverOf = (file: string): ForkCover => coverIn(parseElf(readFileSync(file)));
+
+function coverIn(image: ElfImage): ForkCover {
+  const file = new FileFacts(image);
+  const search = searchForks(file);
+  return forkCover(search, search.places.length === 0 ? undefined : gatherFacts(file, search.places));
+}
 
 /** Writes `output`; what it throws is the reason why not. `change` is where a test plants a fault. */
 export function cover(
@@ -26,7 +39,7 @@ export function cover(
   tableAtEnd = false,
 ): ForkCover & Installed {
   const image = parseElf(readFileSync(input));
-  const found = forkCover(image);
+  const found = coverIn(image);
   if (found.plan === undefined) throw new Error(found.obstacle ?? "nothing forks");
   const installed = installForkCover(image, change(found.plan), guard(found.plan), tableAtEnd);
   if (typeof installed === "string") throw new Error(installed);

@@ -114,7 +114,7 @@ describe.skipIf(!canCompile)("words for signals that are held", () => {
     expect(planOf(crowded(19 * 8)).slots).toBeDefined();
     expect(planOf(crowded(18 * 8)).slots).toBeUndefined();
     expect(planOf(crowded(3 * 8)).slots).toBeUndefined();
-    expect(planChildHandler(crowded(2 * 8))).toMatch(/no room behind its writable segment/);
+    expect(planChildHandler(crowded(2 * 8))).toMatch(/no room after its writable segment/);
   });
 });
 

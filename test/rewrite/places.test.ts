@@ -82,7 +82,7 @@ describe.skipIf(!canCompile)("the place of new code", () => {
     expect(await must(output, [])).toBe(await must(input, []));
   });
 
-  // Nothing behind the table may move here: the code itself stands there, and data in the rest of its last page.
+  // Nothing after the table may move here: the code itself stands there, and data in the rest of its last page.
   const crowded = `
     .globl _start
     .text

@@ -1,5 +1,5 @@
 /**
- * A probe in a function that may be entered anywhere: its nop becomes a jump whose distance is the bytes behind it. The
+ * A probe in a function that may be entered anywhere: its nop becomes a jump whose distance is the bytes after it. The
  * program enters these bytes, so that whoever changes one of them breaks it.
  */
 import { readFileSync, writeFileSync } from "node:fs";
@@ -257,7 +257,7 @@ describe.skipIf(!canCompile)("punned", () => {
   };
 
   it.each([
-    ["where the jump would lead too far", ["-DFIRST=lea 0x20(%rax),%rax"], "MiB behind the file's segments"],
+    ["where the jump would lead too far", ["-DFIRST=lea 0x20(%rax),%rax"], "MiB after the file's segments"],
     ["where it would lead into the file", ["-DFIRST=.byte 0x48,0,0,0"], "where the file's own segments are"],
     ["where it would lead to below the file", ["-DFIRST=lea -8(%rax),%rax"], "in front of the file's first segment"],
     ["where another probe is among the bytes behind", ["-DSECOND_PROBE"], "another probe at"],

@@ -299,14 +299,14 @@ const changesInPrograms: typeof changes = [
     inPiece("usdt_nop5.prepare", "488d8a80000000", "488d8a70000000", 1),
     /before a fork, traced .*(takes no slot|system calls)/,
   ],
-  ["a slot is never given back", inPiece("usdt_nop5.parent", "48c70200000000", "48c74200000000"), /behind a fork, /],
+  ["a slot is never given back", inPiece("usdt_nop5.parent", "48c70200000000", "48c74200000000"), /after a fork, /],
   [
     "signals stay blocked in the parent",
     inPiece("usdt_nop5.parent", "48c7c702000000", "48c7c700000000"),
-    /behind a fork, it blocks|behind a fork, the signals/,
+    /after a fork, it blocks|after a fork, the signals/,
   ],
-  ["another's mask is given back", inPiece("usdt_nop5.parent", "488b4208", "488b4218"), /behind a fork, /],
-  ["the parent's flags are lost", inPiece("usdt_nop5.parent", "9dc3", "58c3"), /behind a fork, the flags are not/],
+  ["another's mask is given back", inPiece("usdt_nop5.parent", "488b4208", "488b4218"), /after a fork, /],
+  ["the parent's flags are lost", inPiece("usdt_nop5.parent", "9dc3", "58c3"), /after a fork, the flags are not/],
   [
     "slots of other threads stay in the child",
     inPiece("usdt_nop5.fork_guard", "48c702000000004839f8", "48c742080000000039f8"),
@@ -323,7 +323,7 @@ const changesInPrograms: typeof changes = [
       const p = i.programHeaders.findLast((h) => h.p_type === 1 && (h.p_flags & 2) !== 0)!;
       b.writeBigUInt64LE(BigInt(p.p_memsz + 16), i.header.e_phoff + p.index * 56 + 40);
     },
-    /before a fork, |behind a fork, |in a child, /,
+    /before a fork, |after a fork, |in a child, /,
   ],
 ];
 

@@ -119,7 +119,7 @@ const faults: Readonly<Record<string, Fault>> = {
     site: "guarded",
     plant: (f) => f.replace("guarded", RAISE, NOP8),
     inRuns: true,
-    reason: /between a guard's halves|a nop at/,
+    reason: /between a red-zone guard's halves|a nop at/,
   },
   "a guard without its first half": {
     site: "guarded",
@@ -208,7 +208,7 @@ const verdictOf = (evidence: Evidence, name: string): SiteVerdict =>
 
 describe.skipIf(!canCompile)("a planted fault is found", () => {
   it.each(Object.entries(faults))("%s", (_what, { site, plant, inRuns, reason }) => {
-    const evidence = gatherEvidence(plant(new Faulty(rewritten)).image, rewritten.original);
+    const evidence = gatherEvidence(plant(new Faulty(rewritten)).image, rewritten.facts);
     const verdict = verdictOf(evidence, site);
     expect([verdict.verdict, verdict.reason]).toEqual(["different", expect.stringMatching(reason)]);
 
@@ -224,13 +224,13 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
 
   it("in a probe of two nops: the second one", () => {
     const faulty = new Faulty(layout5).replace("pairs", `90${NOP5}`, "900f1f440008");
-    const { sites } = judge(gatherEvidence(faulty.image, layout5.original));
+    const { sites } = judge(gatherEvidence(faulty.image, layout5.facts));
     expect(sites.filter((s) => s.verdict !== "equivalent").map((s) => s.name)).toEqual(["pairs"]);
   });
 
   it("and no other site is blamed", () => {
     const faulty = new Faulty(rewritten).replace("pairs", "4889fb", "4889f9");
-    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.facts));
     expect(sites.filter((s) => s.verdict !== "equivalent").map((s) => s.name)).toEqual(["pairs"]);
     expect(unexplained).toEqual([]);
   });
@@ -238,7 +238,7 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
   it("in code that no site accounts for", () => {
     const at = new Faulty(rewritten).symbol("untouched");
     const faulty = new Faulty(rewritten).put(at + 1, "07");
-    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.facts));
     expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
     expect(unexplained).toEqual([{ start: at + 1, end: at + 2 }]);
   });
@@ -247,7 +247,7 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     // nopl (%rax) and mov %rdi,%rax, in the other order.
     const at = new Faulty(rewritten).symbol("idle");
     const faulty = new Faulty(rewritten).put(at, "4889f80f1f00");
-    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, rewritten.facts));
     expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
     expect(unexplained).toEqual([{ start: at, end: at + 6 }]);
   });
@@ -255,7 +255,7 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
   it("where the block moved up, and the probe is a one-byte nop as before", () => {
     const nops = "90".repeat(11);
     const faulty = new Faulty(layout10).replace("shift", "90662e0f1f840000000000", nops);
-    const { sites, unexplained } = judge(gatherEvidence(faulty.image, layout10.original));
+    const { sites, unexplained } = judge(gatherEvidence(faulty.image, layout10.facts));
     // The probe is as good as it was: it is the code behind it that nobody accounts for.
     expect(sites.every((s) => s.verdict === "equivalent")).toBe(true);
     const { to } = faulty.probe("shift");
@@ -272,9 +272,9 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     const moved = at - before!.sh_offset + now!.sh_offset;
     expect(bytes.readUInt32LE(moved)).toBeGreaterThan(original.bytes.readUInt32LE(at));
     original.bytes.copy(bytes, moved, at, at + 4);
-    const { sites } = judge(gatherEvidence(parseElf(bytes), rewritten.original));
+    const { sites } = judge(gatherEvidence(parseElf(bytes), rewritten.facts));
     expect(sites.filter((s) => s.verdict !== "equivalent").map((s) => [s.name, s.reason])).toEqual([
-      ["shift", expect.stringMatching(/runs behind the end of its function, as unwind information or a symbol has it/)],
+      ["shift", expect.stringMatching(/runs past the end of its function, as unwind information or a symbol has it/)],
     ]);
   });
 
@@ -282,7 +282,7 @@ describe.skipIf(!canCompile)("a planted fault is found", () => {
     const { from } = new Faulty(rewritten).probe("displace");
     // The window is 8 bytes long; the jump takes 5 of them.
     const faulty = new Faulty(rewritten).put(from + 6, "cd");
-    const { unexplained } = judge(gatherEvidence(faulty.image, rewritten.original));
+    const { unexplained } = judge(gatherEvidence(faulty.image, rewritten.facts));
     expect(unexplained).toEqual([{ start: from + 5, end: from + 8 }]);
   });
 });

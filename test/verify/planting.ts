@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { type Vaddr, vaddr } from "../../src/address.js";
 import { type ElfImage, offsetOf, parseElf } from "../../src/elf/image.js";
 import { forEachSymbol, symbolName, symtab } from "../../src/elf/symbols.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
 import type { Layout, RewriteReport } from "../../src/rewritten/contract.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
@@ -11,6 +12,8 @@ import { build } from "../fixtures/build.js";
 
 export interface Rewritten {
   readonly original: ElfImage;
+  /** The original's, for all who hold files with faults against it. */
+  readonly facts: FileFacts;
   /** The rewritten file. */
   readonly bytes: Buffer;
   readonly report: RewriteReport;
@@ -39,7 +42,7 @@ export function rewriteFile(path: string, layout: Exclude<Layout, "auto">): Rewr
   if (content === null) throw new Error(`nothing to rewrite in ${path}`);
   const bytes = Buffer.alloc(content.size);
   for (const piece of content.pieces) bytes.set(piece.bytes, piece.offset);
-  return { original, bytes, report };
+  return { original, facts: new FileFacts(original), bytes, report };
 }
 
 /** A copy of a rewritten file, to plant faults in. Addresses are link-time addresses. */

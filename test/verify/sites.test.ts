@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
 import { examineCode, gatherEvidence } from "../../src/verify/sites.js";
 import { judge } from "../../src/verify/verdicts.js";
 import { corpus, corpusPath } from "../packages/corpus.js";
@@ -12,8 +13,8 @@ import { type Rewritten, rewriteFile, tacticsLibrary } from "./planting.js";
 const layouts = ["nop5", "nop,nop5", "nop,nop10"] as const;
 
 /** What is not as it must be: sites that are not equivalent, code that nobody explains. */
-function complaints({ original, bytes }: Rewritten): string[] {
-  const { sites, unexplained } = examineCode(parseElf(bytes), original);
+function complaints({ facts, bytes }: Rewritten): string[] {
+  const { sites, unexplained } = examineCode(parseElf(bytes), facts);
   return [
     ...sites.filter((s) => s.verdict !== "equivalent").map((s) => `${s.name}: ${s.verdict}, ${s.reason}`),
     ...unexplained.map((s) => `unexplained from 0x${s.start.toString(16)} to 0x${s.end.toString(16)}`),
@@ -49,8 +50,8 @@ describe.skipIf(!canCompile)("a rewritten program", () => {
   });
 
   it("is run from states that pass each probe and take both ways of each branch", async () => {
-    const { original, bytes } = rewriteFile(await tacticsLibrary(), "nop5");
-    const evidence = gatherEvidence(parseElf(bytes), original);
+    const { facts, bytes } = rewriteFile(await tacticsLibrary(), "nop5");
+    const evidence = gatherEvidence(parseElf(bytes), facts);
     for (const site of judge(evidence).sites) expect(site.states, site.name).toBeGreaterThanOrEqual(6);
     expect(evidence.found.flatMap(({ runs }) => runs.flatMap((r) => r.untaken))).toEqual([]);
   });
@@ -69,7 +70,7 @@ describe.skipIf(!canCompile)("a rewritten program", () => {
   it("is equivalent where sites stay as they are", async () => {
     const path = await compile(manyProbes(3));
     const original = parseElf(readFileSync(path));
-    const { sites, explained, unexplained } = examineCode(original, original);
+    const { sites, explained, unexplained } = examineCode(original, new FileFacts(original));
     expect(sites.map((s) => [s.verdict, s.states])).toEqual(sites.map(() => ["equivalent", 0]));
     expect([...explained, ...unexplained]).toEqual([]);
   });

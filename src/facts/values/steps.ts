@@ -142,7 +142,11 @@ export function stepsOf(code: DecodedCode): readonly Step[] {
   return steps;
 }
 
-/** Of the last ranges that were asked about: all of a large library would take more memory than the file. */
+/**
+ * Of the last ranges that were asked about: all of a large library would take more memory than the file. It is kept
+ * here and not in a value that is handed on, since a step follows from the bytes of its range alone: nobody sees who
+ * asked before, and what is kept never grows.
+ */
 const kept = new Map<DecodedCode, Step[]>();
 const MOST_KEPT = 64;
 /** Whoever asks of one instruction asks of its neighbours next. */

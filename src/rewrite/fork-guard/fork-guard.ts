@@ -22,6 +22,7 @@ import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../add
 import * as elf from "../../elf/constants.js";
 import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
+import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { addTo } from "../../grouped.js";
 import type { RewriteOptions } from "../../rewritten/contract.js";
@@ -43,7 +44,9 @@ import {
   coverCode,
   coverPlaces,
   type ForkCoverPlan,
+  type ForkSearch,
   forkCover,
+  searchForks,
 } from "./install/fork-cover.js";
 import { FORK_GUARD } from "./install/fork-handlers.js";
 
@@ -53,11 +56,32 @@ function needsGuard({ kernel, layout }: RewriteOptions): boolean {
   return kernelsAsked(kernel).some((k) => k.killsForkedChildren && k.optimizes === nop);
 }
 
+/** How a file may fork, where a guard is asked for; else why none is. */
+export interface GuardSearch {
+  readonly forks: ForkSearch | undefined;
+  /** Why no guard is asked for; null where no kernel that the options name needs one, or where one is asked for. */
+  readonly reason: string | null;
+  /** Places around which facts are needed before there can be a plan. */
+  readonly places: readonly Vaddr[];
+}
+
+/** @throws InputError where the file's dynamic tables are damaged */
+export function searchForGuard(file: FileFacts, options: RewriteOptions): GuardSearch {
+  const isNeeded = needsGuard(options);
+  if (!isNeeded || !options.forkGuard)
+    return { forks: undefined, reason: isNeeded ? "--no-fork-guard leaves it out" : null, places: [] };
+  const forks = searchForks(file);
+  return { forks, reason: null, places: forks.places };
+}
+
+/** A guard, and the probes that it is for. */
 export interface ForkGuardPlan {
   readonly cover: ForkCoverPlan;
   /** The ways to fork that the guard does not see, in words for people. */
   readonly uncovered: readonly string[];
-  readonly facts: ProgramFacts | undefined;
+  /** The input, and what its notes say: a guard is for probes, too, that are a nop5 before. */
+  readonly input: ElfImage;
+  readonly notes: readonly UsdtNote[];
 }
 
 /** No guard. */
@@ -67,30 +91,22 @@ interface NoForkGuard {
   readonly reason: string | null;
   /** It is known that the process never forks. */
   readonly neverForks: boolean;
-  readonly facts: ProgramFacts | undefined;
 }
 
 /**
- * @param sites probe sites; where the plan needs facts about the code, it comes with facts around them as well
+ * @param facts gathered around the places of the search, and maybe others; undefined where it has none
  * @throws InputError where the file's dynamic tables are damaged
  */
 export function planForkGuard(
-  image: ElfImage,
-  options: RewriteOptions,
-  sites: readonly Vaddr[],
+  { forks, reason }: GuardSearch,
+  notes: readonly UsdtNote[],
+  facts: ProgramFacts | undefined,
 ): ForkGuardPlan | NoForkGuard {
-  const none = (reason: string | null): NoForkGuard => ({
-    cover: undefined,
-    reason,
-    neverForks: false,
-    facts: undefined,
-  });
-  if (!needsGuard(options)) return none(null);
-  if (!options.forkGuard) return none("--no-fork-guard leaves it out");
-  const { plan, obstacle, uncovered, facts } = forkCover(image, sites);
-  if (obstacle !== undefined) return { ...none(obstacle), facts };
-  if (plan === undefined) return { ...none("the program never forks"), neverForks: true, facts };
-  return { cover: plan, uncovered, facts };
+  if (forks === undefined) return { cover: undefined, reason, neverForks: false };
+  const { plan, obstacle, uncovered } = forkCover(forks, facts);
+  if (obstacle !== undefined) return { cover: undefined, reason: obstacle, neverForks: false };
+  if (plan === undefined) return { cover: undefined, reason: "the program never forks", neverForks: true };
+  return { cover: plan, uncovered, input: forks.image, notes };
 }
 
 export const uncoveredWords = (ways: readonly string[]): string =>
@@ -121,7 +137,7 @@ export interface ForkGuard {
   readonly code: CoverCode;
 }
 
-export interface GuardedCode {
+interface GuardedCode {
   readonly newCode: NewCode;
   readonly guard: ForkGuard;
 }
@@ -150,18 +166,16 @@ export function nop5Before(
 const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZE;
 
 /**
- * New code with the guard for these sites after it, or why it cannot be there.
- * @param placed the rewritten probes
- * @param before nop5 sites that the input has
+ * New code with the guard after it, for the rewritten probes and for those that were a nop5 before; or why it cannot be
+ * there.
  */
 export function withForkGuard(
-  { cover }: ForkGuardPlan,
+  { cover, input, notes }: ForkGuardPlan,
   place: Place,
   newCode: NewCode,
-  placed: readonly PlacedProbe[],
-  before: readonly Vaddr[],
+  placed: ReadonlyMap<Vaddr, PlacedProbe>,
 ): GuardedCode | string {
-  const sites = [...placed.map(nop5Of).filter(isInOnePage), ...before];
+  const sites = [...[...placed.values()].map(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
   const guard = guardFor(mappings, cover.handler?.slots);

@@ -53,7 +53,7 @@ export function callThrough(context: SiteContext): Proposal | Refusal {
     if (traits.usesStackPointer)
       return refuse(
         "changes-frame",
-        `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs behind the call`,
+        `${traits.text} at ${hex(addressOf(code, i))} uses rsp, which differs after the call`,
         addressOf(code, i),
       );
   }

@@ -36,7 +36,7 @@ export function punned(context: SiteContext): Proposal | Refusal {
   const { site, facts } = context;
   const bytes = codeFrom(facts.image, site);
   if (bytes === null || bytes.length < JUMP_SIZE)
-    return refuse("no-room", "behind the nop there is no code to jump by", site);
+    return refuse("no-room", "after the nop there is no code to jump by", site);
   const data = facts.computed.readAsData(context.range);
   if (data !== undefined) return refuse("unknown-code", data);
   const stack = stackPointerObstacle(facts, context.range, site);
@@ -49,7 +49,7 @@ export function punned(context: SiteContext): Proposal | Refusal {
   if (kept !== undefined) return kept;
   const far = vaddr(site + JUMP_SIZE + bytes.readInt32LE(1));
   const away = farObstacle(facts.image, far);
-  if (away !== undefined) return refuse("far-target", `a jump by the bytes behind the nop would lead ${away}`, far);
+  if (away !== undefined) return refuse("far-target", `a jump by the bytes after the nop would lead ${away}`, far);
   return proposal(context, { far }, JUMP_SIZE);
 }
 

@@ -86,7 +86,11 @@ export function guardObstacle({ facts, range, site }: SiteContext): Refusal | un
   if (rows === undefined) return undefined;
   const row = rowAt(rows, site);
   if (row >= 0 && rows.registers[row] === DWARF_RBP) return undefined;
-  return refuse("unwind-rule", "a guard changes rsp, by which the unwind information finds the caller here", site);
+  return refuse(
+    "unwind-rule",
+    "a red-zone guard changes rsp, by which the unwind information finds the caller here",
+    site,
+  );
 }
 
 /**

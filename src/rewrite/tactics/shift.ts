@@ -15,7 +15,7 @@ import { hex, type Vaddr, vaddr } from "../../address.js";
 import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow, instructionBytes } from "../../x86/decode.js";
 import { relocate } from "../../x86/relocate.js";
-import type { PlacedProbe, Proposal, SiteContext } from "../proposal.js";
+import type { PlacedProbe, Proposal, SiteContext, WantedProbe } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
 import { callSites, crossesPage, guardObstacle, movable, paddingRoom, windowObstacle } from "./safety.js";
 
@@ -30,65 +30,64 @@ export function shift(context: SiteContext): Proposal | Refusal {
   const need = growthOf(context, last);
   const room = paddingRoom(context, last + 1, need);
   if (room < need)
-    return refuse("no-room", `the block at ${hex(site)} has ${room} bytes of padding behind it, not ${need}`, blockEnd);
-  const probes: PlacedProbe[] = [];
-  const displaced: string[] = [];
-  const pieces: Uint8Array[] = [];
-  let to: number = site;
+    return refuse("no-room", `the block at ${hex(site)} has ${room} bytes of padding after it, not ${need}`, blockEnd);
+  const pieces: Piece[] = [];
+  let newEnd: Vaddr = site;
   for (let i = index; i <= last; i++) {
-    const from = addressOf(code, i);
-    let bytes: Uint8Array | undefined;
-    const probe = context.probe(from);
-    if (probe !== undefined) {
-      const { form } = probe;
-      const unguardable = form.guard ? guardObstacle(context) : undefined;
-      if (unguardable !== undefined) return unguardable;
-      bytes = form.bytes;
-      const location = vaddr(to + form.location);
-      probes.push({ site: from, location, form, stackShift: form.stackShift });
-      if (crossesPage(location, form))
-        return refuse(
-          "page-border",
-          "the probe would cross a page boundary, where the kernel does not optimize it",
-          location,
-        );
-    } else {
-      const traits = movable(context, i);
-      if (traits instanceof Refusal) return traits;
-      if (traits.changesFrame && i !== last)
-        return refuse("changes-frame", `${traits.text} at ${hex(from)} changes the stack frame`, from);
-      const original = instructionBytes(code, i);
-      bytes = relocate(original, from, vaddr(to));
-      if (bytes === undefined || bytes.length !== original.length)
-        return refuse("out-of-reach", `${traits.text} at ${hex(from)} would no longer reach its target`, from);
-      displaced.push(traits.text);
-    }
-    pieces.push(bytes);
-    to += bytes.length;
+    const at = addressOf(code, i);
+    const probe = context.probe(at);
+    const piece = probe === undefined ? movedTo(newEnd, context, i, last) : probeAt(newEnd, context, at, probe);
+    if (piece instanceof Refusal) return piece;
+    pieces.push(piece);
+    newEnd = vaddr(newEnd + piece.bytes.length);
   }
-  const newEnd = vaddr(to);
   const end = vaddr(blockEnd + room);
   const obstacle = windowObstacle(context, site, end) ?? unwindObstacle(context, newEnd);
   if (obstacle !== undefined) return obstacle;
-  const bytes = new Uint8Array(end - site);
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  bytes.set(nopFill(end - newEnd), at);
   const growth = newEnd > code.end ? { range: context.range, end: newEnd } : undefined;
   const fde = facts.functions.fde(context.range);
   if (growth !== undefined && fde !== undefined && fde.rangeOffset === undefined)
     return refuse("unwind-rule", "the function's end is written in a form that cannot be changed");
+  const bytes = Uint8Array.from([...pieces.flatMap((piece) => [...piece.bytes]), ...nopFill(end - newEnd)]);
+  const probes = pieces.flatMap(({ probe }) => probe ?? []);
   return {
     tactic: "shift",
     site,
     window: { start: site, end },
     change: { kind: "in-place", bytes, probes, growth },
-    displaced,
+    displaced: pieces.flatMap(({ displaced }) => displaced ?? []),
     helpers: [],
   };
+}
+
+/** What stands in the block for one instruction: a probe, or the same one at another address. */
+interface Piece {
+  readonly bytes: Uint8Array;
+  readonly probe?: PlacedProbe;
+  readonly displaced?: string;
+}
+
+function probeAt(to: Vaddr, context: SiteContext, site: Vaddr, { form }: WantedProbe): Piece | Refusal {
+  const unguardable = form.guard ? guardObstacle(context) : undefined;
+  if (unguardable !== undefined) return unguardable;
+  const location = vaddr(to + form.location);
+  const border = "the probe would cross a page boundary, where the kernel does not optimize it";
+  if (crossesPage(location, form)) return refuse("page-border", border, location);
+  return { bytes: form.bytes, probe: { site, location, form, stackShift: form.stackShift } };
+}
+
+function movedTo(to: Vaddr, context: SiteContext, index: number, last: number): Piece | Refusal {
+  const { code } = context;
+  const from = addressOf(code, index);
+  const traits = movable(context, index);
+  if (traits instanceof Refusal) return traits;
+  if (traits.changesFrame && index !== last)
+    return refuse("changes-frame", `${traits.text} at ${hex(from)} changes the stack frame`, from);
+  const original = instructionBytes(code, index);
+  const bytes = relocate(original, from, to);
+  if (bytes === undefined || bytes.length !== original.length)
+    return refuse("out-of-reach", `${traits.text} at ${hex(from)} would no longer reach its target`, from);
+  return { bytes, displaced: traits.text };
 }
 
 /** By how many bytes the block grows: a one-byte nop becomes a probe's form, for each probe in it. */
@@ -103,12 +102,12 @@ function endOfBlock({ code, index, site, probe, isSite }: SiteContext): number |
   for (let i = index; i < code.count; i++) {
     const at = addressOf(code, i);
     if (at - site > LONGEST_BLOCK)
-      return refuse("no-room", `the block behind the probe is longer than ${LONGEST_BLOCK} bytes`);
+      return refuse("no-room", `the block after the probe is longer than ${LONGEST_BLOCK} bytes`);
     if (isSite(at) && probe(at) === undefined)
       return refuse("other-probe", `another probe at ${hex(at)} would have to move`, at);
     if (code.flow[i]! & (Flow.Return | Flow.Jump | Flow.IndirectJump)) return i;
   }
-  return refuse("no-room", "the block behind the probe has no end");
+  return refuse("no-room", "the block after the probe has no end");
 }
 
 /** Unwind rules and landing pads go by address; those of the moved bytes must be the same before and after it. */
@@ -122,6 +121,6 @@ function unwindObstacle(context: SiteContext, newEnd: Vaddr): Refusal | undefine
       vaddr(change),
     );
   if (callSites(context).some((s) => s.landingPad !== undefined && s.start < newEnd && s.end > site))
-    return refuse("landing-pad", "the block behind the probe is covered by a landing pad");
+    return refuse("landing-pad", "the block after the probe is covered by a landing pad");
   return undefined;
 }

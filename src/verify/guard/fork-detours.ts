@@ -19,6 +19,7 @@ import { decodeInstructions, type Instruction } from "../../emulate/instruction.
 import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, joinAddress, STATE_WORDS, XMM } from "../../emulate/state.js";
 import { describeEntry } from "../../facts/entries.js";
+import type { FileFacts } from "../../facts/file-facts.js";
 import { gatherFacts, type ProgramFacts } from "../../facts/program.js";
 import { findSystemCalls, numbersOf, type SystemCalls } from "../../facts/system-calls.js";
 import { codeFrom } from "../../usdt/sites.js";
@@ -110,12 +111,14 @@ export class ForkDetours {
   /** What the code of the original tells of its system calls, and of what leads there. */
   private readonly known: SystemCalls;
   private readonly facts: ProgramFacts | undefined;
+  private readonly original: ElfImage;
   private turn = 0;
 
   constructor(
-    private readonly original: ElfImage,
+    original: FileFacts,
     private readonly machine: Machine,
   ) {
+    this.original = original.image;
     const own = findSystemCalls(original);
     this.facts = own.places.length === 0 ? undefined : gatherFacts(original, own.places);
     this.known = this.facts === undefined ? { calls: [], unclear: own.unclear } : numbersOf(own, this.facts);
@@ -133,7 +136,7 @@ export class ForkDetours {
       return `${describeEntry(entry)}, inside the bytes that are others`;
     // A return address that is compared with labels around the call would be another.
     for (const entry of entries.within(vaddr(detour.call + 2), vaddr(detour.call + 3)))
-      if (entry.branches === undefined) return `${describeEntry(entry)}, right behind the call`;
+      if (entry.branches === undefined) return `${describeEntry(entry)}, right after the call`;
     const before = new Machine(this.original, (at) => at >= start && at < end);
     before.stopBefore = end;
     const carriers = this.carriers(detour, before);

@@ -29,6 +29,7 @@ import * as elf from "../../elf/constants.js";
 import { startsProcesses } from "../../elf/dynamic.js";
 import { type ElfImage, offsetOf, type ProgramHeader } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import type { FileFacts } from "../../facts/file-facts.js";
 import { touches, union } from "../../intervals.js";
 import { readCarry } from "../../rewritten/carry.js";
 import { decodeMemo } from "../../rewritten/memo.js";
@@ -75,13 +76,11 @@ export interface Guard {
 
 /**
  * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
+ * @param file the original
  * @param code what changed, and new code
  */
-export function examineGuard(
-  rewritten: ElfImage,
-  original: ElfImage,
-  { changed, added }: ChangedCode,
-): Guard | undefined {
+export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, added }: ChangedCode): Guard | undefined {
+  const original = file.image;
   const said = memoSays(rewritten);
   const isNew = (address: number): boolean => touches(added, address, address + 1);
   let views: readonly [LoaderView, LoaderView];
@@ -101,7 +100,7 @@ export function examineGuard(
     if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
   }
-  const guard = new Examination(rewritten, original, views[1], views[0], isNew, detours).run();
+  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
@@ -131,12 +130,16 @@ class Examination {
 
   constructor(
     private readonly rewritten: ElfImage,
-    private readonly original: ElfImage,
+    private readonly file: FileFacts,
     private readonly now: LoaderView,
     private readonly before: LoaderView,
     private readonly isNew: (address: number) => boolean,
     private readonly detours: readonly ForkDetour[],
   ) {}
+
+  private get original(): ElfImage {
+    return this.file.image;
+  }
 
   run(): Guard {
     const hooks = this.hooks();
@@ -195,7 +198,7 @@ class Examination {
     if (starts[0] === "DT_PREINIT_ARRAY" && !isProgram)
       this.say("the dynamic section", "the loader does not call a library's preinit array");
     if (ends[0] === "DT_FINI_ARRAY" && has("DT_FINI"))
-      this.say("the dynamic section", "code of the file runs behind its end");
+      this.say("the dynamic section", "code of the file runs after its end");
     if (starts.length > 0 && ends.length === 0 && !isProgram)
       this.say("the dynamic section", "its handler stays where the file is unloaded");
     return hooks;
@@ -228,7 +231,7 @@ class Examination {
     const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
     const end = grown.p_vaddr + grown.p_memsz;
     if (another !== undefined)
-      this.say(atAddress(another.grown.p_vaddr), "a second segment has words behind its variables");
+      this.say(atAddress(another.grown.p_vaddr), "a second segment has words after its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
     // Whoever is mapped to the same page later on lies over them.
     const shares = (p: ProgramHeader): boolean =>
@@ -322,7 +325,7 @@ class Examination {
     } else if (this.detours.length === 0 || changes.wrapped.length > 0)
       this.say("the dynamic section", "nothing registers a child handler");
     if (fini !== undefined) named.push({ name: "usdt_nop5.fini", start: fini[1].start });
-    const detours = this.detours.length === 0 ? undefined : new ForkDetours(this.original, machine);
+    const detours = this.detours.length === 0 ? undefined : new ForkDetours(this.file, machine);
     if (init === undefined && detours !== undefined) {
       // In a static program nobody else tells where the handler is.
       for (const detour of this.detours) unlessAbsent(() => detours.judge(detour, undefined));
@@ -392,7 +395,7 @@ class Examination {
         ? unlessAbsent(() => judge(machine, start, guarded, slots))
         : "it is no new code";
       if (problem !== undefined)
-        this.say(atAddress(start), `${name === "prepare" ? "before a fork" : "behind a fork"}, ${problem}`);
+        this.say(atAddress(start), `${name === "prepare" ? "before a fork" : "after a fork"}, ${problem}`);
       found.push({ name: `usdt_nop5.${name}`, start });
     }
     return found;

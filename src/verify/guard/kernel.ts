@@ -173,7 +173,7 @@ export class ChildKernel {
     const { cpu } = this.machine;
     const number = this.argument(Gpr.RAX);
     if (this.isOver || (this.mask === "restored" && this.held === undefined))
-      this.wrong("a system call behind the last one");
+      this.wrong("a system call after the last one");
     if (this.mask === "open" && number !== SYS_rt_sigprocmask) this.wrong("a system call while signals may come");
     if (this.between !== undefined && number !== SYS_madvise) this.wrong("a system call before MADV_DODUMP");
     cpu.setGpr(Gpr.RAX, BigInt.asUintN(64, BigInt(this.answer(number))));
@@ -268,7 +268,7 @@ export class ChildKernel {
     const kind = this.scene.page(page);
     if (asked.has(advice)) say("for the second time");
     asked.add(advice);
-    if (this.splitPages.size > 0 || this.between !== undefined) say("behind a split");
+    if (this.splitPages.size > 0 || this.between !== undefined) say("after a split");
     if (!this.hasUnsound(page) && advice !== "KEEPONFORK") say("on a page whose sites are sound");
     if (advice === "KEEPONFORK") {
       if (!this.wiped.delete(page)) say("that nothing asks for");

@@ -154,7 +154,7 @@ class Comparison {
     }
     for (let i = this.symbolsBefore; i < this.symbolsNow; i++) {
       if (!this.isGuardImport(now, i))
-        this.say(now.address + i * elf.SYM_SIZE, `the new dynamic symbol ${i} is no function that a guard needs`);
+        this.say(now.address + i * elf.SYM_SIZE, `the new dynamic symbol ${i} is no function that a fork guard needs`);
       else this.nameInTail(now.bytes.readUInt32LE(i * elf.SYM_SIZE));
     }
     if (now.bytes.length % elf.SYM_SIZE !== 0) this.say(now.address, "dynamic symbols that are not whole");
@@ -399,7 +399,7 @@ class Comparison {
       for (let i = 0; i < countOf(now, elf.RELA_SIZE); i++) {
         const name = nameOf(this.rewritten, now!.bytes.readUInt32LE(i * elf.RELA_SIZE + 12)) ?? "";
         if (names.has(name) && !this.newWords.has(relocationAt(now!, i).place))
-          this.say(now!.address + i * elf.RELA_SIZE, `a use of ${name} goes around the guard`);
+          this.say(now!.address + i * elf.RELA_SIZE, `a use of ${name} goes around the fork guard`);
       }
     }
   }

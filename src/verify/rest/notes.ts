@@ -91,5 +91,5 @@ function* noteProblems(original: ElfImage, o: UsdtNote, rewritten: ElfImage, r: 
   const noteEnd = r.offset + r.size;
   if (now.readUInt32LE(r.offset + 4) !== descsz || noteEnd - r.locationOffset !== alignUp(descsz, 4))
     yield "has another size than what it says";
-  if (firstNonZero(now.subarray(textEnd, noteEnd)) >= 0) yield "has bytes behind its arguments";
+  if (firstNonZero(now.subarray(textEnd, noteEnd)) >= 0) yield "has bytes after its arguments";
 }

@@ -207,7 +207,7 @@ function judgeOrder(original: ElfImage, rewritten: ElfImage, { added }: SegmentP
     const before = all[i - 1];
     if (before === undefined) return;
     if (judgesOrder && p.p_vaddr < before.p_vaddr + before.p_memsz)
-      say(p, "overlaps the one before it, or is not behind it");
+      say(p, "overlaps the one before it, or does not follow it");
     if (
       (added.includes(p) || added.includes(before)) &&
       pageStart(p.p_vaddr) < alignUp(before.p_vaddr + before.p_memsz, PAGE_SIZE)

@@ -67,7 +67,7 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
   };
   const [before, now] = [original.bytes.subarray(endBefore), rewritten.bytes.subarray(end)];
   if (before.length !== now.length)
-    say(end, `${now.length} bytes stand behind everything that headers describe, not ${before.length}`);
+    say(end, `${now.length} bytes stand after everything that headers describe, not ${before.length}`);
   else
     findings.push(
       ...describe(differingRuns(before, now), (run) =>

@@ -4,6 +4,7 @@
  */
 import { type ElfImage, parseElf } from "../../../src/elf/image.js";
 import { InputError } from "../../../src/errors.js";
+import type { FileFacts } from "../../../src/facts/file-facts.js";
 import { readUsdtNotes } from "../../../src/usdt/notes.js";
 import type { VerifyReport } from "../../../src/verify/contract.js";
 import { carriedOriginal, givenOriginal, type Original } from "../../../src/verify/original.js";
@@ -39,7 +40,7 @@ const complaints = ({ sites, findings }: VerifyReport): string[] => [
  * @param asksWays whether to ask which ways would have been enough: as much work again, and as much memory
  */
 export function examine(fault: Fault, bytes: Buffer = plant(fault), asksWays = true): Finding {
-  const { original } = fault.subject.rewritten;
+  const { original, facts } = fault.subject.rewritten;
   const image = parseElf(bytes);
   const [givenFirst, carried] = [givenOriginal(image, original.bytes), carriedOriginal(image)];
   const given = verify(image, givenFirst);
@@ -49,7 +50,7 @@ export function examine(fault: Fault, bytes: Buffer = plant(fault), asksWays = t
     fault,
     given: isDifferent(given),
     alone: isDifferent(alone),
-    ...(asksWays ? shares(image, original) : { byProof: false, byRuns: false, byRest: false }),
+    ...(asksWays ? shares(image, facts) : { byProof: false, byRuns: false, byRest: false }),
     says: complaints(given),
   };
 }
@@ -61,7 +62,7 @@ const isSameQuestion = (a: Original, b: Original): boolean =>
   b.image?.bytes.equals(a.image.bytes) === true;
 
 /** Which of the ways would have been enough. */
-function shares(image: ElfImage, original: ElfImage): Pick<Finding, "byProof" | "byRuns" | "byRest"> {
+function shares(image: ElfImage, original: FileFacts): Pick<Finding, "byProof" | "byRuns" | "byRest"> {
   if (!canReadNotes(image)) return { byProof: false, byRuns: false, byRest: true };
   const evidence = gatherEvidence(image, original);
   const withoutRuns = judge({ ...evidence, found: evidence.found.map((f) => ({ ...f, runs: [] })) });
@@ -70,7 +71,7 @@ function shares(image: ElfImage, original: ElfImage): Pick<Finding, "byProof" | 
   return {
     byProof: withoutRuns.sites.some((s) => s.verdict === "different"),
     byRuns: runs.some((r) => r.both.difference !== undefined),
-    byRest: compareRest(image, original, explained, origins, undefined, true).findings.length > 0,
+    byRest: compareRest(image, original.image, explained, origins, undefined, true).findings.length > 0,
   };
 }
 

@@ -1,5 +1,6 @@
 /**
- * Which forks of a process a file can have a guard for, how, and which not: read `forkCover` from top to bottom.
+ * Which forks of a process a file can have a guard for, how, and which not: `searchForks` finds all by which it may fork,
+ * and `forkCover` says what can be done about each, when facts about the code around them are there.
  *
  *     fork, daemon, forkpty         a child handler, for whoever calls them in the process (child-handler.ts)
  *     _Fork                         its import is wrapped (wrappers.ts)
@@ -21,9 +22,10 @@ import * as elf from "../../../elf/constants.js";
 import { isMarkedPie } from "../../../elf/dynamic.js";
 import type { ElfImage } from "../../../elf/image.js";
 import { dynsym, forEachSymbol, symbolName } from "../../../elf/symbols.js";
+import type { FileFacts } from "../../../facts/file-facts.js";
 import { argumentsOf, findImportCalls, type ImportCall, type ImportCalls } from "../../../facts/import-calls.js";
 import { REACH_BEFORE, REACH_BEHIND } from "../../../facts/neighbourhoods.js";
-import { gatherFacts, type ProgramFacts } from "../../../facts/program.js";
+import type { ProgramFacts } from "../../../facts/program.js";
 import { CLONE_VM, findSystemCalls, mayCopyMemory, numbersOf, type SystemCalls } from "../../../facts/system-calls.js";
 import { readUsdtNotes } from "../../../usdt/notes.js";
 import type { Assembler } from "../../../x86/assembler.js";
@@ -59,58 +61,59 @@ export interface ForkCover {
   readonly covered: readonly string[];
   /** Ways to fork that stay without a guard, and why. */
   readonly uncovered: readonly string[];
-  /** Facts around the sites that were given, and more; undefined where the question needed none. */
-  readonly facts: ProgramFacts | undefined;
+}
+
+/** Everything by which a file may fork, before anything is known of the code around it. */
+export interface ForkSearch {
+  readonly image: ElfImage;
+  /** No interpreter loads it. */
+  readonly isAlone: boolean;
+  /** The child handler without wrappers, undefined for static programs; or why there can be none. */
+  readonly handler: ChildHandlerPlan | string | undefined;
+  /** The imports that may fork. */
+  readonly imports: readonly string[];
+  readonly calls: ReturnType<typeof findImportCalls>;
+  readonly systemCalls: ReturnType<typeof findSystemCalls>;
+  /** Places around which facts have to be gathered before it can be said which of them do. */
+  readonly places: readonly Vaddr[];
+}
+
+/** @throws InputError where tables of the file are damaged */
+export function searchForks(file: FileFacts): ForkSearch {
+  const { image } = file;
+  const isAlone = isStatic(image);
+  const handler = isAlone ? undefined : planChildHandler(image);
+  // Where there can be no guard nobody asks further.
+  const isAsked = typeof handler !== "string";
+  const imports = isAlone || !isAsked ? [] : importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
+  const calls = findImportCalls(
+    file,
+    imports.filter((name) => name in harmless),
+  );
+  const systemCalls = isAsked ? findSystemCalls(file) : { found: [], unclear: [], places: [] };
+  return { image, isAlone, handler, imports, calls, systemCalls, places: [...calls.places, ...systemCalls.places] };
 }
 
 /**
- * @param sites probe sites: where anything has to be known of the code, it is found out for them at once
+ * @param facts gathered around all places of the search, and maybe others; undefined where it has none
  * @throws InputError where tables of the file are damaged
  */
-export function forkCover(image: ElfImage, sites: readonly Vaddr[] = []): ForkCover {
+export function forkCover(search: ForkSearch, facts: ProgramFacts | undefined): ForkCover {
+  const { image, isAlone, handler: bare, imports } = search;
   const covered: string[] = [];
   const uncovered: string[] = [];
-  const isAlone = isStatic(image);
-  const bare = isAlone ? undefined : planChildHandler(image);
-  if (typeof bare === "string") return { plan: undefined, obstacle: bare, covered, uncovered, facts: undefined };
-  const { imports, calls, systemCalls, facts } = waysToFork(image, isAlone, sites);
+  if (typeof bare === "string") return { plan: undefined, obstacle: bare, covered, uncovered };
+  const calls = argumentsOf(search.calls, facts);
   const handler = bare && withWrappers(image, bare, imports, calls, covered, uncovered);
+  const systemCalls =
+    facts === undefined ? { calls: [], unclear: search.systemCalls.unclear } : numbersOf(search.systemCalls, facts);
   const detours = detoursOf(image, systemCalls, facts, covered, uncovered);
-  if (isAlone && detours.length === 0 && uncovered.length === 0)
-    return {
-      plan: undefined,
-      obstacle: undefined,
-      covered: ["it is static, and makes no system call that forks"],
-      uncovered,
-      facts,
-    };
+  if (isAlone && detours.length === 0 && uncovered.length === 0) {
+    covered.push("it is static, and makes no system call that forks");
+    return { plan: undefined, obstacle: undefined, covered, uncovered };
+  }
   const plan = { image: handler?.image ?? image, handler, detours };
-  return { plan, obstacle: undefined, covered, uncovered, facts };
-}
-
-interface WaysToFork {
-  /** The imports that may fork. */
-  readonly imports: readonly string[];
-  readonly calls: ReadonlyMap<string, ImportCalls>;
-  readonly systemCalls: SystemCalls;
-  readonly facts: ProgramFacts | undefined;
-}
-
-/** Everything by which a file may fork; nothing is gathered where there is nothing to ask. */
-function waysToFork(image: ElfImage, isAlone: boolean, sites: readonly Vaddr[]): WaysToFork {
-  const imports = isAlone ? [] : importsAmong(image, ["_Fork", "syscall", "clone", "__clone", "clone3"]);
-  const asked = imports.filter((name) => name in harmless);
-  const found = findImportCalls(image, asked);
-  const own = findSystemCalls(image);
-  const places = [...found.places, ...own.places];
-  const facts = places.length === 0 ? undefined : gatherFacts(image, [...sites, ...places]);
-  const noFacts = { calls: [], unclear: own.unclear };
-  return {
-    imports,
-    calls: argumentsOf(found, facts),
-    systemCalls: facts === undefined ? noFacts : numbersOf(own, facts),
-    facts,
-  };
+  return { plan, obstacle: undefined, covered, uncovered };
 }
 
 /** Whether no interpreter loads it: it has all of its code in itself. */

@@ -158,7 +158,7 @@ function windowObstacle(facts: ProgramFacts, { start, end }: Interval<Vaddr>, be
   const inside = facts.entries.within(start + 1, end)[0];
   if (inside !== undefined) return `${describeEntry(inside)}, inside the bytes that are needed`;
   const named = facts.entries.within(behind, behind + 1).find((entry) => entry.branches === undefined);
-  return named === undefined ? frozenObstacle(facts, start, end)?.text : `${describeEntry(named)}, right behind it`;
+  return named === undefined ? frozenObstacle(facts, start, end)?.text : `${describeEntry(named)}, right after it`;
 }
 
 function questionFor({ numbers, firstArguments }: SystemCall): Question {

@@ -64,7 +64,7 @@ function spaceBehind(
   const end = alignUp(start + most * WORD, PAGE_SIZE);
   const follows = (p: ProgramHeader): boolean => p !== segment && p.p_vaddr + p.p_memsz > segment.p_vaddr;
   if (loads.some((p) => follows(p) && Math.floor(p.p_vaddr / PAGE_SIZE) * PAGE_SIZE < end))
-    return "there is no room behind its writable segment";
+    return "there is no room after its writable segment";
   return {
     start,
     take: (count) => {

@@ -1,0 +1,61 @@
+/**
+ * A plan, and the place for its new code. The two depend on each other: far jumps take program headers, of which there
+ * may be no more, and calls move only where it turns out that their return addresses in new code can be unwound. What
+ * finds no place is left out, and said so; what cannot be unwound is planned again.
+ */
+import type { Vaddr } from "../address.js";
+import type { Course } from "./course.js";
+import { guardedPlaces, nop5Before } from "./fork-guard/fork-guard.js";
+import { type Load, type Located, locate, withFarJumps } from "./locate.js";
+import { type Places, placesFor } from "./place.js";
+import { type Plan, planSites } from "./plan.js";
+import type { Program } from "./program.js";
+import type { Survey } from "./survey.js";
+import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
+
+/** What is done for each probe, in its place; or why the course's guard is of no use. */
+export function planAndPlace(program: Program, course: Course, survey: Survey): Located | string {
+  const unwind = program.tables?.unwind;
+  const isUnwindable = unwindsCalls(unwind);
+  const located = place(program, course, plan(program, course, survey, isUnwindable));
+  if (!isUnwindable || typeof located === "string") return located;
+  const movesCalls = located.proposals.some((p) => p.tactic === "displace-call");
+  if (!movesCalls || typeof unwindFor(unwind, located.code, []) === "object") return located;
+  return place(program, course, plan(program, course, survey, false));
+}
+
+function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isUnwindable: boolean): Plan {
+  const { wanted, skipped } = survey;
+  if (tables === undefined || wanted.length === 0)
+    return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
+  const sites = new Set(notes.map((n) => n.location));
+  const planned = planSites(tables, wanted, sites, guard !== undefined, isUnwindable);
+  return { ...planned, skipped: new Map([...skipped, ...planned.skipped]) };
+}
+
+function place(program: Program, course: Course, planned: Plan): Located | string {
+  const { guard } = course;
+  const { ofLibraries } = program;
+  return withFarJumps(planned, (kept, farSegments) => {
+    if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
+    const load: Load = { plan: kept, guard, ofLibraries };
+    return locate(load, () => placesOf(program, course, kept, farSegments));
+  });
+}
+
+/** Whether a probe that is asked for is a nop5 already. */
+function hasNop5({ image, notes, sites }: Program): boolean {
+  const asked = notes.filter((note) => sites.has(note.location));
+  return nop5Before(image, asked, new Set()).length > 0;
+}
+
+/** Where new code can go, best first: with unwind information beside it, where there is any to write. */
+function placesOf({ image, options, tables }: Program, { guard }: Course, kept: Plan, farSegments: number): Places {
+  const wanted = { ...options, farSegments };
+  const found = guard === undefined ? placesFor(image, wanted) : guardedPlaces(guard, wanted);
+  if (tables === undefined) return found;
+  // A guard comes from nowhere in the input.
+  const origins: readonly Vaddr[] | undefined =
+    guard === undefined ? kept.proposals.map((p) => p.window.start) : undefined;
+  return { ...found, places: placesToUnwind(found.places, tables.unwind, origins) };
+}

@@ -1,0 +1,95 @@
+/**
+ * What is known of each site before anything is planned: whether it is asked for, whether what lies below rsp there is
+ * needed, and so which form its probe gets; or why it can have none.
+ */
+import type { Vaddr } from "../address.js";
+import { StackFacts } from "../facts/stack.js";
+import { hasStackPointer } from "../facts/stack-pointer.js";
+import { writesRedZone } from "../kernel/kernels.js";
+import type { RedZone } from "../rewritten/contract.js";
+import { forms, type ProbeLayout } from "../usdt/forms.js";
+import type { UsdtNote } from "../usdt/notes.js";
+import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import type { InputTables } from "./input-tables.js";
+import { movePin, readsBelowStack, stackPin } from "./note-edits.js";
+import type { WantedSite } from "./plan.js";
+import type { Program } from "./program.js";
+import { redZoneOf } from "./red-zone.js";
+import { Refusal, refuse } from "./refusal.js";
+import type { Selection } from "./select.js";
+import { formOf } from "./written-form.js";
+
+export interface Survey {
+  readonly layout: ProbeLayout;
+  readonly selection: ReadonlyMap<UsdtNote, Selection>;
+  /** The sites to plan for. */
+  readonly wanted: readonly WantedSite[];
+  readonly redZones: ReadonlyMap<Vaddr, RedZone>;
+  /** Why others can have no such probe. */
+  readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
+}
+
+/** @throws InputError where tables of the file are damaged */
+export function surveySites(program: Program, layout: ProbeLayout): Survey {
+  const selection = program.selection(layout);
+  const skipped = new Map<Vaddr, readonly Refusal[]>();
+  const redZones = new Map<Vaddr, RedZone>();
+  const wanted: WantedSite[] = [];
+  const { tables } = program;
+  if (tables === undefined) return { layout, selection, wanted, redZones, skipped };
+  const stack = new StackFacts(tables.facts);
+  for (const [location, notes] of program.sites) {
+    const redZone = redZoneOf(stack, location, notes);
+    redZones.set(location, redZone);
+    if (selection.get(notes[0]!)!.kind !== "candidate") continue;
+    const site = wantedSite(tables, location, notes, layout, redZone !== "unused");
+    if (site instanceof Refusal) skipped.set(location, [site]);
+    else wanted.push(site);
+  }
+  return { layout, selection, wanted, redZones, skipped };
+}
+
+function wantedSite(
+  { facts }: InputTables,
+  location: Vaddr,
+  notes: readonly UsdtNote[],
+  layout: ProbeLayout,
+  usesRedZone: boolean,
+): WantedSite | Refusal {
+  if (!hasStackPointer(facts, location))
+    return refuse("stack-pointer", "rsp may be no stack pointer here, and a traced probe writes below it", location);
+  const form = formOf(layout, usesRedZone);
+  const stackPinned = notes.map(stackPin).find((reason) => reason !== undefined);
+  if (form.guard && stackPinned !== undefined)
+    return refuse(
+      "pinned-stack",
+      `bytes below rsp are or may be needed, and a probe that keeps off them lowers rsp: ${stackPinned}`,
+      location,
+    );
+  return {
+    location,
+    form,
+    unguarded: formOf(layout, false),
+    usesRedZone,
+    readsBelowStack: notes.some(readsBelowStack),
+    stackPinned: stackPinned === undefined ? undefined : refuse("pinned-stack", stackPinned, location),
+    pinned: notes.map(movePin).find((reason) => reason !== undefined),
+  };
+}
+
+/** Sites that are a bare nop5 in the input: they are judged like those that this run makes. */
+export function bareNop5Sites(
+  { image, notes }: Program,
+  { selection, redZones }: Survey,
+): { location: Vaddr; redZone: RedZone }[] {
+  const bare = notes.filter((n) => {
+    if (selection.get(n)!.kind !== "already") return false;
+    const code = codeFrom(image, n.location);
+    const instruction = code === null ? null : probeInstruction(code);
+    return instruction !== null && instruction in forms && writesRedZone(forms[instruction as ProbeLayout].nop);
+  });
+  return [...new Set(bare.map((n) => n.location))].map((location) => ({
+    location,
+    redZone: redZones.get(location) ?? "unknown",
+  }));
+}
