@@ -78,7 +78,7 @@ export interface GuestRun {
 /** Runs a command on a kernel, with this machine's files underneath; what it writes is gone afterwards. */
 export async function inGuest({ folder }: TestKernel, ...command: readonly string[]): Promise<GuestRun> {
   const before = process.hrtime.bigint();
-  const vm = spawn(path.join(here, "vm"), ["-t", "540", folder, "--", ...command], {
+  const vm = spawn(path.join(here, "vm"), ["-t", "280", folder, "--", ...command], {
     cwd: root,
     env: {
       ...process.env,
@@ -90,6 +90,8 @@ export async function inGuest({ folder }: TestKernel, ...command: readonly strin
     },
     stdio: ["ignore", "pipe", "pipe"],
   });
+  // A test that is given up leaves no guest behind.
+  behindFile(() => vm.kill());
   const texts = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) vm[name].setEncoding("utf8").on("data", (s) => (texts[name] += s));
   const status = await new Promise<number | null>((resolve, reject) => vm.on("error", reject).on("close", resolve));
