@@ -26,7 +26,9 @@ async function run(traced: Traced, tracefs: string): Promise<Ran> {
     program: traced.file,
     argv: [traced.file],
     stdio: ["ignore", "pipe", "pipe"] as const,
-    output: (_: 1 | 2, chunk: Buffer) => void (output += chunk.toString("latin1")),
+    output: (_: 1 | 2, chunk: Buffer): void => {
+      output += chunk.toString("latin1");
+    },
   };
   const { exitCode, signal, sites } = await traceCommand(tracefs, command, [fileOf(traced)]);
   const seen = sites.map(({ name, hits, optimized }) => ({ name, hits, optimized }));
@@ -46,7 +48,9 @@ class Restless {
   constructor(file: string) {
     this.#child = spawn(file, [], { stdio: ["pipe", "pipe", "pipe"] });
     this.#child.stdin.on("error", () => {}); // it may have died
-    this.#child.stdout.on("data", (chunk: Buffer) => void (this.#text += chunk.toString("latin1")));
+    this.#child.stdout.on("data", (chunk: Buffer) => {
+      this.#text += chunk.toString("latin1");
+    });
     this.ended = once(this.#child, "close").then(([status, signal]) => signal ?? `exit status ${status}`);
   }
 
