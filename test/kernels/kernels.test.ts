@@ -9,6 +9,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseVersion, kernels as ranges, returnsBySystemCall, type Treatment } from "../../src/kernel/kernels.js";
 import { treatmentAt } from "../../src/kernel/treatment.js";
+import { bin } from "../command.js";
 import { skipBecause } from "../packages/skips.js";
 import { nopOfImage } from "./image.js";
 import { guestScript, imageOf, inGuest, type TestKernel, testKernels } from "./machine.js";
@@ -146,7 +147,7 @@ describe.skipIf(skips)("test kernels", () => {
       );
 
       it("doctor says of it what the table says", async () => {
-        const run = await inGuest(kernel, process.execPath, "bin/usdt-nop5.js", "doctor", "--json");
+        const run = await inGuest(kernel, process.execPath, bin, "doctor", "--json");
         expect(run.status, run.stderr).toBe(0);
         const { optimizes, checks } = JSON.parse(run.stdout) as DoctorDocument;
         const statusOf = Object.fromEntries(checks.map(({ name, status }) => [name, status]));
