@@ -42,12 +42,29 @@ function machineMissing(): string | null {
   return existsSync("/usr/lib/qemu/virtiofsd") ? null : "no virtiofsd";
 }
 
-/** The kernels to test, and why others are not among them. */
-export function testKernels(): { readonly kernels: readonly TestKernel[]; readonly missing: readonly string[] } {
+/** The kernels to test. */
+export function testKernels(): Fetched {
   const series = wanted();
   if (series.length === 0) return { kernels: [], missing: ["KERNELS=short or all asks for them"] };
   const obstacle = machineMissing();
   if (obstacle !== null) return { kernels: [], missing: [obstacle] };
+  return fetchKernels(series);
+}
+
+/** The newest of the suites that get new kernels first. */
+export function newestKernels(): Fetched {
+  const { KERNELS: asked } = process.env;
+  if (asked !== "all" && asked !== "newest") return { kernels: [], missing: ["KERNELS=newest or all asks for them"] };
+  return fetchKernels(["sid", "experimental"]);
+}
+
+interface Fetched {
+  readonly kernels: readonly TestKernel[];
+  /** Why others are not among them. */
+  readonly missing: readonly string[];
+}
+
+function fetchKernels(series: readonly string[]): Fetched {
   const folder = process.env.KERNELS_FOLDER;
   const args = [...(folder === undefined ? [] : [`${folder}/`]), ...series];
   const fetched = spawnSync(path.join(here, "fetch"), args, { encoding: "utf8" });
@@ -55,7 +72,7 @@ export function testKernels(): { readonly kernels: readonly TestKernel[]; readon
     const [name, version, place] = line.split(" ");
     if (name === undefined || version === undefined || place === undefined) return [];
     const bytes = Number(readFileSync(path.join(place, ".bytes"), "utf8"));
-    return [{ series: name, version, folder: place, facts: kernelOf(parseVersion(name)!), bytes }];
+    return [{ series: name, version, folder: place, facts: kernelOf(parseVersion(version)!), bytes }];
   });
   return { kernels, missing: fetched.stderr.split("\n").filter((line) => line !== "") };
 }
