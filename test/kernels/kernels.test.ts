@@ -12,13 +12,11 @@ import { treatmentAt } from "../../src/kernel/treatment.js";
 import { bin } from "../command.js";
 import { skipBecause } from "../packages/skips.js";
 import { nopOfImage } from "./image.js";
-import { guestScript, imageOf, inGuest, type TestKernel, testKernels } from "./machine.js";
+import { guestScript, imageOf, inGuest, isShort, type TestKernel, testKernels } from "./machine.js";
 import { type Nop, nameOf, type Seen } from "./nops.js";
 import type { ReturnSeen } from "./probed-return.js";
 
 const { kernels, missing } = testKernels();
-/** There is little time then; and where developers have a kernel of nop5, `npm test` holds the model against that. */
-const isShort = process.env.KERNELS === "short";
 const skips = skipBecause("test kernels", kernels.length === 0 ? missing.join("; ") : null);
 
 /** Kernel by kernel, claim by claim. */
