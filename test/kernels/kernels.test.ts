@@ -12,7 +12,7 @@ import { treatmentAt } from "../../src/kernel/treatment.js";
 import { bin } from "../command.js";
 import { skipBecause } from "../packages/skips.js";
 import { nopOfImage } from "./image.js";
-import { guestScript, imageOf, inGuest, isShort, type TestKernel, testKernels } from "./machine.js";
+import { guestScript, guestTimeout, imageOf, inGuest, isShort, type TestKernel, testKernels } from "./machine.js";
 import { type Nop, nameOf, type Seen } from "./nops.js";
 import type { ReturnSeen } from "./probed-return.js";
 
@@ -72,7 +72,7 @@ interface DoctorDocument {
   readonly checks: readonly { readonly name: string; readonly status: string; readonly detail: string }[];
 }
 
-describe.skipIf(skips)("test kernels", () => {
+describe.skipIf(skips)("test kernels", guestTimeout, () => {
   let script: string;
   beforeAll(async () => {
     script = await guestScript("guest.ts");

@@ -11,7 +11,7 @@ import { cannotCompile } from "../live/kernel.js";
 import { skipBecause } from "../packages/skips.js";
 import type { Answer, Task } from "./layouts.js";
 import { expected, expectedToggled, type LayoutCase, layoutCases, shown, shownToggled } from "./layouts-table.js";
-import { guestScript, inGuest, isShort, testKernels } from "./machine.js";
+import { guestScript, guestTimeout, inGuest, isShort, testKernels } from "./machine.js";
 
 const { kernels, missing } = testKernels();
 const skips =
@@ -24,7 +24,7 @@ afterAll(() => {
   if (!skips) console.log(table.join("\n"));
 });
 
-describe.skipIf(skips)("layouts on test kernels", () => {
+describe.skipIf(skips)("layouts on test kernels", guestTimeout, () => {
   let script: string;
   let task: string;
   let run: readonly LayoutCase[];

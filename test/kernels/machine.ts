@@ -88,6 +88,11 @@ export function imageOf({ folder }: TestKernel): string {
   return path.join(found!.parentPath, found!.name);
 }
 
+/** How long a guest may take: emulated, on a machine with other work. */
+const GUEST_SECONDS = 540;
+/** Of a test with a guest. */
+export const guestTimeout = { timeout: 1000 * (GUEST_SECONDS + 60) };
+
 export interface GuestRun {
   readonly status: number | null;
   readonly stdout: string;
@@ -98,7 +103,7 @@ export interface GuestRun {
 /** Runs a command on a kernel, with this machine's files underneath; what it writes is gone afterwards. */
 export async function inGuest({ folder }: TestKernel, ...command: readonly string[]): Promise<GuestRun> {
   const before = process.hrtime.bigint();
-  const vm = spawn(path.join(here, "vm"), ["-t", "280", folder, "--", ...command], {
+  const vm = spawn(path.join(here, "vm"), ["-t", String(GUEST_SECONDS), folder, "--", ...command], {
     cwd: root,
     env: {
       ...process.env,

@@ -15,7 +15,7 @@ import { cannotMakeTracer } from "../live/libbpf.js";
 import { build, programSource, rewriteWith } from "../live/rewriting.js";
 import { skipBecause } from "../packages/skips.js";
 import { type LibbpfTracer, libbpfTracers } from "./libbpfs.js";
-import { guestScript, inGuest, isShort, testKernels } from "./machine.js";
+import { guestScript, guestTimeout, inGuest, isShort, testKernels } from "./machine.js";
 import type { Attached, Traceable, TracersAnswer, TracersTask } from "./tracers-guest.js";
 
 const { kernels, missing } = testKernels();
@@ -44,7 +44,7 @@ afterAll(() => {
   if (table.length > 0) console.log(table.join("\n"));
 });
 
-describe.skipIf(skips)("tracers on test kernels", () => {
+describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
   let script: string;
   let task: string;
   let tracers: readonly LibbpfTracer[];
