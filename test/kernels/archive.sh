@@ -17,8 +17,8 @@ done >"$apt/sources.list"
 options=(-o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$apt/lists"
   -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
 
-# Name, version, size and suite of every image and source of a kernel, older ones that a suite still lists among them. Small
-# packages only lead to others.
+# Name, version, size and suite of every image and source of a kernel, older ones that a suite still lists among
+# them. Small packages only lead to others.
 kernels_of() {
   awk -v suite="$1" '/^Package: /{p=$2} /^Version: /{v=$2} /^Size: /{s=$2}
     /^$/{if (s > 5000000 && p ~ /^linux-((image|binary)-(unsigned-)?[0-9].*-cloud-amd64(-unsigned)?|source-[0-9.]+)$/)

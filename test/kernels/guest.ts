@@ -1,6 +1,6 @@
 /**
- * What runs on the kernel that is asked: attaches to each kind of nop, and to where a function returns; prints what it saw as JSON.
- * Made into one file.
+ * What runs on the kernel that is asked: attaches to each kind of nop, and to where a function returns; prints what it
+ * saw as JSON. Made into one file.
  */
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,6 +1,6 @@
 /**
- * What runs on the kernel that is asked: programs under uprobes, attached as `live` attaches, and under tracers that come and
- * go. Prints what it saw as JSON. Made into one file; its argument is the task's file.
+ * What runs on the kernel that is asked: programs under uprobes, attached as `live` attaches, and under tracers that
+ * come and go. Prints what it saw as JSON. Made into one file; its argument is the task's file.
  */
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,6 +1,7 @@
 /**
- * Each layout on each kernel: programs that are rewritten here run there, under uprobes that are attached as `live` does. What they
- * compute, what is counted and whether their children live is held against src/kernel, also where it says that they break.
+ * Each layout on each kernel: programs that are rewritten here run there, under uprobes that are attached as `live`
+ * does. What they compute, what is counted and whether their children live is held against src/kernel, also where it
+ * says that they break.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -54,9 +55,8 @@ describe.skipIf(skips)("layouts on test kernels", guestTimeout, () => {
         toggle.map((one) => [one.title, ...expectedToggled(one, facts)]),
       );
       const children = toggled.reduce((sum, one) => sum + one.children, 0);
-      table.push(
-        `${kernel.series} seen: ${run.length} programs in their layouts, ${children} children (${seconds.toFixed(0)} s)`,
-      );
+      const took = `${seconds.toFixed(0)} s`;
+      table.push(`${kernel.series} seen: ${run.length} programs in their layouts, ${children} children (${took})`);
     },
   );
 });

@@ -1,6 +1,6 @@
 /**
- * Programs that show what a layout does to whom: built and rewritten here, and run on each kernel under a uprobe on every
- * probe. Shared with what runs in the guest.
+ * Programs that show what a layout does to whom: built and rewritten here, and run on each kernel under a uprobe on
+ * every probe. Shared with what runs in the guest.
  */
 import type { LongNop } from "../../src/kernel/kernels.js";
 

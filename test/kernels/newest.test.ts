@@ -1,10 +1,11 @@
 /**
- * A cheap watch: which nop the newest kernels of Debian sid and experimental patch, read off their images and not booted.
+ * A cheap watch: which nop the newest kernels of Debian sid and experimental patch, read off their images and not
+ * booted.
  *
  *     npm run kernels:newest
  *
- * It fails where the answer is another one than src/kernel has for that version, and says so where the version is newer than all
- * that were looked at: the table went on without knowing.
+ * It fails where the answer is another one than src/kernel has for that version, and says so where the version is newer
+ * than all that were looked at: the table went on without knowing.
  */
 import { afterAll, describe, expect, it } from "vitest";
 import { isFrom, parseVersion, type Version } from "../../src/kernel/kernels.js";

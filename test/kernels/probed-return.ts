@@ -1,6 +1,6 @@
 /**
- * What a return probe puts in place of a return address: a program that tells the bytes to which its traced function returns. The
- * kernel's page of such code cannot be read from outside, and the program itself can read it.
+ * What a return probe puts in place of a return address: a program that tells the bytes to which its traced function
+ * returns. The kernel's page of such code cannot be read from outside, and the program itself can read it.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

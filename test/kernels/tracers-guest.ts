@@ -1,6 +1,6 @@
 /**
- * What runs on the kernel that is asked: tracers that find a program's probe by its note, and what stands there meanwhile. Prints
- * what it saw as JSON. Made into one file; its argument is the task's file.
+ * What runs on the kernel that is asked: tracers that find a program's probe by its note, and what stands there
+ * meanwhile. Prints what it saw as JSON. Made into one file; its argument is the task's file.
  */
 import { readFileSync } from "node:fs";
 import { runningKernel } from "../../src/live/running-kernel.js";

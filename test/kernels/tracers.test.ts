@@ -1,6 +1,6 @@
 /**
- * Tracers as users have them, on each kernel: bpftrace and libbpf of this machine, of sid and of a kernel tree. Which of a combination's
- * nops they attach to, and that each pass is counted once.
+ * Tracers as users have them, on each kernel: bpftrace and libbpf of this machine, libbpf of sid and of a kernel tree.
+ * Which of a combination's nops they attach to, and that each pass is counted once.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,7 +1,8 @@
 /**
- * What the program said of kernels before they were booted and asked, and was wrong: each as its users see it. All of it is run as
- * a process, so that an older build (USDT_NOP5=its bin/usdt-nop5.js) can be held against it: that fails each of these. What only
- * shows on the kernels that it is about, doctor's word on 7.2 and later, is held there by test/kernels, in the same way.
+ * What the program said of kernels before they were booted and asked, and was wrong: each as its users see it. All of
+ * it is run as a process, so that an older build (USDT_NOP5=its bin/usdt-nop5.js) can be held against it: that fails
+ * each of these. What only shows on the kernels that it is about, doctor's word on 7.2 and later, is held there by
+ * test/kernels, in the same way.
  */
 import { beforeAll, describe, expect, it } from "vitest";
 import { type RewriteDocument, startNop5 } from "../command.js";

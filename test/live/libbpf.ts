@@ -1,6 +1,6 @@
 /**
- * libbpf as a tracer of USDT probes: a program made in the test from attach.c, as anyone would write it. It finds the probes
- * by the notes and reads their arguments; what it does not understand it refuses.
+ * libbpf as a tracer of USDT probes: a program made in the test from attach.c, as anyone would write it. It finds the
+ * probes by the notes and reads their arguments; what it does not understand it refuses.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";

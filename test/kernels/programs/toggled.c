@@ -1,6 +1,7 @@
 /*
- * Passes a probe over values that it keeps below rsp, and forks a child that does the same, again and again, while tracers
- * come and go. A character of input makes it pause, say what came of it until then, and wait for another one to go on:
+ * Passes a probe over values that it keeps below rsp, and forks a child that does the same, again and again, while
+ * tracers come and go. A character of input makes it pause, say what came of it until then, and wait for another one
+ * to go on:
  *
  *     passed PASSES killed CHILDREN of CHILDREN wrong RESULTS
  *
