@@ -116,7 +116,7 @@ export function parseVersion(text: string): Version | null {
 }
 
 /** Whether a version is another one or follows it. */
-const isFrom = ([major, minor]: Version, first: Version): boolean =>
+export const isFrom = ([major, minor]: Version, first: Version): boolean =>
   major > first[0] || (major === first[0] && minor >= first[1]);
 
 /** The kernels that a version belongs to. */

@@ -1,4 +1,7 @@
-/** What runs on the kernel that is asked: attaches to each kind of nop, and prints what it saw as JSON. Made into one file. */
+/**
+ * What runs on the kernel that is asked: attaches to each kind of nop, and to where a function returns; prints what it
+ * saw as JSON. Made into one file.
+ */
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeProgramFile } from "../../src/live/program-file.js";
@@ -7,6 +10,7 @@ import { requireTracefs } from "../../src/live/tracefs.js";
 import { attachUprobes, type Uprobes } from "../../src/live/uprobes.js";
 import { type Nop, nops, type Seen, type When } from "./nops.js";
 import { PASSES, probedNop, SHOWN } from "./probed-nop.js";
+import { askReturn } from "./probed-return.js";
 
 /** What the program says next: the bytes at its site; null where it has ended. */
 async function told(child: ChildProcessWithoutNullStreams): Promise<string | null> {
@@ -60,4 +64,4 @@ async function ask(nop: Nop, when: When, tracefs: string): Promise<Seen> {
 const tracefs = requireTracefs();
 const seen: Seen[] = [];
 for (const nop of nops) for (const when of ["before", "running"] as const) seen.push(await ask(nop, when, tracefs));
-console.log(JSON.stringify({ kernel: runningKernel().name, seen }));
+console.log(JSON.stringify({ kernel: runningKernel().name, seen, returned: await askReturn() }));

@@ -7,16 +7,16 @@
  * Emulated CPUs run in turns: bytes and the order of events can be seen, and no times and no races.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { kernels as ranges, type Treatment } from "../../src/kernel/kernels.js";
+import { parseVersion, kernels as ranges, returnsBySystemCall, type Treatment } from "../../src/kernel/kernels.js";
 import { treatmentAt } from "../../src/kernel/treatment.js";
+import { bin } from "../command.js";
 import { skipBecause } from "../packages/skips.js";
 import { nopOfImage } from "./image.js";
-import { guestScript, imageOf, inGuest, type TestKernel, testKernels } from "./machine.js";
+import { guestScript, guestTimeout, imageOf, inGuest, isShort, type TestKernel, testKernels } from "./machine.js";
 import { type Nop, nameOf, type Seen } from "./nops.js";
+import type { ReturnSeen } from "./probed-return.js";
 
 const { kernels, missing } = testKernels();
-/** There is little time then; and where developers have a kernel of nop5, `npm test` holds the model against that. */
-const isShort = process.env.KERNELS === "short";
 const skips = skipBecause("test kernels", kernels.length === 0 ? missing.join("; ") : null);
 
 /** Kernel by kernel, claim by claim. */
@@ -39,6 +39,9 @@ const visible = (treatment: Treatment | null): string =>
   treatment === "emulated" || treatment === "stepped" ? "trap" : String(treatment);
 
 const plainHex = ({ hex }: Nop): string => hex.replaceAll(" ", "");
+
+/** mov $335,%rax; syscall: what a return probe leads to, if it is not int3. */
+const RETURN_CALL = /48c7c04f0100000f05/;
 
 /** What became of a nop, by its bytes and hits alone. */
 function became({ nop, bytes, hits, passes, refusal, end }: Seen): string {
@@ -69,7 +72,7 @@ interface DoctorDocument {
   readonly checks: readonly { readonly name: string; readonly status: string; readonly detail: string }[];
 }
 
-describe.skipIf(skips)("test kernels", () => {
+describe.skipIf(skips)("test kernels", guestTimeout, () => {
   let script: string;
   beforeAll(async () => {
     script = await guestScript("guest.ts");
@@ -85,10 +88,10 @@ describe.skipIf(skips)("test kernels", () => {
         seen(kernel, `its image optimizes ${facts.optimizes ?? "nothing"}`);
       });
 
-      it("does with each nop what the table says, and gives back what it says", async () => {
+      it("does with nops and returns what the table says, and gives back what it says", async () => {
         const run = await inGuest(kernel, process.execPath, script);
         expect(run.status, run.stderr + run.stdout).toBe(0);
-        const answer = JSON.parse(run.stdout) as { kernel: string; seen: readonly Seen[] };
+        const answer = JSON.parse(run.stdout) as { kernel: string; seen: readonly Seen[]; returned: ReturnSeen };
         expect(answer.kernel).toBe(facts.name);
         const row = (one: Seen, what: string) => `${nameOf(one.nop)}, attached ${one.when}: ${what}`;
         const expected = answer.seen.map((one) => {
@@ -105,6 +108,12 @@ describe.skipIf(skips)("test kernels", () => {
           if (became(one) === "optimized" && facts.damages !== null && last !== original) continue;
           expect(last.slice(0, 2 * given), nameOf(one.nop)).toBe(original.slice(0, 2 * given));
         }
+        const { untraced, traced, hits, passes, end } = answer.returned;
+        const way = (code: string): string => (/^cc/.test(code) ? "int3" : RETURN_CALL.test(code) ? "335" : "neither");
+        const version = parseVersion(kernel.series)!;
+        const expectedWay = returnsBySystemCall(version) ? "335" : "int3";
+        expect([way(untraced), way(traced), hits, end]).toEqual(["neither", expectedWay, passes, "exit status 0"]);
+        seen(kernel, `return probes by ${expectedWay === "335" ? "system call 335" : "int3"}`);
         const count = (what: string): number => answer.seen.filter((one) => became(one) === what).length;
         seen(
           kernel,
@@ -136,7 +145,7 @@ describe.skipIf(skips)("test kernels", () => {
       );
 
       it("doctor says of it what the table says", async () => {
-        const run = await inGuest(kernel, process.execPath, "bin/usdt-nop5.js", "doctor", "--json");
+        const run = await inGuest(kernel, process.execPath, bin, "doctor", "--json");
         expect(run.status, run.stderr).toBe(0);
         const { optimizes, checks } = JSON.parse(run.stdout) as DoctorDocument;
         const statusOf = Object.fromEntries(checks.map(({ name, status }) => [name, status]));

@@ -27,6 +27,9 @@ const SERIES = ["6.1", "6.12", "6.18", "7.1", "7.2", "7.3", "7.4", "7.5"];
 /** One that optimizes nop5, one that optimizes nop10. */
 const SHORT = ["7.1", "7.3"];
 
+/** There is little time then: where developers have a kernel of nop5, `npm test` holds more against that. */
+export const isShort = process.env.KERNELS === "short";
+
 /** Which are wanted: KERNELS=all, KERNELS=short, or series with commas; nothing: none. */
 function wanted(): readonly string[] {
   const { KERNELS: asked = "" } = process.env;
@@ -42,12 +45,29 @@ function machineMissing(): string | null {
   return existsSync("/usr/lib/qemu/virtiofsd") ? null : "no virtiofsd";
 }
 
-/** The kernels to test, and why others are not among them. */
-export function testKernels(): { readonly kernels: readonly TestKernel[]; readonly missing: readonly string[] } {
+/** The kernels to test. */
+export function testKernels(): Fetched {
   const series = wanted();
   if (series.length === 0) return { kernels: [], missing: ["KERNELS=short or all asks for them"] };
   const obstacle = machineMissing();
   if (obstacle !== null) return { kernels: [], missing: [obstacle] };
+  return fetchKernels(series);
+}
+
+/** The newest of the suites that get new kernels first. */
+export function newestKernels(): Fetched {
+  const { KERNELS: asked } = process.env;
+  if (asked !== "all" && asked !== "newest") return { kernels: [], missing: ["KERNELS=newest or all asks for them"] };
+  return fetchKernels(["sid", "experimental"]);
+}
+
+interface Fetched {
+  readonly kernels: readonly TestKernel[];
+  /** Why others are not among them. */
+  readonly missing: readonly string[];
+}
+
+function fetchKernels(series: readonly string[]): Fetched {
   const folder = process.env.KERNELS_FOLDER;
   const args = [...(folder === undefined ? [] : [`${folder}/`]), ...series];
   const fetched = spawnSync(path.join(here, "fetch"), args, { encoding: "utf8" });
@@ -55,7 +75,7 @@ export function testKernels(): { readonly kernels: readonly TestKernel[]; readon
     const [name, version, place] = line.split(" ");
     if (name === undefined || version === undefined || place === undefined) return [];
     const bytes = Number(readFileSync(path.join(place, ".bytes"), "utf8"));
-    return [{ series: name, version, folder: place, facts: kernelOf(parseVersion(name)!), bytes }];
+    return [{ series: name, version, folder: place, facts: kernelOf(parseVersion(version)!), bytes }];
   });
   return { kernels, missing: fetched.stderr.split("\n").filter((line) => line !== "") };
 }
@@ -68,6 +88,11 @@ export function imageOf({ folder }: TestKernel): string {
   return path.join(found!.parentPath, found!.name);
 }
 
+/** How long a guest may take: emulated, on a machine with other work. */
+const GUEST_SECONDS = 540;
+/** Of a test with a guest. */
+export const guestTimeout = { timeout: 1000 * (GUEST_SECONDS + 60) };
+
 export interface GuestRun {
   readonly status: number | null;
   readonly stdout: string;
@@ -78,7 +103,7 @@ export interface GuestRun {
 /** Runs a command on a kernel, with this machine's files underneath; what it writes is gone afterwards. */
 export async function inGuest({ folder }: TestKernel, ...command: readonly string[]): Promise<GuestRun> {
   const before = process.hrtime.bigint();
-  const vm = spawn(path.join(here, "vm"), ["-t", "540", folder, "--", ...command], {
+  const vm = spawn(path.join(here, "vm"), ["-t", String(GUEST_SECONDS), folder, "--", ...command], {
     cwd: root,
     env: {
       ...process.env,
@@ -90,6 +115,8 @@ export async function inGuest({ folder }: TestKernel, ...command: readonly strin
     },
     stdio: ["ignore", "pipe", "pipe"],
   });
+  // A test that is given up leaves no guest behind.
+  behindFile(() => vm.kill());
   const texts = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) vm[name].setEncoding("utf8").on("data", (s) => (texts[name] += s));
   const status = await new Promise<number | null>((resolve, reject) => vm.on("error", reject).on("close", resolve));

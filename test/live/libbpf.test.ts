@@ -4,7 +4,8 @@ import { readNotes } from "../judges/notes.js";
 import { skipBecause } from "../packages/skips.js";
 import { must } from "../run.js";
 import { cannotTrace } from "./kernel.js";
-import { libbpfMissing, type SeenByLibbpf, withLibbpf } from "./libbpf.js";
+import { libbpfMissing, withLibbpf } from "./libbpf.js";
+import type { SeenByLibbpf } from "./libbpf-tracer.js";
 import { build, programSource, rewriteWith, sameLength } from "./rewriting.js";
 
 const skipped = cannotTrace("arguments, read by libbpf") || skipBecause("arguments, read by libbpf", libbpfMissing());
