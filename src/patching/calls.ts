@@ -17,6 +17,7 @@ import type { Space, Thread } from "./state.js";
 import { consumed } from "./trap.js";
 import { behind } from "./user.js";
 import { quadBytes, readQuad } from "./words.js";
+import { install } from "./writes.js";
 
 const PWRITE = 18;
 const SIGRETURN = 15;
@@ -196,13 +197,14 @@ function fork(situation: Situation, number: number): Change[] {
   const back = returning(situation, CHILD_PID).thread!;
   const child: Thread = {
     ...back,
+    acts: setup.program.acts.child,
     snapshot: machine.numberOf(withRegisters(machine.valueOf(thread.snapshot), new Map([[Gpr.RAX, 0]]))),
   };
   const copy: Space = {
     ...space,
     trampolines: protocol.forkCopiesTrampoline
       ? space.trampolines
-      : space.trampolines.map((t) => ({ ...t, isMapped: false })),
+      : space.trampolines.map((t) => ({ ...t, isMapped: false, isKnown: false })),
   };
   const label = number === FORK ? "kernel: forks" : "kernel: vforks";
   const parent: Thread = number === VFORK ? { ...back, mode: "suspended" } : back;
@@ -232,16 +234,16 @@ function advise(situation: Situation): Change[] {
   // The mapping is split or joined, which makes the kernel install what is registered.
   let next = space;
   for (const site of setup.sites)
-    if (registry.sites[site.index]!.hasConsumer && !setup.isOptimized(space, site))
-      next = withCode(next, site, 0, Uint8Array.of(INT3));
+    if (registry.sites[site.index]!.hasConsumer) next = install(setup, registry, next, site).space;
   return [
     { ...back, label: "kernel: splits the mapping, installs int3 where probes are", space: next, refreshes: true },
   ];
 }
 
-/** pwrite to /proc/self/mem: int3 over the first probe. */
+/** pwrite to /proc/self/mem: int3 over the first probe. It takes the lock that patching holds (mm/memory.c, __access_remote_vm). */
 function writeInt3(situation: Situation): Change[] {
   const { setup, space } = situation;
+  if (space.lock >= 0) return [];
   const bytes = Uint8Array.of(INT3);
   return [
     {

@@ -22,6 +22,9 @@ export interface Fault {
   readonly scenario: ProgramName;
   readonly threads: number;
   readonly toggles: number;
+  /** As in ModelOptions. */
+  readonly joins?: readonly number[];
+  readonly errors?: number;
   readonly isHarmless: boolean;
 }
 
@@ -198,6 +201,18 @@ export const faults: readonly Fault[] = [
   fault("semaphore-stays", "detaching does not lower the semaphore", () => ({ lowersSemaphore: false }), {
     scenario: "semaphore",
   }),
+  fault(
+    "bytes-unchecked",
+    "the phases of patching do not look what the program has written between them",
+    () => ({ checksBytes: false }),
+    { toggles: 1, shape: { acts: { own: ["overwrite"], child: [] } } },
+  ),
+  fault(
+    "forgotten-after-error",
+    "a probe that could not be taken away is forgotten all the same, with int3 in the program",
+    () => ({ keepsAfterError: false }),
+    { toggles: 1, errors: 1 },
+  ),
   fault(
     "syncs-twice",
     "every IPI is sent twice",

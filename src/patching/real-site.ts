@@ -96,6 +96,8 @@ function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, inde
     region: new Set(inside.map((address) => address + bias)),
     stack: { start: rsp - STACK_ROOM, end: rsp + STACK_ROOM },
     entry: start + bias,
+    begins: new Set(),
+    acts: { own: [], child: [] },
     sites: [{ address: site.address + bias, original: site.original }],
     handler: null,
     sharedReads: new Set(),

@@ -6,11 +6,14 @@
  * that.
  */
 import type { Violation } from "../explore/system.js";
+import { actLabels } from "./acts.js";
 import { NO_CHILD } from "./calls.js";
 import { Model, type ModelOptions, type ModelStep } from "./model.js";
+import { HAS_JOINED } from "./patcher.js";
 import type { Setup } from "./setup.js";
-import { isOff, isOn } from "./state.js";
+import { type Act, isOff, isOn } from "./state.js";
 
+const isAct = (label: string): boolean => Object.values<string>(actLabels).includes(label);
 const MOST_STEPS = 100_000;
 
 export class Rehearsal {
@@ -22,6 +25,8 @@ export class Rehearsal {
   hits = 0;
   /** Whether a fork succeeds; one child at a time. */
   mayFork = false;
+  /** The act that a thread is to take as soon as it can. */
+  private wanted: string | null = null;
   /** The labels of all steps so far, with their actors. */
   readonly steps: { readonly actor: number; readonly label: string }[] = [];
 
@@ -42,6 +47,18 @@ export class Rehearsal {
   /** The probes are detached, and that is complete. */
   detach(): void {
     this.runUntil(this.model.slots, () => this.registry.sites.every((s) => isOff(s.attachment)));
+  }
+
+  /** Another tracer comes to the same probes: what the model was asked for at this attachment. */
+  join(): void {
+    this.runTo(this.model.slots, HAS_JOINED);
+  }
+
+  /** A thread does what programs may do, once it is where it can. */
+  act(thread: number, act: Act): void {
+    this.wanted = actLabels[act];
+    this.runTo(thread, this.wanted);
+    this.wanted = null;
   }
 
   /** A thread passes probes so many times; every site of the program counts. */
@@ -93,7 +110,7 @@ export class Rehearsal {
   }
 
   private take(actor: number): void {
-    const possible = this.model.steps(this.state, actor);
+    const possible = this.chosen(this.model.steps(this.state, actor));
     const isFork = possible.length > 1 && possible.some((s) => s.label === NO_CHILD);
     const steps = isFork ? possible.filter((s) => (s.label === NO_CHILD) !== this.mayFork) : possible;
     const step = steps.find((s) => this.isWhatMemoryHas(s)) ?? steps[0];
@@ -112,6 +129,12 @@ export class Rehearsal {
     // A nop is passed in one step; everything else is a pass that ends.
     if ((wasInPass && !isInPass) || (!wasInPass && !isInPass && step.label === "nop"))
       this.begun.set(actor, this.passes(actor) + 1);
+  }
+
+  /** The act that is wanted, or all steps but acts. */
+  private chosen(steps: readonly ModelStep[]): readonly ModelStep[] {
+    const wanted = steps.filter(({ label }) => label === this.wanted);
+    return wanted.length > 0 ? wanted : steps.filter(({ label }) => !isAct(label));
   }
 
   private isWhatMemoryHas({ bytes, violation }: ModelStep): boolean {

@@ -7,6 +7,7 @@
  */
 import { hex } from "../address.js";
 import type { Outcome } from "../emulate/fault.js";
+import { actSteps } from "./acts.js";
 import { type Change, isBare, judged, Property, type Situation, violation } from "./change.js";
 import { fetchFrom } from "./fetch.js";
 import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./machine.js";
@@ -23,13 +24,18 @@ export function userSteps(situation: Situation): Change[] {
   const ip = ipOf(machine.valueOf(thread.snapshot));
   if (program.region !== null && thread.expected < 0 && !program.region.has(ip)) return [beginAgain(situation)];
   const site = setup.siteAt(ip);
-  const signal = thread.signals > 0 && program.handler !== null ? [deliver(situation)] : [];
-  if (site !== undefined) return [...atSite(situation, site, ip), ...signal];
-  if (program.sharedReads.has(ip)) return [...sharedRead(situation, ip), ...signal];
-  const isSeen = signal.length > 0 || (setup.protocol.unmapsTrampoline && setup.trampolineAt(ip) !== null);
+  const others = actSteps(situation);
+  if (thread.signals > 0 && program.handler !== null) others.push(deliver(situation));
+  if (site !== undefined) return [...atSite(situation, site, ip), ...others];
+  if (program.sharedReads.has(ip)) return [...sharedRead(situation, ip), ...others];
+  const isSeen = others.length > 0 || (unmaps(setup) && setup.trampolineAt(ip) !== null);
   const own = elsewhere(situation, ip);
-  return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...signal];
+  return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...others];
 }
+
+/** Whether a trampoline can go away while a thread is in it. */
+const unmaps = ({ protocol, program }: Setup): boolean =>
+  protocol.unmapsTrampoline || [...program.acts.own, ...program.acts.child].includes("unmap");
 
 /** The part of the program that is looked at is left: the thread comes to it once more. */
 function beginAgain({ setup, thread }: Situation): Change {
@@ -105,11 +111,13 @@ function atSite(situation: Situation, site: PatchedSite, ip: number): Change[] {
 /**
  * The thread runs the nop as if no probe were there. That is wrong if the probe has been attached since before the pass
  * began and the memory does not show it. Where the memory shows it, this CPU has not serialized since the byte was
- * written: it sees the time before, and the pass belongs to that.
+ * written: it sees the time before, and the pass belongs to that. A program that has overwritten the probe is owed nothing.
  */
 function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thread {
   const { setup, space } = situation;
-  return isBare(setup, space, site) ? thread : { ...thread, pass: { ...thread.pass, start: -1 } };
+  return isBare(setup, space, site) && !space.isOverwritten
+    ? thread
+    : { ...thread, pass: { ...thread.pass, start: -1 } };
 }
 
 /**

@@ -1,5 +1,5 @@
 /** What this machine can show, and where its programs are put. */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { makeProgram } from "../../../src/patching/programs.js";
@@ -32,6 +32,9 @@ async function takesCallsBack(): Promise<boolean> {
     await run.stop();
   }
 }
+
+/** A kernel that test/kernels/vm has booted: what is wrong with it afterwards goes with it. */
+export const isTestKernel = (): boolean => readFileSync("/proc/cmdline", "latin1").includes("rdinit=/init");
 
 let folder: string | undefined;
 

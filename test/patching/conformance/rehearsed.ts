@@ -16,9 +16,14 @@ export class RehearsedRun implements Performer {
   constructor(
     private readonly setup: Setup,
     private readonly threads: number,
-    toggles: number,
+    steps: readonly Step[],
   ) {
-    this.run = new Rehearsal(setup, { threads, toggles, signals: 0 });
+    const toggles = steps.filter((step) => step.do === "attach").length + 1;
+    // By the attachment that it happens in.
+    const joins = steps.flatMap((step, i) =>
+      step.do === "join" ? [steps.slice(0, i).filter((before) => before.do === "attach").length - 1] : [],
+    );
+    this.run = new Rehearsal(setup, { threads, toggles, joins, signals: 0 });
   }
 
   perform(step: Step): Outcome {
@@ -29,6 +34,12 @@ export class RehearsedRun implements Performer {
         break;
       case "detach":
         run.detach();
+        break;
+      case "join":
+        run.join();
+        break;
+      case "act":
+        run.act(step.who === "program" ? 0 : this.threads, step.act);
         break;
       case "pass":
         for (let i = 0; i < step.times; i++) run.runTo(step.thread, this.isForking ? "jne loop" : "jmp loop");
@@ -52,7 +63,7 @@ export class RehearsedRun implements Performer {
     const hasDied = outcome !== "right" && outcome !== "wrong";
     const childDied = hasDied && run.steps.at(-1)?.actor === this.threads;
     const spaces = [hasDied && !childDied ? null : this.look(0)];
-    if (this.forks === "fork") spaces.push(this.hasChild && !hasDied ? this.look(1) : null);
+    if (this.forks === "fork") spaces.push(this.hasChild && !childDied ? this.look(1) : null);
     return { hits: run.hits, returns: run.steps.filter(({ label }) => label === RETURNS).length, spaces };
   }
 
