@@ -19,11 +19,17 @@ export const actLabels: Readonly<Record<Act, string>> = {
   crowd: "maps all pages around",
 };
 
+/** Whether a thread is where it acts, be it that it has to wait: its next instruction is no step of its own then. */
+export function mayAct({ setup, thread }: Situation): boolean {
+  if (thread.acts.length === 0 || thread.expected >= 0 || thread.pass.site >= 0 || thread.frames.length > 0)
+    return false;
+  return setup.program.begins.has(ipOf(setup.machine.valueOf(thread.snapshot)));
+}
+
 /** The acts that a thread can take now. */
 export function actSteps(situation: Situation): Change[] {
-  const { setup, thread } = situation;
-  if (thread.acts.length === 0 || thread.expected >= 0 || thread.pass.site >= 0 || thread.frames.length > 0) return [];
-  if (!setup.program.begins.has(ipOf(setup.machine.valueOf(thread.snapshot)))) return [];
+  const { thread } = situation;
+  if (!mayAct(situation)) return [];
   return thread.acts.flatMap((act): Change[] => {
     const done = take(situation, act);
     if (done === null) return [];

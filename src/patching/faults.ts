@@ -153,8 +153,15 @@ export const faults: readonly Fault[] = [
     }),
     { ...on72, scenario: "fork", threads: 1, toggles: 1 },
   ),
-  fault("no-recheck", "a thread that has waited for the lock does not look whether int3 is still there", () => ({
+  fault(
+    "no-recheck",
+    "a thread that has waited for the lock does not look whether int3 is still there: its first write finds out",
+    () => ({ rechecks: false }),
+    { isHarmless: true },
+  ),
+  fault("no-look-at-all", "it does not look then, and does not look when it writes", () => ({
     rechecks: false,
+    checksBytes: false,
   })),
   fault("no-lock", "threads patch without the lock", () => ({ locks: false })),
   fault("stale-int3-kills", "a trap without a probe kills, without a second look at the memory", () => ({

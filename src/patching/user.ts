@@ -7,7 +7,7 @@
  */
 import { hex } from "../address.js";
 import type { Outcome } from "../emulate/fault.js";
-import { actSteps } from "./acts.js";
+import { actSteps, mayAct } from "./acts.js";
 import { type Change, isBare, judged, Property, type Situation, violation } from "./change.js";
 import { fetchFrom } from "./fetch.js";
 import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./machine.js";
@@ -28,7 +28,7 @@ export function userSteps(situation: Situation): Change[] {
   if (thread.signals > 0 && program.handler !== null) others.push(deliver(situation));
   if (site !== undefined) return [...atSite(situation, site, ip), ...others];
   if (program.sharedReads.has(ip)) return [...sharedRead(situation, ip), ...others];
-  const isSeen = others.length > 0 || (unmaps(setup) && setup.trampolineAt(ip) !== null);
+  const isSeen = others.length > 0 || mayAct(situation) || (unmaps(setup) && setup.trampolineAt(ip) !== null);
   const own = elsewhere(situation, ip);
   return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...others];
 }
