@@ -16,6 +16,13 @@ import { type Act, isOff, isOn } from "./state.js";
 const isAct = (label: string): boolean => Object.values<string>(actLabels).includes(label);
 const MOST_STEPS = 100_000;
 
+interface Rehearsed {
+  readonly actor: number;
+  readonly label: string;
+  /** Bytes that were fetched or written. */
+  readonly bytes: Uint8Array | null;
+}
+
 export class Rehearsal {
   private readonly model: Model;
   private state: Int32Array;
@@ -28,7 +35,7 @@ export class Rehearsal {
   /** The act that a thread is to take as soon as it can. */
   private wanted: string | null = null;
   /** The labels of all steps so far, with their actors. */
-  readonly steps: { readonly actor: number; readonly label: string }[] = [];
+  readonly steps: Rehearsed[] = [];
 
   constructor(
     private readonly setup: Setup,
@@ -115,7 +122,7 @@ export class Rehearsal {
     const steps = isFork ? possible.filter((s) => (s.label === NO_CHILD) !== this.mayFork) : possible;
     const step = steps.find((s) => this.isWhatMemoryHas(s)) ?? steps[0];
     if (step === undefined) throw new Error(`actor ${actor} has to wait`);
-    this.steps.push({ actor, label: step.label });
+    this.steps.push({ actor, label: step.label, bytes: step.bytes });
     if (step.label.includes("calls the consumer") && !step.label.includes("return")) this.hits++;
     if (step.violation !== null) {
       this.violation = step.violation;

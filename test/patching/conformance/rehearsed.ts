@@ -2,12 +2,29 @@
 import type { Program } from "../../../src/patching/programs.js";
 import { Rehearsal } from "../../../src/patching/rehearsal.js";
 import type { Setup } from "../../../src/patching/setup.js";
+import { iced } from "../../../src/x86/iced.js";
 import { hexBytes } from "./live.js";
 import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observation.js";
 
 /** Violations under which a program goes on and computes something else. */
 const WRONG_RESULTS = ["red-zone", "registers", "stack", "next-instruction"];
+/** Bytes that nobody has written there together, and that are instructions all the same: what becomes of it is not foretold. */
+export const TORN = "runs a mixture of instructions";
 const RETURNS = "kernel: calls the consumer for the return";
+
+/** Whether a CPU that runs on in these bytes comes to what is no instruction. */
+function isInvalid(bytes: Uint8Array): boolean {
+  const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+  try {
+    while (decoder.canDecode) {
+      decoder.decode().free();
+      if (decoder.lastError === iced.DecoderError.InvalidInstruction) return true;
+    }
+    return false;
+  } finally {
+    decoder.free();
+  }
+}
 
 export class RehearsedRun implements Performer {
   private readonly run: Rehearsal;
@@ -87,8 +104,7 @@ export class RehearsedRun implements Performer {
   private outcome(): Outcome {
     const { violation } = this.run;
     if (violation === null) return "right";
-    // The nop's first byte before a displacement: in these programs no instruction.
-    if (violation.property === "torn-instruction") return "SIGILL";
+    if (violation.property === "torn-instruction") return isInvalid(this.run.steps.at(-1)!.bytes!) ? "SIGILL" : TORN;
     if (WRONG_RESULTS.includes(violation.property)) return "wrong";
     const signal = /\bSIG[A-Z]+/.exec(violation.message)?.[0];
     return signal ?? `${violation.property}: ${violation.message}`;
