@@ -12,6 +12,7 @@ import { FORK, VFORK } from "./programs.js";
 import { CALL_SIZE, INT3, UPROBE_CALL, URETPROBE_CALL } from "./protocol.js";
 import { returnCall } from "./returns.js";
 import type { PatchedSite } from "./setup.js";
+import { putBack, takeOff } from "./shadow-stack.js";
 import { sigreturn } from "./signals.js";
 import type { Space, Thread } from "./state.js";
 import { consumed } from "./trap.js";
@@ -87,7 +88,10 @@ function uprobeCall(situation: Situation): Change[] {
   if (site === undefined || registered === undefined || !registered.isKnown) {
     const { thread: counted, violation: wrong } = judged(thread, registry);
     if (wrong !== undefined) return [{ label: "kernel: no probe there", violation: wrong }];
-    return [leave({ ...situation, thread: counted }, atProbe(situation, snapshot), "kernel: no probe there any more")];
+    const label = "kernel: no probe there any more";
+    const taken = takeOff(setup, counted, returnAddress(situation, snapshot));
+    if ("property" in taken) return [{ label, violation: taken }];
+    return [leave({ ...situation, thread: taken }, atProbe(situation, snapshot), label)];
   }
   return [
     {
@@ -97,9 +101,13 @@ function uprobeCall(situation: Situation): Change[] {
   ];
 }
 
+/** Where the call at the probe wants to return to. */
+const returnAddress = ({ setup }: Pick<Situation, "setup">, snapshot: Snapshot): number =>
+  readQuad(setup.machine, snapshot, spOf(snapshot) + 24);
+
 /** The probe that the return address on the stack belongs to. */
 function siteOfCall({ setup }: Situation, snapshot: Snapshot): PatchedSite | undefined {
-  const back = readQuad(setup.machine, snapshot, spOf(snapshot) + 24);
+  const back = returnAddress({ setup }, snapshot);
   const { lead, looksBack } = setup.protocol;
   return setup.sites.find((site) => site.address + (looksBack ?? lead.length + CALL_SIZE) === back);
 }
@@ -143,12 +151,16 @@ function handle(situation: Situation): Change[] {
   const { setup, thread, registry } = situation;
   const snapshot = setup.machine.valueOf(thread.snapshot);
   const site = siteOfCall(situation, snapshot)!;
-  return consumed(situation, site, atProbe(situation, snapshot)).map(({ change, thread: after, registers }): Change => {
-    if (change.violation !== undefined) return change;
-    const { thread: counted, violation: wrong } = judged(after, registry);
-    if (wrong !== undefined) return { ...change, violation: wrong };
-    return { ...leave({ ...situation, thread: counted }, registers, change.label) };
-  });
+  const taken = takeOff(setup, thread, returnAddress(situation, snapshot));
+  if ("property" in taken) return [{ label: "kernel: looks at the shadow stack", violation: taken }];
+  return consumed({ ...situation, thread: taken }, site, atProbe(situation, snapshot)).map(
+    ({ change, thread: after, registers }): Change => {
+      if (change.violation !== undefined) return change;
+      const { thread: counted, violation: wrong } = judged(after, registry);
+      if (wrong !== undefined) return { ...change, violation: wrong };
+      return { ...leave({ ...situation, thread: counted }, registers, change.label) };
+    },
+  );
 }
 
 /** Writes what consumers have changed to where the trampoline pops it from. */
@@ -175,6 +187,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
     if (ipOf(registers) !== ipOf(shown))
       memory = machine.write(memory, { address: sp + 24, bytes: quadBytes(ipOf(registers)) });
   }
+  const address = ipOf(registers) === ipOf(shown) ? returnAddress(situation, before) : ipOf(registers);
   const words = registers.words.slice();
   const own = withRegisters(
     { words, memory: memory.memory },
@@ -186,7 +199,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
     ]),
     ipOf(before),
   );
-  return { label, thread: { ...back, snapshot: machine.numberOf(own) } };
+  return { label, thread: putBack(setup, { ...back, snapshot: machine.numberOf(own) }, address) };
 }
 
 /** fork and vfork: the spare slot gets a child, if it is free; it may also fail, for a kernel has other limits. */

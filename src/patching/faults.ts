@@ -221,6 +221,12 @@ export const faults: readonly Fault[] = [
     { toggles: 1, errors: 1 },
   ),
   fault(
+    "shadow-stack-kept",
+    "a return address that is replaced stays as it was on the shadow stack",
+    () => ({ mendsShadowStack: false }),
+    { scenario: "return", threads: 1, toggles: 1, shape: { shadowStack: true } },
+  ),
+  fault(
     "syncs-twice",
     "every IPI is sent twice",
     (p) => ({

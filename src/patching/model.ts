@@ -123,6 +123,7 @@ export class Model implements System<ModelStep> {
       frames: [],
       signals: this.options.signals ?? 0,
       acts: setup.program.acts.own,
+      shadow: [],
     };
     for (let slot = 0; slot < this.slots; slot++) {
       const first = slot === 0 ? {} : { signals: 0, acts: [] };

@@ -51,6 +51,8 @@ export interface Program {
   readonly semaphore: number | null;
   /** Where the child of a fork or vfork goes on and passes its probes; null where nothing forks. */
   readonly forks: "fork" | "vfork" | null;
+  /** Its threads have shadow stacks. */
+  readonly shadowStack: boolean;
   /** A seccomp filter that kills whoever makes a system call. */
   readonly filter: boolean;
 }
@@ -84,11 +86,19 @@ export interface Shape {
   /** Put the probe across a page's end. */
   readonly crossing: boolean;
   readonly acts: Program["acts"];
+  readonly shadowStack: boolean;
 }
 
 const NO_ACTS: Program["acts"] = { own: [], child: [] };
 
-const PLAIN: Shape = { probe: NOP5, guard: false, forkGuard: "none", crossing: false, acts: NO_ACTS };
+const PLAIN: Shape = {
+  probe: NOP5,
+  guard: false,
+  forkGuard: "none",
+  crossing: false,
+  acts: NO_ACTS,
+  shadowStack: false,
+};
 
 const hexOf = (bytes: Uint8Array): string => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
 
@@ -298,6 +308,7 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
     entry: at("loop")!,
     begins: new Set(["loop", "childloop"].flatMap((label) => at(label) ?? [])),
     acts: whole.acts,
+    shadowStack: whole.shadowStack,
     sites: sites.map((address) => ({ address, original: whole.probe })),
     handler: at("handler"),
     sharedReads: new Set(listing.filter((l) => readsShared(l.text)).map((l) => l.address)),

@@ -98,6 +98,7 @@ function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, inde
     entry: start + bias,
     begins: new Set(),
     acts: { own: [], child: [] },
+    shadowStack: false,
     sites: [{ address: site.address + bias, original: site.original }],
     handler: null,
     sharedReads: new Set(),

@@ -73,6 +73,8 @@ export interface Thread {
   readonly signals: number;
   /** What it may still do to what the kernel has put into its program. */
   readonly acts: readonly Act[];
+  /** Return addresses once more, where the program has a shadow stack: shadow-stack.ts. */
+  readonly shadow: readonly number[];
 }
 
 /** What programs do that know nothing of the kernel's patching: acts.ts. */
@@ -148,6 +150,7 @@ export const threadKey = (t: Thread): string =>
     t.picked,
     t.signals,
     t.acts.join("+"),
+    t.shadow.join("+"),
     t.returns.map((r) => `${r.site}/${r.original}/${r.cookie}/${r.start}`).join("+"),
     t.frames.map((f) => `${f.snapshot}/${f.expected}/${passKey(f.pass)}`).join("+"),
   ].join(" ");

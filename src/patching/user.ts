@@ -14,6 +14,7 @@ import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./mach
 import { arrival, expectedBehind } from "./properties.js";
 import { INT3 } from "./protocol.js";
 import { equal, type PatchedSite, type Setup } from "./setup.js";
+import { afterInstruction } from "./shadow-stack.js";
 import { deliver } from "./signals.js";
 import { DONE, NO_PASS, type Thread } from "./state.js";
 
@@ -48,7 +49,8 @@ function elsewhere(situation: Situation, ip: number): Change {
   const { setup, thread, space } = situation;
   const missing = missingCode(setup, space, ip);
   if (missing !== null) return missing;
-  return proceed(situation, setup.machine.run(thread.snapshot), setup.textAt(ip), false);
+  const code = setup.machine.codeAt(ip);
+  return proceed({ ...situation, code }, setup.machine.run(thread.snapshot), setup.textAt(ip), false);
 }
 
 /** Where an address is no code: the thread dies there. */
@@ -75,7 +77,8 @@ function sharedRead(situation: Situation, ip: number): Change[] {
   const shared: Bytes[] = setup.sites.map((site) => ({ address: site.address, bytes: setup.codeAt(space, site) }));
   if (setup.program.semaphore !== null)
     shared.push({ address: setup.program.semaphore, bytes: Uint8Array.of(space.semaphore & 0xff, 0) });
-  return [proceed(situation, setup.machine.run(thread.snapshot, shared), setup.textAt(ip), true)];
+  const code = setup.machine.codeAt(ip);
+  return [proceed({ ...situation, code }, setup.machine.run(thread.snapshot, shared), setup.textAt(ip), true)];
 }
 
 /** The instruction at a probe: each version that may be fetched, and what is torn. */
@@ -97,7 +100,7 @@ function atSite(situation: Situation, site: PatchedSite, ip: number): Change[] {
     const isNop = equal(bytes.subarray(0, 1), site.original.subarray(at, at + 1));
     const label = isNop ? "nop" : at === 0 && setup.protocol.lead.length > 0 ? "lea" : "call trampoline";
     const passing = isNop && at === 0 ? passedBy(situation, begun, site) : begun;
-    return { ...proceed({ ...situation, thread: passing }, ran, label, true), bytes };
+    return { ...proceed({ ...situation, thread: passing, code: bytes }, ran, label, true), bytes };
   });
   if (torn !== null)
     changes.push({
@@ -120,16 +123,21 @@ function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thre
     : { ...thread, pass: { ...thread.pass, start: -1 } };
 }
 
+/** With the bytes of the instruction that is run. */
+type Running = Situation & { readonly code: Uint8Array };
+
 /**
  * The change that an instruction makes, with the checks after it.
  * @param isSeen the step is not private: it may look at what others write
  */
-function proceed(situation: Situation, ran: Ran, label: string, isSeen: boolean): Change {
+function proceed(situation: Running, ran: Ran, label: string, isSeen: boolean): Change {
   const { setup } = situation;
   const { outcome } = ran;
   switch (outcome.kind) {
     case "limit": {
-      const thread = { ...situation.thread, snapshot: ran.snapshot };
+      const after = afterInstruction(setup, situation.thread, situation.code, ran);
+      if ("property" in after) return { label, violation: after };
+      const thread = { ...after, snapshot: ran.snapshot };
       return { label, ...behind({ ...situation, thread }, isSeen) };
     }
     case "syscall":

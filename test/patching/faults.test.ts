@@ -47,6 +47,7 @@ const expected: Readonly<Record<string, string | null>> = {
   "semaphore-stays": "semaphore",
   "bytes-unchecked": "torn-instruction",
   "forgotten-after-error": "killed",
+  "shadow-stack-kept": "killed",
   "syncs-twice": null,
 };
 
