@@ -105,6 +105,8 @@ export interface Protocol {
   readonly looksBack: number | null;
   /** Detaching lowers the semaphore that attaching has raised. */
   readonly lowersSemaphore: boolean;
+  /** A call that is still there in bytes of the nop is patched in again, if its trampoline is. No kernel does that. */
+  readonly keepsTrampoline: boolean;
   /** Writes that find other bytes than the protocol has there are refused. */
   readonly checksBytes: boolean;
   /** A probe that could not be taken away everywhere stays known. */
@@ -168,6 +170,7 @@ const legacy: Protocol = {
   skipsAfterPatching: true,
   looksBack: null,
   lowersSemaphore: true,
+  keepsTrampoline: false,
   checksBytes: true,
   keepsAfterError: true,
   failsForAll: true,

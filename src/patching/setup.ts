@@ -152,12 +152,21 @@ export class Setup {
     return space.trampolines.some(({ address, isMapped }) => isMapped && equal(code, this.callTo(site, address)));
   }
 
+  /** Whether the site's bytes end in a call to a trampoline. */
+  private leadsTo(space: Space, site: PatchedSite, trampoline: number): boolean {
+    const { length } = this.protocol.lead;
+    return equal(this.codeAt(space, site).subarray(length), this.callTo(site, trampoline).subarray(length));
+  }
+
   /** A trampoline that a call at this site reaches: a known one, or where a new one goes. Null where none can be. */
   trampolineFor(space: Space, site: PatchedSite): (Trampoline & { readonly isNew: boolean }) | null {
     const { checksReach, newestTrampolineFirst } = this.protocol;
     const kept = space.trampolines.filter(({ isKnown }) => isKnown);
     const inOrder = newestTrampolineFirst ? [...kept].reverse() : [...kept].sort((a, b) => a.address - b.address);
-    const known = inOrder.find(({ address }) => !checksReach || isReachable(site.end, address));
+    const last = this.protocol.keepsTrampoline
+      ? kept.find(({ address }) => this.leadsTo(space, site, address))
+      : undefined;
+    const known = last ?? inOrder.find(({ address }) => !checksReach || isReachable(site.end, address));
     if (known !== undefined) return { ...known, isNew: false };
     const address = space.isCrowded ? null : this.nearestFreePage(space, site.end);
     return address === null ? null : { address, isMapped: true, isKnown: true, isNew: true };

@@ -74,7 +74,8 @@ function handle(situation: Situation): Change[] {
     const snapshot = setup.machine.numberOf(changed);
     const next = { ...after, snapshot };
     const registered = registry.sites[site.index]!;
-    if (site.canPatch && !registered.hasFailed) return { ...change, thread: { ...next, mode: "wants-to-patch" } };
+    const isGivenUp = registered.hasFailed && setup.protocol.failsForAll;
+    if (site.canPatch && !isGivenUp) return { ...change, thread: { ...next, mode: "wants-to-patch" } };
     return { ...change, ...leave({ ...situation, thread: next }, site), refreshes: true };
   });
 }

@@ -79,25 +79,24 @@ const manyNops: Program = ((): Program => {
   return { ...makeProgram("plain"), name: "many nops", listing, entry: labels.get("loop")!, sites };
 })();
 
-/** Two sites 3 GiB apart, and one in the middle that is passed last: the trampolines of both are in its reach. */
-const between = (probe: Uint8Array): Program => {
-  const [low, high, middle] = [0x40_1080, 0xc040_1080, 0x6040_1080] as const;
+/** A loop that passes a probe at each of these addresses, in their order. */
+export const passing = (probe: Uint8Array, places: readonly number[]): Program => {
   const quad = (value: number) =>
     Buffer.from(BigUint64Array.of(BigInt(value)).buffer)
       .toString("hex")
       .replace(/../g, "$& ");
   const { listing } = assemble([
     ...[0x40_1000, "loop:", line("mov edi,0x5", "bf 05 00 00 00")],
-    ...[low, high, middle].flatMap((to) => [line("movabs rax", `48 b8 ${quad(to).trim()}`), line("call rax", "ff d0")]),
+    ...places.flatMap((to) => [line("movabs rax", `48 b8 ${quad(to).trim()}`), line("call rax", "ff d0")]),
     branch("jmp loop", "e9", "loop"),
-    ...[low, high, middle].flatMap((to) => [
+    ...places.flatMap((to) => [
       to,
       line("nop", Buffer.from(probe).toString("hex").replace(/../g, "$& ").trim()),
       line("ret", "c3"),
     ]),
   ]);
-  const sites = [low, high, middle].map((address) => ({ address, original: probe }));
-  return { ...makeProgram("far", { probe }), name: "between", listing, sites };
+  const sites = places.map((address) => ({ address, original: probe }));
+  return { ...makeProgram("far", { probe }), name: "passing", listing, sites };
 };
 
 /** @param probe the nop at each probe, where a case has not its own */
@@ -110,7 +109,9 @@ export const casesWith = (probe: Uint8Array): readonly Case[] => [
   make("live red zone, no guard", makeProgram("redzone", { probe }), [pass(3), attach, pass(), pass()]),
   make("several nops", manyNops, often),
   make("sites 3 GiB apart", makeProgram("far", { probe }), often),
-  make("a site in reach of two trampolines", between(probe), often),
+  make("a site in reach of two trampolines", passing(probe, [0x40_1080, 0xc040_1080, 0x6040_1080]), often),
+  // The trampoline of the lower one is in reach of the upper one, and not the other way round.
+  make("two sites 2 GiB apart", passing(probe, [0x8040_1ff0, 0x40_1ff0]), often),
   make("seccomp", makeProgram("seccomp", { probe }), often),
   make(
     "threads",

@@ -67,6 +67,10 @@ function runModel(of: Case, change: Partial<Protocol> = {}): Promise<readonly Ob
 }
 
 const ownFaults: Readonly<Record<string, Fault["change"]>> = {
+  "a failure is its process's own": () => ({ failsForAll: false }),
+  "unmapped trampolines are looked for": (p) => ({ listsTrampolines: !p.listsTrampolines }),
+  "the other order of trampolines": (p) => ({ newestTrampolineFirst: !p.newestTrampolineFirst }),
+  "trampolines are kept": () => ({ keepsTrampoline: true }),
   "fork copies the trampoline": () => ({ forkCopiesTrampoline: true }),
   "nothing is patched": () => ({ patched: 0 }),
 };
@@ -90,6 +94,11 @@ const shows: Readonly<Record<KernelName, readonly (readonly [string, string, str
     ["fork copies the trampoline", "fork of a patched program", "spaces.1.trampolines.0"],
     ["fork copies the trampoline", "fork, and the tracer goes", "outcome"],
     ["nothing is patched", "plain", "spaces.0.sites.0"],
+    ["a failure is its process's own", "no room in the child, so nobody gets a call", "spaces.0.sites.0"],
+    ["a failure is its process's own", "no room in the child, and another tracer comes", "spaces.0.sites.0"],
+    ["unmapped trampolines are looked for", "the trampoline is unmapped, and the tracer goes", "outcome"],
+    ["trampoline-unmapped", "another tracer comes", "spaces.0.trampolines.0"],
+    ["the other order of trampolines", "a site in reach of two trampolines", "spaces.0.sites.2"],
   ],
   "7.2": [
     ["displacement-off", "plain", "spaces.0.sites.0"],
@@ -98,6 +107,10 @@ const shows: Readonly<Record<KernelName, readonly (readonly [string, string, str
     ["call-taken-back", "plain", "spaces.0.sites.0"],
     ["fork-without-trampoline", "fork of a patched program", "outcome"],
     ["nothing is patched", "plain", "spaces.0.sites.0"],
+    ["a failure is its process's own", "no room in the child, so nobody gets a call", "spaces.0.sites.0"],
+    ["unmapped trampolines are looked for", "the trampoline is unmapped, and the tracer goes", "outcome"],
+    ["the other order of trampolines", "a site in reach of two trampolines", "spaces.0.sites.2"],
+    ["trampolines are kept", "two sites 2 GiB apart", "spaces.0.sites.0"],
   ],
 };
 
