@@ -44,16 +44,22 @@ describe.skipIf(skips)("programs on test kernels", () => {
     const length = kernel.facts.optimizes === "nop10" ? "10" : "5";
 
     it("a call changes, and is torn apart, as the reports say", async () => {
-      const folder = await compiled("moving-call", "failed-elsewhere");
-      const command = `cd ${folder} && ./moving-call ${length} && ./failed-elsewhere ${length}`;
+      const folder = await compiled("moving-call", "failed-elsewhere", "cleared-counter");
+      const programs = ["moving-call", "failed-elsewhere", "cleared-counter"].map((name) => `./${name} ${length}`);
+      const command = `cd ${folder} && ${programs.join(" && ")} && dmesg`;
       const { status, stdout } = await inGuest(kernel, "bash", "-c", command);
       expect(status, stdout).toBe(0);
       for (const said of ["the call has changed", "another tracer attached: cc", "the call was torn apart"])
         expect(stdout).toContain(said);
+      expect(stdout).toContain("the probe stays");
+      expect(stdout).toMatch(/WARNING: .*set_orig_insn/);
       // lea of 16 bits, and the call; before 7.2 what is no instruction.
       if (length === "10") expect(stdout).toContain("both gone: 66 8d 64 24 80 e8");
       else expect(stdout).toContain("who calls it dies: Illegal instruction");
-      seen(kernel, "a call changes over detaching and attaching; a failure elsewhere tears a call apart");
+      seen(
+        kernel,
+        "a call changes over detaching and attaching; a failure elsewhere tears a call apart; a cleared counter",
+      );
     });
   });
 
