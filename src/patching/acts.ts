@@ -1,10 +1,11 @@
 /**
  * What a program may do to what the kernel has put into it, without knowing of it: each once, where its loop begins.
  *
- * - unmap: munmap of the trampoline's page. Nothing forbids it (arch/x86/kernel/uprobes.c has mremap refused, tramp_mremap).
+ * - unmap: munmap of the trampoline's page. Nothing forbids it (arch/x86/kernel/uprobes.c has mremap refused,
+ *   tramp_mremap).
  * - clear: zero in its semaphore, which is its own memory.
- * - overwrite: the nop written over whatever is there, by a program that has made its code writable. It stops its other threads for
- *   that. No lock of the kernel's keeps it out, so it comes between two phases of patching as well.
+ * - overwrite: the nop written over whatever is there, by a program that has made its code writable. It stops its
+ *   other threads for that. No lock of the kernel's keeps it out, so it comes between two phases of patching as well.
  * - crowd: every free page within reach of the probes is mapped.
  */
 import type { Change, Situation } from "./change.js";

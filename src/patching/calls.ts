@@ -253,7 +253,10 @@ function advise(situation: Situation): Change[] {
   ];
 }
 
-/** pwrite to /proc/self/mem: int3 over the first probe. It takes the lock that patching holds (mm/memory.c, __access_remote_vm). */
+/**
+ * pwrite to /proc/self/mem: int3 over the first probe. It takes the lock that patching holds (mm/memory.c,
+ * __access_remote_vm).
+ */
 function writeInt3(situation: Situation): Change[] {
   const { setup, space } = situation;
   if (space.lock >= 0) return [];

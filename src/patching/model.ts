@@ -265,15 +265,15 @@ export class Model implements System<ModelStep> {
 
   private compile(change: Change, spaceIndex: number, space: number): ModelStep {
     const { spawns } = change;
-    const left = change.space === undefined ? SAME : this.spaces.numberOf(change.space);
+    const left = numbered(this.spaces, change.space);
     return {
       label: change.label,
       isPrivate: change.isPrivate ?? false,
       violation: change.violation ?? null,
       bytes: change.bytes ?? null,
-      registry: change.registry === undefined ? SAME : this.registries.numberOf(change.registry),
-      patcher: change.patcher === undefined ? SAME : this.patchers.numberOf(change.patcher),
-      thread: change.thread === undefined ? SAME : this.threads.numberOf(change.thread),
+      registry: numbered(this.registries, change.registry),
+      patcher: numbered(this.patchers, change.patcher),
+      thread: numbered(this.threads, change.thread),
       spaceIndex,
       space: left === space ? SAME : left,
       syncs: change.syncs ?? false,
@@ -382,3 +382,7 @@ export class Model implements System<ModelStep> {
     return rests;
   }
 }
+
+/** The number of a part that a change has, SAME where it leaves that as it was. */
+const numbered = <T>(numbering: Numbering<T>, value: T | undefined): number =>
+  value === undefined ? SAME : numbering.numberOf(value);

@@ -18,7 +18,8 @@ type Operation =
 
 /**
  * What is done in all: so many times attach everywhere, detach everywhere. What the kernel refuses is left out.
- * @param joins in which of these another tracer comes to the same probes once they are attached, and goes with the first
+ * @param joins in which of these another tracer comes to the same probes once they are attached, and goes with the
+ * first
  */
 export function scriptFor(
   sites: readonly PatchedSite[],

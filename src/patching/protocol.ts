@@ -3,18 +3,19 @@
  *
  * Facts from Linux, checked against arch/x86/kernel/uprobes.c and kernel/events/uprobes.c:
  *
- * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From 6.11 on
- *   return probes make a system call, where before they had an int3.
- * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
- *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and after it.
- *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
- * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
- *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
+ * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From
+ *   6.11 on return probes make a system call, where before they had an int3.
+ * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while
+ *   bytes 1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and
+ *   after it. Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
+ * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9,
+ *   where they are operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
  * - Each of these writes is refused where something else is than the phase before has left (verify_insn). That int3 is
  *   written, or byte 0 of the nop, is asked less: only whether int3 is there already, or still (verify_opcode).
- * - Where the call cannot be written, or no trampoline had, that is remembered at the probe (OPTIMIZE_FAIL, __arch_uprobe_optimize):
- *   nobody is given a call any more, and who installs int3 does not look for one (should_optimize, set_swbp). A probe that
- *   cannot be taken away, for a write failed, stays known without a consumer (uprobe_unregister_nosync).
+ * - Where the call cannot be written, or no trampoline had, that is remembered at the probe (OPTIMIZE_FAIL,
+ *   __arch_uprobe_optimize): nobody is given a call any more, and who installs int3 does not look for one
+ *   (should_optimize, set_swbp). A probe that cannot be taken away, for a write failed, stays known without a
+ *   consumer (uprobe_unregister_nosync).
  */
 import { constants } from "node:os";
 import { type KernelName, kernelNamed, type LongNop, returnsBySystemCall, type Version } from "../kernel/kernels.js";

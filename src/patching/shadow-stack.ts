@@ -1,11 +1,11 @@
 /**
- * A thread's shadow stack: return addresses once more, where only calls, returns and the kernel can write. A return to another address
- * than the last one there is a fault.
+ * A thread's shadow stack: return addresses once more, where only calls, returns and the kernel can write. A return
+ * to another address than the last one there is a fault.
  *
- * What the kernel does to the stack it does to that as well, by source: the uprobe system call takes the trampoline's return address
- * off before consumers run and puts it back, or what they have made of it, after; replacing a return address replaces the last
- * one there; the uretprobe system call goes back by iret, so that nothing returns to where nothing was called
- * (arch/x86/kernel/uprobes.c: uprobe, uretprobe, arch_uretprobe_hijack_return_addr).
+ * What the kernel does to the stack it does to that as well, by source: the uprobe system call takes the trampoline's
+ * return address off before consumers run and puts it back, or what they have made of it, after; replacing a return
+ * address replaces the last one there; the uretprobe system call goes back by iret, so that nothing returns to where
+ * nothing was called (arch/x86/kernel/uprobes.c: uprobe, uretprobe, arch_uretprobe_hijack_return_addr).
  */
 import { hex } from "../address.js";
 import type { Violation } from "../explore/system.js";

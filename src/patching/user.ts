@@ -114,7 +114,8 @@ function atSite(situation: Situation, site: PatchedSite, ip: number): Change[] {
 /**
  * The thread runs the nop as if no probe were there. That is wrong if the probe has been attached since before the pass
  * began and the memory does not show it. Where the memory shows it, this CPU has not serialized since the byte was
- * written: it sees the time before, and the pass belongs to that. A program that has overwritten the probe is owed nothing.
+ * written: it sees the time before, and the pass belongs to that. A program that has overwritten the probe is owed
+ * nothing.
  */
 function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thread {
   const { setup, space } = situation;

@@ -1,12 +1,12 @@
 /**
- * What the kernel writes at a probe, and what it looks at before: every write asks what is there, and is refused where that is
- * something else. By source, of 6.18 and 7.2:
+ * What the kernel writes at a probe, and what it looks at before: every write asks what is there, and is refused
+ * where that is something else. By source, of 6.18 and 7.2:
  *
  * - the phases of patching ask for what the phase before has left (arch/x86/kernel/uprobes.c, verify_insn);
- * - int3 is written unless it is there, byte 0 of the nop only where it is (kernel/events/uprobes.c, verify_opcode): what else is
- *   found is left alone, and that is no error;
- * - a semaphore goes up and down with the byte that it belongs to, and with nothing else (uprobe_write); one that would go
- *   below zero makes the write an error (__update_ref_ctr).
+ * - int3 is written unless it is there, byte 0 of the nop only where it is (kernel/events/uprobes.c, verify_opcode):
+ *   what else is found is left alone, and that is no error;
+ * - a semaphore goes up and down with the byte that it belongs to, and with nothing else (uprobe_write); one that
+ *   would go below zero makes the write an error (__update_ref_ctr).
  */
 import { PAGE_SIZE } from "../address.js";
 import { withCode } from "./change.js";
@@ -106,7 +106,10 @@ export function install(
   return { label: "writes int3", bytes, space: written };
 }
 
-/** Where no call can be had any more nobody looks for one: one that is there all the same gets int3 over its first byte. */
+/**
+ * Where no call can be had any more nobody looks for one: one that is there all the same gets int3 over its first
+ * byte.
+ */
 const looksForCalls = ({ protocol }: Setup, registry: Registry, site: PatchedSite): boolean =>
   protocol.looksInTheOther && !(registry.sites[site.index]!.hasFailed && protocol.failsForAll);
 

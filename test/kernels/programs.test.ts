@@ -1,6 +1,6 @@
 /**
- * What docs/kernel-reports.md says, shown by its programs on each kernel that makes calls of nops; and what BPF programs see on
- * probes at functions' beginnings (test/live/sessions.test.ts), on each kernel.
+ * What docs/kernel-reports.md says, shown by its programs on each kernel that makes calls of nops; and what BPF
+ * programs see on probes at functions' beginnings (test/live/sessions.test.ts), on each kernel.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,7 +1,7 @@
 /**
- * One name at many places, as the kernel's own test of libbpf has it (usdt.c, multispec): places whose argument is another constant each
- * have an entry of their own in libbpf's table, places with the same argument share one. (That test has 800 places, of which 300 are too many for
- * the table; libbpf 1.1 takes more than a minute to leave them.)
+ * One name at many places, as the kernel's own test of libbpf has it (usdt.c, multispec): places whose argument is
+ * another constant each have an entry of their own in libbpf's table, places with the same argument share one. (That
+ * test has 800 places, of which 300 are too many for the table; libbpf 1.1 takes more than a minute to leave them.)
  */
 import { writeFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";

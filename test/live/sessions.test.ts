@@ -1,6 +1,7 @@
 /**
- * Entries, returns and sessions of BPF programs on probes at functions' beginnings, before and after rewriting: what a consumer
- * sees, what it hands over, what it changes. On the kernel that runs; test/kernels/sessions.test.ts has others.
+ * Entries, returns and sessions of BPF programs on probes at functions' beginnings, before and after rewriting: what
+ * a consumer sees, what it hands over, what it changes. On the kernel that runs; test/kernels/sessions.test.ts has
+ * others.
  */
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync, readlinkSync, readSync } from "node:fs";
@@ -63,6 +64,18 @@ class Program extends Asked {
       closeSync(memory);
     }
   }
+}
+
+/** Every register has its number in each of its bytes, rdx and rsp aside, and the carry flag is set. */
+function expectPattern(registers: ReadonlyMap<string, bigint>, kind: "entry" | "return"): void {
+  const byte = (n: number): bigint => 0x0101010101010101n * BigInt(n);
+  const expected = { rax: 1, rcx: 2, rbx: 3, rbp: 4, rsi: 5, rdi: 6, r9: 8, r10: 9, r11: 10 };
+  for (const [name, n] of Object.entries({ ...expected, r12: 11, r13: 12, r14: 13, r15: 14 }))
+    expect(registers.get(name), name).toBe(byte(n));
+  expect(registers.get("r8")).toBe(kind === "entry" ? byte(7) : 3n * byte(6) + 1n);
+  expect(registers.get("rflags")! & 1n).toBe(1n);
+  // The return address is there, or is not any more.
+  expect(registers.get("rsp")! % 16n).toBe(kind === "entry" ? 8n : 0n);
 }
 
 describe.skipIf(cannotTrace("sessions"))("BPF programs", () => {
@@ -165,14 +178,7 @@ describe.skipIf(cannotTrace("sessions"))("BPF programs", () => {
             for (let round = 0; round < 3; round++) {
               expect(await program.ask("r")).toBe(UNCHANGED);
               const { registers } = await tracer.seen();
-              const byte = (n: number): bigint => 0x0101010101010101n * BigInt(n);
-              const expected = { rax: 1, rcx: 2, rbx: 3, rbp: 4, rsi: 5, rdi: 6, r9: 8, r10: 9, r11: 10 };
-              for (const [name, n] of Object.entries({ ...expected, r12: 11, r13: 12, r14: 13, r15: 14 }))
-                expect(registers.get(name), name).toBe(byte(n));
-              expect(registers.get("r8")).toBe(kind === "entry" ? byte(7) : 3n * byte(6) + 1n);
-              expect(registers.get("rflags")! & 1n).toBe(1n);
-              // The return address is there, or is not any more.
-              expect(registers.get("rsp")! % 16n).toBe(kind === "entry" ? 8n : 0n);
+              expectPattern(registers, kind);
               if (kind === "entry") expect(registers.get("rip")).toBe(BigInt(program.addressOf(offset)));
             }
           });

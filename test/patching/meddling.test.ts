@@ -1,7 +1,7 @@
 /**
  * What kernels answer to bytes that they did not write, to what cannot be done, and to errors on the way. Where the
- * kernels as they are do harm, the schedule is here, and the rule without which they would not; test/patching/conformance
- * shows on kernels what needs no luck.
+ * kernels as they are do harm, the schedule is here, and the rule without which they would not;
+ * test/patching/conformance shows on kernels what needs no luck.
  */
 import { describe, expect, it } from "vitest";
 import type { Fault } from "../../src/patching/faults.js";

@@ -1,6 +1,6 @@
 /*
- * Shows that a program which writes zero to its own reference counter while it is traced keeps its probe for good, and that the
- * kernel warns (dmesg): only on a kernel that is thrown away.
+ * Shows that a program which writes zero to its own reference counter while it is traced keeps its probe for good,
+ * and that the kernel warns (dmesg): only on a kernel that is thrown away.
  *
  *     cleared-counter 10      a ten-byte nop; 5: a five-byte one (probe-page.h)
  *

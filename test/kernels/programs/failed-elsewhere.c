@@ -1,12 +1,13 @@
 /*
- * Shows that a call that is patched in is overwritten by a breakpoint, and torn apart, once the probe could not be patched somewhere
- * else. That may be another process; here it is another mapping of the same page.
+ * Shows that a call that is patched in is overwritten by a breakpoint, and torn apart, once the probe could not be
+ * patched somewhere else. That may be another process; here it is another mapping of the same page.
  *
  *     failed-elsewhere 10      a ten-byte nop; 5: a five-byte one (probe-page.h)
  *
- * One copy of the page has room for a trampoline and gets its call. The other one has every page within reach taken: optimizing fails,
- * which is remembered at the uprobe. A second tracer comes: nobody looks for calls any more, and int3 goes over the first byte of
- * the call. Both go: the first byte of the nop is written, before the rest of the call.
+ * One copy of the page has room for a trampoline and gets its call. The other one has every page within reach taken:
+ * optimizing fails, which is remembered at the uprobe. A second tracer comes: nobody looks for calls any more, and
+ * int3 goes over the first byte of the call. Both go: the first byte of the nop is written, before the rest of the
+ * call.
  *
  * Exit status: 0 the call was torn apart, 1 it was not, 2 it could not be tried.
  */

@@ -3,10 +3,11 @@
  *
  *     moving-call 10      a ten-byte nop; 5: a five-byte one (probe-page.h)
  *
- * The page is mapped twice, 2 GiB apart; around the lower copy some pages are taken, as they are around the code of any library.
- * The free page that is nearest to each copy is above it: that of the upper copy is out of the lower one's reach, that of the lower
- * copy is within the upper one's. So the upper copy, which is called first, has its own trampoline at first. The second time it
- * is given that of the lower copy, which comes first in the order of addresses (and is the newest).
+ * The page is mapped twice, 2 GiB apart; around the lower copy some pages are taken, as they are around the code of
+ * any library. The free page that is nearest to each copy is above it: that of the upper copy is out of the lower
+ * one's reach, that of the lower copy is within the upper one's. So the upper copy, which is called first, has its
+ * own trampoline at first. The second time it is given that of the lower copy, which comes first in the order of
+ * addresses (and is the newest).
  *
  * Exit status: 0 the call has changed, 1 it has not, 2 it could not be tried.
  */

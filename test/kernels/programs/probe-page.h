@@ -1,6 +1,6 @@
 /*
- * A page of code in a file of its own, a nop and ret at its end, and uprobes on that nop: for programs that show what kernels do
- * with it. The nop has ten bytes, which Linux 7.2 and later make a call of, or five: 6.18 to 7.1.
+ * A page of code in a file of its own, a nop and ret at its end, and uprobes on that nop: for programs that show what
+ * kernels do with it. The nop has ten bytes, which Linux 7.2 and later make a call of, or five: 6.18 to 7.1.
  */
 #include <fcntl.h>
 #include <linux/perf_event.h>

@@ -5,12 +5,12 @@
  *
  *     entry     counts, and keeps the registers of the last hit
  *     return    the same where the function returns
- *     session   one program for both (Linux 6.13): at the entry it asks for the return if rdi is odd, and hands over 5 rdi + 7
- *     change    gives rdi, rax, rcx, r11 and flags other values (Linux 6.18)
- *     skip      leaves the function: rip becomes rdx, rsp as it is
+ *     session   one program for both (Linux 6.13): the entry asks for the return if rdi is odd, and hands over 5 rdi + 7
+ *     change    gives rdi, rax, rcx and r11 other values, and another carry flag (6.18.44 refuses it, 7.1 does not)
+ *     skip      leaves the function: rip becomes rdx, rsp stays
  *
- * Says `ready` or `refused ERROR STEP`, waits for lines and answers each with what was seen since it began: ENTRIES RETURNS HANDED-OVER,
- * and the 21 registers of struct pt_regs. Ends with its input, and the link with it.
+ * Says `ready` or `refused ERROR STEP`, waits for lines and answers each with what was seen since it began: ENTRIES
+ * RETURNS HANDED-OVER, and the 21 registers of struct pt_regs. Ends with its input, and the link with it.
  *
  * Layouts and numbers: include/uapi/linux/bpf.h, arch/x86/include/asm/ptrace.h, Documentation/bpf/btf.rst.
  */

@@ -11,7 +11,9 @@ export interface Case {
   readonly steps: readonly Step[];
   readonly repairs: boolean;
   readonly consumer: Consumer["kind"];
-  /** The kernel writes a warning (WARN_ON) and keeps what it could not remove: for kernels that are thrown away only. */
+  /**
+   * The kernel writes a warning (WARN_ON) and keeps what it could not remove: for kernels that are thrown away only.
+   */
   readonly warns: boolean;
 }
 

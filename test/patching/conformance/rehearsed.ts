@@ -8,7 +8,10 @@ import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observa
 
 /** Violations under which a program goes on and computes something else. */
 const WRONG_RESULTS = ["red-zone", "registers", "stack", "next-instruction"];
-/** Bytes that nobody has written there together, and that are instructions all the same: what becomes of it is not foretold. */
+/**
+ * Bytes that nobody has written there together, and that are instructions all the same: what becomes of it is not
+ * foretold.
+ */
 export const TORN = "runs a mixture of instructions";
 const RETURNS = "kernel: calls the consumer for the return";
 
