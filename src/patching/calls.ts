@@ -12,11 +12,13 @@ import { FORK, VFORK } from "./programs.js";
 import { CALL_SIZE, INT3, UPROBE_CALL, URETPROBE_CALL } from "./protocol.js";
 import { returnCall } from "./returns.js";
 import type { PatchedSite } from "./setup.js";
+import { putBack, takeOff } from "./shadow-stack.js";
 import { sigreturn } from "./signals.js";
 import type { Space, Thread } from "./state.js";
 import { consumed } from "./trap.js";
 import { behind } from "./user.js";
 import { quadBytes, readQuad } from "./words.js";
+import { install } from "./writes.js";
 
 const PWRITE = 18;
 const SIGRETURN = 15;
@@ -86,7 +88,10 @@ function uprobeCall(situation: Situation): Change[] {
   if (site === undefined || registered === undefined || !registered.isKnown) {
     const { thread: counted, violation: wrong } = judged(thread, registry);
     if (wrong !== undefined) return [{ label: "kernel: no probe there", violation: wrong }];
-    return [leave({ ...situation, thread: counted }, atProbe(situation, snapshot), "kernel: no probe there any more")];
+    const label = "kernel: no probe there any more";
+    const taken = takeOff(setup, counted, returnAddress(situation, snapshot));
+    if ("property" in taken) return [{ label, violation: taken }];
+    return [leave({ ...situation, thread: taken }, atProbe(situation, snapshot), label)];
   }
   return [
     {
@@ -96,9 +101,13 @@ function uprobeCall(situation: Situation): Change[] {
   ];
 }
 
+/** Where the call at the probe wants to return to. */
+const returnAddress = ({ setup }: Pick<Situation, "setup">, snapshot: Snapshot): number =>
+  readQuad(setup.machine, snapshot, spOf(snapshot) + 24);
+
 /** The probe that the return address on the stack belongs to. */
 function siteOfCall({ setup }: Situation, snapshot: Snapshot): PatchedSite | undefined {
-  const back = readQuad(setup.machine, snapshot, spOf(snapshot) + 24);
+  const back = returnAddress({ setup }, snapshot);
   const { lead, looksBack } = setup.protocol;
   return setup.sites.find((site) => site.address + (looksBack ?? lead.length + CALL_SIZE) === back);
 }
@@ -142,12 +151,16 @@ function handle(situation: Situation): Change[] {
   const { setup, thread, registry } = situation;
   const snapshot = setup.machine.valueOf(thread.snapshot);
   const site = siteOfCall(situation, snapshot)!;
-  return consumed(situation, site, atProbe(situation, snapshot)).map(({ change, thread: after, registers }): Change => {
-    if (change.violation !== undefined) return change;
-    const { thread: counted, violation: wrong } = judged(after, registry);
-    if (wrong !== undefined) return { ...change, violation: wrong };
-    return { ...leave({ ...situation, thread: counted }, registers, change.label) };
-  });
+  const taken = takeOff(setup, thread, returnAddress(situation, snapshot));
+  if ("property" in taken) return [{ label: "kernel: looks at the shadow stack", violation: taken }];
+  return consumed({ ...situation, thread: taken }, site, atProbe(situation, snapshot)).map(
+    ({ change, thread: after, registers }): Change => {
+      if (change.violation !== undefined) return change;
+      const { thread: counted, violation: wrong } = judged(after, registry);
+      if (wrong !== undefined) return { ...change, violation: wrong };
+      return { ...leave({ ...situation, thread: counted }, registers, change.label) };
+    },
+  );
 }
 
 /** Writes what consumers have changed to where the trampoline pops it from. */
@@ -174,6 +187,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
     if (ipOf(registers) !== ipOf(shown))
       memory = machine.write(memory, { address: sp + 24, bytes: quadBytes(ipOf(registers)) });
   }
+  const address = ipOf(registers) === ipOf(shown) ? returnAddress(situation, before) : ipOf(registers);
   const words = registers.words.slice();
   const own = withRegisters(
     { words, memory: memory.memory },
@@ -185,7 +199,7 @@ function leave(situation: Situation, registers: Snapshot, label: string): Change
     ]),
     ipOf(before),
   );
-  return { label, thread: { ...back, snapshot: machine.numberOf(own) } };
+  return { label, thread: putBack(setup, { ...back, snapshot: machine.numberOf(own) }, address) };
 }
 
 /** fork and vfork: the spare slot gets a child, if it is free; it may also fail, for a kernel has other limits. */
@@ -196,13 +210,14 @@ function fork(situation: Situation, number: number): Change[] {
   const back = returning(situation, CHILD_PID).thread!;
   const child: Thread = {
     ...back,
+    acts: setup.program.acts.child,
     snapshot: machine.numberOf(withRegisters(machine.valueOf(thread.snapshot), new Map([[Gpr.RAX, 0]]))),
   };
   const copy: Space = {
     ...space,
     trampolines: protocol.forkCopiesTrampoline
       ? space.trampolines
-      : space.trampolines.map((t) => ({ ...t, isMapped: false })),
+      : space.trampolines.map((t) => ({ ...t, isMapped: false, isKnown: false })),
   };
   const label = number === FORK ? "kernel: forks" : "kernel: vforks";
   const parent: Thread = number === VFORK ? { ...back, mode: "suspended" } : back;
@@ -232,16 +247,19 @@ function advise(situation: Situation): Change[] {
   // The mapping is split or joined, which makes the kernel install what is registered.
   let next = space;
   for (const site of setup.sites)
-    if (registry.sites[site.index]!.hasConsumer && !setup.isOptimized(space, site))
-      next = withCode(next, site, 0, Uint8Array.of(INT3));
+    if (registry.sites[site.index]!.hasConsumer) next = install(setup, registry, next, site).space;
   return [
     { ...back, label: "kernel: splits the mapping, installs int3 where probes are", space: next, refreshes: true },
   ];
 }
 
-/** pwrite to /proc/self/mem: int3 over the first probe. */
+/**
+ * pwrite to /proc/self/mem: int3 over the first probe. It takes the lock that patching holds (mm/memory.c,
+ * __access_remote_vm).
+ */
 function writeInt3(situation: Situation): Change[] {
   const { setup, space } = situation;
+  if (space.lock >= 0) return [];
   const bytes = Uint8Array.of(INT3);
   return [
     {

@@ -18,6 +18,8 @@ export interface Change {
   readonly space?: Space;
   /** All CPUs serialize, before anything is written. */
   readonly syncs?: boolean;
+  /** All CPUs serialize, after it. */
+  readonly syncsAfter?: boolean;
   /** The actor's own CPU serializes at the end: iret. */
   readonly refreshes?: boolean;
   /** An attachment of this site changes: passes that are under way do not know it throughout. */

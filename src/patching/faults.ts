@@ -22,6 +22,9 @@ export interface Fault {
   readonly scenario: ProgramName;
   readonly threads: number;
   readonly toggles: number;
+  /** As in ModelOptions. */
+  readonly joins?: readonly number[];
+  readonly errors?: number;
   readonly isHarmless: boolean;
 }
 
@@ -150,8 +153,15 @@ export const faults: readonly Fault[] = [
     }),
     { ...on72, scenario: "fork", threads: 1, toggles: 1 },
   ),
-  fault("no-recheck", "a thread that has waited for the lock does not look whether int3 is still there", () => ({
+  fault(
+    "no-recheck",
+    "a thread that has waited for the lock does not look whether int3 is still there: its first write finds out",
+    () => ({ rechecks: false }),
+    { isHarmless: true },
+  ),
+  fault("no-look-at-all", "it does not look then, and does not look when it writes", () => ({
     rechecks: false,
+    checksBytes: false,
   })),
   fault("no-lock", "threads patch without the lock", () => ({ locks: false })),
   fault("stale-int3-kills", "a trap without a probe kills, without a second look at the memory", () => ({
@@ -198,6 +208,24 @@ export const faults: readonly Fault[] = [
   fault("semaphore-stays", "detaching does not lower the semaphore", () => ({ lowersSemaphore: false }), {
     scenario: "semaphore",
   }),
+  fault(
+    "bytes-unchecked",
+    "the phases of patching do not look what the program has written between them",
+    () => ({ checksBytes: false }),
+    { toggles: 1, shape: { acts: { own: ["overwrite"], child: [] } } },
+  ),
+  fault(
+    "forgotten-after-error",
+    "a probe that could not be taken away is forgotten all the same, with int3 in the program",
+    () => ({ keepsAfterError: false }),
+    { toggles: 1, errors: 1 },
+  ),
+  fault(
+    "shadow-stack-kept",
+    "a return address that is replaced stays as it was on the shadow stack",
+    () => ({ mendsShadowStack: false }),
+    { scenario: "return", threads: 1, toggles: 1, shape: { shadowStack: true } },
+  ),
   fault(
     "syncs-twice",
     "every IPI is sent twice",

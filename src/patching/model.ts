@@ -8,7 +8,6 @@
  */
 import { Numbering } from "../explore/numbering.js";
 import type { Step, System, Violation } from "../explore/system.js";
-import { callSteps } from "./calls.js";
 import type { Change, Situation } from "./change.js";
 import { freshView, type View, viewAfterWrite, viewKey } from "./fetch.js";
 import { patcherSteps, scriptFor } from "./patcher.js";
@@ -25,8 +24,8 @@ import {
   type Thread,
   threadKey,
 } from "./state.js";
-import { reads, stepSteps, trapSteps } from "./trap.js";
-import { userSteps } from "./user.js";
+import { threadSteps } from "./steps.js";
+import { reads } from "./trap.js";
 
 const REGISTRY = 0;
 const PATCHER = 1;
@@ -45,6 +44,7 @@ export interface ModelStep extends Step {
   readonly spaceIndex: number;
   readonly space: number;
   readonly syncs: boolean;
+  readonly syncsAfter: boolean;
   readonly refreshes: boolean;
   readonly ages: number;
   readonly spawned: { readonly thread: number; readonly space: number } | null;
@@ -58,6 +58,10 @@ export interface ModelOptions {
   readonly toggles: number;
   /** How many signals may arrive, in the first thread: all are alike. */
   readonly signals?: number;
+  /** In which of these another tracer comes to the same probes. */
+  readonly joins?: readonly number[];
+  /** How many of the writes that take calls back may fail. */
+  readonly errors?: number;
 }
 
 export class Model implements System<ModelStep> {
@@ -92,7 +96,7 @@ export class Model implements System<ModelStep> {
     this.firstThread = SPACES + this.spaceCount;
     this.width = this.firstThread + 2 * this.slots;
     this.actors = this.slots + 1;
-    this.script = scriptFor(setup.sites, this.spaceCount, options.toggles);
+    this.script = scriptFor(setup.sites, this.spaceCount, options.toggles, options.joins ?? []);
   }
 
   initial(): Int32Array {
@@ -100,9 +104,10 @@ export class Model implements System<ModelStep> {
     const state = new Int32Array(this.width);
     state[REGISTRY] = this.registries.numberOf({
       walks: false,
+      errors: this.options.errors ?? 0,
       sites: setup.sites.map(() => ({ isKnown: false, hasConsumer: false, hasFailed: false, attachment: 0 })),
     });
-    state[PATCHER] = this.patchers.numberOf({ at: 0, group: 0 });
+    state[PATCHER] = this.patchers.numberOf({ at: 0, group: 0, hasFailed: false });
     const space = setup.firstSpace();
     for (let i = 0; i < this.spaceCount; i++)
       state[SPACES + i] = this.spaces.numberOf(i === 0 ? space : { ...space, isAlive: false });
@@ -117,10 +122,12 @@ export class Model implements System<ModelStep> {
       returns: [],
       frames: [],
       signals: this.options.signals ?? 0,
+      acts: setup.program.acts.own,
+      shadow: [],
     };
     for (let slot = 0; slot < this.slots; slot++) {
-      const signals = slot === 0 ? begun.signals : 0;
-      const thread: Thread = { ...begun, signals, mode: slot < this.options.threads ? "user" : "unborn" };
+      const first = slot === 0 ? {} : { signals: 0, acts: [] };
+      const thread: Thread = { ...begun, ...first, mode: slot < this.options.threads ? "user" : "unborn" };
       state[this.firstThread + 2 * slot] = this.threads.numberOf(thread);
       state[this.firstThread + 2 * slot + 1] = this.freshViewOf(state[SPACES + this.spaceIndexOf(slot)]!);
     }
@@ -141,6 +148,7 @@ export class Model implements System<ModelStep> {
     if (step.thread !== SAME) into[this.firstThread + 2 * actor] = step.thread;
     if (step.syncs) this.serializeAll(into);
     if (step.space !== SAME) this.changeSpace(into, step.spaceIndex, step.space);
+    if (step.syncsAfter) this.serializeAll(into);
     if (step.ages >= 0) this.age(into, step.ages);
     if (step.refreshes) {
       const view = this.firstThread + 2 * actor + 1;
@@ -228,7 +236,7 @@ export class Model implements System<ModelStep> {
         space: this.spaces.valueOf(space),
         registry: this.registries.valueOf(registry),
       };
-      steps = changesOf(situation).map((change) => this.compile(change, spaceIndex, space));
+      steps = threadSteps(situation).map((change) => this.compile(change, spaceIndex, space));
       byThread.set(key, steps);
       const isPrivate = steps.length === 1 && steps[0]!.isPrivate;
       if (isPrivate && this.setup.program.forks === null) this.privateSteps[thread] = steps;
@@ -257,18 +265,19 @@ export class Model implements System<ModelStep> {
 
   private compile(change: Change, spaceIndex: number, space: number): ModelStep {
     const { spawns } = change;
-    const left = change.space === undefined ? SAME : this.spaces.numberOf(change.space);
+    const left = numbered(this.spaces, change.space);
     return {
       label: change.label,
       isPrivate: change.isPrivate ?? false,
       violation: change.violation ?? null,
       bytes: change.bytes ?? null,
-      registry: change.registry === undefined ? SAME : this.registries.numberOf(change.registry),
-      patcher: change.patcher === undefined ? SAME : this.patchers.numberOf(change.patcher),
-      thread: change.thread === undefined ? SAME : this.threads.numberOf(change.thread),
+      registry: numbered(this.registries, change.registry),
+      patcher: numbered(this.patchers, change.patcher),
+      thread: numbered(this.threads, change.thread),
       spaceIndex,
       space: left === space ? SAME : left,
       syncs: change.syncs ?? false,
+      syncsAfter: change.syncsAfter ?? false,
       refreshes: change.refreshes ?? false,
       ages: change.ages ?? -1,
       spawned:
@@ -374,22 +383,6 @@ export class Model implements System<ModelStep> {
   }
 }
 
-/** What a thread can do. */
-function changesOf(situation: Situation): Change[] {
-  switch (situation.thread.mode) {
-    case "user":
-      return userSteps(situation);
-    case "trapped":
-    case "handling":
-    case "wants-to-patch":
-    case "patching":
-      return trapSteps(situation);
-    case "stepping":
-      return stepSteps(situation);
-    case "called":
-    case "handling-call":
-      return callSteps(situation);
-    default:
-      return [];
-  }
-}
+/** The number of a part that a change has, SAME where it leaves that as it was. */
+const numbered = <T>(numbering: Numbering<T>, value: T | undefined): number =>
+  value === undefined ? SAME : numbering.numberOf(value);

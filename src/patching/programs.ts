@@ -11,6 +11,7 @@ import type { Memory } from "../emulate/memory.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { type Assembled, assemble, branch, type Line, line, type Source } from "./assemble.js";
 import type { Bytes } from "./machine.js";
+import type { Act } from "./state.js";
 
 export interface Site {
   /** Runtime address of the instruction that is patched. */
@@ -38,6 +39,10 @@ export interface Program {
   /** Runtime addresses of the threads' stacks: each has its own, at the same place. */
   readonly stack: Interval;
   readonly entry: number;
+  /** Where its loops begin, the child's too. */
+  readonly begins: ReadonlySet<number>;
+  /** What its first thread does besides, and what a forked child does: acts.ts. */
+  readonly acts: { readonly own: readonly Act[]; readonly child: readonly Act[] };
   readonly sites: readonly Site[];
   /** Where the signal handler begins, if there is one. */
   readonly handler: number | null;
@@ -46,6 +51,8 @@ export interface Program {
   readonly semaphore: number | null;
   /** Where the child of a fork or vfork goes on and passes its probes; null where nothing forks. */
   readonly forks: "fork" | "vfork" | null;
+  /** Its threads have shadow stacks. */
+  readonly shadowStack: boolean;
   /** A seccomp filter that kills whoever makes a system call. */
   readonly filter: boolean;
 }
@@ -78,9 +85,20 @@ export interface Shape {
   readonly forkGuard: "none" | "repair" | "repair-call" | "int3";
   /** Put the probe across a page's end. */
   readonly crossing: boolean;
+  readonly acts: Program["acts"];
+  readonly shadowStack: boolean;
 }
 
-const PLAIN: Shape = { probe: NOP5, guard: false, forkGuard: "none", crossing: false };
+const NO_ACTS: Program["acts"] = { own: [], child: [] };
+
+const PLAIN: Shape = {
+  probe: NOP5,
+  guard: false,
+  forkGuard: "none",
+  crossing: false,
+  acts: NO_ACTS,
+  shadowStack: false,
+};
 
 const hexOf = (bytes: Uint8Array): string => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
 
@@ -288,6 +306,9 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
     name,
     listing,
     entry: at("loop")!,
+    begins: new Set(["loop", "childloop"].flatMap((label) => at(label) ?? [])),
+    acts: whole.acts,
+    shadowStack: whole.shadowStack,
     sites: sites.map((address) => ({ address, original: whole.probe })),
     handler: at("handler"),
     sharedReads: new Set(listing.filter((l) => readsShared(l.text)).map((l) => l.address)),

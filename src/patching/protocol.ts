@@ -3,13 +3,19 @@
  *
  * Facts from Linux, checked against arch/x86/kernel/uprobes.c and kernel/events/uprobes.c:
  *
- * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From 6.11 on
- *   return probes make a system call, where before they had an int3.
- * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while bytes
- *   1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and after it.
- *   Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
- * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9, where they are
- *   operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
+ * - before 6.18: int3 in byte 0. The kernel emulates a one-byte nop; a copy of any other nop is single-stepped. From
+ *   6.11 on return probes make a system call, where before they had an int3.
+ * - 6.18 to 7.1: the first hit of a five-byte nop makes its thread patch a call over it: int3 stays in byte 0 while
+ *   bytes 1 to 4 get the displacement, then byte 0 becomes e8, all CPUs serializing (an IPI) before, between and
+ *   after it. Detaching goes the other way and begins with int3. The trampoline's page is not copied by fork.
+ * - from 7.2 on: the same with a ten-byte nop, which becomes lea and call. Detaching leaves the call in bytes 5 to 9,
+ *   where they are operands of the nop: a thread may stand between lea and call. Fork copies the trampoline.
+ * - Each of these writes is refused where something else is than the phase before has left (verify_insn). That int3 is
+ *   written, or byte 0 of the nop, is asked less: only whether int3 is there already, or still (verify_opcode).
+ * - Where the call cannot be written, or no trampoline had, that is remembered at the probe (OPTIMIZE_FAIL,
+ *   __arch_uprobe_optimize): nobody is given a call any more, and who installs int3 does not look for one
+ *   (should_optimize, set_swbp). A probe that cannot be taken away, for a write failed, stays known without a
+ *   consumer (uprobe_unregister_nosync).
  */
 import { constants } from "node:os";
 import { type KernelName, kernelNamed, type LongNop, returnsBySystemCall, type Version } from "../kernel/kernels.js";
@@ -25,15 +31,25 @@ export type Phase =
   /** An IPI to all CPUs: each serializes. */
   | { readonly kind: "sync" }
   /** Bytes [from, to) of the probe become what `what` has there. */
-  | { readonly kind: "write"; readonly from: number; readonly to: number; readonly what: "int3" | "original" | "call" };
+  | {
+      readonly kind: "write";
+      readonly from: number;
+      readonly to: number;
+      readonly what: "int3" | "original" | "call";
+      /** What has to be there before, or the write is refused; null: anything. */
+      readonly expects: Expected | null;
+    };
+
+/** int3 in byte 0, whatever follows; what a call begins with (on 7.2 and later lea and the call's first byte). */
+export type Expected = "int3" | "call" | "int3 over call";
 
 export const SYNC: Phase = { kind: "sync" };
-export const write = (from: number, to: number, what: "int3" | "original" | "call"): Phase => ({
-  kind: "write",
-  from,
-  to,
-  what,
-});
+export const write = (
+  from: number,
+  to: number,
+  what: "int3" | "original" | "call",
+  expects: Expected | null = null,
+): Phase => ({ kind: "write", from, to, what, expects });
 
 export interface Protocol {
   readonly kernel: KernelName;
@@ -53,6 +69,8 @@ export interface Protocol {
   readonly forkCopiesTrampoline: boolean;
   /** Trampolines are tried from the newest on, or in the order of their addresses. */
   readonly newestTrampolineFirst: boolean;
+  /** Trampolines are in a list of their own, and stay there when the program unmaps them. */
+  readonly listsTrampolines: boolean;
   /** How a nop of several bytes is run after int3. */
   readonly longNops: "emulated" | "stepped";
   /** errno of the uprobe system call when the trampoline did not make it. */
@@ -88,6 +106,16 @@ export interface Protocol {
   readonly looksBack: number | null;
   /** Detaching lowers the semaphore that attaching has raised. */
   readonly lowersSemaphore: boolean;
+  /** A call that is still there in bytes of the nop is patched in again, if its trampoline is. No kernel does that. */
+  readonly keepsTrampoline: boolean;
+  /** Writes that find other bytes than the protocol has there are refused. */
+  readonly checksBytes: boolean;
+  /** A probe that could not be taken away everywhere stays known. */
+  readonly keepsAfterError: boolean;
+  /** A process that could not have a call keeps all others from it, and from being asked whether they have one. */
+  readonly failsForAll: boolean;
+  /** A thread's shadow stack is changed along with its stack. */
+  readonly mendsShadowStack: boolean;
   /** Each phase is a step of its own: see trap.ts. */
   readonly stepsApart: boolean;
 }
@@ -124,6 +152,7 @@ const legacy: Protocol = {
   released: 0,
   returnTrampoline: Uint8Array.of(INT3),
   newestTrampolineFirst: true,
+  listsTrampolines: true,
   seccompException: true,
   rechecks: true,
   locks: true,
@@ -142,14 +171,22 @@ const legacy: Protocol = {
   skipsAfterPatching: true,
   looksBack: null,
   lowersSemaphore: true,
+  keepsTrampoline: false,
+  checksBytes: true,
+  keepsAfterError: true,
+  failsForAll: true,
+  mendsShadowStack: true,
   stepsApart: false,
 };
 
 const nop5: Protocol = {
   ...legacy,
   ...known("6.18"),
-  optimize: [SYNC, write(1, 5, "call"), SYNC, write(0, 1, "call"), SYNC],
-  unoptimize: [write(0, 1, "int3"), SYNC, write(1, 5, "original"), SYNC, write(0, 1, "original"), SYNC],
+  optimize: [SYNC, write(1, 5, "call", "int3"), SYNC, write(0, 1, "call", "int3"), SYNC],
+  unoptimize: [
+    ...[write(0, 1, "int3", "call"), SYNC, write(1, 5, "original", "int3"), SYNC],
+    ...[write(0, 1, "original", "int3"), SYNC],
+  ],
   returnTrampoline: RETURN_TRAMPOLINE,
 };
 
@@ -157,10 +194,15 @@ const nop10: Protocol = {
   ...nop5,
   ...known("7.2"),
   lead: LEA,
-  optimize: [SYNC, write(1, 10, "call"), SYNC, write(0, 1, "call"), SYNC],
+  optimize: [SYNC, write(1, 10, "call", "int3"), SYNC, write(0, 1, "call", "int3 over call"), SYNC],
+  unoptimize: [
+    ...[write(0, 1, "int3", "call"), SYNC, write(1, 5, "original", "int3 over call"), SYNC],
+    ...[write(0, 1, "original", "int3"), SYNC],
+  ],
   trampoline: trampoline("c2 80 00"),
   released: 0x80,
   newestTrampolineFirst: false,
+  listsTrampolines: false,
 };
 
 export const protocols: Readonly<Record<KernelName, Protocol>> = { legacy, "6.18": nop5, "7.2": nop10 };

@@ -6,12 +6,22 @@
  * that.
  */
 import type { Violation } from "../explore/system.js";
+import { actLabels } from "./acts.js";
 import { NO_CHILD } from "./calls.js";
 import { Model, type ModelOptions, type ModelStep } from "./model.js";
+import { HAS_JOINED } from "./patcher.js";
 import type { Setup } from "./setup.js";
-import { isOff, isOn } from "./state.js";
+import { type Act, isOff, isOn } from "./state.js";
 
+const isAct = (label: string): boolean => Object.values<string>(actLabels).includes(label);
 const MOST_STEPS = 100_000;
+
+interface Rehearsed {
+  readonly actor: number;
+  readonly label: string;
+  /** Bytes that were fetched or written. */
+  readonly bytes: Uint8Array | null;
+}
 
 export class Rehearsal {
   private readonly model: Model;
@@ -22,8 +32,10 @@ export class Rehearsal {
   hits = 0;
   /** Whether a fork succeeds; one child at a time. */
   mayFork = false;
+  /** The act that a thread is to take as soon as it can. */
+  private wanted: string | null = null;
   /** The labels of all steps so far, with their actors. */
-  readonly steps: { readonly actor: number; readonly label: string }[] = [];
+  readonly steps: Rehearsed[] = [];
 
   constructor(
     private readonly setup: Setup,
@@ -42,6 +54,18 @@ export class Rehearsal {
   /** The probes are detached, and that is complete. */
   detach(): void {
     this.runUntil(this.model.slots, () => this.registry.sites.every((s) => isOff(s.attachment)));
+  }
+
+  /** Another tracer comes to the same probes: what the model was asked for at this attachment. */
+  join(): void {
+    this.runTo(this.model.slots, HAS_JOINED);
+  }
+
+  /** A thread does what programs may do, once it is where it can. */
+  act(thread: number, act: Act): void {
+    this.wanted = actLabels[act];
+    this.runTo(thread, this.wanted);
+    this.wanted = null;
   }
 
   /** A thread passes probes so many times; every site of the program counts. */
@@ -93,12 +117,12 @@ export class Rehearsal {
   }
 
   private take(actor: number): void {
-    const possible = this.model.steps(this.state, actor);
+    const possible = this.chosen(this.model.steps(this.state, actor));
     const isFork = possible.length > 1 && possible.some((s) => s.label === NO_CHILD);
     const steps = isFork ? possible.filter((s) => (s.label === NO_CHILD) !== this.mayFork) : possible;
     const step = steps.find((s) => this.isWhatMemoryHas(s)) ?? steps[0];
     if (step === undefined) throw new Error(`actor ${actor} has to wait`);
-    this.steps.push({ actor, label: step.label });
+    this.steps.push({ actor, label: step.label, bytes: step.bytes });
     if (step.label.includes("calls the consumer") && !step.label.includes("return")) this.hits++;
     if (step.violation !== null) {
       this.violation = step.violation;
@@ -112,6 +136,12 @@ export class Rehearsal {
     // A nop is passed in one step; everything else is a pass that ends.
     if ((wasInPass && !isInPass) || (!wasInPass && !isInPass && step.label === "nop"))
       this.begun.set(actor, this.passes(actor) + 1);
+  }
+
+  /** The act that is wanted, or all steps but acts. */
+  private chosen(steps: readonly ModelStep[]): readonly ModelStep[] {
+    const wanted = steps.filter(({ label }) => label === this.wanted);
+    return wanted.length > 0 ? wanted : steps.filter(({ label }) => !isAct(label));
   }
 
   private isWhatMemoryHas({ bytes, violation }: ModelStep): boolean {

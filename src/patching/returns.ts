@@ -10,6 +10,7 @@ import { Gpr } from "../emulate/state.js";
 import { type Change, Property, type Situation, violation } from "./change.js";
 import { gprOf, ipOf, type Snapshot, spOf, withRegisters } from "./machine.js";
 import type { PatchedSite, Setup } from "./setup.js";
+import { replaceLast } from "./shadow-stack.js";
 import type { ReturnInstance, Thread } from "./state.js";
 import { isOn } from "./state.js";
 import { behind } from "./user.js";
@@ -38,7 +39,7 @@ export function hijackReturn(
   const expected =
     thread.expected < 0 ? thread.expected : machine.numberOf(machine.write(machine.valueOf(thread.expected), replaced));
   return {
-    thread: { ...thread, expected, returns: [...thread.returns, instance] },
+    thread: replaceLast(setup, { ...thread, expected, returns: [...thread.returns, instance] }, setup.returnTrampoline),
     registers: machine.write(registers, replaced),
   };
 }
@@ -76,6 +77,8 @@ export function returnCall(situation: Situation): Change[] {
   );
   return called(situation, instance, seen).map(({ label, wrong }): Change => {
     if (wrong !== null) return { label, violation: violation(Property.Return, wrong) };
+    // Where there is a shadow stack nothing may return to where nothing was called: by iret.
+    if (setup.program.shadowStack) return leaveFor({ ...situation, label, seen });
     // The place of rax on the stack takes the address that the trampoline's ret goes to.
     const filled = machine.write(snapshot, { address: sp + 16, bytes: quadBytes(instance.original) });
     const ip = ipOf(snapshot);
@@ -105,14 +108,16 @@ export function returnTrap(situation: Situation): Change[] {
   const seen = withRegisters(machine.valueOf(thread.snapshot), new Map(), instance.original);
   return called(situation, instance, seen).map(({ label, wrong }): Change => {
     if (wrong !== null) return { label, violation: violation(Property.Return, wrong) };
-    const next: Thread = {
-      ...thread,
-      mode: "user",
-      snapshot: machine.numberOf(seen),
-      returns: thread.returns.slice(0, -1),
-    };
-    return { label, ...behind({ ...situation, thread: next }, true), refreshes: true };
+    return leaveFor({ ...situation, label, seen });
   });
+}
+
+/** To where the function was called, by iret. */
+function leaveFor(situation: Situation & { readonly label: string; readonly seen: Snapshot }): Change {
+  const { setup, thread, label, seen } = situation;
+  const snapshot = setup.machine.numberOf(seen);
+  const next: Thread = { ...thread, mode: "user", snapshot, returns: thread.returns.slice(0, -1) };
+  return { label, ...behind({ ...situation, thread: next }, true), refreshes: true };
 }
 
 function called(

@@ -25,6 +25,8 @@ export interface Scenario {
   readonly consumer?: Consumer;
   /** Signals for the first thread; by default one where the program has a handler. */
   readonly signals?: number;
+  readonly joins?: readonly number[];
+  readonly errors?: number;
   /** Each phase of patching is a step of its own, as if an IPI and the write after it could be told apart. */
   readonly fine?: boolean;
 }
@@ -51,6 +53,8 @@ export function prepare(scenario: Scenario): { setup: Setup; model: Model } {
   const model = new Model(setup, {
     threads: scenario.threads,
     toggles: scenario.toggles,
+    joins: scenario.joins ?? fault?.joins ?? [],
+    errors: scenario.errors ?? fault?.errors ?? 0,
     signals: scenario.signals ?? (program.handler === null ? 0 : 1),
   });
   return { setup, model };

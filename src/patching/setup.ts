@@ -123,7 +123,8 @@ export class Setup {
   firstSpace(): Space {
     const code = new Uint8Array(this.sites.reduce((sum, s) => sum + s.size, 0));
     for (const site of this.sites) code.set(site.original, site.at);
-    return { isAlive: true, code, lock: -1, trampolines: [], semaphore: 0 };
+    const rest = { lock: -1, trampolines: [], semaphore: 0, isCrowded: false, isOverwritten: false };
+    return { isAlive: true, code, ...rest };
   }
 
   /** The site whose bytes hold this address. */
@@ -151,15 +152,24 @@ export class Setup {
     return space.trampolines.some(({ address, isMapped }) => isMapped && equal(code, this.callTo(site, address)));
   }
 
-  /** A trampoline that a call at this site reaches: a mapped one, or where a new one goes. Null where none can be. */
+  /** Whether the site's bytes end in a call to a trampoline. */
+  private leadsTo(space: Space, site: PatchedSite, trampoline: number): boolean {
+    const { length } = this.protocol.lead;
+    return equal(this.codeAt(space, site).subarray(length), this.callTo(site, trampoline).subarray(length));
+  }
+
+  /** A trampoline that a call at this site reaches: a known one, or where a new one goes. Null where none can be. */
   trampolineFor(space: Space, site: PatchedSite): (Trampoline & { readonly isNew: boolean }) | null {
     const { checksReach, newestTrampolineFirst } = this.protocol;
-    const mapped = space.trampolines.filter(({ isMapped }) => isMapped);
-    const inOrder = newestTrampolineFirst ? [...mapped].reverse() : [...mapped].sort((a, b) => a.address - b.address);
-    const known = inOrder.find(({ address }) => !checksReach || isReachable(site.end, address));
+    const kept = space.trampolines.filter(({ isKnown }) => isKnown);
+    const inOrder = newestTrampolineFirst ? [...kept].reverse() : [...kept].sort((a, b) => a.address - b.address);
+    const last = this.protocol.keepsTrampoline
+      ? kept.find(({ address }) => this.leadsTo(space, site, address))
+      : undefined;
+    const known = last ?? inOrder.find(({ address }) => !checksReach || isReachable(site.end, address));
     if (known !== undefined) return { ...known, isNew: false };
-    const address = this.nearestFreePage(space, site.end);
-    return address === null ? null : { address, isMapped: true, isNew: true };
+    const address = space.isCrowded ? null : this.nearestFreePage(space, site.end);
+    return address === null ? null : { address, isMapped: true, isKnown: true, isNew: true };
   }
 
   /** The free page that is nearest to an address, within reach of a call that ends there. */

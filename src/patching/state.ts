@@ -71,11 +71,20 @@ export interface Thread {
   readonly frames: readonly Frame[];
   /** How many signals may still arrive. */
   readonly signals: number;
+  /** What it may still do to what the kernel has put into its program. */
+  readonly acts: readonly Act[];
+  /** Return addresses once more, where the program has a shadow stack: shadow-stack.ts. */
+  readonly shadow: readonly number[];
 }
+
+/** What programs do that know nothing of the kernel's patching: acts.ts. */
+export type Act = "unmap" | "clear" | "overwrite" | "crowd";
 
 export interface Trampoline {
   readonly address: number;
   readonly isMapped: boolean;
+  /** The kernel lets calls lead there: by a list of its own, or because it is mapped. */
+  readonly isKnown: boolean;
 }
 
 /** An address space. */
@@ -88,6 +97,10 @@ export interface Space {
   /** In the order in which they were mapped. */
   readonly trampolines: readonly Trampoline[];
   readonly semaphore: number;
+  /** No page within reach of the probes is free any more. */
+  readonly isCrowded: boolean;
+  /** The program has overwritten what the kernel wrote: passes are not owed to the tracer any more. */
+  readonly isOverwritten: boolean;
 }
 
 /** What the kernel knows of a site, for all processes. */
@@ -95,7 +108,7 @@ export interface Registered {
   /** Found when somebody looks for a probe there. */
   readonly isKnown: boolean;
   readonly hasConsumer: boolean;
-  /** It could not be optimized once, and is not tried again. */
+  /** Some process could not have a call there: it is not tried again in any. */
   readonly hasFailed: boolean;
   /**
    * The attachment, counted: 4n detached, 4n + 1 being attached, 4n + 2 attached, 4n + 3 being detached.
@@ -110,6 +123,8 @@ export interface Registry {
   readonly sites: readonly Registered[];
   /** Somebody attaches or detaches in all address spaces: nobody forks. */
   readonly walks: boolean;
+  /** How many of the writes that take a call back may still fail, for want of memory or of a tracer that lives. */
+  readonly errors: number;
 }
 
 /** The actor that attaches and detaches. */
@@ -118,6 +133,8 @@ export interface Patcher {
   readonly at: number;
   /** While it takes a call back: the group of phases that comes next. */
   readonly group: number;
+  /** In some address space the probe could not be taken away. */
+  readonly hasFailed: boolean;
 }
 
 const passKey = ({ site, start, hits }: Pass): string => `${site}/${start}/${hits}`;
@@ -132,6 +149,8 @@ export const threadKey = (t: Thread): string =>
     t.trampoline,
     t.picked,
     t.signals,
+    t.acts.join("+"),
+    t.shadow.join("+"),
     t.returns.map((r) => `${r.site}/${r.original}/${r.cookie}/${r.start}`).join("+"),
     t.frames.map((f) => `${f.snapshot}/${f.expected}/${passKey(f.pass)}`).join("+"),
   ].join(" ");
@@ -141,14 +160,16 @@ export const spaceKey = (s: Space): string =>
     s.isAlive,
     s.code.join("."),
     s.lock,
-    s.trampolines.map((t) => `${t.address}${t.isMapped ? "" : "-"}`).join("+"),
+    s.trampolines.map((t) => `${t.address}${t.isMapped ? "" : "-"}${t.isKnown ? "" : "?"}`).join("+"),
     s.semaphore,
+    s.isCrowded,
+    s.isOverwritten,
   ].join(" ");
 
 export const registryKey = (r: Registry): string =>
-  `${r.walks} ${r.sites.map((s) => `${s.isKnown}${s.hasConsumer}${s.hasFailed}${s.attachment}`).join(" ")}`;
+  `${r.walks} ${r.errors} ${r.sites.map((s) => `${s.isKnown}${s.hasConsumer}${s.hasFailed}${s.attachment}`).join(" ")}`;
 
-export const patcherKey = (p: Patcher): string => `${p.at} ${p.group}`;
+export const patcherKey = (p: Patcher): string => `${p.at} ${p.group} ${p.hasFailed}`;
 
 /** The thread once a site's attachment has changed: none of its passes there knows it throughout any more. */
 export function aged(thread: Thread, site: number): Thread {

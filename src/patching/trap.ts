@@ -8,15 +8,15 @@
  * can see them just as well before the IPI, since the IPI only takes choices away. So that order of things is there
  * already.)
  */
-import { PAGE_SIZE } from "../address.js";
-import { type Change, judged, Property, type Situation, violation, withCode } from "./change.js";
+import { type Change, judged, Property, type Situation, violation } from "./change.js";
 import { ipOf, type Snapshot, withRegisters } from "./machine.js";
 import { differentRegister } from "./properties.js";
-import { INT3, type Phase } from "./protocol.js";
+import { INT3 } from "./protocol.js";
 import { hijackReturn, returnTrap } from "./returns.js";
 import type { PatchedSite, Setup } from "./setup.js";
-import type { Space, Thread } from "./state.js";
+import type { Registry, Space, Thread } from "./state.js";
 import { behind } from "./user.js";
+import { carryOut, groupsOf } from "./writes.js";
 
 const isLocked = ({ space }: Situation): boolean => space.lock >= 0;
 
@@ -74,7 +74,8 @@ function handle(situation: Situation): Change[] {
     const snapshot = setup.machine.numberOf(changed);
     const next = { ...after, snapshot };
     const registered = registry.sites[site.index]!;
-    if (site.canPatch && !registered.hasFailed) return { ...change, thread: { ...next, mode: "wants-to-patch" } };
+    const isGivenUp = registered.hasFailed && setup.protocol.failsForAll;
+    if (site.canPatch && !isGivenUp) return { ...change, thread: { ...next, mode: "wants-to-patch" } };
     return { ...change, ...leave({ ...situation, thread: next }, site), refreshes: true };
   });
 }
@@ -184,64 +185,6 @@ export function stepSteps(situation: Situation): Change[] {
   ];
 }
 
-/** Groups of phases that are one step each: IPIs, and the write after them. */
-export function groupsOf(phases: readonly Phase[], stepsApart: boolean): Phase[][] {
-  if (stepsApart) return phases.map((phase) => [phase]);
-  const groups: Phase[][] = [];
-  let open = false;
-  for (const phase of phases) {
-    if (!open) groups.push([]);
-    groups.at(-1)!.push(phase);
-    open = phase.kind === "sync";
-  }
-  return groups;
-}
-
-export interface Patched {
-  readonly label: string;
-  readonly space: Space;
-  readonly syncs: boolean;
-  readonly bytes?: Uint8Array;
-}
-
-/** Carries a group of phases out. */
-export function carryOut(
-  setup: Setup,
-  space: Space,
-  site: PatchedSite,
-  group: readonly Phase[],
-  trampoline: number,
-): Patched {
-  const labels: string[] = [];
-  let next = space;
-  let bytes: Uint8Array | undefined;
-  for (const phase of group) {
-    if (phase.kind === "sync") labels.push("all CPUs serialize");
-    else {
-      bytes = bytesFor(setup, site, phase, trampoline);
-      next = withCode(space, site, phase.from, bytes);
-      const range = phase.to - phase.from === 1 ? `byte ${phase.from}` : `bytes ${phase.from} to ${phase.to - 1}`;
-      labels.push(`writes ${range} of the ${phase.what}`);
-    }
-  }
-  const syncs = group.some(({ kind }) => kind === "sync");
-  return { label: labels.join(", "), space: next, syncs, ...(bytes === undefined ? {} : { bytes }) };
-}
-
-/** What a phase writes: at a page's end it ends, for the page after is another. */
-function bytesFor(
-  setup: Setup,
-  site: PatchedSite,
-  { from, to, what }: Phase & { readonly kind: "write" },
-  trampoline: number,
-): Uint8Array {
-  const room = PAGE_SIZE - (site.address % PAGE_SIZE);
-  const end = from < room ? Math.min(to, room) : to;
-  if (what === "int3") return Uint8Array.of(INT3).slice(0, end - from);
-  if (what === "call") return setup.callTo(site, trampoline).slice(from, end);
-  return site.original.slice(from, end);
-}
-
 /** Takes the lock, looks whether int3 is still there, finds or maps a trampoline, and begins. */
 function beginPatching(situation: Situation): Change[] {
   const { setup, thread, space, registry, actor } = situation;
@@ -258,15 +201,12 @@ function beginPatching(situation: Situation): Change[] {
   if (protocol.rechecks && code[0] !== INT3) return [go("kernel: int3 is gone, nothing to patch")];
   if (!protocol.rechecks && setup.isOptimized(space, site)) return [go("kernel: patched already")];
   const trampoline = setup.trampolineFor(space, site);
-  if (trampoline === null) {
-    const sites = registry.sites.map((s, i) => (i === site.index ? { ...s, hasFailed: true } : s));
-    return [go("kernel: no trampoline in reach", { registry: { ...registry, sites } })];
-  }
+  if (trampoline === null) return [go("kernel: no trampoline in reach", { registry: failed(registry, site) })];
   setup.loadTrampoline(trampoline.address);
   const trampolines = trampoline.isNew
     ? [
         ...space.trampolines.filter((t) => t.address !== trampoline.address),
-        { address: trampoline.address, isMapped: true },
+        { address: trampoline.address, isMapped: true, isKnown: true },
       ]
     : space.trampolines;
   const held: Space = { ...space, lock: protocol.locks ? actor : space.lock, trampolines };
@@ -276,6 +216,12 @@ function beginPatching(situation: Situation): Change[] {
   return [{ ...first!, label: label + first!.label.replace("kernel: ", "") }];
 }
 
+/** The probe is not optimized any more, for anybody. */
+const failed = (registry: Registry, site: PatchedSite): Registry => ({
+  ...registry,
+  sites: registry.sites.map((s, i) => (i === site.index ? { ...s, hasFailed: true } : s)),
+});
+
 /** The site that a thread patches: rip may be elsewhere already, if a consumer has moved it. */
 function siteOfPass({ setup, thread }: Situation): PatchedSite {
   return setup.sites[thread.pass.site]!;
@@ -283,19 +229,21 @@ function siteOfPass({ setup, thread }: Situation): PatchedSite {
 
 /** The next group of phases, and after the last one the way out. */
 function patch(situation: Situation): Change[] {
-  const { setup, thread, space } = situation;
+  const { setup, thread, space, registry } = situation;
   const site = siteOfPass(situation);
   const groups = groupsOf(setup.protocol.optimize, setup.protocol.stepsApart);
   const done = carryOut(setup, space, site, groups[thread.group]!, thread.trampoline);
-  const isLast = thread.group === groups.length - 1;
+  const isLast = done.isRefused || thread.group === groups.length - 1;
   const base: Change = {
     label: `kernel: ${done.label}`,
     space: isLast && setup.protocol.locks ? { ...done.space, lock: -1 } : done.space,
     syncs: done.syncs,
     ...(done.bytes === undefined ? {} : { bytes: done.bytes }),
+    ...(done.isRefused ? { registry: failed(registry, site) } : {}),
   };
   if (!isLast) return [{ ...base, thread: { ...thread, group: thread.group + 1 } }];
-  if (!setup.protocol.skipsAfterPatching) return [{ ...base, thread: { ...thread, mode: "user" }, refreshes: true }];
+  if (!setup.protocol.skipsAfterPatching && !done.isRefused)
+    return [{ ...base, thread: { ...thread, mode: "user" }, refreshes: true }];
   return [{ ...base, ...leave(situation, site), refreshes: true }];
 }
 

@@ -7,12 +7,14 @@
  */
 import { hex } from "../address.js";
 import type { Outcome } from "../emulate/fault.js";
+import { actSteps, mayAct } from "./acts.js";
 import { type Change, isBare, judged, Property, type Situation, violation } from "./change.js";
 import { fetchFrom } from "./fetch.js";
 import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./machine.js";
 import { arrival, expectedBehind } from "./properties.js";
 import { INT3 } from "./protocol.js";
 import { equal, type PatchedSite, type Setup } from "./setup.js";
+import { afterInstruction } from "./shadow-stack.js";
 import { deliver } from "./signals.js";
 import { DONE, NO_PASS, type Thread } from "./state.js";
 
@@ -23,13 +25,18 @@ export function userSteps(situation: Situation): Change[] {
   const ip = ipOf(machine.valueOf(thread.snapshot));
   if (program.region !== null && thread.expected < 0 && !program.region.has(ip)) return [beginAgain(situation)];
   const site = setup.siteAt(ip);
-  const signal = thread.signals > 0 && program.handler !== null ? [deliver(situation)] : [];
-  if (site !== undefined) return [...atSite(situation, site, ip), ...signal];
-  if (program.sharedReads.has(ip)) return [...sharedRead(situation, ip), ...signal];
-  const isSeen = signal.length > 0 || (setup.protocol.unmapsTrampoline && setup.trampolineAt(ip) !== null);
+  const others = actSteps(situation);
+  if (thread.signals > 0 && program.handler !== null) others.push(deliver(situation));
+  if (site !== undefined) return [...atSite(situation, site, ip), ...others];
+  if (program.sharedReads.has(ip)) return [...sharedRead(situation, ip), ...others];
+  const isSeen = others.length > 0 || mayAct(situation) || (unmaps(setup) && setup.trampolineAt(ip) !== null);
   const own = elsewhere(situation, ip);
-  return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...signal];
+  return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...others];
 }
+
+/** Whether a trampoline can go away while a thread is in it. */
+const unmaps = ({ protocol, program }: Setup): boolean =>
+  protocol.unmapsTrampoline || [...program.acts.own, ...program.acts.child].includes("unmap");
 
 /** The part of the program that is looked at is left: the thread comes to it once more. */
 function beginAgain({ setup, thread }: Situation): Change {
@@ -42,7 +49,8 @@ function elsewhere(situation: Situation, ip: number): Change {
   const { setup, thread, space } = situation;
   const missing = missingCode(setup, space, ip);
   if (missing !== null) return missing;
-  return proceed(situation, setup.machine.run(thread.snapshot), setup.textAt(ip), false);
+  const code = setup.machine.codeAt(ip);
+  return proceed({ ...situation, code }, setup.machine.run(thread.snapshot), setup.textAt(ip), false);
 }
 
 /** Where an address is no code: the thread dies there. */
@@ -69,7 +77,8 @@ function sharedRead(situation: Situation, ip: number): Change[] {
   const shared: Bytes[] = setup.sites.map((site) => ({ address: site.address, bytes: setup.codeAt(space, site) }));
   if (setup.program.semaphore !== null)
     shared.push({ address: setup.program.semaphore, bytes: Uint8Array.of(space.semaphore & 0xff, 0) });
-  return [proceed(situation, setup.machine.run(thread.snapshot, shared), setup.textAt(ip), true)];
+  const code = setup.machine.codeAt(ip);
+  return [proceed({ ...situation, code }, setup.machine.run(thread.snapshot, shared), setup.textAt(ip), true)];
 }
 
 /** The instruction at a probe: each version that may be fetched, and what is torn. */
@@ -91,7 +100,7 @@ function atSite(situation: Situation, site: PatchedSite, ip: number): Change[] {
     const isNop = equal(bytes.subarray(0, 1), site.original.subarray(at, at + 1));
     const label = isNop ? "nop" : at === 0 && setup.protocol.lead.length > 0 ? "lea" : "call trampoline";
     const passing = isNop && at === 0 ? passedBy(situation, begun, site) : begun;
-    return { ...proceed({ ...situation, thread: passing }, ran, label, true), bytes };
+    return { ...proceed({ ...situation, thread: passing, code: bytes }, ran, label, true), bytes };
   });
   if (torn !== null)
     changes.push({
@@ -105,23 +114,31 @@ function atSite(situation: Situation, site: PatchedSite, ip: number): Change[] {
 /**
  * The thread runs the nop as if no probe were there. That is wrong if the probe has been attached since before the pass
  * began and the memory does not show it. Where the memory shows it, this CPU has not serialized since the byte was
- * written: it sees the time before, and the pass belongs to that.
+ * written: it sees the time before, and the pass belongs to that. A program that has overwritten the probe is owed
+ * nothing.
  */
 function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thread {
   const { setup, space } = situation;
-  return isBare(setup, space, site) ? thread : { ...thread, pass: { ...thread.pass, start: -1 } };
+  return isBare(setup, space, site) && !space.isOverwritten
+    ? thread
+    : { ...thread, pass: { ...thread.pass, start: -1 } };
 }
+
+/** With the bytes of the instruction that is run. */
+type Running = Situation & { readonly code: Uint8Array };
 
 /**
  * The change that an instruction makes, with the checks after it.
  * @param isSeen the step is not private: it may look at what others write
  */
-function proceed(situation: Situation, ran: Ran, label: string, isSeen: boolean): Change {
+function proceed(situation: Running, ran: Ran, label: string, isSeen: boolean): Change {
   const { setup } = situation;
   const { outcome } = ran;
   switch (outcome.kind) {
     case "limit": {
-      const thread = { ...situation.thread, snapshot: ran.snapshot };
+      const after = afterInstruction(setup, situation.thread, situation.code, ran);
+      if ("property" in after) return { label, violation: after };
+      const thread = { ...after, snapshot: ran.snapshot };
       return { label, ...behind({ ...situation, thread }, isSeen) };
     }
     case "syscall":

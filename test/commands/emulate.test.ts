@@ -103,7 +103,7 @@ describe("texts", () => {
     expect(rows.length).toBeGreaterThanOrEqual(20);
     for (const row of rows) expect(row).toMatch(/^[a-z0-9-]+\t\S.*$/);
     const harmless = rows.filter((row) => row.endsWith("harmless")).map((row) => row.split("\t")[0]);
-    expect(harmless).toEqual(["optimize-no-last-sync", "unoptimize-no-last-sync", "syncs-twice"]);
+    expect(harmless).toEqual(["optimize-no-last-sync", "unoptimize-no-last-sync", "no-recheck", "syncs-twice"]);
   });
 });
 

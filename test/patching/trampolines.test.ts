@@ -5,11 +5,14 @@
  * in again writes another call over it.
  */
 import { describe, expect, it } from "vitest";
+import { PAGE_SIZE } from "../../src/address.js";
 import { assemble, branch, line } from "../../src/patching/assemble.js";
+import { type Fault, faultNamed } from "../../src/patching/faults.js";
 import { makeProgram, type Program } from "../../src/patching/programs.js";
 import { Rehearsal } from "../../src/patching/rehearsal.js";
 import { explore, prepare, type Scenario } from "../../src/patching/scenario.js";
 import { NOP5, NOP10 } from "../../src/x86/bytes.js";
+import { passing } from "./conformance/cases.js";
 
 const MEGABYTE = 2 ** 20;
 const GIGABYTE = 2 ** 30;
@@ -69,6 +72,21 @@ describe("a second trampoline in reach", () => {
 
   it("7.2: nothing of that where there is room near each probe", () => {
     const result = explore(scenario("7.2", false, 1));
+    expect([result.found, result.exhaustive]).toEqual([null, true]);
+  });
+
+  it("7.2: two probes 2 GiB apart are enough, with pages taken around the lower one", () => {
+    const [upper, lower] = [0x8040_1ff0, 0x40_1ff0];
+    const neighbours = { start: lower - 64 * PAGE_SIZE, end: lower + 64 * PAGE_SIZE };
+    const scenario: Scenario = {
+      ...{ kernel: "7.2", threads: 2, toggles: 2 },
+      program: { ...passing(NOP10, [upper, lower]), occupied: [neighbours] },
+    };
+    const { found } = explore(scenario);
+    expect(found?.violation.property).toBe("torn-instruction");
+    // A kernel whose sites keep the trampoline that they once had does not tear.
+    const keeps: Fault = { ...faultNamed("syncs-twice")!, change: () => ({ keepsTrampoline: true }) };
+    const result = explore({ ...scenario, fault: keeps });
     expect([result.found, result.exhaustive]).toEqual([null, true]);
   });
 

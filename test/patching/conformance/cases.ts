@@ -11,21 +11,26 @@ export interface Case {
   readonly steps: readonly Step[];
   readonly repairs: boolean;
   readonly consumer: Consumer["kind"];
+  /**
+   * The kernel writes a warning (WARN_ON) and keeps what it could not remove: for kernels that are thrown away only.
+   */
+  readonly warns: boolean;
 }
 
-const attach: Step = { do: "attach" };
-const detach: Step = { do: "detach" };
-const fork: Step = { do: "fork" };
-const pass = (times = 1, thread = 0): Step => ({ do: "pass", thread, times });
-const child = (times = 1): Step => ({ do: "child", times });
+export const attach: Step = { do: "attach" };
+export const detach: Step = { do: "detach" };
+export const fork: Step = { do: "fork" };
+export const pass = (times = 1, thread = 0): Step => ({ do: "pass", thread, times });
+export const child = (times = 1): Step => ({ do: "child", times });
 
-const make = (title: string, program: Program, steps: readonly Step[], more: Partial<Case> = {}): Case => ({
+export const make = (title: string, program: Program, steps: readonly Step[], more: Partial<Case> = {}): Case => ({
   title,
   program,
   threads: 1,
   steps,
   repairs: false,
   consumer: "entry",
+  warns: false,
   ...more,
 });
 
@@ -76,6 +81,26 @@ const manyNops: Program = ((): Program => {
   return { ...makeProgram("plain"), name: "many nops", listing, entry: labels.get("loop")!, sites };
 })();
 
+/** A loop that passes a probe at each of these addresses, in their order. */
+export const passing = (probe: Uint8Array, places: readonly number[]): Program => {
+  const quad = (value: number) =>
+    Buffer.from(BigUint64Array.of(BigInt(value)).buffer)
+      .toString("hex")
+      .replace(/../g, "$& ");
+  const { listing } = assemble([
+    ...[0x40_1000, "loop:", line("mov edi,0x5", "bf 05 00 00 00")],
+    ...places.flatMap((to) => [line("movabs rax", `48 b8 ${quad(to).trim()}`), line("call rax", "ff d0")]),
+    branch("jmp loop", "e9", "loop"),
+    ...places.flatMap((to) => [
+      to,
+      line("nop", Buffer.from(probe).toString("hex").replace(/../g, "$& ").trim()),
+      line("ret", "c3"),
+    ]),
+  ]);
+  const sites = places.map((address) => ({ address, original: probe }));
+  return { ...makeProgram("far", { probe }), name: "passing", listing, sites };
+};
+
 /** @param probe the nop at each probe, where a case has not its own */
 export const casesWith = (probe: Uint8Array): readonly Case[] => [
   make("plain", makeProgram("plain", { probe }), often),
@@ -86,6 +111,9 @@ export const casesWith = (probe: Uint8Array): readonly Case[] => [
   make("live red zone, no guard", makeProgram("redzone", { probe }), [pass(3), attach, pass(), pass()]),
   make("several nops", manyNops, often),
   make("sites 3 GiB apart", makeProgram("far", { probe }), often),
+  make("a site in reach of two trampolines", passing(probe, [0x40_1080, 0xc040_1080, 0x6040_1080]), often),
+  // The trampoline of the lower one is in reach of the upper one, and not the other way round.
+  make("two sites 2 GiB apart", passing(probe, [0x8040_1ff0, 0x40_1ff0]), often),
   make("seccomp", makeProgram("seccomp", { probe }), often),
   make(
     "threads",

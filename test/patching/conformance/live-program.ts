@@ -21,7 +21,7 @@ import type { Program } from "../../../src/patching/programs.js";
 import { Assembler, at, type RegisterName } from "../../../src/x86/assembler.js";
 import { linkOne } from "../../../src/x86/link.js";
 
-export const Command = { pass: 1, fork: 2, vfork: 3, wait: 4, exit: 5, filter: 6 } as const;
+export const Command = { pass: 1, fork: 2, vfork: 3, wait: 4, exit: 5, filter: 6, map: 7, unmap: 8 } as const;
 
 /** The first socket's descriptor; thread n has the nth behind it. */
 export const FIRST_SOCKET = 3;
@@ -72,6 +72,8 @@ const all: readonly RegisterName[] = [
 const Call = {
   read: 0,
   write: 1,
+  mmap: 9,
+  munmap: 11,
   alarm: 37,
   clone: 56,
   fork: 57,
@@ -84,6 +86,9 @@ const Call = {
 const LONGEST = 30;
 /** CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM. */
 const THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000;
+
+/** MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE. */
+const UNTOUCHABLE = 0x2 | 0x20 | 0x4000 | 0x10_0000;
 
 /** Pages of a program and of its driver, for the model: trampolines find the same places free. */
 export function withDriver(program: Program, slots: number): Program {
@@ -222,6 +227,11 @@ function driverCode(program: Program, threads: number): Assembler {
     code.op("mov", "rsp", areaOf(threads)).op("mov", at("rsp", Area.wrong), 0).jump("report");
   }
   code.label("do wait").op("lea", "rsi", at("rsp", Area.wrong)).system(Call.wait4, -1, "rsi", 0, 0).jump("report");
+  // Where, in place of where to enter, and how large, in place of how often.
+  code.label("do map").op("mov", "r9", 0);
+  code.system(Call.mmap, at("rsp", Area.enter), at("rsp", Area.times), 0, UNTOUCHABLE, -1).jump("report");
+  code.label("do unmap");
+  code.system(Call.munmap, at("rsp", Area.enter), at("rsp", Area.times)).jump("report");
   code.label("do exit").system(Call.exitGroup, at("rsp", Area.times));
 
   const { prctl } = Call;

@@ -12,7 +12,9 @@ import { PAGE_SIZE } from "../../../src/address.js";
 import { treatmentAt } from "../../../src/kernel/treatment.js";
 import { runningKernel } from "../../../src/live/running-kernel.js";
 import type { Program } from "../../../src/patching/programs.js";
-import { type AttachedProbes, attach } from "../../packages/uprobes.js";
+import type { Act } from "../../../src/patching/state.js";
+import { type AttachedProbes, attach, type ProbePoint } from "../../packages/uprobes.js";
+import { gaps, mapsOf, TRAMPOLINE } from "./address-space.js";
 import { Command, FIRST_SOCKET, type LiveProgram, stopWord } from "./live-program.js";
 import type { Observation, Outcome, Performer, SpaceSeen, Step } from "./observation.js";
 
@@ -41,6 +43,7 @@ export class LiveRun implements Performer {
   private endedBy: string | null = null;
   private child: { readonly pid: number; isAlive: boolean; hasBegun: boolean } | null = null;
   private probes: { readonly entries: AttachedProbes; readonly returns: AttachedProbes | null } | null = null;
+  private readonly others: AttachedProbes[] = [];
   private hitsBefore = { entries: 0, returns: 0 };
 
   /** How often programs have run their loops, in all threads. */
@@ -112,6 +115,12 @@ export class LiveRun implements Performer {
       case "detach":
         this.detach();
         return "right";
+      case "join":
+        this.others.push(attach(this.taken()));
+        return "right";
+      case "act":
+        await this.act(step.act, step.who);
+        return "right";
       case "pass":
         return this.pass(step.thread, step.times, this.live.loop);
       case "fork":
@@ -154,14 +163,18 @@ export class LiveRun implements Performer {
     }
   }
 
-  private attach(): void {
+  /** The probes, but for those that this kernel refuses: one would keep it from taking the others. */
+  private taken(): ProbePoint[] {
     const { offsets, semaphoreOffset } = this.live;
     const counter = semaphoreOffset === null ? {} : { refCtrOffset: semaphoreOffset };
     const { sites } = this.what.program;
-    // One that this kernel refuses would keep it from taking the others.
     const taken = offsets.filter((_, i) => treatmentAt(kernel, sites[i]!.original, sites[i]!.address) !== "refused");
-    if (taken.length === 0) return;
-    const points = taken.map((offset) => ({ path: this.path, offset, ...counter }));
+    return taken.map((offset) => ({ path: this.path, offset, ...counter }));
+  }
+
+  private attach(): void {
+    const points = this.taken();
+    if (points.length === 0) return;
     const entries = attach(points);
     this.probes = { entries, returns: null };
     if (this.what.returns)
@@ -173,6 +186,7 @@ export class LiveRun implements Performer {
     this.probes?.returns?.detach();
     this.probes?.entries.detach();
     this.probes = null;
+    for (const other of this.others.splice(0)) other.detach();
   }
 
   private hits(): { entries: number; returns: number } {
@@ -182,6 +196,37 @@ export class LiveRun implements Performer {
       entries: this.hitsBefore.entries + sum(this.probes?.entries),
       returns: this.hitsBefore.returns + sum(this.probes?.returns),
     };
+  }
+
+  private async act(act: Act, who: "program" | "child"): Promise<void> {
+    const [slot, pid] = who === "program" ? [0, this.pid] : [this.what.threads, this.child!.pid];
+    const { sites, semaphore } = this.what.program;
+    switch (act) {
+      case "unmap":
+        for (const { start, end, name } of mapsOf(pid))
+          if (name === TRAMPOLINE) await this.done(slot, Command.unmap, start, end - start);
+        break;
+      case "crowd":
+        for (const { start, end } of gaps(
+          mapsOf(pid),
+          sites.map(({ address }) => address),
+        ))
+          await this.done(slot, Command.map, start, end - start);
+        break;
+      case "clear":
+        this.poke(semaphore!, 0, pid);
+        break;
+      case "overwrite":
+        for (const { address, original } of sites)
+          for (const [i, byte] of original.entries()) this.poke(address + i, byte, pid);
+        break;
+    }
+  }
+
+  /** A system call of the program's that has to succeed. */
+  private async done(slot: number, command: number, address: number, size: number): Promise<void> {
+    const { value } = await this.command(slot, command, size, address);
+    if (value < 0) throw new Error(`${this.path}: a mapping at 0x${address.toString(16)} answers ${value}`);
   }
 
   private async pass(slot: number, times: number, enter: number): Promise<Outcome> {
@@ -251,13 +296,11 @@ export class LiveRun implements Performer {
 
   private look(pid: number): SpaceSeen {
     const { sites, semaphore } = this.what.program;
-    const maps = readFileSync(`/proc/${pid}/maps`, "latin1").split("\n");
-    const trampolines = maps
-      .filter((line) => line.endsWith("[uprobes-trampoline]"))
-      .map((line) => line.split("-") as [string, string])
-      .map(([start, rest]) => {
-        const size = Number.parseInt(rest, 16) - Number.parseInt(start, 16);
-        return size === PAGE_SIZE ? `0x${start.replace(/^0+/, "")}` : `0x${start} of ${size} bytes`;
+    const trampolines = mapsOf(pid)
+      .filter(({ name }) => name === TRAMPOLINE)
+      .map(({ start, end }) => {
+        const size = end - start;
+        return `0x${start.toString(16)}${size === PAGE_SIZE ? "" : ` of ${size} bytes`}`;
       });
     const fd = openSync(`/proc/${pid}/mem`, "r");
     try {
@@ -276,8 +319,8 @@ export class LiveRun implements Performer {
     }
   }
 
-  private poke(address: number, value: number): void {
-    const fd = openSync(`/proc/${this.process.pid}/mem`, "r+");
+  private poke(address: number, value: number, pid = this.process.pid): void {
+    const fd = openSync(`/proc/${pid}/mem`, "r+");
     try {
       writeSync(fd, Uint8Array.of(value), 0, 1, address);
     } finally {

@@ -2,10 +2,16 @@
  * What an observer from outside sees of a traced program: the same data from the live kernel and from the model, so that
  * the two can be compared field by field.
  */
+import { actLabels } from "../../../src/patching/acts.js";
+import type { Act } from "../../../src/patching/state.js";
 
 /** One thing that is done. Threads are numbered; a child is the one that was forked last. */
 export type Step =
   | { readonly do: "attach" | "detach" }
+  /** Another tracer attaches to the same probes as well; it goes with the first. Its hits are not counted. */
+  | { readonly do: "join" }
+  /** The program, or its child, does something to what the kernel has put into it. */
+  | { readonly do: "act"; readonly act: Act; readonly who: "program" | "child" }
   /** A thread runs its loop so many times. */
   | { readonly do: "pass"; readonly thread: number; readonly times: number }
   /** Thread 0 runs its loop once more, then forks; a vfork suspends it. */
@@ -47,6 +53,7 @@ export interface Performer {
 }
 
 export const stepText = (step: Step): string => {
+  if (step.do === "act") return `${step.who} ${actLabels[step.act]}`;
   if (step.do === "pass") return `thread ${step.thread} passes ${step.times}x`;
   return step.do === "child" ? `child passes ${step.times}x` : step.do;
 };
