@@ -14,7 +14,8 @@ import { type Carry, isUntouched, makeOriginal, readCarry } from "../rewritten/c
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { ForkGuardReport, RedZone, RewriteOptions, RewriteReport, RewriteResult } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
-import { decodeMemo, encodeMemo, sameOptions } from "../rewritten/memo.js";
+import { encodeMemo } from "../rewritten/memo.js";
+import { isContent } from "../sparse-content.js";
 import { forms, type ProbeLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
@@ -63,11 +64,10 @@ import { formOf } from "./written-form.js";
 export function rewrite(image: ElfImage, options: RewriteOptions): RewriteResult & Planned {
   const carry = readCarry(image);
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options, image.bytes.length);
-  const memo = decodeMemo(carry.memo);
-  if (memo !== undefined && sameOptions(memo.options, options))
-    return { ...nothingToDo(image, memo), plan: () => rewriteOriginal(originalOf(image, carry), options, 0).plan() };
+  // What the file says about itself may be anything. That there is nothing to do shows in what comes out again.
   const original = originalOf(image, carry);
   const { report, content, plan } = rewriteOriginal(original, options, image.bytes.length);
+  if (content !== null && isContent(content, image.bytes)) return { report: nothingToDo(report), content: null, plan };
   // Where these options change nothing the original is the output, and not what was made of it before.
   const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
   return { report, content: content ?? whole, plan };
