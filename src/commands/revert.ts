@@ -3,7 +3,7 @@ import { parseElf } from "../elf/image.js";
 import { withInput } from "../files/input.js";
 import { withPlace, writeOutput } from "../files/output.js";
 import { extrasOf } from "../files/privileges.js";
-import { document, printable } from "../report/text.js";
+import { document, forPeople } from "../report/text.js";
 import { revert as revertImage } from "../rewrite/revert.js";
 import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
 import { complain, print, type Streams } from "./streams.js";
@@ -24,9 +24,20 @@ export function revert(path: string, options: OutputOptions, streams: Streams): 
       const size = { input: input.bytes.length, output: content.size };
       const text = options.json
         ? document({ schemaVersion: 1, input: path, output: place.path, size })
-        : `${printable(path)}: reverted (${size.input} -> ${size.output} bytes)\nwritten: ${printable(place.path)}\n`;
+        : revertText({ input: path, output: place.path, size });
       await print(streams, text);
       return 0;
     }),
   );
 }
+
+interface Reverted {
+  readonly input: string;
+  readonly output: string;
+  readonly size: { readonly input: number; readonly output: number };
+}
+
+const revertText = forPeople(
+  ({ input, output, size }: Reverted): string =>
+    `${input}: reverted (${size.input} -> ${size.output} bytes)\nwritten: ${output}\n`,
+);

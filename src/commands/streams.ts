@@ -7,7 +7,7 @@
 import { debuglog } from "node:util";
 import { InputError } from "../errors.js";
 import { describe, FileError } from "../files/file-error.js";
-import { printable } from "../report/text.js";
+import { onTerminal, printable } from "../report/text.js";
 
 /** A stream as this program uses it: process.stdout, or a collector in a test. */
 export interface Output {
@@ -34,7 +34,7 @@ export function processStreams(): Streams {
  */
 export function print(streams: Streams, text: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    streams.stdout.write(text, (error) => {
+    streams.stdout.write(onTerminal(text), (error) => {
       if (!error || (error as NodeJS.ErrnoException).code === "EPIPE") resolve();
       else reject(new FileError("standard output", `cannot be written: ${describe(error)}`));
     });
