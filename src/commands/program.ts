@@ -55,7 +55,7 @@ function makeProgram(streams: Streams, finish: (status: number) => void): Comman
       "after",
       `
 Exit status:
-  0  done
+  0  done; also where a file is written and the report on it cannot be printed
   1  it could not be done: bad or unsupported input, I/O error; nothing was written
   2  wrong usage
   3  done, and what was asked does not hold: verify found a difference, emulate a violation; --strict with a probe

@@ -6,7 +6,7 @@ import { extrasOf } from "../files/privileges.js";
 import { document, forPeople } from "../report/text.js";
 import { revert as revertImage } from "../rewrite/revert.js";
 import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
-import { complain, print, type Streams } from "./streams.js";
+import { complain, print, reportOn, type Streams } from "./streams.js";
 
 /**
  * Gives back the original of a rewritten file.
@@ -25,7 +25,7 @@ export function revert(path: string, options: OutputOptions, streams: Streams): 
       const text = options.json
         ? document({ schemaVersion: 1, input: path, output: place.path, size })
         : revertText({ input: path, output: place.path, size });
-      await print(streams, text);
+      await reportOn(place.path, streams, () => print(streams, text));
       return 0;
     }),
   );

@@ -16,7 +16,7 @@ import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
 import type { Hazard, Kernel, Layout } from "../rewritten/contract.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
-import { complain, print, type Streams, wantsColours } from "./streams.js";
+import { complain, print, reportOn, type Streams, wantsColours } from "./streams.js";
 
 export interface RewriteCommandOptions extends OutputOptions {
   readonly kernel: Kernel;
@@ -92,7 +92,7 @@ async function rewriteTo(
     await writeOutput(input, content ?? wholeFile(input.bytes, input.holes), place, writeOptions(options));
 
   const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
-  await tell(run, result.plan, options, streams);
+  await reportOn(run.output, streams, () => tell(run, result.plan, options, streams));
   return fails ? 3 : 0;
 }
 

@@ -2,7 +2,8 @@
  * Where a command prints. Results go to stdout, errors and warnings to stderr, each error on one line.
  *
  * A reader that closes the pipe (`| head`) is no error: the rest of the text is dropped, the command's work and its
- * exit status stay what they are. A stdout that cannot take the text, a full disk say, is one.
+ * exit status stay what they are. A stdout that cannot take the text, a full disk say, is one, unless a file was what was
+ * asked for, and is there.
  */
 import { debuglog } from "node:util";
 import { InputError } from "../errors.js";
@@ -39,6 +40,21 @@ export function print(streams: Streams, text: string): Promise<void> {
       else reject(new FileError("standard output", `cannot be written: ${describe(error)}`));
     });
   });
+}
+
+/**
+ * Reports what was done with a file. Where the file is written and the report cannot be, what was asked for is done: one
+ * line on stderr says so.
+ * @param written the file, or null where none was written
+ * @throws FileError as `print`, where nothing was written
+ */
+export async function reportOn(written: string | null, streams: Streams, report: () => Promise<void>): Promise<void> {
+  try {
+    await report();
+  } catch (error) {
+    if (written === null || !(error instanceof FileError)) throw error;
+    await complain(streams, `${error.file}: ${error.message}; ${written} is written`);
+  }
 }
 
 /** Prints one line to stderr, `usdt-nop5: TEXT`; whether it arrives changes nothing. */
