@@ -51,6 +51,7 @@ import { refusedPlaces } from "./refused-places.js";
 import { type Selection, selectSites } from "./select.js";
 import { nothingToDo, reportSite } from "./site-reports.js";
 import { symbolEdits } from "./symbols.js";
+import { refuseTwoReadings } from "./two-readers.js";
 import { trailingBytes } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { missingFrames } from "./unwind/missing.js";
@@ -88,6 +89,7 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions, inputSize:
   const sites = sitesOf(image, notes, options);
   const unasked: Input = { original, image, notes, sites, known: undefined, options, inputSize };
   if (notes.length === 0) return rewriteUnguarded(unasked, null, undefined);
+  refuseTwoReadings(original);
   const guard = planForkGuard(image, options, [...sites.keys()]);
   const input: Input = { ...unasked, known: guard.facts && new InputTables(guard.facts) };
   if (guard.cover === undefined)
