@@ -4,6 +4,7 @@
  */
 import { parseElf } from "../../src/elf/image.js";
 import { InputError } from "../../src/errors.js";
+import { NotAsPlanned } from "../../src/rewrite/placed.js";
 import { revert } from "../../src/rewrite/revert.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
 import type { RewriteOptions } from "../../src/rewritten/contract.js";
@@ -14,6 +15,8 @@ import { verify } from "../../src/verify/verify.js";
 export type Outcome =
   /** Not written; in whose words. */
   | { readonly kind: "refused"; readonly words: string }
+  /** Not written since the last look found it not to be what was planned: no harm, but it should be said by who plans. */
+  | { readonly kind: "withheld"; readonly words: string }
   /** There was nothing to do. */
   | { readonly kind: "as it was" }
   | { readonly kind: "rewritten"; readonly unproved: number }
@@ -38,6 +41,7 @@ export function tried(mutant: Buffer, options: RewriteOptions): Outcome {
     output = contentOf(content);
   } catch (error) {
     if (error instanceof InputError) return { kind: "refused", words: error.message };
+    if (error instanceof NotAsPlanned) return { kind: "withheld", words: error.message };
     return fault(`rewrite: ${words(error)}${error instanceof Error ? error.stack?.split("\n")[1] : ""}`);
   }
   if (!mutant.equals(before)) return fault("rewrite changed its input");
