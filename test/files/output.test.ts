@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { InputError } from "../../src/errors.js";
+import { explained } from "../../src/files/file-error.js";
 import { type OpenInput, readParts, withInput } from "../../src/files/input.js";
 import { type Destination, type OutputPlace, wholeFile, withPlace, writeOutput } from "../../src/files/output.js";
 import type { SparseContent } from "../../src/sparse-content.js";
@@ -242,5 +243,36 @@ describe("failures leave nothing behind", () => {
     expect(await ended).toBe(signal);
     expect(readdirSync(place)).toEqual(["file"]);
     expect(readFileSync(path, "utf8")).toBe("old");
+  });
+});
+
+describe("errors by their names", () => {
+  it.each<[number, string, string]>([
+    [122, "Unknown system error -122", "the disk quota is used up"],
+    [116, "Unknown system error -116", "the file server no longer knows the file"],
+    [117, "Unknown system error -117", "the file system is damaged"],
+    [72, "Unknown system error -72", "EMULTIHOP"],
+    [999, "Unknown system error -999", "error 999"],
+    [28, "ENOSPC", "no space left on the device"],
+  ])("%i", async (number, code, words) => {
+    const error = Object.assign(new Error(`${code}: ${code}, write`), { errno: -number, code, syscall: "write" });
+    const failing = explained("out", "be written", () => Promise.reject(error));
+    await expect(failing).rejects.toThrow(new RegExp(`^cannot be written: ${words}$`));
+  });
+
+  it("a file that grows beyond the limit is an error and not the end of the process", async () => {
+    const path = file(Buffer.alloc(100_000, 1));
+    const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
+    const program = `
+      import { withInput } from "${url("input.js")}";
+      import { wholeFile, withPlace, writeOutput } from "${url("output.js")}";
+      const options = { breakHardLinks: false, giveUp: [] };
+      await withInput(process.argv[1], true, (input) =>
+        withPlace(input, { inPlace: false, path: process.argv[1] + ".out" }, options, (place) =>
+          writeOutput(input, wholeFile(input.bytes), place, options))).catch((e) => console.log(e.message));`;
+    const limited = 'ulimit -f 8; exec "$0" --input-type=module -e "$1" "$2"';
+    const said = execFileSync("bash", ["-c", limited, process.execPath, program, path], { encoding: "utf8" });
+    expect(said).toBe("cannot be written: larger than a file may be\n");
+    expect(readdirSync(join(path, ".."))).toEqual(["file"]);
   });
 });
