@@ -58,9 +58,9 @@ function segmentProblem(image: ElfImage, segment: ProgramHeader): string | undef
   const tableEnd = e_phoff + image.programHeaders.length * elf.PHDR_SIZE;
   if (p_type === elf.PT_PHDR) {
     if (p_offset !== e_phoff || p_offset + p_filesz !== tableEnd) return "is not the table of program headers";
+  } else if (p_type === elf.PT_GNU_PROPERTY) {
     // patchelf moves notes and forgets this segment, which tells of anything then; on x86-64 no kernel asks.
-  } else if (p_type === elf.PT_GNU_PROPERTY) return undefined;
-  else if (p_offset < elf.EHDR_SIZE || (p_offset < tableEnd && p_offset + p_filesz > e_phoff))
+  } else if (p_offset < elf.EHDR_SIZE || (p_offset < tableEnd && p_offset + p_filesz > e_phoff))
     return "lies over the headers";
   else if (!isSections(image, segment)) return `at ${hex(p_offset)} begins or ends within a section`;
   if (p_type !== elf.PT_TLS && p_filesz !== p_memsz) return "has another size in memory than in the file";
