@@ -64,7 +64,7 @@ export async function live(command: readonly string[], options: LiveOptions, str
     await warn(result, streams);
     const text = options.json
       ? document(liveDocument(release(), result))
-      : liveText(release(), result, makeStyle(wantsColours(streams.stdout)));
+      : liveText({ kernel: release(), result }, makeStyle(wantsColours(streams.stdout)));
     await print(streams, text);
     return 0;
   } catch (error) {

@@ -55,7 +55,7 @@ function makeProgram(streams: Streams, finish: (status: number) => void): Comman
       "after",
       `
 Exit status:
-  0  done
+  0  done; also where a file is written and the report on it cannot be printed
   1  it could not be done: bad or unsupported input, I/O error; nothing was written
   2  wrong usage
   3  done, and what was asked does not hold: verify found a difference, emulate a violation; --strict with a probe
@@ -226,10 +226,11 @@ function withOutputOptions(command: Command, fallback: string): Command {
     .argument("<file>", "an ELF program or shared library")
     .addOption(new Option("-o, --output <file>", `where to write (default: ${fallback})`).argParser(notEmpty))
     .addOption(new Option("--in-place", "replace the file itself").conflicts("output"))
+    .option("--no-follow", "refuse a file that is a symbolic link")
     .option("--break-hard-links", "with --in-place: replace a file that has several hard links")
     .option(
       "--drop-attribute <attribute>",
-      `an attribute that the output need not keep: ${OPTIONAL_ATTRIBUTES.join(", ")} (repeatable)`,
+      `with --in-place: an attribute that need not be kept: ${OPTIONAL_ATTRIBUTES.join(", ")} (repeatable)`,
       collect(attribute),
     )
     .option("--json", "print one JSON document");

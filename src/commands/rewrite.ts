@@ -5,9 +5,9 @@
  * whoever reads the report can use the file.
  */
 import { parseElf } from "../elf/image.js";
-import { readInput } from "../files/input.js";
-import { choosePlace, wholeFile, writeOutput } from "../files/output.js";
-import { privilegesOf } from "../files/privileges.js";
+import { type OpenInput, withInput } from "../files/input.js";
+import { type OutputPlace, wholeFile, withPlace, writeOutput } from "../files/output.js";
+import { type Extras, extrasOf } from "../files/privileges.js";
 import { explanation, planDocument, sitePlanDocument } from "../report/plan.js";
 import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
 import { document, makeStyle } from "../report/text.js";
@@ -15,8 +15,8 @@ import type { PlanReport } from "../rewrite/plan-report.js";
 import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
 import type { Hazard, Kernel, Layout } from "../rewritten/contract.js";
 import type { ProbePattern } from "../usdt/pattern.js";
-import { destinationOf, type OutputOptions, writeOptions } from "./output-options.js";
-import { complain, print, type Streams, wantsColours } from "./streams.js";
+import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
+import { complain, print, reportOn, type Streams, wantsColours } from "./streams.js";
 
 export interface RewriteCommandOptions extends OutputOptions {
   readonly kernel: Kernel;
@@ -40,15 +40,29 @@ export interface RewriteCommandOptions extends OutputOptions {
  * @returns the exit status: 3 where --strict and a probe was skipped
  * @throws InputError where it cannot be done; then nothing was written
  */
-export async function rewrite(path: string, options: RewriteCommandOptions, streams: Streams): Promise<number> {
-  const input = readInput(path);
+export function rewrite(path: string, options: RewriteCommandOptions, streams: Streams): Promise<number> {
+  return withInput(path, options.follow ?? true, (input) =>
+    options.dryRun
+      ? rewriteTo(null, input, options, streams)
+      : withPlace(input, destinationOf(path, options, ".nop5"), writeOptions(options), (place) =>
+          rewriteTo(place, input, options, streams),
+        ),
+  );
+}
+
+/** @param place null to write nothing */
+async function rewriteTo(
+  place: OutputPlace | null,
+  input: OpenInput,
+  options: RewriteCommandOptions,
+  streams: Streams,
+): Promise<number> {
+  const { path } = input;
   const image = parseElf(input.bytes, input.holes);
   const patterns = options.only ?? [];
-  const destination = destinationOf(path, options, ".nop5");
-  const place = options.dryRun ? null : await choosePlace(input, destination, writeOptions(options));
   // Beside the work, and while this process is small: to start another one takes its memory to be copied, page table by
   // table.
-  const privileges = privilegesOf(path, Number(input.stat.mode));
+  const extras = extrasOf(input);
 
   const result = rewriteImage(image, {
     kernel: options.kernel,
@@ -60,7 +74,10 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     forkGuard: options.forkGuard ?? true,
   });
   const { content } = result;
-  const hazards = content === null ? [] : privilegeHazard(await privileges);
+  const hazards = [
+    ...(content === null ? [] : privilegeHazard(await extras)),
+    ...(options.inPlace ? [] : newFileHazard(await extras)),
+  ];
   const report = { ...result.report, hazards: [...result.report.hazards, ...hazards] };
   for (const [option, asked] of [["--only", patterns] as const, ["--explain", options.explain ?? []] as const])
     for (const pattern of asked)
@@ -75,7 +92,7 @@ export async function rewrite(path: string, options: RewriteCommandOptions, stre
     await writeOutput(input, content ?? wholeFile(input.bytes, input.holes), place, writeOptions(options));
 
   const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
-  await tell(run, result.plan, options, streams);
+  await reportOn(run.output, streams, () => tell(run, result.plan, options, streams));
   return fails ? 3 : 0;
 }
 
@@ -102,12 +119,12 @@ async function tell(
 /**
  * A program with privileges is worth a second look, and whoever tests for them by a signature will notice the change.
  */
-function privilegeHazard(privileges: string | undefined): Hazard[] {
-  if (privileges === undefined) return [];
+function privilegeHazard({ privileges }: Extras): Hazard[] {
+  if (privileges.length === 0) return [];
   return [
     {
       code: "privileged",
-      message: `the file runs with more rights than its caller (${privileges}); on every kernel whoever may trace it sees what it does (--drop-attribute owner, xattr leaves them out)`,
+      message: `the file runs with more rights than its caller (${privileges.join(", ")}); on every kernel whoever may trace it sees what it does (--drop-attribute owner, xattr leaves them out)`,
     },
   ];
 }

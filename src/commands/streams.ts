@@ -2,12 +2,13 @@
  * Where a command prints. Results go to stdout, errors and warnings to stderr, each error on one line.
  *
  * A reader that closes the pipe (`| head`) is no error: the rest of the text is dropped, the command's work and its
- * exit status stay what they are. A stdout that cannot take the text, a full disk say, is one.
+ * exit status stay what they are. A stdout that cannot take the text, a full disk say, is one, unless a file was what was
+ * asked for, and is there.
  */
 import { debuglog } from "node:util";
 import { InputError } from "../errors.js";
 import { describe, FileError } from "../files/file-error.js";
-import { printable } from "../report/text.js";
+import { onTerminal, printable } from "../report/text.js";
 
 /** A stream as this program uses it: process.stdout, or a collector in a test. */
 export interface Output {
@@ -34,11 +35,26 @@ export function processStreams(): Streams {
  */
 export function print(streams: Streams, text: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    streams.stdout.write(text, (error) => {
+    streams.stdout.write(onTerminal(text), (error) => {
       if (!error || (error as NodeJS.ErrnoException).code === "EPIPE") resolve();
       else reject(new FileError("standard output", `cannot be written: ${describe(error)}`));
     });
   });
+}
+
+/**
+ * Reports what was done with a file. Where the file is written and the report cannot be, what was asked for is done: one
+ * line on stderr says so.
+ * @param written the file, or null where none was written
+ * @throws FileError as `print`, where nothing was written
+ */
+export async function reportOn(written: string | null, streams: Streams, report: () => Promise<void>): Promise<void> {
+  try {
+    await report();
+  } catch (error) {
+    if (written === null || !(error instanceof FileError)) throw error;
+    await complain(streams, `${error.file}: ${error.message}; ${written} is written`);
+  }
 }
 
 /** Prints one line to stderr, `usdt-nop5: TEXT`; whether it arrives changes nothing. */

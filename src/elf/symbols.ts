@@ -79,17 +79,35 @@ export function symbolName(table: SymbolTable, index: number): string {
 }
 
 /**
+ * Whether the dynamic loader looks for a symbol in other files: it is not defined here, not local, and its visibility
+ * is the default one. Of any other that is not defined here it takes the value that stands in the table.
+ * @param at where its entry begins
+ */
+export const isImport = (entries: Buffer, at: number): boolean =>
+  entries.readUInt16LE(at + 6) === elf.SHN_UNDEF &&
+  entries[at + 4]! >> 4 !== elf.STB_LOCAL &&
+  (entries[at + 5]! & VISIBILITY) === STV_DEFAULT;
+
+const VISIBILITY = 3;
+const STV_DEFAULT = 0;
+
+/**
  * For each link-time address the name of the function symbol (STT_FUNC, STT_GNU_IFUNC) that contains it, or null.
  * The nearest start wins; of several names for one start a global one before a weak one before a local one, then the
  * first. A symbol without a size contains its own address only. .dynsym is asked for what .symtab does not know.
+ * @param nameOf how to read a symbol's name
  * @throws InputError where a symbol table is damaged
  */
-export function functionsAt(image: ElfImage, addresses: readonly Vaddr[]): (string | null)[] {
-  const names = new Map<number, string>();
+export function functionsAt(
+  image: ElfImage,
+  addresses: readonly Vaddr[],
+  nameOf: (table: SymbolTable, index: number) => string | null = symbolName,
+): (string | null)[] {
+  const names = new Map<number, string | null>();
   for (const table of [symtab(image), dynsym(image)]) {
     const unknown = [...new Set(addresses)].filter((a) => !names.has(a));
     if (table === null || unknown.length === 0) continue;
-    for (const [address, index] of functionIndexes(table, unknown)) names.set(address, symbolName(table, index));
+    for (const [address, index] of functionIndexes(table, unknown)) names.set(address, nameOf(table, index));
   }
   return addresses.map((a) => names.get(a) ?? null);
 }

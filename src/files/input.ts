@@ -1,10 +1,10 @@
 /**
- * Reading a file whole, and noticing when that went wrong.
+ * Reading a file whole, and noticing when that went wrong. It is opened once: a name may lead elsewhere the next time.
  *
  * The size is taken from the open file, exactly so many bytes are read, and afterwards the file must still be what it
  * was: someone who links or installs it at the same moment would otherwise leave us with a mixture.
  */
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, lstatSync, openSync, readSync } from "node:fs";
 import { type Interval, PAGE_SIZE } from "../address.js";
 import { InputError } from "../errors.js";
 import { describe, isSystemError } from "./file-error.js";
@@ -22,18 +22,39 @@ export interface InputFile {
 /** Larger files are no binaries, and one read or one Buffer of Node could not hold them. */
 const MAX_SIZE = 2 ** 31 - 1;
 
+/** A file that stays open while it is worked on: what is asked of it later is asked of what was read. */
+export interface OpenInput extends InputFile {
+  readonly fd: number;
+}
+
 /**
  * Reads a regular file; a symbolic link is followed.
  * @throws InputError where it cannot be read, is no regular file, or changes meanwhile
  */
 export function readInput(path: string): InputFile {
-  return withOpenFile(path, (fd, stat) => {
-    const size = Number(stat.size);
-    const isSparse = Number(stat.blocks) * BLOCK_SIZE < size - MOST_HOLES;
-    const bytes = isSparse ? Buffer.alloc(size) : Buffer.allocUnsafeSlow(size);
-    if (!isSparse) load(fd, bytes, 0, size);
-    return { path, bytes, stat, holes: isSparse ? loadData(fd, bytes) : [] };
-  });
+  return withOpenFile(path, (fd, stat) => ({ path, stat, ...whole(fd, stat) }));
+}
+
+/**
+ * Reads a regular file, and keeps it open until `use` is done.
+ * @param follow whether it may be a symbolic link
+ * @throws InputError as `readInput`, and whatever `use` throws
+ */
+export async function withInput<T>(path: string, follow: boolean, use: (input: OpenInput) => Promise<T>): Promise<T> {
+  const fd = readable(() => open(path, follow));
+  try {
+    return await use({ path, fd, ...readable(() => unchanged(fd, (stat) => ({ stat, ...whole(fd, stat) }))) });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function whole(fd: number, { size, blocks }: BigIntStats): Pick<InputFile, "bytes" | "holes"> {
+  const length = Number(size);
+  const isSparse = Number(blocks) * BLOCK_SIZE < length - MOST_HOLES;
+  const bytes = isSparse ? Buffer.alloc(length) : Buffer.allocUnsafeSlow(length);
+  if (!isSparse) load(fd, bytes, 0, length);
+  return { bytes, holes: isSparse ? loadData(fd, bytes) : [] };
 }
 
 /**
@@ -93,19 +114,31 @@ function load(fd: number, bytes: Buffer, offset: number, size: number): void {
 }
 
 function withOpenFile<T>(path: string, use: (fd: number, stat: BigIntStats) => T): T {
-  try {
-    const fd = open(path);
+  return readable(() => {
+    const fd = open(path, true);
     try {
-      const stat = fstatSync(fd, { bigint: true });
-      if (stat.isDirectory()) throw new InputError("is a directory");
-      if (!stat.isFile()) throw new InputError("not a regular file");
-      if (stat.size > MAX_SIZE) throw new InputError("files of 2 GiB and more are not supported");
-      const result = use(fd, stat);
-      if (!isUnchanged(fstatSync(fd, { bigint: true }), stat)) throw new InputError("changed while it was read");
-      return result;
+      return unchanged(fd, (stat) => use(fd, stat));
     } finally {
       closeSync(fd);
     }
+  });
+}
+
+/** Runs `use` on a regular file and sees to it that it did not change meanwhile. */
+function unchanged<T>(fd: number, use: (stat: BigIntStats) => T): T {
+  const stat = fstatSync(fd, { bigint: true });
+  if (stat.isDirectory()) throw new InputError("is a directory");
+  if (!stat.isFile()) throw new InputError("not a regular file");
+  if (stat.size > MAX_SIZE) throw new InputError("files of 2 GiB and more are not supported");
+  const result = use(stat);
+  if (!isUnchanged(fstatSync(fd, { bigint: true }), stat)) throw new InputError("changed while it was read");
+  return result;
+}
+
+/** Says errors of the system in words. */
+function readable<T>(read: () => T): T {
+  try {
+    return read();
   } catch (error) {
     if (isSystemError(error)) throw new InputError(`cannot be read: ${describe(error)}`);
     throw error;
@@ -120,12 +153,16 @@ export const isUnchanged = (now: BigIntStats, before: BigIntStats): boolean =>
  * O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOATIME: the access time is one of the times that are kept,
  * and reading should not change it; the system grants that to the file's owner only.
  */
-function open(path: string): number {
-  const flags = constants.O_RDONLY | constants.O_NONBLOCK;
+function open(path: string, follow: boolean): number {
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK | (follow ? 0 : constants.O_NOFOLLOW);
   try {
     return openSync(path, flags | constants.O_NOATIME);
   } catch (error) {
-    if (isSystemError(error) && error.code === "EPERM") return openSync(path, flags);
+    if (!isSystemError(error)) throw error;
+    if (error.code === "EPERM") return openSync(path, flags);
+    if (error.code === "ELOOP" && !follow && isLink(path)) throw new InputError("is a symbolic link");
     throw error;
   }
 }
+
+const isLink = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;

@@ -3,20 +3,25 @@
  *
  *     choose the place  ->  temporary file beside it  ->  pieces, holes  ->  attributes  ->  fsync  ->  rename  ->  fsync of the directory
  *
- * A symbolic link is never replaced, the file it leads to is. Renaming gives a path a new file, so the other hard links
- * of the old file keep the old content: in place that is refused unless the user says so.
+ * The place is an open directory and a name in it. A new file belongs to the caller and has the input's rights to read,
+ * write and run as far as the umask lets; in place all attributes are kept, or nothing is written. What had the name of
+ * a new file is replaced and not written to: where it was a symbolic link, the link. In place, where the path is a link
+ * the file that it led to is replaced. The other hard links of a replaced file keep the old content: in place that is
+ * refused unless the user says so.
  */
 
-import type { BigIntStats } from "node:fs";
-import { type FileHandle, lstat, open, realpath, rename, stat } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { type BigIntStats, closeSync, fstatSync, fsync, ftruncate, lstatSync, write } from "node:fs";
+import { open } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import { promisify } from "node:util";
 import { InputError } from "../errors.js";
 import type { SparseContent } from "../sparse-content.js";
 
 import type { OptionalAttribute } from "./attribute-names.js";
 import { copyAttributes } from "./attributes.js";
+import { inside, openDirectory, pathOf, placeOf } from "./descriptors.js";
 import { explained, FileError, isSystemError } from "./file-error.js";
-import { type InputFile, isUnchanged } from "./input.js";
+import { type InputFile, isUnchanged, type OpenInput } from "./input.js";
 import { withTemporaryFile } from "./temporary.js";
 
 /** Where the result of a command goes. */
@@ -25,82 +30,114 @@ export type Destination = { readonly inPlace: true } | { readonly inPlace: false
 export interface WriteOptions {
   /** In place: replace a file that has several hard links; the others keep the old content. */
   readonly breakHardLinks: boolean;
-  /** Attributes of the input that the output need not get. */
+  /** In place: attributes of the input that the output need not get. */
   readonly giveUp: readonly OptionalAttribute[];
 }
 
 /** A checked place for the output. */
-interface OutputPlace {
+export interface OutputPlace {
   /** The path as the user would name it. */
   readonly path: string;
-  /** The file that will be replaced or created: no symbolic link any more. */
-  readonly target: string;
+  readonly directory: number;
+  readonly name: Buffer;
   readonly inPlace: boolean;
 }
 
 /**
- * Settles where the output will stand, before any work is done for it.
- * @throws InputError about the input, FileError about the output
+ * Settles where the output will stand, before any work is done for it, and keeps its directory open until `use` is
+ * done.
+ * @throws InputError about the input, FileError about the output, and whatever `use` throws
  */
-export async function choosePlace(
-  input: InputFile,
+export async function withPlace<T>(
+  input: OpenInput,
   destination: Destination,
   options: WriteOptions,
-): Promise<OutputPlace> {
-  if (destination.inPlace) {
-    if (input.stat.nlink > 1n && !options.breakHardLinks)
-      throw new InputError(
-        `has ${input.stat.nlink} hard links; --break-hard-links replaces this one and leaves the others as they are`,
-      );
-    const target = await explained(input.path, "be replaced", () => realpath(input.path));
-    return { path: input.path, target, inPlace: true };
+  use: (place: OutputPlace) => Promise<T>,
+): Promise<T> {
+  const place = destination.inPlace
+    ? await placeOfInput(input, options)
+    : await explained(destination.path, "be written", () => placeNamed(destination.path, input));
+  try {
+    return await use(place);
+  } finally {
+    closeSync(place.directory);
   }
-  const { path } = destination;
-  return explained(path, "be written", async () => {
-    const existing = await statOf(path);
-    if (existing === null) {
-      if (await isLink(path)) throw new FileError(path, "is a symbolic link that leads nowhere");
-      if (path.endsWith("/")) throw new FileError(path, "is not a file name");
-      const directory = await realpath(dirname(resolve(path)));
-      return { path, target: join(directory, basename(path)), inPlace: false };
-    }
-    if (existing.isDirectory()) throw new FileError(path, "is a directory");
-    if (!existing.isFile()) throw new FileError(path, "not a regular file");
-    if (existing.dev === input.stat.dev && existing.ino === input.stat.ino)
-      throw new FileError(path, `is the same file as the input ${input.path}; --in-place rewrites a file where it is`);
-    return { path, target: await realpath(path), inPlace: false };
+}
+
+async function placeOfInput(input: OpenInput, options: WriteOptions): Promise<OutputPlace> {
+  if (input.stat.nlink > 1n && !options.breakHardLinks)
+    throw new InputError(
+      `has ${input.stat.nlink} hard links; --break-hard-links replaces this one and leaves the others as they are`,
+    );
+  return explained(input.path, "be replaced", () => {
+    const real = placeOf(input.fd);
+    const slash = real.lastIndexOf("/");
+    const directory = openDirectory(slash === 0 ? "/" : real.subarray(0, slash), false);
+    const place = { path: input.path, directory, name: real.subarray(slash + 1), inPlace: true };
+    return checked(place, () => checkInput(input, place));
   });
 }
 
+function placeNamed(path: string, input: OpenInput): OutputPlace {
+  const name = basename(path);
+  const directory = openDirectory(dirname(path), true);
+  const place = { path, directory, name: Buffer.from(name), inPlace: false };
+  return checked(place, () => {
+    const existing = lookUp(place);
+    if (name === "" || name === "." || name === ".." || existing?.isDirectory())
+      throw new FileError(path, "is a directory");
+    if (path.endsWith("/")) throw new FileError(path, "is not a file name");
+    if (existing !== undefined && !existing.isFile() && !existing.isSymbolicLink())
+      throw new FileError(path, "not a regular file");
+    if (existing?.dev === input.stat.dev && existing.ino === input.stat.ino)
+      throw new FileError(path, `is the same file as the input ${input.path}; --in-place rewrites a file where it is`);
+    // /dev/stdout and its like are links that programs count on.
+    if (/^\/(?:proc|sys|dev(?!\/shm))(?:\/|$)/.test(placeOf(directory).toString()))
+      throw new FileError(path, "is in a directory of the system's, where files cannot be replaced");
+  });
+}
+
+/** The place, which is let go where it is not as it has to be. */
+function checked(place: OutputPlace, check: () => void): OutputPlace {
+  try {
+    check();
+    return place;
+  } catch (error) {
+    closeSync(place.directory);
+    throw error;
+  }
+}
+
 /**
- * Writes `content` to its place with the attributes of the input.
+ * Writes `content` to its place.
  * @throws InputError about the input, FileError about the output; then nothing has changed
  */
 export async function writeOutput(
-  input: InputFile,
+  input: OpenInput,
   content: SparseContent,
   place: OutputPlace,
   options: WriteOptions,
 ): Promise<void> {
-  const directory = dirname(place.target);
+  // Of a new file the system makes the mode what the umask leaves of it.
+  const mode = place.inPlace ? PRIVATE : Number(input.stat.mode) & 0o777;
   await explained(place.path, "be written", () =>
-    withTemporaryFile(directory, async (temporary) => {
-      await writeSparse(temporary.handle, content);
-      const source = await unchangedInput(input);
+    withTemporaryFile(place.directory, mode, async (temporary) => {
+      const { fd } = temporary;
+      await writeSparse(fd, content);
+      checkInput(input, place);
       // The content is on its way to the disk while another process copies the attributes; what is left then takes no
       // time.
-      await Promise.all([
-        temporary.handle.sync(),
-        copyAttributes(source, input.stat, temporary, place.path, options.giveUp),
-      ]);
-      await temporary.handle.sync();
-      if (place.inPlace) await unchangedInput(input);
-      await rename(temporary.path, place.target);
-      temporary.renamed();
+      if (place.inPlace) await Promise.all([synced(fd), copyAttributes(input.fd, fd, place.path, options.giveUp)]);
+      await synced(fd);
+      checkInput(input, place);
+      temporary.rename(place.name);
     }),
   );
-  await syncDirectory(directory);
+  await syncDirectory(place.directory);
 }
+
+const PRIVATE = 0o600;
+const [synced, truncated, written] = [promisify(fsync), promisify(ftruncate), promisify(write)];
 
 /** A whole file as content: what a plain copy writes. */
 export function wholeFile(bytes: Buffer, holes: InputFile["holes"] = []): SparseContent {
@@ -113,26 +150,34 @@ export function wholeFile(bytes: Buffer, holes: InputFile["holes"] = []): Sparse
   return { size: bytes.length, pieces };
 }
 
-/** The input's real path, if it is still the file that was read. */
-async function unchangedInput(input: InputFile): Promise<string> {
-  const now = await statOf(input.path);
-  if (now === null) throw new FileError(input.path, "vanished while it was worked on");
-  if (!isUnchanged(now, input.stat)) throw new FileError(input.path, "changed while it was worked on");
-  return realpath(input.path);
+/** The input is what was read, and stands where it is to be replaced. */
+function checkInput(input: OpenInput, place: OutputPlace): void {
+  const isSame = (now: BigIntStats): boolean => isUnchanged(now, input.stat);
+  if (!isSame(fstatSync(input.fd, { bigint: true }))) throw new FileError(input.path, CHANGED);
+  if (!place.inPlace) return;
+  const named = lookUp(place);
+  if (named === undefined) throw new FileError(input.path, "vanished while it was worked on");
+  if (!isSame(named)) throw new FileError(input.path, CHANGED);
 }
+
+const CHANGED = "changed while it was worked on";
+
+/** What has the place's name now; a link is what it is, not where it leads. */
+const lookUp = ({ directory, name }: OutputPlace): BigIntStats | undefined =>
+  lstatSync(inside(directory, name), { bigint: true, throwIfNoEntry: false });
 
 /** Runs of zeros of this many bytes, aligned to it, are left as holes: pieces may be whole files that had holes. */
 const HOLE = 65536;
 const zeros = Buffer.alloc(HOLE);
 
-async function writeSparse(handle: FileHandle, content: SparseContent): Promise<void> {
+async function writeSparse(fd: number, content: SparseContent): Promise<void> {
   for (const piece of content.pieces) {
     for (const { start, end } of runsOfData(piece.bytes, piece.offset)) {
       let at = start;
-      while (at < end) at += (await handle.write(piece.bytes, at, end - at, piece.offset + at)).bytesWritten;
+      while (at < end) at += (await written(fd, piece.bytes, at, end - at, piece.offset + at)).bytesWritten;
     }
   }
-  await handle.truncate(content.size);
+  await truncated(fd, content.size);
 }
 
 /** The parts of a piece that must be written, in indexes of `bytes`. */
@@ -149,28 +194,12 @@ function* runsOfData(bytes: Uint8Array, offset: number): Generator<{ start: numb
 }
 
 /** Makes the new name itself durable. The output exists whether or not the file system offers that. */
-async function syncDirectory(directory: string): Promise<void> {
+async function syncDirectory(directory: number): Promise<void> {
   try {
-    const handle = await open(directory, "r");
+    // The descriptor stands for the place alone.
+    const handle = await open(pathOf(directory), "r");
     await handle.sync().finally(() => handle.close());
   } catch (error) {
     if (!isSystemError(error)) throw error;
   }
 }
-
-async function statOf(path: string): Promise<BigIntStats | null> {
-  try {
-    return await stat(path, { bigint: true });
-  } catch (error) {
-    if (isSystemError(error) && error.code === "ENOENT") return null;
-    throw error;
-  }
-}
-
-const isLink = async (path: string): Promise<boolean> => {
-  try {
-    return (await lstat(path)).isSymbolicLink();
-  } catch {
-    return false;
-  }
-};

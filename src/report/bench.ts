@@ -4,7 +4,7 @@ import type { Costs, Figure, FormCost, Tracer } from "../bench/measure.js";
 import type { SiteForm } from "../bench/site-form.js";
 import type { LongNop } from "../kernel/kernels.js";
 import { forms } from "../usdt/forms.js";
-import { columns, printable, type Style } from "./text.js";
+import { columns, forPeople, type Style } from "./text.js";
 
 interface BenchRun {
   readonly kernel: string;
@@ -56,10 +56,10 @@ const layoutHead = ({ layout }: Costs): string => layout.toUpperCase();
 const ns = ({ ns, spread }: Figure): string => `${ns.toFixed(ns < 10 ? 2 : 0)} +-${(spread * 50).toFixed(0)}%`;
 
 /** The text of `bench`. */
-export function benchText(run: BenchRun, style: Style): string {
+export const benchText = forPeople((run: BenchRun, style: Style): string => {
   const { costs } = run;
   const lines = [
-    style.heading(`Linux ${printable(run.kernel)}, ${printable(run.processor)}`),
+    style.heading(`Linux ${run.kernel}, ${run.processor}`),
     `ns a pass, medians of ${costs.rounds} runs in turns and half of their middle half's spread`,
     ...(costs.tracer === null ? [] : [`traced by ${tracers[costs.tracer]}`]),
     ...siteLines(run),
@@ -84,7 +84,7 @@ export function benchText(run: BenchRun, style: Style): string {
   const builtIn = compiledIn.map((name) => [`compiled-in ${name}`, "", ns(costs[name].idle), ""]);
   lines.push(...table([["NOT TRACED", "NOP", layoutHead(costs), "MORE"], ...builtIn, ...idle], style), "");
   return lines.join("\n");
-}
+});
 
 function table(rows: readonly (readonly string[])[], style: Style): string[] {
   const [head, ...rest] = columns(rows, "  ");
@@ -104,8 +104,8 @@ const label = ({ tactic, guard }: Pick<FormCost, "tactic" | "guard">): string =>
 
 function siteLines({ file, sites }: BenchRun): string[] {
   return sites.map(({ site, measuredAs }) => {
-    const name = `${printable(file ?? "")}: ${printable(`${site.provider}:${site.name}`)} at ${hex(site.location)}`;
-    if (measuredAs === null) return `${name} is not rewritten: ${printable(site.reason ?? "")}`;
+    const name = `${file ?? ""}: ${`${site.provider}:${site.name}`} at ${hex(site.location)}`;
+    if (measuredAs === null) return `${name} is not rewritten: ${site.reason ?? ""}`;
     const form = site.tactic === null ? "is a longer nop already" : `${site.tactic}${site.guard ? ", guard" : ""}`;
     return `${name}: ${form}; its form is measured, in the built-in sample's "${measuredAs}"`;
   });

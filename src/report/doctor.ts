@@ -1,6 +1,6 @@
 /** What `doctor` says: the JSON document of the command contract, and a list for people. */
 import type { Check, Diagnosis } from "../live/doctor.js";
-import { columns, printable, type Style } from "./text.js";
+import { columns, forPeople, type Style } from "./text.js";
 
 /** The document of `doctor --json`. */
 export const doctorDocument = ({ kernel, checks, optimizes }: Diagnosis): object => ({
@@ -11,15 +11,15 @@ export const doctorDocument = ({ kernel, checks, optimizes }: Diagnosis): object
 });
 
 /** The text of `doctor`. */
-export function doctorText({ kernel, checks, optimizes }: Diagnosis, style: Style): string {
+export const doctorText = forPeople(({ kernel, checks, optimizes }: Diagnosis, style: Style): string => {
   const lines = columns(
-    checks.map(({ name, status, detail }) => [status, name, printable(detail)]),
+    checks.map(({ name, status, detail }) => [status, name, detail]),
     "  ",
   );
   const painted = lines.map((line, i) => paint(checks[i]!, line, style));
   const what = optimizes === "none" ? "optimizes no USDT probe" : `optimizes ${optimizes}`;
-  return [style.heading(`Linux ${printable(kernel)} ${what}`), ...painted, ""].join("\n");
-}
+  return [style.heading(`Linux ${kernel} ${what}`), ...painted, ""].join("\n");
+});
 
 function paint({ status }: Check, line: string, style: Style): string {
   if (status === "ok") return line;

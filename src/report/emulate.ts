@@ -5,7 +5,7 @@ import { kernelNamed } from "../kernel/kernels.js";
 import type { Fault } from "../patching/faults.js";
 import type { ModelStep } from "../patching/model.js";
 import type { Result, Scenario } from "../patching/scenario.js";
-import { columns, count, printable, type Style } from "./text.js";
+import { columns, count, forPeople, type Style } from "./text.js";
 
 /** What is left of a run when its states are forgotten. */
 export type Outcome = Omit<Result, "setup" | "model"> & {
@@ -71,11 +71,11 @@ export function emulateDocument(runs: readonly EmulateRun[], options: { readonly
 }
 
 /** The same for people. */
-export function emulateText(run: EmulateRun, style: Style): string {
+export const emulateText = forPeople((run: EmulateRun, style: Style): string => {
   const { scenario, result, title, location } = run;
   const at = location === undefined ? "" : ` at ${hex(location)}`;
   const head = [
-    `${printable(title)}${at}, Linux ${kernelNamed(scenario.kernel).range}`,
+    `${title}${at}, Linux ${kernelNamed(scenario.kernel).range}`,
     count(scenario.threads, "thread"),
     `attached and detached ${scenario.toggles === 1 ? "once" : `${scenario.toggles} times`}`,
     ...(scenario.fault ? [`fault: ${scenario.fault.name}`] : []),
@@ -88,10 +88,10 @@ export function emulateText(run: EmulateRun, style: Style): string {
     lines.push(`  ${style.good(all)}`);
   } else {
     const { property, message } = result.found.violation;
-    lines.push(`  ${style.warning(`${property}: ${printable(message)}`)}`, "", ...table(run, result.found.schedule));
+    lines.push(`  ${style.warning(`${property}: ${message}`)}`, "", ...table(run, result.found.schedule));
   }
   return `${lines.join("\n")}\n`;
-}
+});
 
 function figures({ states, transitions, depth, seconds, bytes, peak, exhaustive }: Outcome): string {
   const n = (value: number): string => value.toLocaleString("en");
@@ -109,7 +109,7 @@ function table(run: EmulateRun, schedule: readonly Taken<ModelStep>[]): string[]
   const row = (cells: readonly string[]): string[] => cells.filter((_, actor) => acting[actor]);
   const rows = schedule.map(({ actor, step }) => {
     const bytes = hexBytes(step.bytes);
-    const text = printable(step.label) + (bytes === "" ? "" : `  [${bytes}]`);
+    const text = step.label + (bytes === "" ? "" : `  [${bytes}]`);
     return row(names.map((_, i) => (i === actor ? text : "")));
   });
   return columns([row(names), ...rows], "  ");

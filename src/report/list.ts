@@ -1,6 +1,6 @@
 /** What `list` says about files: the JSON document of the command contract, and a table for people. */
 import { hex, type Vaddr } from "../address.js";
-import { columns, count, printable, type Style } from "./text.js";
+import { columns, count, forPeople, type Style } from "./text.js";
 
 /** One probe as it stands in a file. Addresses are link-time addresses, after the .stapsdt.base rule. */
 export interface ListedSite {
@@ -43,18 +43,18 @@ export const listDocument = (files: readonly ListedFile[]): object => ({
 });
 
 /** The text of `list` for one file, with a line end. */
-export function listText(file: ListedFile, style: Style): string {
+export const listText = forPeople((file: ListedFile, style: Style): string => {
   const buildId = file.buildId === null ? "no build-id" : `build-id ${file.buildId}`;
-  const path = printable(file.path);
+  const path = file.path;
   if (file.sites.length === 0) return `${style.heading(path)}: no USDT probes, ${buildId}\n`;
   const withSemaphores = file.sites.some((site) => site.semaphore !== 0);
   const row = (site: ListedSite): string[] => [
-    printable(`${site.provider}:${site.name}`),
+    `${site.provider}:${site.name}`,
     hex(site.location),
     site.instruction,
     ...(withSemaphores ? [site.semaphore === 0 ? "-" : hex(site.semaphore)] : []),
-    printable(site.function ?? "-"),
-    printable(site.arguments.join(" ")),
+    site.function ?? "-",
+    site.arguments.join(" "),
   ];
   const header = [
     "PROBE",
@@ -71,4 +71,4 @@ export function listText(file: ListedFile, style: Style): string {
     ...rows,
     "",
   ].join("\n");
-}
+});

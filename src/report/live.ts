@@ -1,7 +1,7 @@
 /** What `live` says: the JSON document of the command contract, and a table for people. */
 import { hex } from "../address.js";
 import type { LiveResult, LiveSite } from "../live/live.js";
-import { columns, count, printable, type Style } from "./text.js";
+import { columns, count, forPeople, type Style } from "./text.js";
 
 /** The document of `live --json`. */
 export const liveDocument = (kernel: string, result: LiveResult): object => ({
@@ -21,16 +21,21 @@ export const liveDocument = (kernel: string, result: LiveResult): object => ({
   })),
 });
 
+interface LiveRun {
+  readonly kernel: string;
+  readonly result: LiveResult;
+}
+
 /** The text of `live`: the sites that were hit or could not be traced, and how the command ended. */
-export function liveText(kernel: string, result: LiveResult, style: Style): string {
+export const liveText = forPeople(({ kernel, result }: LiveRun, style: Style): string => {
   const shown = result.sites.filter((site) => site.hits > 0 || site.untraced !== null);
   const row = (site: LiveSite): string[] => [
-    printable(`${site.provider}:${site.name}`),
+    `${site.provider}:${site.name}`,
     hex(site.location),
     String(site.hits),
     site.refused ? "refused" : site.bytes === null ? "?" : site.optimized ? "call" : "trap",
     site.bytes ?? "-",
-    printable(site.untraced ?? site.file),
+    site.untraced ?? site.file,
   ];
   const hit = result.sites.filter((site) => site.hits > 0);
   const optimized = hit.filter((site) => site.optimized).length;
@@ -39,4 +44,4 @@ export function liveText(kernel: string, result: LiveResult, style: Style): stri
   if (shown.length === 0) return `${style.heading(summary)}\n`;
   const [head, ...rows] = columns([["PROBE", "LOCATION", "HITS", "BY", "BYTES", "FILE"], ...shown.map(row)], "  ");
   return [style.heading(summary), style.quiet(head!), ...rows, ""].join("\n");
-}
+});

@@ -1,7 +1,7 @@
 /** What `rewrite --plan-json` and `--explain` print: the plan of one file, whole or of some probes. */
 import { hex } from "../address.js";
 import type { ChangeReport, PlanReport, SitePlan, TrialReport } from "../rewrite/plan-report.js";
-import { columns, printable, type Style } from "./text.js";
+import { columns, forPeople, type Style } from "./text.js";
 
 interface Range {
   readonly start: number;
@@ -49,9 +49,9 @@ export const planDocument = (input: string, { layout, newCode, sites, edits }: P
 });
 
 /** What one probe went through, for people, with a line end. */
-export function explanation(plan: SitePlan, style: Style): string {
+export const explanation = forPeople((plan: SitePlan, style: Style): string => {
   const { report, range, entries, trials, change } = plan;
-  const probe = printable(`${report.provider}:${report.name}`);
+  const probe = `${report.provider}:${report.name}`;
   const where =
     range === null ? "in no function that is known" : `in the function ${hex(range.start)} to ${hex(range.end)}`;
   const lines = [
@@ -63,7 +63,7 @@ export function explanation(plan: SitePlan, style: Style): string {
     ...(change === null ? [] : changeLines(change, report.newLocation)),
   ];
   return `${lines.join("\n")}\n`;
-}
+});
 
 const trialRow = ({ tactic, outcome, code, text }: TrialReport): string[] => {
   if (outcome === "refused") return [tactic, "no", `${text} (${code})`];

@@ -2,7 +2,7 @@
 import { hex } from "../address.js";
 import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment, treatmentOf } from "../kernel/kernels.js";
 import type { RewriteReport, SiteReport, SiteStatus } from "../rewritten/contract.js";
-import { count, printable, type Style } from "./text.js";
+import { count, forPeople, type Style } from "./text.js";
 
 /** What the command adds to the report of the rewrite itself. */
 export interface RewriteRun {
@@ -77,27 +77,27 @@ export function summaryOf(report: RewriteReport): { sites: number } & Record<Sit
 }
 
 /** The text of `rewrite`, with a line end. */
-export function rewriteText(run: RewriteRun, style: Style): string {
+export const rewriteText = forPeople((run: RewriteRun, style: Style): string => {
   const { report } = run;
   const summary = summaryOf(report);
   const lines: string[] = [];
-  if (summary.sites === 0) lines.push(`${style.heading(printable(run.input))}: no USDT probes, nothing to rewrite`);
+  if (summary.sites === 0) lines.push(`${style.heading(run.input)}: no USDT probes, nothing to rewrite`);
   else {
     const parts = [`${summary.rewritten} rewritten`];
     if (summary.already > 0) parts.push(`${summary.already} already done`);
     if (summary.skipped > 0) parts.push(`${summary.skipped} skipped`);
     const head = `${count(summary.sites, "USDT probe")}, layout ${report.layout}: ${parts.join(", ")}`;
-    lines.push(`${style.heading(printable(run.input))}: ${head}`);
+    lines.push(`${style.heading(run.input)}: ${head}`);
   }
   for (const site of report.sites) lines.push(...siteLines(site, style));
   lines.push(...tracingLines(report), ...forkGuardLines(report));
   for (const { code, message } of report.hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
   lines.push(outcome(run), "");
   return lines.join("\n");
-}
+});
 
 function siteLines(site: SiteReport, style: Style): string[] {
-  const probe = printable(`${site.provider}:${site.name}`);
+  const probe = `${site.provider}:${site.name}`;
   if (site.status === "skipped")
     return [`  ${style.warning("skipped")}    ${hex(site.location)} ${probe}: ${site.reason ?? "no reason given"}`];
   if (site.status === "already") return [`  ${style.quiet("already")}    ${hex(site.location)} ${probe}`];
@@ -119,7 +119,7 @@ const costWords = ({ cost }: SiteReport): string | null =>
 function outcome({ output, unwritten, report }: RewriteRun): string {
   if (unwritten === "dry run") return `dry run: nothing written${growth(report)}`;
   if (unwritten === "strict") return "--strict: not every probe could be rewritten, nothing written";
-  return `written: ${printable(output ?? "nothing")}${growth(report)}`;
+  return `written: ${output ?? "nothing"}${growth(report)}`;
 }
 
 function growth({ inputSize, outputSize }: RewriteReport): string {

@@ -2,7 +2,7 @@
 import { hex } from "../address.js";
 import type { LiveComparison } from "../live/compare.js";
 import type { Difference, SiteVerdict, Verdict, VerifyReport } from "../verify/contract.js";
-import { columns, count, printable, type Style } from "./text.js";
+import { columns, count, forPeople, type Style } from "./text.js";
 
 /** What the command adds to the report of the verification itself. */
 export interface VerifyRun {
@@ -53,18 +53,16 @@ export const verifyDocument = ({ input, report, live }: VerifyRun): object => ({
 const MOST_LINES = 40;
 
 /** The text of `verify`, with a line end. */
-export function verifyText({ input, report, live }: VerifyRun, style: Style): string {
+export const verifyText = forPeople(({ input, report, live }: VerifyRun, style: Style): string => {
   const lines = [headline(input, report, style)];
   for (const site of report.sites) if (site.verdict !== "equivalent") lines.push(...siteLines(site, style));
   lines.push(
-    ...limited(
-      report.findings.map(({ where, what }) => `  ${style.warning("different")}   ${where}: ${printable(what)}`),
-    ),
-    ...limited(report.uncompared.map((what) => style.quiet(`  not compared: ${printable(what)}`))),
+    ...limited(report.findings.map(({ where, what }) => `  ${style.warning("different")}   ${where}: ${what}`)),
+    ...limited(report.uncompared.map((what) => style.quiet(`  not compared: ${what}`))),
   );
   if (live !== null) lines.push(liveLine(live, style));
   return `${lines.join("\n")}\n`;
-}
+});
 
 function headline(input: string, report: VerifyReport, style: Style): string {
   const { sites, equivalent, unproved } = summaryOf(report);
@@ -75,7 +73,7 @@ function headline(input: string, report: VerifyReport, style: Style): string {
   const found = report.findings.length;
   const same = `the rest of ${report.uncompared.length === 0 ? "the file" : "what is loaded"} is as it was`;
   const rest = found === 0 ? same : style.warning(`${count(found, "other difference")}`);
-  return `${style.heading(printable(input))}: ${count(sites, "USDT probe")}: ${parts.join(", ")}; ${rest}`;
+  return `${style.heading(input)}: ${count(sites, "USDT probe")}: ${parts.join(", ")}; ${rest}`;
 }
 
 /** What the runs without and with uprobes showed. */
@@ -99,7 +97,7 @@ function siteLines(site: SiteVerdict, style: Style): string[] {
   const { provider, name, location, newLocation, verdict, reason, difference } = site;
   const moved = newLocation === location ? "" : ` -> ${hex(newLocation)}`;
   const word = style.warning(verdict.padEnd(9));
-  const line = `  ${word}   ${hex(location)}${moved} ${printable(`${provider}:${name}`)}: ${printable(reason ?? "no reason given")}`;
+  const line = `  ${word}   ${hex(location)}${moved} ${`${provider}:${name}`}: ${reason ?? "no reason given"}`;
   return difference === null || verdict !== "different" ? [line] : [line, ...differenceLines(difference, style)];
 }
 

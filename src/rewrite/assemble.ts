@@ -54,7 +54,7 @@ export interface Assembly {
   /** What to call new code of a site where no symbol says. */
   readonly probeName: (site: Vaddr) => string;
   /** JSON for the revert section, and what is claimed of the functions that changed. */
-  readonly memo: string;
+  readonly memo: Uint8Array;
   readonly certificates: Uint8Array;
   /** What revert has to come back to. */
   readonly original: Buffer;

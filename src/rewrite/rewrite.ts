@@ -16,8 +16,8 @@ import { type ElfImage, parseElf } from "../elf/image.js";
 import { type Carry, isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { RewriteOptions, RewriteResult } from "../rewritten/contract.js";
-import { decodeMemo, encodeMemo, sameOptions } from "../rewritten/memo.js";
-import type { SparseContent } from "../sparse-content.js";
+import { encodeMemo } from "../rewritten/memo.js";
+import { isContent, type SparseContent } from "../sparse-content.js";
 import { type Assembly, assemble } from "./assemble.js";
 import { certificatesFor } from "./certificates.js";
 import { type Changes, changesFor, movedSymbols } from "./changes.js";
@@ -32,6 +32,7 @@ import { type PlanReport, planReport } from "./plan-report.js";
 import { type Program, readProgram } from "./program.js";
 import { nothingToDo } from "./site-reports.js";
 import { surveySites } from "./survey.js";
+import { refuseTwoReadings } from "./two-readers.js";
 
 /** What was planned, put together when it is asked for. */
 interface Planned {
@@ -47,11 +48,10 @@ type Rewritten = RewriteResult & Planned;
 export function rewrite(image: ElfImage, options: RewriteOptions): Rewritten {
   const carry = readCarry(image);
   if (carry === undefined || !isUntouched(image)) return rewriteOriginal(image, options);
-  const memo = decodeMemo(carry.memo);
-  if (memo !== undefined && sameOptions(memo.options, options))
-    return { ...nothingToDo(image, memo), plan: () => rewriteOriginal(originalOf(image, carry), options).plan() };
+  // What the file says about itself may be anything. That there is nothing to do shows in what comes out again.
   const original = originalOf(image, carry);
   const { report, content, plan } = rewriteOriginal(original, options);
+  if (content !== null && isContent(content, image.bytes)) return { report: nothingToDo(report), content: null, plan };
   // Where these options change nothing the original is the output, and not what was made of it before.
   const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
   return { report: { ...report, inputSize: image.bytes.length }, content: content ?? whole, plan };
@@ -61,6 +61,7 @@ const originalOf = (image: ElfImage, carry: Carry): ElfImage => parseElf(makeOri
 
 function rewriteOriginal(original: ElfImage, options: RewriteOptions): Rewritten {
   const program = readProgram(original, options);
+  if (program.notes.length > 0) refuseTwoReadings(original);
   const course = chooseCourse(program);
   const done = follow(program, course);
   if (typeof done !== "string") return done;

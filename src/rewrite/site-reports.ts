@@ -2,9 +2,7 @@
  * What is said of each site: by the run that rewrites it, and by one that finds everything done.
  */
 import type { Vaddr } from "../address.js";
-import type { ElfImage } from "../elf/image.js";
-import type { RedZone, RewriteResult, SiteCost, SiteReport } from "../rewritten/contract.js";
-import type { Memo } from "../rewritten/memo.js";
+import type { RedZone, RewriteReport, SiteCost, SiteReport } from "../rewritten/contract.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import type { Located } from "./locate.js";
 import type { Proposal } from "./proposal.js";
@@ -54,26 +52,16 @@ export function reportSite(
   return { ...unchanged, status: "skipped", reason: wordsOf(refusals), reasonCode: refusals[0]!.code };
 }
 
-/** The file is what these options make of it already. */
-export function nothingToDo(image: ElfImage, { layout, hazards, sites, forkGuard }: Memo): RewriteResult {
-  const size = image.bytes.length;
-  return {
-    report: {
-      layout,
-      inputSize: size,
-      outputSize: size,
-      hazards,
-      forkGuard,
-      sites: sites.map(({ newLocation, ...site }) => ({
-        ...site,
-        location: newLocation,
-        newLocation,
-        status: site.reason === null ? "already" : "skipped",
-        tactic: null,
-        displaced: [],
-        cost: null,
-      })),
-    },
-    content: null,
-  };
-}
+/** What is said of a file that is already what these options make of its original, which is what `report` is about. */
+export const nothingToDo = (report: RewriteReport): RewriteReport => ({
+  ...report,
+  inputSize: report.outputSize,
+  sites: report.sites.map((site) => ({
+    ...site,
+    location: site.newLocation,
+    status: site.reason === null ? "already" : "skipped",
+    tactic: null,
+    displaced: [],
+    cost: null,
+  })),
+});

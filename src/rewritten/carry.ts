@@ -35,7 +35,8 @@ const MEMO_AT = ORIGINAL_HASH_AT + HASH_SIZE;
 
 /** What goes into the section. */
 interface CarryContent {
-  readonly memo: string;
+  /** UTF-8, as memo.ts has it. */
+  readonly memo: Uint8Array;
   readonly originalHash: Uint8Array;
   readonly undo: Undo;
   /** As rewritten/certificate.ts has it; empty where there are none. */
@@ -54,9 +55,8 @@ export function encodeCarry({ memo, originalHash, undo, certificates }: CarryCon
   head.write(MAGIC, 0, "latin1");
   head.writeUInt32LE(VERSION, MAGIC.length);
   head.set(originalHash, ORIGINAL_HASH_AT);
-  const memoBytes = Buffer.from(memo, "utf8");
-  head.writeUInt32LE(memoBytes.length, MEMO_AT);
-  return Buffer.concat([head, memoBytes, encodeUndo(undo), certificates]);
+  head.writeUInt32LE(memo.length, MEMO_AT);
+  return Buffer.concat([head, memo, encodeUndo(undo), certificates]);
 }
 
 /** Fills in what depends on the whole file: `carry` is the section's content at `offset` in `content`. */
@@ -89,9 +89,9 @@ export function readCarry(image: ElfImage): Carry | undefined {
   const memoEnd = MEMO_AT + 4 + bytes.readUInt32LE(MEMO_AT);
   if (memoEnd > bytes.length) throw damaged();
   const cursor = new Cursor(bytes, memoEnd, damaged);
-  const undo = decodeUndo(cursor);
+  const undo = decodeUndo(cursor, image.bytes.length + bytes.length);
   return {
-    memo: bytes.toString("utf8", MEMO_AT + 4, memoEnd),
+    memo: bytes.subarray(MEMO_AT + 4, memoEnd),
     originalHash: bytes.subarray(ORIGINAL_HASH_AT, ORIGINAL_HASH_AT + HASH_SIZE),
     undo,
     certificates: bytes.subarray(cursor.at),

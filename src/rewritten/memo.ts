@@ -1,39 +1,16 @@
 /**
- * The memo in the revert section: which options a file was rewritten with, and what became of each note's probe. With
- * it a second run knows that there is nothing to do, and says the same about every site.
+ * The memo in the revert section: which options a file was rewritten with, and what became of each note's probe, for
+ * whoever finds the file. What a file says about itself may be anything: nobody goes by it, but for one question of
+ * `verify`, and that finds more with it and never less.
  */
-import { type Vaddr, vaddr } from "../address.js";
-import type { ProbeLayout } from "../usdt/forms.js";
-import type { ForkGuardReport, Hazard, RedZone, RewriteOptions, RewriteReport, SiteReport } from "./contract.js";
-
-/** What is kept of each site. */
-type MemoSite = Pick<SiteReport, "provider" | "name" | "newLocation" | "redZone" | "guard" | "reason" | "reasonCode">;
-
-export interface Memo {
-  readonly options: RewriteOptions;
-  readonly layout: ProbeLayout;
-  readonly sites: readonly MemoSite[];
-  readonly hazards: readonly Hazard[];
-  readonly forkGuard: ForkGuardReport | null;
-}
-
-/** A site as it is written: old and new location, tactic, red zone, guard, reason and its code. */
-type StoredSite = [string, string, Vaddr, Vaddr, string | null, RedZone, boolean, string | null, string | null];
-
-interface Stored {
-  readonly options: RewriteOptions;
-  readonly layout: ProbeLayout;
-  readonly sites: readonly StoredSite[];
-  readonly hazards: readonly Hazard[];
-  readonly forkGuard: ForkGuardReport | null;
-}
+import type { RewriteOptions, RewriteReport } from "./contract.js";
 
 /** JSON with the fields in a fixed order: the same input gives the same bytes. */
 export function encodeMemo(
   options: RewriteOptions,
   done: Pick<RewriteReport, "layout" | "sites" | "hazards" | "forkGuard">,
-): string {
-  const stored: Stored = {
+): Uint8Array {
+  const stored = {
     options: normalized(options),
     layout: done.layout,
     sites: done.sites.map((s) => [
@@ -50,7 +27,7 @@ export function encodeMemo(
     hazards: done.hazards.map(({ code, message }) => ({ code, message })),
     forkGuard: done.forkGuard,
   };
-  return JSON.stringify(stored);
+  return Buffer.from(JSON.stringify(stored));
 }
 
 function normalized(options: RewriteOptions): RewriteOptions {
@@ -58,30 +35,23 @@ function normalized(options: RewriteOptions): RewriteOptions {
   return { kernel, layout, only: [...only].sort(), newBuildId, tableAtEnd, keepOffsets, forkGuard };
 }
 
-/** Reads what encodeMemo wrote; undefined where it is something else. */
-export function decodeMemo(text: string): Memo | undefined {
+/** A memo that is larger is not looked at: a probe takes some 150 bytes of it. */
+const LARGEST = 1 << 26;
+
+/** Whether a memo tells of a fork guard; undefined where it is not what encodeMemo wrote. */
+export function tellsOfGuard(memo: Uint8Array): boolean | undefined {
+  if (memo.length > LARGEST) return undefined;
+  let told: unknown;
   try {
-    const { options, layout, sites, hazards, forkGuard } = JSON.parse(text) as Stored;
-    return {
-      options,
-      layout,
-      hazards,
-      forkGuard,
-      sites: sites.map(([provider, name, , newLocation, , redZone, guard, reason, reasonCode]) => ({
-        provider,
-        name,
-        newLocation: vaddr(newLocation),
-        redZone,
-        guard,
-        reason,
-        reasonCode,
-      })),
-    };
+    told = JSON.parse(Buffer.from(memo).toString("utf8"));
   } catch {
     return undefined;
   }
+  const guard = fieldOf(told, "forkGuard");
+  if (guard === null) return false;
+  const installed = fieldOf(guard, "installed");
+  return typeof installed === "boolean" ? installed : undefined;
 }
 
-/** Whether two runs were asked for the same. */
-export const sameOptions = (a: RewriteOptions, b: RewriteOptions): boolean =>
-  JSON.stringify(normalized(a)) === JSON.stringify(normalized(b));
+const fieldOf = (value: unknown, name: string): unknown =>
+  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>)[name] : undefined;

@@ -55,11 +55,16 @@ export function encodeUndo({ originalSize, trailing, copies, words, literals }: 
   return Buffer.concat(pieces);
 }
 
-/** @throws InputError (the cursor's) where it is damaged */
-export function decodeUndo(cursor: Cursor): Undo {
+/**
+ * What it says of itself is believed no further than the bytes go that are there: neither memory nor time is spent on
+ * more.
+ * @param most how long the original can be: as long as the output and all that is carried
+ * @throws InputError (the cursor's) where it is damaged
+ */
+export function decodeUndo(cursor: Cursor, most: number): Undo {
   const { damaged } = cursor;
   const [originalSize, trailing] = [cursor.number(), cursor.number()];
-  if (trailing > originalSize) throw damaged();
+  if (originalSize > most || trailing > originalSize) throw damaged();
   const within = (end: number): number => {
     if (end > originalSize) throw damaged();
     return end;
@@ -75,13 +80,17 @@ export function decodeUndo(cursor: Cursor): Undo {
     source = from + size;
     return { from, to, size };
   });
+  // No word is in two of the lists.
+  let left = Math.floor(originalSize / 4);
   const words = cursor.list(() => {
     const add = unzigzag(cursor.number());
     const places = placesOf(
       cursor.list(() => cursor.number()),
       originalSize,
+      left,
     );
     if (places === undefined) throw damaged();
+    left -= places.length;
     return { add, places };
   });
   end = 0;
@@ -119,21 +128,27 @@ function gapsOf(places: ArrayLike<number>): number[] {
 
 const MOST_SINGLE = 3;
 
-/** Undefined where a word does not end before `size`. */
-function placesOf(numbers: readonly number[], size: number): Float64Array | undefined {
-  const places: number[] = [];
-  let last = 0;
+/** Undefined where a word does not end before `size`, or where there are more than `most`. */
+function placesOf(numbers: readonly number[], size: number, most: number): Float64Array | undefined {
+  const runs: { gap: number; times: number }[] = [];
+  let [last, count] = [0, 0];
   for (let i = 0; i < numbers.length; i++) {
     const number = numbers[i]!;
     const times = number % 2 === 1 ? (numbers[++i] ?? Number.NaN) : 1;
     const gap = Math.floor(number / 2) * 4;
-    if (!(last + gap * times + 4 <= size) || (gap === 0 && times > 1)) return undefined;
+    last += gap * times;
+    count += times;
+    if (!(last + 4 <= size && count <= most) || (gap === 0 && times > 1)) return undefined;
+    runs.push({ gap, times });
+  }
+  const places = new Float64Array(count);
+  [last, count] = [0, 0];
+  for (const { gap, times } of runs)
     for (let n = 0; n < times; n++) {
       last += gap;
-      places.push(last);
+      places[count++] = last;
     }
-  }
-  return Float64Array.from(places);
+  return places;
 }
 
 /** It asks for what is not there, or leads elsewhere. */

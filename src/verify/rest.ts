@@ -99,17 +99,20 @@ const nothing: Ruling = { findings: [], judged: [] };
 
 /** The build-id's own bytes, where they are those that --new-build-id derives from the original's. */
 function acceptedBuildId(original: ElfImage, rewritten: ElfImage): { judged: Interval<FileOffset>[] } {
-  const before = readBuildId(original);
-  let now: BuildId | null;
-  try {
-    now = readBuildId(rewritten);
-  } catch (error) {
-    if (!(error instanceof InputError)) throw error;
-    now = null; // Then its bytes differ, and nobody judges them.
-  }
+  const [before, now] = [idOf(original), idOf(rewritten)];
   if (before === null || now === null || before.size !== now.size) return { judged: [] };
   const bytes = rewritten.bytes.subarray(now.offset, now.offset + now.size);
   const derived = derivedBuildId(before);
   if (!bytes.subarray(0, derived.length).equals(derived)) return { judged: [] };
   return { judged: [interval(before.offset, derived.length)] };
+}
+
+/** Null where it has none, or none that can be read: then all of its bytes have to be the same. */
+function idOf(image: ElfImage): BuildId | null {
+  try {
+    return readBuildId(image);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return null;
+  }
 }

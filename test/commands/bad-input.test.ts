@@ -5,9 +5,11 @@ import {
   chmodSync,
   copyFileSync,
   linkSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -212,20 +214,42 @@ describe("outputs", () => {
     expect(readdirSync(place)).toEqual(["probes"]);
   });
 
-  it("the input itself, by its name, a link to it, or another name of it", async () => {
+  it("the input itself, by its name or another name of it", async () => {
     const path = await sampleCopy();
     const place = dirname(path);
-    symlinkSync("probes", join(place, "link"));
     linkSync(path, join(place, "second"));
-    for (const out of ["probes", "link", "second"])
-      expect(await failing(path, "-o", join(place, out))).toContain("is the same file as the input");
+    for (const out of ["probes", "second", ".//probes"])
+      expect(await failing(path, "-o", `${place}/${out}`)).toContain("is the same file as the input");
   });
 
-  it("a link that leads nowhere", async () => {
+  it("a link is replaced, wherever it leads", async () => {
     const path = await sampleCopy();
     const link = join(dirname(path), "link");
-    symlinkSync("nowhere", link);
-    expect(await failing(path, "-o", link)).toBe(`${link}: is a symbolic link that leads nowhere`);
+    const before = readFileSync(path);
+    for (const target of ["nowhere", "probes", "/dev/null"]) {
+      rmSync(link, { force: true });
+      symlinkSync(target, link);
+      expect((await usdtNop5("rewrite", path, "-o", link)).status).toBe(0);
+      expect(lstatSync(link).isFile()).toBe(true);
+    }
+    expect(readFileSync(path)).toEqual(before);
+  });
+
+  it("a link of the system's is not", async () => {
+    const path = await sampleCopy();
+    expect(await failing(path, "-o", "/dev/stdout")).toMatch(/^\/dev\/stdout: is in a directory of the system's/);
+  });
+
+  it("an input that is a link, with --no-follow", async () => {
+    const path = await sampleCopy();
+    const link = join(dirname(path), "link");
+    symlinkSync("probes", link);
+    for (const command of ["rewrite", "revert"])
+      for (const options of [["--in-place"], ["-o", `${link}.out`]]) {
+        const { status, stderr } = await usdtNop5(command, link, "--no-follow", ...options);
+        expect([status, stderr]).toEqual([1, `usdt-nop5: ${link}: is a symbolic link\n`]);
+      }
+    expect((await usdtNop5("rewrite", path, "--no-follow", "--in-place")).status).toBe(0);
   });
 
   it("a file with several hard links, in place", async () => {

@@ -11,18 +11,8 @@ import { InputError } from "../../src/errors.js";
 import { parseArguments, printArguments } from "../../src/usdt/arguments.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { codeFrom, probeInstruction } from "../../src/usdt/sites.js";
+import { generator } from "../fuzz/random.js";
 import { sample } from "../sample/sample.js";
-
-/** mulberry32: a small generator whose numbers depend on its seed alone. */
-function generator(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
-}
 
 /** Values that sizes and offsets go wrong with. */
 const odd = [0, 1, 0x7f, 0x80, 0xff];

@@ -1,11 +1,11 @@
 /** The program as its users start it: pipes that close, disks that are full, terminals and colours. */
 import { spawn } from "node:child_process";
-import { openSync } from "node:fs";
+import { openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { wantsColours } from "../../src/commands/streams.js";
 import { run } from "../run.js";
-import { sample } from "../sample/sample.js";
+import { sample, sampleCopy } from "../sample/sample.js";
 
 const program = join(import.meta.dirname, "../../bin/usdt-nop5.js");
 
@@ -24,14 +24,33 @@ describe("a reader that goes away", () => {
   });
 });
 
-it("says when stdout cannot take the document", async () => {
-  const child = spawn(process.execPath, [program, "list", await sample()], {
-    stdio: ["ignore", openSync("/dev/full", "w"), "pipe"],
+describe("a stdout that cannot take the text", () => {
+  async function intoFull(...words: readonly string[]): Promise<[status: unknown, stderr: string]> {
+    const child = spawn(process.execPath, [program, ...words], {
+      stdio: ["ignore", openSync("/dev/full", "w"), "pipe"],
+    });
+    let stderr = "";
+    child.stderr!.on("data", (chunk: Buffer) => (stderr += chunk));
+    const status = await new Promise((resolve) => child.on("close", resolve));
+    return [status, stderr];
+  }
+  const full = "usdt-nop5: standard output: cannot be written: no space left on the device";
+
+  it("is said, and what was to be told is not done", async () => {
+    expect(await intoFull("list", await sample())).toEqual([1, `${full}\n`]);
+    expect(await intoFull("rewrite", "--dry-run", await sample())).toEqual([1, `${full}\n`]);
   });
-  let stderr = "";
-  child.stderr!.on("data", (chunk: Buffer) => (stderr += chunk));
-  const status = await new Promise((resolve) => child.on("close", resolve));
-  expect([status, stderr]).toEqual([1, "usdt-nop5: standard output: cannot be written: no space left on the device\n"]);
+
+  it("is said, and the file is written", async () => {
+    const path = await sampleCopy();
+    for (const json of [[], ["--json"]]) {
+      const [out, back] = [`${path}.out`, `${path}.back`];
+      expect(await intoFull("rewrite", ...json, path, "-o", out)).toEqual([0, `${full}; ${out} is written\n`]);
+      expect(await intoFull("revert", ...json, out, "-o", back)).toEqual([0, `${full}; ${back} is written\n`]);
+      expect(readFileSync(back).equals(readFileSync(path))).toBe(true);
+    }
+    expect(await intoFull("rewrite", path, "--in-place")).toEqual([0, `${full}; ${path} is written\n`]);
+  });
 });
 
 describe("colours", () => {

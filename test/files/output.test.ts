@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   statSync,
   unlinkSync,
   writeFileSync,
@@ -16,8 +17,9 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { InputError } from "../../src/errors.js";
-import { type InputFile, readInput, readParts } from "../../src/files/input.js";
-import { choosePlace, type Destination, wholeFile, writeOutput } from "../../src/files/output.js";
+import { explained } from "../../src/files/file-error.js";
+import { type OpenInput, readParts, withInput } from "../../src/files/input.js";
+import { type Destination, type OutputPlace, wholeFile, withPlace, writeOutput } from "../../src/files/output.js";
 import type { SparseContent } from "../../src/sparse-content.js";
 
 import { folder } from "../sample/sample.js";
@@ -31,9 +33,16 @@ function file(content: string | Buffer = "old"): string {
   return path;
 }
 
-async function write(input: InputFile, content: SparseContent, destination: Destination): Promise<void> {
-  await writeOutput(input, content, await choosePlace(input, destination, options), options);
-}
+/** Opens the input and chooses the place, and lets `use` write. */
+const placed = (
+  path: string,
+  destination: Destination,
+  use: (input: OpenInput, place: OutputPlace) => Promise<void>,
+  told = options,
+): Promise<void> => withInput(path, true, (input) => withPlace(input, destination, told, (place) => use(input, place)));
+
+const write = (path: string, content: SparseContent, destination: Destination): Promise<void> =>
+  placed(path, destination, (input, place) => writeOutput(input, content, place, options));
 
 const text = (content: string): SparseContent => wholeFile(Buffer.from(content));
 
@@ -49,7 +58,7 @@ describe("holes", () => {
         { offset: 32 * 2 ** 20, bytes: piece },
       ],
     };
-    await write(readInput(path), content, { inPlace: true });
+    await write(path, content, { inPlace: true });
     const stat = statSync(path);
     expect(stat.size).toBe(size);
     expect(stat.blocks * 512).toBeLessThan(2 ** 20);
@@ -63,7 +72,7 @@ describe("holes", () => {
     const bytes = Buffer.alloc(5 * 2 ** 20 + 123);
     for (const at of [0, 65535, 65536, 700_000, 2 ** 20 - 1, 3 * 2 ** 20, bytes.length - 1]) bytes[at] = at % 251 || 7;
     const path = file(bytes);
-    await write(readInput(path), wholeFile(bytes), { inPlace: true });
+    await write(path, wholeFile(bytes), { inPlace: true });
     expect(readFileSync(path).equals(bytes)).toBe(true);
     expect(statSync(path).blocks * 512).toBeLessThan(2 ** 20);
   });
@@ -73,7 +82,7 @@ describe("holes", () => {
     bytes[0] = 1;
     bytes[bytes.length - 1] = 2;
     const path = file();
-    await write(readInput(path), { size: 500_001, pieces: [{ offset: 12_345, bytes }] }, { inPlace: true });
+    await write(path, { size: 500_001, pieces: [{ offset: 12_345, bytes }] }, { inPlace: true });
     const after = readFileSync(path);
     expect(after.length).toBe(500_001);
     expect(after.subarray(12_345, 412_345).equals(bytes)).toBe(true);
@@ -84,21 +93,56 @@ describe("holes", () => {
 describe("input that changes", () => {
   it("is not overwritten in place", async () => {
     const path = file();
-    const input = readInput(path);
-    const place = await choosePlace(input, { inPlace: true }, options);
-    appendFileSync(path, " and more");
-    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("changed while it was worked on");
+    await placed(path, { inPlace: true }, async (input, place) => {
+      appendFileSync(path, " and more");
+      await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("changed while it was worked on");
+    });
     expect(readFileSync(path, "utf8")).toBe("old and more");
     expect(readdirSync(join(path, ".."))).toEqual(["file"]);
   });
 
-  it("and vanishes is said to", async () => {
+  it("is not copied either", async () => {
     const path = file();
-    const input = readInput(path);
-    const place = await choosePlace(input, { inPlace: true }, options);
-    unlinkSync(path);
-    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("vanished while it was worked on");
-    expect(readdirSync(join(path, ".."))).toEqual([]);
+    await placed(path, { inPlace: false, path: `${path}.out` }, async (input, place) => {
+      appendFileSync(path, " and more");
+      await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("changed while it was worked on");
+    });
+    expect(readdirSync(join(path, ".."))).toEqual(["file"]);
+  });
+
+  it("and vanishes, or makes room for another, is said to", async () => {
+    const path = file();
+    await placed(path, { inPlace: true }, async (input, place) => {
+      renameSync(path, `${path}.away`);
+      await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("vanished while it was worked on");
+      writeFileSync(path, "old");
+      await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow("changed while it was worked on");
+    });
+    expect([readFileSync(path, "utf8"), readFileSync(`${path}.away`, "utf8")]).toEqual(["old", "old"]);
+  });
+
+  it("goes on as what was opened where a new file is written", async () => {
+    const path = file();
+    await placed(path, { inPlace: false, path: `${path}.out` }, async (input, place) => {
+      unlinkSync(path);
+      await writeOutput(input, text("new"), place, options);
+    });
+    expect(readdirSync(join(path, ".."))).toEqual(["file.out"]);
+  });
+
+  it("is replaced where it stands when its folder was renamed meanwhile", async () => {
+    const above = folder();
+    mkdirSync(join(above, "place"));
+    const path = join(above, "place", "file");
+    writeFileSync(path, "old");
+    await placed(path, { inPlace: true }, async (input, place) => {
+      renameSync(join(above, "place"), join(above, "moved"));
+      mkdirSync(join(above, "place"));
+      writeFileSync(path, "somebody else's");
+      await writeOutput(input, text("new"), place, options);
+    });
+    expect(readFileSync(path, "utf8")).toBe("somebody else's");
+    expect(readFileSync(join(above, "moved", "file"), "utf8")).toBe("new");
   });
 
   it("is noticed while it is read", () => {
@@ -117,10 +161,9 @@ describe("hard links", () => {
   it("are refused in place, and replaced when told", async () => {
     const path = file();
     linkSync(path, `${path}.second`);
-    const input = readInput(path);
-    await expect(choosePlace(input, { inPlace: true }, options)).rejects.toThrow(InputError);
+    await expect(write(path, text("new"), { inPlace: true })).rejects.toThrow(InputError);
     const told = { ...options, breakHardLinks: true };
-    await writeOutput(input, text("new"), await choosePlace(input, { inPlace: true }, told), told);
+    await placed(path, { inPlace: true }, (input, place) => writeOutput(input, text("new"), place, told), told);
     expect([readFileSync(path, "utf8"), readFileSync(`${path}.second`, "utf8")]).toEqual(["new", "old"]);
   });
 });
@@ -138,7 +181,7 @@ describe("failures leave nothing behind", () => {
     const output = join(disk, "out");
     writeFileSync(output, "before");
     const large = { size: 2 ** 20, pieces: [{ offset: 0, bytes: Buffer.alloc(2 ** 20, 1) }] };
-    await expect(write(readInput(path), large, { inPlace: false, path: output })).rejects.toThrow(
+    await expect(write(path, large, { inPlace: false, path: output })).rejects.toThrow(
       "cannot be written: no space left on the device",
     );
     expect(readdirSync(disk)).toEqual(["out"]);
@@ -152,7 +195,7 @@ describe("failures leave nothing behind", () => {
     chmodSync(join(path, ".."), 0o755);
     process.seteuid!(65534);
     try {
-      await expect(write(readInput(path), text("new"), { inPlace: false, path: join(place, "out") })).rejects.toThrow(
+      await expect(write(path, text("new"), { inPlace: false, path: join(place, "out") })).rejects.toThrow(
         "cannot be written: permission denied",
       );
     } finally {
@@ -164,10 +207,10 @@ describe("failures leave nothing behind", () => {
   it("a place that became a folder", async () => {
     const path = file();
     const output = `${path}.out`;
-    const input = readInput(path);
-    const place = await choosePlace(input, { inPlace: false, path: output }, options);
-    mkdirSync(output);
-    await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow(/cannot be written: .*directory/);
+    await placed(path, { inPlace: false, path: output }, async (input, place) => {
+      mkdirSync(output);
+      await expect(writeOutput(input, text("new"), place, options)).rejects.toThrow(/cannot be written: .*directory/);
+    });
     expect(readdirSync(join(path, "..")).sort()).toEqual(["file", "file.out"]);
   });
 
@@ -179,12 +222,12 @@ describe("failures leave nothing behind", () => {
     writeFileSync(join(tools, "cp"), "#!/bin/sh\nexec sleep 60\n", { mode: 0o755 });
     const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
     const program = `
-      import { readInput } from "${url("input.js")}";
-      import { choosePlace, wholeFile, writeOutput } from "${url("output.js")}";
+      import { withInput } from "${url("input.js")}";
+      import { wholeFile, withPlace, writeOutput } from "${url("output.js")}";
       const options = { breakHardLinks: false, giveUp: [] };
-      const input = readInput(process.argv[1]);
-      const place = await choosePlace(input, { inPlace: true }, options);
-      await writeOutput(input, wholeFile(Buffer.from("new")), place, options);`;
+      await withInput(process.argv[1], true, (input) =>
+        withPlace(input, { inPlace: true }, options, (place) =>
+          writeOutput(input, wholeFile(Buffer.from("new")), place, options)));`;
     const child = spawn(process.execPath, ["--input-type=module", "-e", program, path], {
       env: { ...process.env, PATH: `${tools}:${process.env.PATH}` },
       stdio: "ignore",
@@ -200,5 +243,36 @@ describe("failures leave nothing behind", () => {
     expect(await ended).toBe(signal);
     expect(readdirSync(place)).toEqual(["file"]);
     expect(readFileSync(path, "utf8")).toBe("old");
+  });
+});
+
+describe("errors by their names", () => {
+  it.each<[number, string, string]>([
+    [122, "Unknown system error -122", "the disk quota is used up"],
+    [116, "Unknown system error -116", "the file server no longer knows the file"],
+    [117, "Unknown system error -117", "the file system is damaged"],
+    [72, "Unknown system error -72", "EMULTIHOP"],
+    [999, "Unknown system error -999", "error 999"],
+    [28, "ENOSPC", "no space left on the device"],
+  ])("%i", async (number, code, words) => {
+    const error = Object.assign(new Error(`${code}: ${code}, write`), { errno: -number, code, syscall: "write" });
+    const failing = explained("out", "be written", () => Promise.reject(error));
+    await expect(failing).rejects.toThrow(new RegExp(`^cannot be written: ${words}$`));
+  });
+
+  it("a file that grows beyond the limit is an error and not the end of the process", async () => {
+    const path = file(Buffer.alloc(100_000, 1));
+    const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
+    const program = `
+      import { withInput } from "${url("input.js")}";
+      import { wholeFile, withPlace, writeOutput } from "${url("output.js")}";
+      const options = { breakHardLinks: false, giveUp: [] };
+      await withInput(process.argv[1], true, (input) =>
+        withPlace(input, { inPlace: false, path: process.argv[1] + ".out" }, options, (place) =>
+          writeOutput(input, wholeFile(input.bytes), place, options))).catch((e) => console.log(e.message));`;
+    const limited = 'ulimit -f 8; exec "$0" --input-type=module -e "$1" "$2"';
+    const said = execFileSync("bash", ["-c", limited, process.execPath, program, path], { encoding: "utf8" });
+    expect(said).toBe("cannot be written: larger than a file may be\n");
+    expect(readdirSync(join(path, ".."))).toEqual(["file"]);
   });
 });

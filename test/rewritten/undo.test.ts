@@ -6,7 +6,7 @@ import { decodeUndo, encodeUndo, fileSource, followAll, leadsTo, type Undo } fro
 import { Cursor, varints } from "../../src/rewritten/varints.js";
 
 const damaged = (): InputError => new InputError("damaged");
-const read = (bytes: Uint8Array): Undo => decodeUndo(new Cursor(bytes, 0, damaged));
+const read = (bytes: Uint8Array, most = 2 ** 20): Undo => decodeUndo(new Cursor(bytes, 0, damaged), most);
 const nothing = { start: 0, end: 0 };
 
 /** Numbers from 0 up to n, the same in every run. */
@@ -89,7 +89,8 @@ describe("what is damaged", () => {
   });
 
   it.each<[string, readonly number[], RegExp]>([
-    ["a size of which most would be zeros", [2 ** 40, 0, 0, 0, 0], /does not lead/],
+    ["a size beyond all bytes that are there", [2 ** 40, 0, 0, 0, 0], /damaged/],
+    ["a size of which most would be zeros", [2 ** 19, 0, 0, 0, 0], /does not lead/],
     ["more bytes at the end than there are", [100, 101, 0, 0, 0], /damaged/],
     ["a stretch behind the original's end", [100, 0, 1, 90, 20, 0, 0, 0], /damaged/],
     ["a stretch in front of the output", [100, 0, 1, 0, 20, 1, 0, 0], /damaged/],

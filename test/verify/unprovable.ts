@@ -53,7 +53,7 @@ export async function unprovable(): Promise<{ readonly program: string; readonly
     code: undefined,
     probeName: () => "",
     certificates: new Uint8Array(0),
-    memo: "{}",
+    memo: Buffer.from("{}"),
     original,
   });
   const bytes = Buffer.alloc(size);

@@ -32,7 +32,7 @@ import { InputError } from "../../errors.js";
 import type { FileFacts } from "../../facts/file-facts.js";
 import { touches, union } from "../../intervals.js";
 import { readCarry } from "../../rewritten/carry.js";
-import { decodeMemo } from "../../rewritten/memo.js";
+import { tellsOfGuard } from "../../rewritten/memo.js";
 import type { ChangedCode } from "../changed-code.js";
 import { atAddress, type Finding, finding } from "../rest/findings.js";
 import { judgeChild } from "./child.js";
@@ -109,8 +109,7 @@ export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, ad
 /** Whether rewriting has noted a guard; undefined where its memo cannot be read. */
 function memoSays(rewritten: ElfImage): boolean | undefined {
   const carry = readCarry(rewritten);
-  const memo = carry === undefined ? undefined : decodeMemo(carry.memo);
-  return memo === undefined ? undefined : memo.forkGuard?.installed === true;
+  return carry && tellsOfGuard(carry.memo);
 }
 
 const nothingBut = (problem: Finding): Guard => ({

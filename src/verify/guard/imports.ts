@@ -10,6 +10,7 @@
  *     _ITM_deregisterTMCloneTable     cloned for transactions, there is nothing that libitm could be told
  */
 import * as elf from "../../elf/constants.js";
+import { isImport } from "../../elf/symbols.js";
 import { countOf, type LoaderView, nameOf } from "./loader.js";
 
 /** The functions, and the versions under which a C library of x86-64 has them. */
@@ -39,7 +40,7 @@ export function spareSymbols(view: LoaderView): ReadonlySet<number> {
     const name = nameOf(view, i) ?? "";
     if (name !== PROFILING && !name.startsWith("_ITM_") && !name.startsWith("_ZGT")) continue;
     const entry = symbols!.bytes.subarray(i * elf.SYM_SIZE, (i + 1) * elf.SYM_SIZE);
-    const isWeak = entry[4]! >> 4 === elf.STB_WEAK && entry.readUInt16LE(6) === elf.SHN_UNDEF;
+    const isWeak = entry[4]! >> 4 === elf.STB_WEAK && isImport(entry, 0);
     const isUnversioned = versions === undefined || (versions.readUInt16LE(2 * i) & VERSION_MASK) <= 1;
     const isSpare = isWeak && isUnversioned && entry.readBigUInt64LE(8) === 0n;
     if (name === PROFILING) {

@@ -16,6 +16,7 @@
 import { type FileOffset, hex, type Interval, interval } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { offsetOf, sectionBytes } from "../../elf/image.js";
+import { isImport } from "../../elf/symbols.js";
 import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE } from "../../elf/versions.js";
 import { outside, union } from "../../intervals.js";
 import { atAddress, type Finding, finding } from "../rest/findings.js";
@@ -386,7 +387,7 @@ class Comparison {
   private isImport(symbol: number): boolean {
     const at = symbol * elf.SYM_SIZE;
     const { bytes } = this.original.tables.get("symbols")!;
-    return bytes.readUInt16LE(at + 6) === elf.SHN_UNDEF && bytes.readBigUInt64LE(at + 8) === 0n;
+    return isImport(bytes, at) && bytes.readBigUInt64LE(at + 8) === 0n;
   }
 
   /** No use of a wrapped function is left out, its own word apart. */
@@ -404,15 +405,22 @@ class Comparison {
     }
   }
 
+  private isLookedUp(symbol: number): boolean {
+    const bytes = this.rewritten.tables.get("symbols")?.bytes;
+    const at = symbol * elf.SYM_SIZE;
+    return bytes !== undefined && at + elf.SYM_SIZE <= bytes.length && isImport(bytes, at);
+  }
+
   /** A relocation that fills a new word. */
   private word(table: Table, index: number): void {
     const at = table.address + index * elf.RELA_SIZE;
     const { place, type, symbol, addend } = relocationAt(table, index);
     const name = nameOf(this.rewritten, symbol) ?? "";
+    const isWanted = guardImports.has(name) || wrappable.has(name);
     if (!this.newWords.has(place) || this.words.some((w) => w.at === place))
       this.say(at, `a new relocation writes to ${hex(place)}, which is no new word, or has one`);
     else if (type === elf.R_X86_64_RELATIVE && symbol === 0) this.words.push({ at: place, holds: Number(addend) });
-    else if (type === elf.R_X86_64_GLOB_DAT && addend === 0n && (guardImports.has(name) || wrappable.has(name)))
+    else if (type === elf.R_X86_64_GLOB_DAT && addend === 0n && isWanted && this.isLookedUp(symbol))
       this.words.push({ at: place, holds: name });
     else this.say(at, `a new relocation of type ${type} for "${name}"`);
   }

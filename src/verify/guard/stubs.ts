@@ -13,6 +13,7 @@ import { isDeepStrictEqual } from "node:util";
 import { hex } from "../../address.js";
 import * as elf from "../../elf/constants.js";
 import { offsetOf } from "../../elf/image.js";
+import { isImport } from "../../elf/symbols.js";
 import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, Rflags, STATE_WORDS } from "../../emulate/state.js";
 import { guardImports, wrappable } from "./imports.js";
@@ -67,7 +68,7 @@ export function fillWords(machine: Machine, view: LoaderView, words: readonly Wo
       if (type !== elf.R_X86_64_GLOB_DAT && !(type === elf.R_X86_64_JUMP_SLOT && isBoundEarly(view))) continue;
       const { place, symbol, addend } = relocationAt(table!, i);
       const function_ = nameOf(view, symbol);
-      if (addend === 0n && function_ !== undefined && isCalled(function_) && isUndefined(view, symbol))
+      if (addend === 0n && function_ !== undefined && isCalled(function_) && isElsewhere(view, symbol))
         fill(place, machine.functionElsewhere(function_));
     }
   }
@@ -77,9 +78,8 @@ export function fillWords(machine: Machine, view: LoaderView, words: readonly Wo
 
 const isCalled = (name: string): boolean => guardImports.has(name) || wrappable.has(name);
 
-function isUndefined({ tables }: LoaderView, symbol: number): boolean {
-  return tables.get("symbols")!.bytes.readUInt16LE(symbol * elf.SYM_SIZE + 6) === elf.SHN_UNDEF;
-}
+const isElsewhere = ({ tables }: LoaderView, symbol: number): boolean =>
+  isImport(tables.get("symbols")!.bytes, symbol * elf.SYM_SIZE);
 
 interface Call {
   readonly name: string;

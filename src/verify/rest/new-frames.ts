@@ -19,6 +19,7 @@ import { type ExceptionTable, readExceptionTable } from "../../elf/exception-tab
 import { type FrameState, type FrameTable, readFrameTable, stateAt, stateKey } from "../../elf/frame-states.js";
 import { type ElfImage, isCode, type Section, sectionBytes } from "../../elf/image.js";
 import { hasKnownTables, personalityName } from "../../elf/personalities.js";
+import { InputError } from "../../errors.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { INT3, JUMP_SIZE, SHORT_JUMP_SIZE } from "../../x86/bytes.js";
 import { decode, lengthOf } from "../../x86/decode.js";
@@ -68,7 +69,9 @@ export function judgeNewFrames(
   const walked = new Set<number>();
   const walkedAt = new Set<number>();
   for (const origin of origins) {
-    const problem = frameProblem(old, own, origin) ?? exceptionProblem(old, own, origin);
+    const problem = isReadable(old, origin)
+      ? (frameProblem(old, own, origin) ?? exceptionProblem(old, own, origin))
+      : inventedRecord(now, origin);
     if (problem !== undefined) say(origin.rewritten, problem);
     walked.add(now.indexAt(origin.rewritten));
     walkedAt.add(origin.rewritten);
@@ -125,6 +128,26 @@ function overlaps(frames: EhFrame, start: number, end: number): boolean {
   for (let at = start; at < end; at++) if (frames.indexAt(vaddr(at)) >= 0) return true;
   return false;
 }
+
+/** Whether the original's own records about an instruction of new code can be read. */
+function isReadable(old: Side, { originals }: FrameOrigin): boolean {
+  try {
+    for (const at of originals) {
+      const index = old.frames.indexAt(at);
+      if (index < 0) continue;
+      old.table(index);
+      old.exceptions(index);
+    }
+    return true;
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return false;
+  }
+}
+
+/** What cannot be read of the original nobody can say anew. */
+const inventedRecord = (now: EhFrame, { rewritten }: FrameOrigin): string | undefined =>
+  now.indexAt(rewritten) < 0 ? undefined : "there is an unwind record, and that of the original cannot be read";
 
 /** Why the frame at an instruction of new code is not the one that it was, or undefined. */
 function frameProblem(old: Side, own: Side, { rewritten, originals, shift }: FrameOrigin): string | undefined {

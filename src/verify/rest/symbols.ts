@@ -11,7 +11,7 @@ import { type FileOffset, hex, type Interval, interval, type Vaddr, vaddr } from
 import * as elf from "../../elf/constants.js";
 import { readEhFrame } from "../../elf/eh-frame.js";
 import { type ElfImage, offsetOf, read64, type Section, sectionBytes } from "../../elf/image.js";
-import { dynsym, forEachSymbol, functionsAt, symtab } from "../../elf/symbols.js";
+import { dynsym, forEachSymbol, functionsAt, type SymbolTable, symbolName, symtab } from "../../elf/symbols.js";
 import { InputError } from "../../errors.js";
 import { outside } from "../../intervals.js";
 import { readUsdtNotes } from "../../usdt/notes.js";
@@ -209,6 +209,16 @@ function endsInFill(rewritten: ElfImage, code: Section, start: Vaddr, size: numb
   return decoded.count === 0 || lengthOf(decoded, decoded.count - 1) === 1;
 }
 
+/** One name that cannot be read takes nothing from the others. */
+function readableName(table: SymbolTable, index: number): string | null {
+  try {
+    return symbolName(table, index);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return null;
+  }
+}
+
 /** What new code may be called: after functions whose code has changed, and where none has a name, after the probes. */
 function possibleNames(original: ElfImage, explained: readonly Interval<Vaddr>[]): ReadonlySet<string> {
   const names = new Set<string>();
@@ -220,7 +230,7 @@ function possibleNames(original: ElfImage, explained: readonly Interval<Vaddr>[]
       Array.from({ length: end - start }, (_, i) => vaddr(start + i)),
     );
     const places = [...notes.map((n) => n.location), ...changed.filter((at) => offsetOf(original, at) !== undefined)];
-    for (const name of functionsAt(original, places)) if (name !== null) names.add(`${name}.nop5`);
+    for (const name of functionsAt(original, places, readableName)) if (name !== null) names.add(`${name}.nop5`);
   } catch (error) {
     // Damaged notes and tables are for those to tell who read them for their own sake.
     if (!(error instanceof InputError)) throw error;

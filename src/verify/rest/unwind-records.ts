@@ -16,8 +16,9 @@ import {
 } from "../../elf/eh-cursor.js";
 import type { EhFrame } from "../../elf/eh-frame.js";
 import { readEhFrameHdr } from "../../elf/eh-frame-hdr.js";
-import { type Cie, ehDataBase, ehRecords, readCie } from "../../elf/eh-records.js";
+import { type Cie, type EhRecord, ehDataBase, ehRecords, readCie } from "../../elf/eh-records.js";
 import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
+import { InputError } from "../../errors.js";
 import { outside, union } from "../../intervals.js";
 import { atAddress, type Finding, finding, shown } from "./findings.js";
 import { differingRuns } from "./runs.js";
@@ -37,27 +38,36 @@ function relativePointers(image: ElfImage, section: Section): Pointer[] {
   const cursor = new EhCursor(view, section, section.sh_offset, section.sh_offset + section.sh_size, dataBase);
   const cies = new Map<number, Cie>();
   const pointers: Pointer[] = [];
-  const take = (encoding: number): void => {
-    if (encoding === DW_EH_PE_omit) return;
+  const take = (written: number): void => {
+    if (written === DW_EH_PE_omit) return;
+    const encoding = written & ~DW_EH_PE_indirect;
     const { at } = cursor;
     cursor.number(encoding & 0x0f);
     if ((encoding & DW_EH_PE_application) === DW_EH_PE_pcrel)
       pointers.push({ at: at - section.sh_offset, end: cursor.at - section.sh_offset, encoding });
   };
-  for (const record of ehRecords(view, section)) {
+  const takeAll = (record: EhRecord): void => {
     const at = record.cieAt ?? record.at;
     const cie = cies.get(at) ?? readCie(view, section, at, dataBase);
     cies.set(at, cie);
     if (record.cieAt === undefined) {
-      if (cie.personality === undefined) continue;
+      if (cie.personality === undefined) return;
       cursor.at = cie.personality.at;
-      take(cie.personality.encoding & ~DW_EH_PE_indirect);
-      continue;
+      take(cie.personality.encoding);
+      return;
     }
     cursor.at = record.idAt + 4;
     take(cie.fdeEncoding);
     cursor.number(cie.fdeEncoding & 0x0f);
-    if (cie.hasAugmentationData && cursor.uleb() > 0) take(cie.lsdaEncoding & ~DW_EH_PE_indirect);
+    if (cie.hasAugmentationData && cursor.uleb() > 0) take(cie.lsdaEncoding);
+  };
+  for (const record of ehRecords(view, section)) {
+    try {
+      takeAll(record);
+    } catch (error) {
+      // A record that cannot be read has to be the same, byte for byte.
+      if (!(error instanceof InputError)) throw error;
+    }
   }
   return pointers;
 }

@@ -27,6 +27,7 @@
 import type { Vaddr } from "../../../address.js";
 import * as elf from "../../../elf/constants.js";
 import type { ElfImage } from "../../../elf/image.js";
+import { isImport } from "../../../elf/symbols.js";
 import {
   addNeededVersion,
   readDefinedVersions,
@@ -184,8 +185,7 @@ export class ImportDrafts {
     const { head } = this.tables.symbols;
     const found: number[] = [];
     for (let at = elf.SYM_SIZE; at < head.length; at += elf.SYM_SIZE)
-      if (head.readUInt16LE(at + 6) === elf.SHN_UNDEF && stringAt(this.tables, head.readUInt32LE(at)) === name)
-        found.push(at / elf.SYM_SIZE);
+      if (isImport(head, at) && stringAt(this.tables, head.readUInt32LE(at)) === name) found.push(at / elf.SYM_SIZE);
     return found;
   }
 

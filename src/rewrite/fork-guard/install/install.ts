@@ -56,7 +56,7 @@ export function installForkCover(
       tails,
       addedSections,
       probeName: () => "",
-      memo: "{}",
+      memo: Buffer.from("{}"),
       certificates: new Uint8Array(0),
       original: input.bytes,
     });

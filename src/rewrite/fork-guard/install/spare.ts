@@ -17,6 +17,7 @@
 import { type Vaddr, vaddr } from "../../../address.js";
 import * as elf from "../../../elf/constants.js";
 import { type ElfImage, offsetOf, segmentAt } from "../../../elf/image.js";
+import { isImport } from "../../../elf/symbols.js";
 import { readDefinedVersions, readNeededVersions, VERSYM_INDEX } from "../../../elf/versions.js";
 import { type DynamicTables, type Relocation, relocationsBySymbol, stringAt } from "./tables.js";
 
@@ -73,7 +74,7 @@ function isWeakImport({ symbols, versions }: DynamicTables, index: number): bool
   const at = index * elf.SYM_SIZE;
   return (
     symbols.head[at + 4]! >> 4 === elf.STB_WEAK &&
-    symbols.head.readUInt16LE(at + 6) === elf.SHN_UNDEF &&
+    isImport(symbols.head, at) &&
     symbols.head.readBigUInt64LE(at + 8) === 0n &&
     (versions === undefined || (versions.head.readUInt16LE(index * 2) & VERSYM_INDEX) <= 1)
   );
