@@ -67,7 +67,7 @@ export interface Hazard {
 }
 
 /** What became of the fork guard: code that a forked child runs before any of the program's. */
-export interface ForkGuardReport {
+interface ForkGuardReport {
   readonly installed: boolean;
   /** Why it is not there, for a person to read, or null. */
   readonly reason: string | null;

@@ -5,8 +5,8 @@
 import type { Vaddr } from "../address.js";
 
 /**
- * equivalent: proved, or run from many states without a difference, as `states` tells; unproved: neither could be done,
- * with the reason; different: something shows that it is not the same program.
+ * equivalent: proved; `states` tells from how many states it was run besides, which proves nothing; unproved: it could not
+ * be proved, with the reason; different: something shows that it is not the same program.
  */
 export type Verdict = "equivalent" | "unproved" | "different";
 

@@ -33,10 +33,14 @@ async function scene(): Promise<Scene> {
 async function ended(number: number, { path, old, rewritten, length }: Scene): Promise<"old" | "new"> {
   const folder = dirname(path);
   writeFileSync(path, old);
-  const child = spawn(process.execPath, [program, "rewrite", "--in-place", path], { stdio: "ignore" });
+  const child = spawn(process.execPath, [program, "rewrite", "--in-place", path], { stdio: ["ignore", "ignore", "pipe"] });
+  let errors = "";
+  child.stderr.on("data", (text) => {
+    errors += text;
+  });
   let over = false;
   const end = new Promise<unknown>((resolve) =>
-    child.on("exit", (code, signal) => {
+    child.on("close", (code, signal) => {
       over = true;
       resolve(signal ?? code);
     }),
@@ -50,7 +54,8 @@ async function ended(number: number, { path, old, rewritten, length }: Scene): P
     while (performance.now() < until);
   }
   child.kill(signal);
-  expect([signal, 0]).toContain(await end);
+  const status = await end;
+  expect([signal, 0], `run ${number}, ${signal}: ${errors}`).toContain(status);
   expect(readdirSync(folder), `run ${number}, ${signal}`).toEqual(["probes"]);
   const now = readFileSync(path);
   if (now.equals(old)) return "old";

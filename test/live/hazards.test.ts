@@ -111,7 +111,8 @@ describe.skipIf(cannotCompile("hazards"))("hazards", () => {
       await rewriteWith(plain),
       await rewriteWith(plain, "--layout", "nop,nop5"),
     ];
-    for (const { code, message: text } of reports.flatMap((r) => r.hazards)) {
+    // What an output's attributes are is no matter of kernels.
+    for (const { code, message: text } of reports.flatMap((r) => r.hazards).filter((h) => h.code !== "attributes")) {
       expect(text, code).toMatch(/kernel|Linux/);
       expect(text, code).toMatch(/--[a-z]+|no option/);
     }

@@ -9,6 +9,7 @@ import type { Form } from "./forms.js";
 import * as at from "./layout.js";
 import { Exception, FAULTED, instructionAt, type Layout, RECORD_SIZE, Record } from "./layout.js";
 import { codeOf, runNatively } from "./native.js";
+import { takeEitherProcessor } from "./processors-differ.js";
 import { describe } from "./report.js";
 import type { FormResult } from "./result.js";
 
@@ -189,6 +190,8 @@ function compare(
   normalize(native, instructionAt(one.layout, slot));
   for (const view of [native, emulated])
     view.setUint16(Record.FX_MXCSR, view.getUint16(Record.FX_MXCSR, true) & 0xffc0, true);
+  const initial = new DataView(before.buffer, before.byteOffset, before.byteLength);
+  if (one.count === 1) takeEitherProcessor(one.form.mnemonic, one.bytes, initial, native, emulated);
   const found: string[] = [];
   for (const [name, from, size] of areas)
     if (Buffer.compare(theirs.subarray(from, from + size), ours.subarray(from, from + size)) !== 0) found.push(name);
@@ -197,7 +200,7 @@ function compare(
   if (flags === 0 && found.length === 0) return undefined;
 
   const free = one.undefinedAfter(
-    new DataView(before.buffer, before.byteOffset, before.byteLength),
+    initial,
     faulted ? Number(native.getBigUint64(Record.IP, true)) - instructionAt(one.layout, slot) : undefined,
   );
   if ((flags & ~free.flags) !== 0) found.push("flags");
