@@ -33,7 +33,9 @@ async function scene(): Promise<Scene> {
 async function ended(number: number, { path, old, rewritten, length }: Scene): Promise<"old" | "new"> {
   const folder = dirname(path);
   writeFileSync(path, old);
-  const child = spawn(process.execPath, [program, "rewrite", "--in-place", path], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(process.execPath, [program, "rewrite", "--in-place", path], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let errors = "";
   child.stderr.on("data", (text) => {
     errors += text;
