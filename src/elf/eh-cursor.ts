@@ -15,9 +15,9 @@ export const DW_EH_PE_application = 0x70;
 export const DW_EH_PE_pcrel = 0x10;
 export const DW_EH_PE_datarel = 0x30;
 
-/** The error for a table that cannot be read on; `at` is a file offset. */
-export const damaged = (what: string, at: number): InputError =>
-  new InputError(`damaged .eh_frame: ${what}`, `offset ${hex(at)}`);
+/** The error for a table that cannot be read on; `at` is a file offset, `section` the name of what holds the table. */
+export const damaged = (what: string, at: number, section = ".eh_frame"): InputError =>
+  new InputError(`damaged ${section}: ${what}`, `offset ${hex(at)}`);
 
 /** A reader that walks through one section; positions are file offsets. */
 export class EhCursor {
@@ -32,7 +32,7 @@ export class EhCursor {
 
   private need(bytes: number): number {
     const at = this.at;
-    if (at + bytes > this.end) throw damaged("a record is cut short", at);
+    if (at + bytes > this.end) throw damaged("a record is cut short", at, this.section.name);
     this.at += bytes;
     return at;
   }
@@ -54,7 +54,7 @@ export class EhCursor {
       const byte = this.u8();
       value += (byte & 0x7f) * shift;
       if (byte < 0x80) return value;
-      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
+      if (shift > 2 ** 49) throw damaged("a number is too large", this.at, this.section.name);
     }
   }
   sleb(): number {
@@ -63,7 +63,7 @@ export class EhCursor {
       const byte = this.u8();
       value += (byte & 0x7f) * shift;
       if (byte < 0x80) return byte & 0x40 ? value - shift * 128 : value;
-      if (shift > 2 ** 49) throw damaged("a number is too large", this.at);
+      if (shift > 2 ** 49) throw damaged("a number is too large", this.at, this.section.name);
     }
   }
   skip(bytes: number): void {
@@ -87,9 +87,9 @@ export class EhCursor {
         return raw + where;
       case DW_EH_PE_datarel:
         if (this.dataBase !== undefined) return raw + this.dataBase;
-        throw damaged("a pointer is relative to a global offset table that is not there", this.at);
+        throw damaged("a pointer is relative to a global offset table that is not there", this.at, this.section.name);
       default:
-        throw damaged(`pointer encoding ${hex(encoding)} is not supported`, this.at);
+        throw damaged(`pointer encoding ${hex(encoding)} is not supported`, this.at, this.section.name);
     }
   }
   /** A number in the format half of a DW_EH_PE encoding. */
@@ -115,7 +115,7 @@ export class EhCursor {
         return low + (this.u32() | 0) * 2 ** 32;
       }
       default:
-        throw damaged(`pointer format ${hex(format)} is not supported`, this.at);
+        throw damaged(`pointer format ${hex(format)} is not supported`, this.at, this.section.name);
     }
   }
 }
