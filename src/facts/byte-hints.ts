@@ -62,11 +62,12 @@ export function* waysOut(bytes: Uint8Array): Iterable<number> {
   }
 }
 
-/** Whether bytes look like a jump through a register, or a return to what was put on the stack: what a thunk ends in. */
-export function mayEndThunk(bytes: Uint8Array): boolean {
-  for (let p = 0; p < bytes.length; p++) {
-    if (bytes[p] === RET && returnsElsewhere(bytes, p)) return true;
-    if (bytes[p] === 0xff && p + 1 < bytes.length && (bytes[p + 1]! & 0xf8) === 0xe0) return true;
+/** Where bytes look like a jump through a register, or a return to what was put on the stack: what a thunk ends in. */
+export function* thunkEnds(bytes: Uint8Array): Generator<number, void> {
+  const { length } = bytes;
+  for (let p = 0; p < length; p++) {
+    const byte = bytes[p]!;
+    if (byte === RET ? returnsElsewhere(bytes, p) : byte === 0xff && p + 1 < length && (bytes[p + 1]! & 0xf8) === 0xe0)
+      yield p;
   }
-  return false;
 }

@@ -32,6 +32,9 @@ export interface Around {
 }
 
 export class Followed {
+  /** Which ranges may leave for a computed place, by their index, as far as that was asked. */
+  private readonly mayLeave: boolean[] = [];
+
   constructor(private readonly context: Around) {}
 
   /** The ranges that make addresses of code and may compute with them. */
@@ -152,7 +155,8 @@ export class Followed {
     for (let i = 0; i < this.context.functions.count; i++) {
       const range = this.context.functions.range(i);
       const bytes = this.context.functions.bytes(range);
-      if (!(mayLeave(bytes) || this.mayUseThunk(range, bytes)) || !isAsked(range, bytes)) continue;
+      this.mayLeave[i] ??= mayLeave(bytes) || this.mayUseThunk(range, bytes);
+      if (!this.mayLeave[i] || !isAsked(range, bytes)) continue;
       if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
     }
   }

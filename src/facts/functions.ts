@@ -97,6 +97,11 @@ export class FunctionIndex {
     return all.subarray(range.start - section.sh_addr, range.end - section.sh_addr);
   }
 
+  /** The bytes of a section of code. */
+  sectionBytes(section: Section): Uint8Array {
+    return this.contents.get(section)!;
+  }
+
   /** The range's instructions; decoded once, until they are let go. */
   code(range: CodeRange): DecodedCode {
     let code = this.decoded.get(range.index);

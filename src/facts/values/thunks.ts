@@ -4,7 +4,7 @@
  */
 import { type Vaddr, vaddr } from "../../address.js";
 import { addressOf, type DecodedCode, Flow, indexOf } from "../../x86/decode.js";
-import { mayEndThunk } from "../byte-hints.js";
+import { thunkEnds } from "../byte-hints.js";
 import type { FunctionIndex } from "../functions.js";
 import { stepAt } from "./steps.js";
 
@@ -15,11 +15,15 @@ const RSP = 4;
 
 export class Thunks {
   private readonly known = new Map<number, number>();
+  /** By code section: blocks of MOST_BYTES in which something seems to end like a thunk. Made when first asked for. */
+  private ends: readonly { readonly start: number; readonly end: number; readonly blocks: Uint8Array }[] | undefined;
 
   constructor(private readonly functions: FunctionIndex) {}
 
   /** The register by which a function that begins at a link-time address leaves for good, or -1. */
   registerOf(target: Vaddr): number {
+    // Every branch is asked about: most lead to where nothing ends like this.
+    if (!this.mayBe(target)) return -1;
     let register = this.known.get(target);
     if (register === undefined) {
       register = this.find(target);
@@ -28,12 +32,26 @@ export class Thunks {
     return register;
   }
 
+  private mayBe(target: number): boolean {
+    this.ends ??= this.functions.codeSections.map((section) => {
+      const blocks = new Uint8Array(section.sh_size / MOST_BYTES + 2);
+      for (const at of thunkEnds(this.functions.sectionBytes(section))) blocks[Math.floor(at / MOST_BYTES)] = 1;
+      return { start: section.sh_addr, end: section.sh_addr + section.sh_size, blocks };
+    });
+    for (const { start, end, blocks } of this.ends) {
+      if (target < start || target >= end) continue;
+      const block = Math.floor((target - start) / MOST_BYTES);
+      return blocks[block] === 1 || blocks[block + 1] === 1;
+    }
+    return false;
+  }
+
   private find(target: Vaddr): number {
     const range = this.functions.containing(target);
     if (range !== undefined) {
-      // Every callee is asked about: most are seen not to be one before they are decoded.
       const from = target - range.start;
-      if (!mayEndThunk(this.functions.bytes(range).subarray(from, from + MOST_BYTES))) return -1;
+      const ends = thunkEnds(this.functions.bytes(range).subarray(from, from + MOST_BYTES));
+      if (ends.next().done === true) return -1;
     }
     const code = range === undefined ? this.functions.gapCode(target) : this.functions.code(range);
     const first = code === undefined ? -1 : indexOf(code, target);
