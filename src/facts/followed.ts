@@ -33,7 +33,7 @@ export interface Around {
 
 export class Followed {
   /** Which ranges may leave for a computed place, by their index, as far as that was asked. */
-  private readonly mayLeave: boolean[] = [];
+  private readonly leaves: boolean[] = [];
 
   constructor(private readonly context: Around) {}
 
@@ -155,8 +155,8 @@ export class Followed {
     for (let i = 0; i < this.context.functions.count; i++) {
       const range = this.context.functions.range(i);
       const bytes = this.context.functions.bytes(range);
-      this.mayLeave[i] ??= mayLeave(bytes) || this.mayUseThunk(range, bytes);
-      if (!this.mayLeave[i] || !isAsked(range, bytes)) continue;
+      this.leaves[i] ??= mayLeave(bytes) || this.mayUseThunk(range, bytes);
+      if (!this.leaves[i] || !isAsked(range, bytes)) continue;
       if (!hasPlainTransfers(this.context.functions.code(range), this.tablesOf(range))) yield range;
     }
   }

@@ -104,7 +104,7 @@ const label = ({ tactic, guard }: Pick<FormCost, "tactic" | "guard">): string =>
 
 function siteLines({ file, sites }: BenchRun): string[] {
   return sites.map(({ site, measuredAs }) => {
-    const name = `${file ?? ""}: ${`${site.provider}:${site.name}`} at ${hex(site.location)}`;
+    const name = `${file ?? ""}: ${site.provider}:${site.name} at ${hex(site.location)}`;
     if (measuredAs === null) return `${name} is not rewritten: ${site.reason ?? ""}`;
     const form = site.tactic === null ? "is a longer nop already" : `${site.tactic}${site.guard ? ", guard" : ""}`;
     return `${name}: ${form}; its form is measured, in the built-in sample's "${measuredAs}"`;

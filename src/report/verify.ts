@@ -97,7 +97,7 @@ function siteLines(site: SiteVerdict, style: Style): string[] {
   const { provider, name, location, newLocation, verdict, reason, difference } = site;
   const moved = newLocation === location ? "" : ` -> ${hex(newLocation)}`;
   const word = style.warning(verdict.padEnd(9));
-  const line = `  ${word}   ${hex(location)}${moved} ${`${provider}:${name}`}: ${reason ?? "no reason given"}`;
+  const line = `  ${word}   ${hex(location)}${moved} ${provider}:${name}: ${reason ?? "no reason given"}`;
   return difference === null || verdict !== "different" ? [line] : [line, ...differenceLines(difference, style)];
 }
 
