@@ -84,7 +84,7 @@ Exit status:
     )
     .addOption(
       new Option("--layout <layout>", "what to put at a probe")
-        .choices(["auto", "nop5", "nop,nop5", "nop,nop10"])
+        .choices(["auto", "universal", "nop5", "nop,nop5", "nop,nop10"])
         .default("auto"),
     )
     .option("--only <provider:name>", "only these probes, * as wildcard (repeatable)", collect(pattern))

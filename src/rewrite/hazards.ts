@@ -9,16 +9,17 @@ import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { kernels, rangesWhere, STEPPING_FACTOR, writesRedZone } from "../kernel/kernels.js";
 import type { Hazard, RedZone, SiteCost } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 import type { MissingFrames } from "./unwind/missing.js";
+import { isUniversal } from "./written-form.js";
 
 /** What hazards are found in. */
 interface HazardContext {
   readonly image: ElfImage;
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   readonly proposals: readonly Proposal[];
   readonly place: Place | undefined;
   /** The rewritten probes, by their old locations. */
@@ -69,7 +70,7 @@ const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
 
 /** nop5 and nop,nop5 are both patched into a call by kernels that do harm: the second by way of libbpf. */
 const makesNop5In = ({ placed }: HazardContext): boolean =>
-  [...placed.values()].some(({ form }) => writesRedZone(form.nop));
+  [...placed.values()].some(({ form }) => isUniversal(form) || writesRedZone(form.nop));
 
 const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
 const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);

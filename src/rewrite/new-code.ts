@@ -18,7 +18,9 @@ import { movable, nearBranch } from "../x86/relocate.js";
 import type { Detour, Fragment, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
+import { type UniversalPlaces, writeUniversal } from "./universal-form.js";
 import type { OriginStretch } from "./unwind/origins.js";
+import { isUniversal, type WrittenForm } from "./written-form.js";
 
 const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
@@ -115,7 +117,7 @@ function encodeAll(
   for (const [proposal, detour] of detours) {
     const code = chunkCode(proposal, detour, led);
     if (typeof code === "string") failed.set(proposal, code);
-    else drafts.push({ proposal, detour, code, ...changesFor(proposal, detour, moved) });
+    else drafts.push({ proposal, detour, ...code, ...changesFor(proposal, detour, moved) });
   }
   if (failed.size > 0) return { failed };
   const linked = link(drafts.flatMap(unitsOf), start);
@@ -136,6 +138,7 @@ interface Draft {
   readonly proposal: Proposal;
   readonly detour: Detour;
   readonly code: Unit;
+  readonly labels: ReadonlyMap<Vaddr, ProbeLabels>;
   readonly changes: readonly Unit[];
   readonly far: Unit | undefined;
   readonly relays: readonly OriginStretch[];
@@ -150,9 +153,28 @@ const chunkName = ({ site, window }: Proposal): string => `the chunk for ${site}
 const movedName = (at: Vaddr): string => `what stood at ${at}`;
 const probeName = (site: Vaddr): string => `the probe of ${site}`;
 
+/** Where in a unit the places of a probe are, by label. */
+type ProbeLabels = Pick<UniversalPlaces, "first"> & Partial<UniversalPlaces>;
+
+/** @param lower says from where on rsp is lower, and by how much */
+function writeProbe(code: Unit, site: Vaddr, form: WrittenForm, lower: (by: number) => void): ProbeLabels {
+  lower(0);
+  if (isUniversal(form)) return writeUniversal(code, form, site, lower);
+  const { bytes, location, stackShift } = form;
+  const patched = location + form.patched.offset;
+  // A guard's second half runs with rsp still lowered.
+  code.raw(bytes.subarray(0, location));
+  lower(stackShift);
+  code.label(probeName(site)).raw(bytes.subarray(location, patched));
+  code.unsplit(bytes.subarray(patched, patched + form.patched.size), "the probe");
+  code.raw(bytes.subarray(patched + form.patched.size));
+  return { first: { label: probeName(site), stackShift } };
+}
+
 /** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
-function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, Vaddr>): Unit | string {
+function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, Vaddr>): { readonly code: Unit; readonly labels: ReadonlyMap<Vaddr, ProbeLabels> } | string {
   const code: Unit = new Code({ name: chunkName(proposal) });
+  const labels = new Map<Vaddr, ProbeLabels>();
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   const from = (origin: Vaddr, lower = 0, lastByte = 0): Unit =>
     code.origin({ origin, lower: lower + called, lastByte });
@@ -160,13 +182,10 @@ function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, V
     code.symbol(movedName(placeOf(fragment)));
     if (fragment.kind === "probe") {
       const { site, form } = fragment;
-      const patched = form.location + form.patched.offset;
-      // A guard's second half runs with rsp still lowered.
-      if (form.guard) from(site).raw(form.bytes.subarray(0, form.location));
-      from(site, form.stackShift).label(probeName(site));
-      code.raw(form.bytes.subarray(form.location, patched));
-      code.unsplit(form.bytes.subarray(patched, patched + form.patched.size), "the probe");
-      code.raw(form.bytes.subarray(patched + form.patched.size));
+      labels.set(
+        site,
+        writeProbe(code, site, form, (by) => void from(site, by)),
+      );
       continue;
     }
     from(fragment.at, 0, lastByteOfCall(fragment));
@@ -181,7 +200,7 @@ function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, V
   // Where the way goes on into a function that was to be called, the frame is still that of the call.
   if (detour.resume !== undefined)
     from(detour.via === "call" ? vaddr(proposal.window.end - CALL_SIZE) : detour.resume).jump(detour.resume);
-  return code;
+  return { code, labels };
 }
 
 /** What an unwinder asks for when a call is under way: the byte in front of the return address. */
@@ -190,15 +209,19 @@ function lastByteOfCall({ bytes, at }: Extract<Detour["body"][number], { kind: "
 }
 
 /** A detour in its place. */
-function chunkOf({ proposal, detour, code, changes, far, relays }: Draft, linked: Linked<Mark>): Chunk {
+function chunkOf({ proposal, detour, code, labels, changes, far, relays }: Draft, linked: Linked<Mark>): Chunk {
   const unit = linked.unit(code);
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   const changeOf = (of: Unit): Change => ({ at: vaddr(linked.unit(of).start), bytes: linked.unit(of).bytes });
   const probes = detour.body.flatMap((fragment): PlacedProbe[] => {
     if (fragment.kind !== "probe") return [];
     const { site, form } = fragment;
-    const location = vaddr(unit.addressOf(probeName(site)));
-    return [{ site, location, form, stackShift: form.stackShift + called }];
+    const { first, twin } = labels.get(site)!;
+    const placeOf = ({ label, stackShift }: typeof first): Pick<PlacedProbe, "location" | "stackShift"> => ({
+      location: vaddr(unit.addressOf(label)),
+      stackShift: stackShift + called,
+    });
+    return [{ site, form, ...placeOf(first), ...(twin && { twin: placeOf(twin) }) }];
   });
   return {
     proposal,

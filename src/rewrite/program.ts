@@ -11,7 +11,7 @@ import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { addTo } from "../grouped.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { applyEdits, type Edit, editAt } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
@@ -24,7 +24,7 @@ const libraries = new Set(["libc", "rtld", "libm", "libpthread", "libgcc", "libs
 export class Program {
   readonly notes: readonly UsdtNote[];
   readonly #file: FileFacts;
-  readonly #selections = new Map<ProbeLayout, ReadonlyMap<UsdtNote, Selection>>();
+  readonly #selections = new Map<FileLayout, ReadonlyMap<UsdtNote, Selection>>();
   #sites: ReadonlyMap<Vaddr, readonly UsdtNote[]> | undefined;
   #forks: GuardSearch | undefined;
   #facts: ProgramFacts | undefined;
@@ -46,7 +46,7 @@ export class Program {
   }
 
   /** What is to be done with each note's probe, before anything is known of the code around it. */
-  selection(layout: ProbeLayout): ReadonlyMap<UsdtNote, Selection> {
+  selection(layout: FileLayout): ReadonlyMap<UsdtNote, Selection> {
     const found = this.#selections.get(layout) ?? selectSites(this.image, this.notes, this.options, layout);
     this.#selections.set(layout, found);
     return found;
@@ -66,7 +66,7 @@ export class Program {
   }
 
   /** Whether any of the sites that are looked at may get this layout. */
-  hasCandidates(layout: ProbeLayout): boolean {
+  hasCandidates(layout: FileLayout): boolean {
     const selection = this.selection(layout);
     return [...this.sites.values()].some(([note]) => selection.get(note!)!.kind === "candidate");
   }

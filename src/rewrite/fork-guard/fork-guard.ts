@@ -26,7 +26,6 @@ import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { addTo } from "../../grouped.js";
 import type { RewriteOptions } from "../../rewritten/contract.js";
-import { forms } from "../../usdt/forms.js";
 import type { UsdtNote } from "../../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../../usdt/sites.js";
 import { INT3 } from "../../x86/bytes.js";
@@ -34,6 +33,7 @@ import { chooseLayout, kernelsAsked } from "../layout-choice.js";
 import type { NewCode } from "../new-code.js";
 import type { Place, PlaceOptions, Places } from "../place.js";
 import type { PlacedProbe } from "../proposal.js";
+import { isUniversal, makesNop5 } from "../written-form.js";
 import { type ChildGuard, childGuard } from "./handler/child-guard.js";
 import type { GuardedMapping } from "./handler/guarded-pages.js";
 import type { SignalSlots } from "./handler/signal-slots.js";
@@ -52,8 +52,8 @@ import { FORK_GUARD } from "./install/fork-handlers.js";
 
 /** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
 function needsGuard({ kernel, layout }: RewriteOptions): boolean {
-  const { nop } = forms[chooseLayout(layout, kernel, true)];
-  return kernelsAsked(kernel).some((k) => k.killsForkedChildren && k.optimizes === nop);
+  const chosen = chooseLayout(layout, kernel, true);
+  return makesNop5(chosen) && kernelsAsked(kernel).some((k) => k.killsForkedChildren);
 }
 
 /** How a file may fork, where a guard is asked for; else why none is. */
@@ -109,6 +109,12 @@ export function planForkGuard(
   return { cover: plan, uncovered, input: forks.image, notes };
 }
 
+/** The same guard for a file whose writable segment has room for something after the guard's own words. */
+export const guardIn = (plan: ForkGuardPlan, image: ElfImage): ForkGuardPlan => {
+  const { handler } = plan.cover;
+  return { ...plan, cover: { ...plan.cover, image, handler: handler && { ...handler, image } } };
+};
+
 export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
@@ -143,7 +149,10 @@ interface GuardedCode {
 }
 
 /** Addresses of the bytes `0f 1f 44 00 00` of a rewritten probe. */
-const nop5Of = ({ location, form }: PlacedProbe): Vaddr => vaddr(location + form.patched.offset);
+function nop5Of({ location, form, twin }: PlacedProbe): readonly Vaddr[] {
+  if (isUniversal(form)) return twin === undefined ? [] : [twin.location];
+  return form.nop === "nop5" ? [vaddr(location + form.patched.offset)] : [];
+}
 
 /** Sites that are a canonical nop5 in the input and are not among those that this run moves. */
 export function nop5Before(
@@ -175,7 +184,7 @@ export function withForkGuard(
   newCode: NewCode,
   placed: ReadonlyMap<Vaddr, PlacedProbe>,
 ): GuardedCode | string {
-  const sites = [...[...placed.values()].map(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
+  const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
   const guard = guardFor(mappings, cover.handler?.slots);
