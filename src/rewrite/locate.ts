@@ -5,6 +5,7 @@
  */
 
 import type { Vaddr } from "../address.js";
+import type { ProbeNames } from "./apart.js";
 import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
 import { type ForkGuard, type ForkGuardPlan, withForkGuard } from "./fork-guard/fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
@@ -29,6 +30,7 @@ export interface Load {
   readonly guard: ForkGuardPlan | undefined;
   /** The probes that libraries bring into a static program: where not all have a place, they are the first to go. */
   readonly ofLibraries: ReadonlySet<Vaddr>;
+  readonly names: ProbeNames;
 }
 
 /**
@@ -43,17 +45,17 @@ export function locate(load: Load, placesFor: () => Places): Located | string {
   const { places, obstacle } = placesFor();
   let reason = obstacle;
   for (const place of places) {
-    const newCode = encodeDetours(detours, place.start);
+    const newCode = encodeDetours(detours, place.start, load.names);
     if (newCode.bytes.length > place.capacity) continue;
     const whole = settled(load, place, newCode, failedIn(newCode));
     if (typeof whole !== "string") return whole;
     reason = whole;
   }
   // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
-  if (guard !== undefined && places.some((place) => encodeWithin(detours, place) !== undefined)) return reason;
+  if (guard !== undefined && places.some((place) => encodeWithin(load, detours, place) !== undefined)) return reason;
   for (const place of places) {
     const some = most(load, place, (chosen) => {
-      const newCode = encodeWithin(chosen, place);
+      const newCode = encodeWithin(load, chosen, place);
       if (newCode === undefined) return undefined;
       const part = settled(load, place, newCode, withoutRoom(detours, newCode, place, obstacle));
       return typeof part === "string" ? undefined : part;
@@ -78,19 +80,19 @@ function settled(
   return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
 }
 
-function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | undefined {
-  const newCode = encodeDetours(detours, place.start);
+function encodeWithin({ names }: Load, detours: readonly Proposal[], place: Place): NewCode | undefined {
+  const newCode = encodeDetours(detours, place.start, names);
   return newCode.chunks.length > 0 && newCode.bytes.length <= place.capacity ? newCode : undefined;
 }
 
 /** What `encode` makes of as many detours as it can; undefined where that is none. */
 function most<T>(
-  { plan, ofLibraries }: Load,
+  { plan, ofLibraries, names }: Load,
   place: Place,
   encode: (chosen: readonly Proposal[]) => T | undefined,
 ): T | undefined {
   const detours = detoursOf(plan);
-  const size = new Map(encodeDetours(detours, place.start).chunks.map((c) => [c.proposal, c.end - c.start]));
+  const size = new Map(encodeDetours(detours, place.start, names).chunks.map((c) => [c.proposal, c.end - c.start]));
   const rank = (p: Proposal): number => (ofLibraries.has(p.site) ? 1 : 0);
   const inOrder = [...detours].sort((a, b) => rank(a) - rank(b) || (size.get(a) ?? 0) - (size.get(b) ?? 0));
   let best: T | undefined;

@@ -15,6 +15,7 @@ import { decode, Flow } from "../x86/decode.js";
 import { near, short } from "../x86/distance.js";
 import { Code, type Linked, link } from "../x86/link.js";
 import { movable, nearBranch } from "../x86/relocate.js";
+import { agreeing, type ProbeNames } from "./apart.js";
 import type { Detour, Fragment, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
@@ -71,17 +72,30 @@ export interface NewCode {
 /**
  * Encodes all detours from link-time address `start` on, which is a multiple of 16. Where one cannot be encoded,
  * neither can those that count on the branches that it moves, and it needs no helpers.
+ * @param names of all probes: places of one universal probe are kept apart (apart.ts)
  */
-export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): NewCode {
+export function encodeDetours(proposals: readonly Proposal[], start: Vaddr, names: ProbeNames): NewCode {
   const failed = new Map<Proposal, string>();
+  /** Bytes that are left free before a chunk. */
+  const gaps = new Map<Proposal, number>();
   for (;;) {
     const left = proposals.filter((p) => !failed.has(p));
-    const made = encodeAll(left, start);
+    const made = encodeAll(left, start, gaps);
     const lost = "failed" in made ? made.failed : dependents(left);
-    if (!("failed" in made) && lost.size === 0) return { start, ...made, named: [], failed };
     for (const [proposal, reason] of lost) failed.set(proposal, reason);
+    if ("failed" in made || lost.size > 0) continue;
+    const close = agreeing(names, made.chunks);
+    if (close.length === 0) return { start, ...made, named: [], failed };
+    for (const proposal of close) {
+      const gap = (gaps.get(proposal) ?? 0) + LINE;
+      gaps.set(proposal, gap);
+      if (gap > MOST_GAP) failed.set(proposal, "no place is apart, modulo 4096, from the others of its name");
+    }
   }
 }
+
+/** So far a chunk is moved up to keep its places apart from others. */
+const MOST_GAP = 16 * LINE;
 
 /** Proposals that make no sense without others that are not there. */
 function dependents(proposals: readonly Proposal[]): ReadonlyMap<Proposal, string> {
@@ -108,6 +122,7 @@ type Encoded = { readonly bytes: Uint8Array; readonly chunks: readonly Chunk[] }
 function encodeAll(
   proposals: readonly Proposal[],
   start: Vaddr,
+  gaps: ReadonlyMap<Proposal, number>,
 ): Encoded | { readonly failed: ReadonlyMap<Proposal, string> } {
   const detours = proposals.flatMap((p) => (p.change.kind === "detour" ? [[p, p.change] as const] : []));
   const led = new Map(detours.flatMap(([, { retargets }]) => retargets.map((r) => [r.branch.at, r.target])));
@@ -115,7 +130,7 @@ function encodeAll(
   const failed = new Map<Proposal, string>();
   const drafts: Draft[] = [];
   for (const [proposal, detour] of detours) {
-    const code = chunkCode(proposal, detour, led);
+    const code = chunkCode(proposal, detour, led, gaps.get(proposal) ?? 0);
     if (typeof code === "string") failed.set(proposal, code);
     else drafts.push({ proposal, detour, ...code, ...changesFor(proposal, detour, moved) });
   }
@@ -171,9 +186,17 @@ function writeProbe(code: Unit, site: Vaddr, form: WrittenForm, lower: (by: numb
   return { first: { label: probeName(site), stackShift } };
 }
 
-/** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
-function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, Vaddr>): { readonly code: Unit; readonly labels: ReadonlyMap<Vaddr, ProbeLabels> } | string {
-  const code: Unit = new Code({ name: chunkName(proposal) });
+/**
+ * @param led branches that shall lead to moved instructions, by their address, and where they lead in the input
+ * @param gap bytes that are left free before it
+ */
+function chunkCode(
+  proposal: Proposal,
+  detour: Detour,
+  led: ReadonlyMap<Vaddr, Vaddr>,
+  gap: number,
+): { readonly code: Unit; readonly labels: ReadonlyMap<Vaddr, ProbeLabels> } | string {
+  const code: Unit = new Code({ name: chunkName(proposal), gap });
   const labels = new Map<Vaddr, ProbeLabels>();
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   const from = (origin: Vaddr, lower = 0, lastByte = 0): Unit =>

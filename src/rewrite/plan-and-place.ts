@@ -35,10 +35,10 @@ function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isU
 
 function place(program: Program, course: Course, planned: Plan): Located | string {
   const { guard } = course;
-  const { ofLibraries } = program;
+  const { ofLibraries, names } = program;
   return withFarJumps(planned, (kept, farSegments) => {
     if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
-    const load: Load = { plan: kept, guard, ofLibraries };
+    const load: Load = { plan: kept, guard, ofLibraries, names };
     return locate(load, () => placesOf(program, course, kept, farSegments));
   });
 }

@@ -13,6 +13,7 @@ import type { RewriteOptions } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
+import { ProbeNames } from "./apart.js";
 import { applyEdits, type Edit, editAt } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
@@ -26,6 +27,7 @@ export class Program {
   readonly #file: FileFacts;
   readonly #selections = new Map<FileLayout, ReadonlyMap<UsdtNote, Selection>>();
   #sites: ReadonlyMap<Vaddr, readonly UsdtNote[]> | undefined;
+  #names: ProbeNames | undefined;
   #forks: GuardSearch | undefined;
   #facts: ProgramFacts | undefined;
   #tables: InputTables | undefined;
@@ -75,6 +77,11 @@ export class Program {
   get ofLibraries(): ReadonlySet<Vaddr> {
     const own = new Set(this.notes.filter((n) => !libraries.has(n.provider)).map((n) => n.location));
     return new Set(this.notes.map((n) => n.location).filter((location) => !own.has(location)));
+  }
+
+  get names(): ProbeNames {
+    this.#names ??= new ProbeNames(this.notes);
+    return this.#names;
   }
 
   /** How it may fork, where a fork guard is asked for. @throws InputError where its dynamic tables are damaged */

@@ -3,16 +3,17 @@
  * needed, and so which form its probe gets; or why it can have none.
  */
 import type { Vaddr } from "../address.js";
-import { StackFacts } from "../facts/stack.js";
 import { FlagFacts } from "../facts/flags.js";
+import { StackFacts } from "../facts/stack.js";
 import { hasStackPointer } from "../facts/stack-pointer.js";
 import { writesRedZone } from "../kernel/kernels.js";
 import type { RedZone } from "../rewritten/contract.js";
 import { type FileLayout, forms, type ProbeLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
-import type { InputTables } from "./input-tables.js";
+import { MOST_OF_ONE_NAME } from "./apart.js";
 import type { Course } from "./course.js";
+import type { InputTables } from "./input-tables.js";
 import { canGrow, movePin, readsBelowStack, stackPin } from "./note-edits.js";
 import type { WantedSite } from "./plan.js";
 import type { Program } from "./program.js";
@@ -53,7 +54,7 @@ export function surveySites(program: Program, course: Course): Survey {
     const usesRedZone = redZone !== "unused";
     const siteAs = (chosen: FileLayout): WantedSite | Refusal =>
       chosen === "universal"
-        ? universalSite(tables, flags, location, notes, course, usesRedZone)
+        ? universalSite(program, flags, location, notes, course, usesRedZone)
         : wantedSite(tables, location, notes, usesRedZone, (guard) => formOf(chosen, guard));
     const plain = layout === "universal" && program.options.layout === "auto" ? siteAs("nop,nop10") : undefined;
     let site = siteAs(layout);
@@ -66,7 +67,7 @@ export function surveySites(program: Program, course: Course): Survey {
 }
 
 function universalSite(
-  tables: InputTables,
+  { tables, names }: Program,
   flags: FlagFacts,
   location: Vaddr,
   notes: readonly UsdtNote[],
@@ -76,8 +77,10 @@ function universalSite(
   if (typeof selector !== "object") return refuse("no-selector", selector ?? "there is no selector");
   if (!notes.every(canGrow))
     return refuse("no-twin", "its note is loaded, and no second one has room beside it", location);
+  if (!names.areFew(location))
+    return refuse("no-twin", `its name has more than ${MOST_OF_ONE_NAME} places, too many to double`, location);
   const keepsFlags = !flags.deadAt(location).dead;
-  return wantedSite(tables, location, notes, usesRedZone, (guard) => universalForm(selector.at, guard, keepsFlags));
+  return wantedSite(tables!, location, notes, usesRedZone, (guard) => universalForm(selector.at, guard, keepsFlags));
 }
 
 function wantedSite(
