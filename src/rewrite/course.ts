@@ -6,7 +6,7 @@
  * once more without it.
  */
 import type { FileLayout } from "../usdt/forms.js";
-import { type ForkGuardPlan, guardIn, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
+import { type ForkGuardPlan, guardedStart, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { chooseLayout } from "./layout-choice.js";
 import type { Program } from "./program.js";
 import { planSelector, type SelectorPlan } from "./selector/selector.js";
@@ -42,8 +42,8 @@ export function chooseCourse(program: Program): Course {
   if (hasChoice && guard.uncovered.length > 0) return withoutGuard(program, guard, uncoveredWords(guard.uncovered));
   const common = { noGuard: null, neverForks: false, wayToFork: program.wayToFork };
   if (layout !== "universal") return { ...common, layout, guard, selector: undefined };
-  const selector = planSelector(guard.cover.image);
-  if (typeof selector === "object") return { ...common, layout, guard: guardIn(guard, selector.image), selector };
+  const selector = planSelector(guardedStart(guard));
+  if (typeof selector === "object") return { ...common, layout, guard, selector };
   // Without a selector there is no nop5 either, and no need of a guard for one; unless there were some before.
   const others = unguarded(program, null, program.wayToFork);
   return hasChoice ? others : { ...others, guard };
@@ -58,7 +58,7 @@ function unguarded(program: Program, noGuard: string | null, wayToFork: string |
   const layout = chooseLayout(options.layout, options.kernel, wayToFork === undefined);
   const course = { layout, guard: undefined, noGuard, selector: undefined, neverForks: false, wayToFork };
   if (layout !== "universal" || program.notes.length === 0) return course;
-  const selector = planSelector(program.image);
+  const selector = planSelector({ image: program.image, callsFirst: false });
   if (typeof selector === "object" || options.layout !== "auto") return { ...course, selector };
   return { ...course, layout: "nop,nop10", selector };
 }

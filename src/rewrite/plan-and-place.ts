@@ -34,11 +34,17 @@ function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isU
 }
 
 function place(program: Program, course: Course, planned: Plan): Located | string {
-  const { guard } = course;
+  const { guard, selector } = course;
   const { ofLibraries, names } = program;
   return withFarJumps(planned, (kept, farSegments) => {
     if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
-    const load: Load = { plan: kept, guard, ofLibraries, names };
+    const load: Load = {
+      plan: kept,
+      guard,
+      selector: typeof selector === "object" ? selector : undefined,
+      ofLibraries,
+      names,
+    };
     return locate(load, () => placesOf(program, course, kept, farSegments));
   });
 }
@@ -54,7 +60,10 @@ function placesOf(program: Program, { guard, selector }: Course, kept: Plan, far
   const { options, tables } = program;
   const image = typeof selector === "object" ? selector.image : program.image;
   const wanted = { ...options, farSegments };
-  const found = guard === undefined ? placesFor(image, wanted) : guardedPlaces(guard, wanted);
+  const found =
+    guard === undefined
+      ? placesFor(image, wanted)
+      : guardedPlaces(guard, wanted, typeof selector === "object" ? image : undefined);
   if (tables === undefined) return found;
   // A guard comes from nowhere in the input.
   const origins: readonly Vaddr[] | undefined =

@@ -116,12 +116,18 @@ function assemblyOf(
 ): Assembly {
   const { proposals, code, placed } = located;
   const { image, guard, selector, unwind } = changes;
-  const addedSections = [...(guard?.addedSections ?? []), ...(selector === undefined ? [] : [selector.section])];
+  const addedSections = [...(guard?.addedSections ?? []), ...(selector?.addedSections ?? [])];
   const noteChanges = changeNotes(image, notes, placed);
   // Of several notes with one location the first gives it its name.
   const firstAt = new Map(notes.map((note) => [note.location, note] as const).reverse());
   return {
-    edits: [...changes.code, ...noteChanges.edits, ...movedSymbols(located, changes), ...(guard?.edits ?? [])],
+    edits: [
+      ...changes.code,
+      ...noteChanges.edits,
+      ...movedSymbols(located, changes),
+      ...(guard?.edits ?? []),
+      ...(selector?.edits ?? []),
+    ],
     replaced: noteChanges.replaced,
     code,
     ...(typeof unwind === "object" && { unwind }),

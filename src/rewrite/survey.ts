@@ -80,7 +80,9 @@ function universalSite(
   if (!names.areFew(location))
     return refuse("no-twin", `its name has more than ${MOST_OF_ONE_NAME} places, too many to double`, location);
   const keepsFlags = !flags.deadAt(location).dead;
-  return wantedSite(tables!, location, notes, usesRedZone, (guard) => universalForm(selector.at, guard, keepsFlags));
+  return wantedSite(tables!, location, notes, usesRedZone, (guard) =>
+    universalForm(selector.selector, guard, keepsFlags),
+  );
 }
 
 function wantedSite(

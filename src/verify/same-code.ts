@@ -153,6 +153,8 @@ export class Walk {
   /** The notes of all passings. */
   readonly passed = new Set<number>();
   private losesFlags = false;
+  /** What is wrong with a step that goes on. */
+  private aside: Problem | undefined;
   private readonly pairs: Pair[] = [];
 
   constructor(private readonly subject: Subject) {}
@@ -211,7 +213,8 @@ export class Walk {
     const past = pair.past && original.at === pair.o;
     const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, branch: undefined, from: pair };
     const problem = this.meet(stop, { here, original, rewritten, touched });
-    if (problem !== undefined) this.report(arrival, pair, here, problem);
+    for (const found of [problem, this.aside]) if (found !== undefined) this.report(arrival, pair, here, found);
+    this.aside = undefined;
   }
 
   /** What the ends of both silences have to do with each other. */
@@ -380,8 +383,7 @@ export class Walk {
         `the return address of the call at ${hex(here.o)} is ${hex(here.pending!)} in the rewritten code`,
       );
     this.passedQuietly(step, true);
-    const flags = this.flagsProblem(call.start, here.lost);
-    if (flags !== undefined) return flags;
+    this.aside = this.flagsProblem(call.start, here.lost);
     this.replaced.push(call);
     this.keptCalls.add(call.start);
     const after = this.subject.mayReturn(call) ? [here.r, call.end] : [here.r];
@@ -441,7 +443,11 @@ export class Walk {
     const { reads, writes } = flagEffects(a.bytes, a.start);
     if (reads & lost)
       return different(`the instruction at ${hex(a.start)} reads flags that the question for the selector has changed`);
-    if (a.flow & LEAVES) return this.flagsProblem(a.start, lost) ?? 0;
+    if (a.flow & LEAVES) {
+      // What comes after it is followed all the same.
+      this.aside = this.flagsProblem(a.start, lost);
+      return 0;
+    }
     return lost & ~writes;
   }
 

@@ -7,7 +7,7 @@ import { vaddr } from "../../src/address.js";
 import { type CfaRows, DWARF_RSP, rowAt } from "../../src/elf/cfa-rows.js";
 import { decodeInstructions } from "../../src/emulate/instruction.js";
 import { beforeFork, behindFork } from "../../src/rewrite/fork-guard/handler/held-signals.js";
-import { namedCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { namedCode } from "../../src/rewrite/start/named-code.js";
 import type { Assembler } from "../../src/x86/assembler.js";
 import { linkOne } from "../../src/x86/link.js";
 import { linkedGuard } from "./guarded-program.js";

@@ -20,7 +20,7 @@
 
 import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
-import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
+import { forEachRelocation, readDynamicTags, startsProcesses } from "../../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
 import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
@@ -49,6 +49,7 @@ import {
   searchForks,
 } from "./install/fork-cover.js";
 import { FORK_GUARD } from "./install/fork-handlers.js";
+import { INIT } from "./install/stubs.js";
 
 /** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
 function needsGuard({ kernel, layout }: RewriteOptions): boolean {
@@ -109,18 +110,31 @@ export function planForkGuard(
   return { cover: plan, uncovered, input: forks.image, notes };
 }
 
-/** The same guard for a file whose writable segment has room for something after the guard's own words. */
-export const guardIn = (plan: ForkGuardPlan, image: ElfImage): ForkGuardPlan => {
-  const { handler } = plan.cover;
-  return { ...plan, cover: { ...plan.cover, image, handler: handler && { ...handler, image } } };
-};
-
 export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
-/** The places for new code with a guard: those in segments of two pages or more first. */
-export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): Places {
-  const { places, obstacle } = coverPlaces(cover, options);
+/** The input as it is with a guard, to whoever has code called at its start as well. */
+export interface GuardedStart {
+  /** It has room for the guard's words. */
+  readonly image: ElfImage;
+  /** Whether the guard's code is called at the start of a library, before all others. */
+  readonly callsFirst: boolean;
+}
+
+export const guardedStart = ({ cover }: ForkGuardPlan): GuardedStart => ({
+  image: cover.image,
+  callsFirst: cover.handler !== undefined && !startsProcesses(cover.image),
+});
+
+/** What a guard has called at the start of a library; nothing else of the process depends on what runs before it. */
+export const guardInit = ({ code }: ForkGuard): Vaddr => code.addressOf(INIT);
+
+/**
+ * The places for new code with a guard: those in segments of two pages or more first.
+ * @param image the input with room for the guard's words, and maybe for others
+ */
+export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions, image: ElfImage = cover.image): Places {
+  const { places, obstacle } = coverPlaces(cover, options, image);
   const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }
@@ -128,9 +142,10 @@ export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): 
 /** What changes in the input by the guard, and the input as program headers are to see it. */
 export type GuardChanges = { readonly image: ElfImage } & ChildHandlerChanges;
 
-export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard): GuardChanges => ({
+/** @param first new code that a library's start leads to instead, and that goes on to `guardInit` */
+export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard, first?: Vaddr): GuardChanges => ({
   image: cover.image,
-  ...coverChanges(cover, code),
+  ...coverChanges(cover, code, first),
 });
 
 /** What a rewrite gained by its guard. */
