@@ -82,7 +82,8 @@ function settled(
 ): Located | string {
   const isEmpty = guard === undefined && newCode.chunks.length === 0;
   const bare = located(plan, isEmpty ? undefined : { place, newCode }, failed);
-  const guarded = guard === undefined ? { newCode, guard } : withForkGuard(guard, place, newCode, bare.placed);
+  const guarded =
+    guard === undefined ? { newCode, guard } : withForkGuard(guard, place, newCode, bare.placed, selector?.selector);
   if (typeof guarded === "string") return guarded;
   const whole = { ...bare, code: bare.code && { place, newCode: guarded.newCode }, guard: guarded.guard };
   if (selector === undefined || ![...bare.placed.values()].some(({ form }) => isUniversal(form))) return whole;

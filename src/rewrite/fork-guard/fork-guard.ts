@@ -192,17 +192,23 @@ const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZ
 /**
  * New code with the guard after it, for the rewritten probes and for those that were a nop5 before; or why it cannot be
  * there.
+ * @param selector the guard asks it first, where all of its sites are second places of universal probes
  */
 export function withForkGuard(
   { cover, input, notes }: ForkGuardPlan,
   place: Place,
   newCode: NewCode,
   placed: ReadonlyMap<Vaddr, PlacedProbe>,
+  selector: Vaddr | undefined,
 ): GuardedCode | string {
-  const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
+  const before = nop5Before(input, notes, placed);
+  const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...before];
+  // Sites that stood before run whatever it says.
+  const isAsked =
+    before.length === 0 && [...placed.values()].every((p) => isUniversal(p.form) || nop5Of(p).length === 0);
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
-  const guard = guardFor(mappings, cover.handler?.slots);
+  const guard = guardFor(mappings, cover.handler?.slots, isAsked ? selector : undefined);
   if (typeof guard === "string") return guard;
   const code = coverCode(cover, start, guard);
   if (typeof code === "string") return code;
@@ -222,9 +228,13 @@ export function withForkGuard(
 }
 
 /** The guard for these sites, or why there can be none. */
-function guardFor(mappings: readonly GuardedMapping[], slots: SignalSlots | undefined): ChildGuard | string {
+function guardFor(
+  mappings: readonly GuardedMapping[],
+  slots: SignalSlots | undefined,
+  selector: Vaddr | undefined,
+): ChildGuard | string {
   try {
-    return childGuard(FORK_GUARD, mappings, slots);
+    return childGuard(FORK_GUARD, mappings, slots, selector);
   } catch (error) {
     if (error instanceof RangeError) return error.message;
     throw error;
