@@ -80,7 +80,7 @@ Exit status:
         `the kernels this file will be traced on: any, running, or a version (${rangesOf(["6.18", "7.2"])})`,
       )
         .argParser(anyKernel)
-        .default("6.18"),
+        .default("any"),
     )
     .addOption(
       new Option("--layout <layout>", "what to put at a probe")

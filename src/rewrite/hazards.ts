@@ -35,6 +35,8 @@ interface HazardContext {
   /** The fork guard, or undefined and perhaps a reason. */
   readonly guard: ForkGuard | undefined;
   readonly noGuard: string | undefined;
+  /** Why there is no selector, where one is wanted, and so no universal probe. */
+  readonly noSelector: string | undefined;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
   /** What probes cost that are reached by a jump over the bytes after them (tactics/punned.ts). */
@@ -52,6 +54,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...forkHazard(context),
     ...bareNop5Hazard(context),
     ...oldKernelHazard(context),
+    ...slowHazard(context),
     ...detachHazard(context),
     ...refusedHazard(context),
     ...selfCheck(context),
@@ -142,6 +145,17 @@ function oldKernelHazard({ placed, already }: HazardContext): Hazard[] {
     {
       code: "old-kernel",
       message: `kernels ${STEPPING} run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
+    },
+  ];
+}
+
+/** All kernels are asked for, and no byte can say which one it is. */
+function slowHazard({ layout, noSelector, placed }: HazardContext): Hazard[] {
+  if (noSelector === undefined || layout === "universal" || placed.size === 0) return [];
+  return [
+    {
+      code: "not-universal",
+      message: `Linux ${KILLING} traces these probes by a trap, as before: there can be no universal ones, ${noSelector} (--kernel 6.18 makes calls of them, and suits no other kernel)`,
     },
   ];
 }
