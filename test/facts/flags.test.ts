@@ -2,6 +2,7 @@
  * Small assembly functions (flags.S), each with the answer that is expected beside its probe; programs of compilers, and
  * the five Debian packages.
  */
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -11,6 +12,8 @@ import { type FlagFact, FlagFacts } from "../../src/facts/flags.js";
 import { gatherFacts } from "../../src/facts/program.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { build } from "../fixtures/build.js";
+import { options, words } from "../fixtures/head.js";
+import { allFixtures } from "../fixtures/matrix.js";
 import { corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "../packages/corpus.js";
 
 const source = fileURLToPath(new URL("./flags.S", import.meta.url));
@@ -49,6 +52,47 @@ describe("assembly functions", async () => {
     const { dead, because } = answers.get(name)!;
     expect(dead ? "dead" : "alive", because).toBe(answer);
     expect(because).not.toBe("");
+  });
+});
+
+const hasRust = spawnSync("rustc", ["--version"]).status === 0;
+
+describe.skipIf(!hasRust)("Rust (rustc; skipped where there is none)", () => {
+  it("preserves_flags keeps a carry over the probe, and without it nothing is kept", async () => {
+    const built = await build({
+      output: "rust.so",
+      compiler: "rustc",
+      sources: [fileURLToPath(new URL("./preserves-flags.rs", import.meta.url))],
+      flags: ["-O", "--crate-type=cdylib", "-Cpanic=abort", "-Clink-arg=-nostdlib"],
+    });
+    if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+    const answers = answersOf(parseElf(readFileSync(built.path)));
+    expect(Object.fromEntries(answers.map((a) => [a.name, a.dead]))).toEqual({ kept: false, lost: true });
+    expect(answers.find((a) => a.name === "kept")!.because).toMatch(/^the instruction at 0x[0-9a-f]+ reads CF$/);
+  });
+});
+
+describe("C and C++: their compilers take every asm as one that destroys the flags", () => {
+  const ways = ["gcc", "clang"].flatMap((compiler) => ["-O0", "-O2"].map((level) => ({ compiler, level })));
+
+  it.each(ways)("$compiler $level", async ({ compiler, level }) => {
+    const alive: string[] = [];
+    let probes = 0;
+    for (const { name, file, head } of allFixtures()) {
+      if (head.compilers !== undefined && !words(head.compilers).includes(compiler)) continue;
+      const further = file.endsWith(".cc") ? ["-lstdc++"] : [];
+      const flags = [level, ...options(head.flags), ...further, "-Wno-unused-command-line-argument"];
+      const built = await build({ output: name, compiler, sources: [file], flags });
+      if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+      const answers = answersOf(parseElf(readFileSync(built.path)));
+      probes += answers.length;
+      // Not optimized, its jumps go by slots of the stack: no tactic knows where they lead, either.
+      const isOpen = ({ because }: FlagFact): boolean =>
+        name === "computed-goto" && level === "-O0" && because.includes("nothing is known of where the jump");
+      alive.push(...answers.filter((a) => !a.dead && !isOpen(a)).map((a) => `${name} ${a.name}: ${a.because}`));
+    }
+    expect(probes).toBeGreaterThan(50);
+    expect(alive).toEqual([]);
   });
 });
 
