@@ -240,6 +240,7 @@ function putsOnStack({ bytes, start, flow }: Instruction): boolean {
   if (flow !== Flow.Next) return false;
   return decodeOne(bytes, start, (instruction) => {
     const isPush = instruction.isStackInstruction && instruction.stackPointerIncrement < 0;
-    return isPush || (instruction.op0Kind === OpKind.Memory && instruction.memoryBase === Register.RSP);
+    const { op0Kind, memoryBase, memoryDisplacement } = instruction;
+    return isPush || (op0Kind === OpKind.Memory && memoryBase === Register.RSP && memoryDisplacement === 0n);
   });
 }
