@@ -158,7 +158,9 @@ export class FlagWalk {
   private jump(at: Vaddr, target: number, flags: number, ways: Ways): string | undefined {
     if (Number.isNaN(target)) return `nothing is known of where the jump at ${hex(at)} leads`;
     if (this.isLinkage(target)) return undefined;
-    if (this.thunks.registerOf(vaddr(target)) >= 0) return this.indirect(at, flags, ways);
+    // A function's own indirect jump, which its others share, looks like a thunk.
+    const isOwn = this.facts.functions.containing(at)?.index === this.facts.functions.containing(target)?.index;
+    if (!isOwn && this.thunks.registerOf(vaddr(target)) >= 0) return this.indirect(at, flags, ways);
     ways.add(vaddr(target), flags);
     return undefined;
   }
