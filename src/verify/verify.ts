@@ -10,6 +10,7 @@ import type { SiteVerdict, VerifyReport } from "./contract.js";
 import { examineGuard, type Guard } from "./guard/guard.js";
 import type { Original } from "./original.js";
 import { compareRest } from "./rest.js";
+import { examineSelector } from "./selector/selector.js";
 import { examineCode } from "./sites.js";
 
 /**
@@ -27,14 +28,16 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   // Where the original can be read and the rewritten file cannot, that is a difference and no bad input.
   if (!hasReadableNotes(rewritten)) {
     const sites = unjudged(image, "the notes of the rewritten file cannot be read");
-    const rest = compareRest(rewritten, image, [], [], undefined, asLaidOut);
+    const rest = compareRest(rewritten, image, [], [], undefined, undefined, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
     const original = new FileFacts(image);
     const { sites, explained, origins } = examineCode(rewritten, original);
-    const guard = examineGuard(rewritten, original, compareCode(image, rewritten));
-    const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
+    const code = compareCode(image, rewritten);
+    const selector = examineSelector(image, rewritten, code.added);
+    const guard = examineGuard(rewritten, original, code, selector);
+    const rest = compareRest(rewritten, image, explained, origins, guard, selector, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {
     // What is known not to be the original may have damaged tables: that it is not the original is the answer.

@@ -6,16 +6,13 @@ import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type ElfImage, parseElf } from "../../src/elf/image.js";
-import { chooseCourse } from "../../src/rewrite/course.js";
-import type { ForkGuardPlan } from "../../src/rewrite/fork-guard/fork-guard.js";
-import { readProgram } from "../../src/rewrite/program.js";
+import { parseElf } from "../../src/elf/image.js";
 import { planSelector } from "../../src/rewrite/selector/selector.js";
 import { findingsOf, newFindings } from "../judges/findings.js";
 import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
-import { compiled, HERE, select } from "./selected.js";
+import { compiled, guardOf, HERE, select } from "./selected.js";
 
 const noMusl = skipBecause(
   "programs for musl",
@@ -73,23 +70,6 @@ async function selected(compiler: string, flags: readonly string[], source = "li
   const input = await compiled(compiler, [source], ...flags);
   const output = scratch("libselected.so");
   return { input, output, made: select(input, output, guard) };
-}
-
-const options = {
-  kernel: "6.18",
-  layout: "nop5",
-  only: [],
-  newBuildId: false,
-  tableAtEnd: false,
-  keepOffsets: true,
-  forkGuard: true,
-} as const;
-
-/** A guard for the nop5 that the library has. */
-function guardOf(image: ElfImage): ForkGuardPlan {
-  const { guard, noGuard } = chooseCourse(readProgram(image, options));
-  if (guard === undefined) throw new Error(`no guard: ${noGuard}`);
-  return guard;
 }
 
 describe.skipIf(!canCompile)("the selector of a library", () => {

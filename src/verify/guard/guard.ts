@@ -34,13 +34,14 @@ import { touches, union } from "../../intervals.js";
 import { readCarry } from "../../rewritten/carry.js";
 import { tellsOfGuard } from "../../rewritten/memo.js";
 import type { ChangedCode } from "../changed-code.js";
+import { type Caller, callers, type LoaderView, readLoaderView } from "../loader-view.js";
 import { atAddress, type Finding, finding } from "../rest/findings.js";
+import type { Selector } from "../selector/selector.js";
 import { judgeChild } from "./child.js";
 import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
 import { guardedSites } from "./guarded-sites.js";
 import { judgeParent, judgePrepare } from "./held-signals.js";
 import type { Guarded } from "./kernel.js";
-import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
 import { Machine, unlessAbsent } from "./machine.js";
 import { Slots } from "./slots.js";
@@ -78,14 +79,20 @@ export interface Guard {
  * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
  * @param file the original
  * @param code what changed, and new code
+ * @param selector the file's, whose code may be called first, and go on to the guard's
  */
-export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, added }: ChangedCode): Guard | undefined {
+export function examineGuard(
+  rewritten: ElfImage,
+  file: FileFacts,
+  { changed, added }: ChangedCode,
+  selector: Selector | undefined,
+): Guard | undefined {
   const original = file.image;
   const said = memoSays(rewritten);
   const isNew = (address: number): boolean => touches(added, address, address + 1);
   let views: readonly [LoaderView, LoaderView];
   try {
-    views = [readLoaderView(original), readLoaderView(rewritten)];
+    views = [readLoaderView(original), without(selector, readLoaderView(rewritten))];
   } catch (error) {
     // Damaged tables are bytes that differ, and others say so.
     if (!(error instanceof InputError)) throw error;
@@ -100,10 +107,20 @@ export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, ad
     if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
   }
-  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours).run();
+  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selector).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
+}
+
+/** The file as it is to the loader, but for the selector's code, which goes on to what is called then. */
+function without(selector: Selector | undefined, view: LoaderView): LoaderView {
+  if (selector?.hooked === undefined) return view;
+  const { caller, next } = selector.hooked;
+  const called = new Map(view.called);
+  if (next === undefined) called.delete(caller);
+  else called.set(caller, next);
+  return { ...view, called };
 }
 
 /** Whether rewriting has noted a guard; undefined where its memo cannot be read. */
@@ -134,6 +151,7 @@ class Examination {
     private readonly before: LoaderView,
     private readonly isNew: (address: number) => boolean,
     private readonly detours: readonly ForkDetour[],
+    private readonly selector: Selector | undefined,
   ) {}
 
   private get original(): ElfImage {
@@ -148,7 +166,7 @@ class Examination {
       this.before,
       this.now,
       addressesIn(words),
-      new Map(heads.map((h) => [h.at, h.holds])),
+      new Map([...heads.map((h) => [h.at, h.holds] as const), ...(this.selector?.heads ?? [])]),
     );
     this.findings.push(...changes.findings);
     this.slotWords = this.unfilled(words, changes.words);
@@ -210,6 +228,7 @@ class Examination {
   private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: Interval<FileOffset>[] }[] {
     return [...hooks].flatMap(([caller, { start, next }]) => {
       if (next === undefined || caller === "DT_INIT" || caller === "DT_FINI") return [];
+      if (caller === this.selector?.hooked?.caller) return [];
       const at = this.before.tags.find((t) => t.d_tag === elf[caller])!.d_val;
       const stored = offsetOf(this.original, vaddr(at));
       let spelled = false;
@@ -224,11 +243,9 @@ class Examination {
 
   /** What a writable segment has after its variables, as words. */
   private words(): Interval<Vaddr> | undefined {
-    const [longer, another] = longerInMemory(this.original, this.rewritten);
+    const [longer, another] = longerInMemory(this.original, this.rewritten, this.selector?.word);
     if (longer === undefined) return undefined;
-    const { segment, grown } = longer;
-    const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
-    const end = grown.p_vaddr + grown.p_memsz;
+    const { grown, start, end } = longer;
     if (another !== undefined)
       this.say(atAddress(another.grown.p_vaddr), "a second segment has words after its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
@@ -240,7 +257,7 @@ class Examination {
       alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageStart(start);
     if (this.rewritten.programHeaders.some(shares))
       this.say(atAddress(start), "its words share a page with another segment");
-    return { start: vaddr(start), end: vaddr(end) };
+    return { start, end };
   }
 
   /** The words that no relocation fills: slots, if they are pairs in a row. */
@@ -263,6 +280,7 @@ class Examination {
     const addedTags: (readonly [number, number])[] = [];
     const tagOf = (view: LoaderView, tag: number): number | undefined => view.tags.find((t) => t.d_tag === tag)?.d_val;
     for (const [caller, { start, next }] of hooks) {
+      if (caller === this.selector?.hooked?.caller) continue;
       const tag = elf[caller];
       if (caller === "DT_INIT" || caller === "DT_FINI") {
         if (tagOf(this.before, tag) !== undefined) tagValues.set(tag, start);
@@ -464,16 +482,21 @@ const addressesIn = (words: Interval<Vaddr> | undefined): ReadonlySet<Vaddr> =>
       : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => vaddr(words.start + WORD * i)),
   );
 
-/** The writable segments that have more in memory than they had, and not in the file. */
-function longerInMemory(
-  original: ElfImage,
-  rewritten: ElfImage,
-): { readonly segment: ProgramHeader; readonly grown: ProgramHeader }[] {
+interface Longer extends Interval<Vaddr> {
+  readonly grown: ProgramHeader;
+}
+
+/** What writable segments have more in memory than they had, and not in the file, but for the selector's word. */
+function longerInMemory(original: ElfImage, rewritten: ElfImage, word: Interval<Vaddr> | undefined): Longer[] {
   const isWritable = (p: ProgramHeader): boolean => p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0;
   return original.programHeaders.filter(isWritable).flatMap((segment) => {
     const grown = rewritten.programHeaders.find((p) => isWritable(p) && p.p_vaddr === segment.p_vaddr);
     const isLonger = grown !== undefined && grown.p_memsz > segment.p_memsz && grown.p_filesz === segment.p_filesz;
-    return isLonger ? [{ segment, grown }] : [];
+    if (!isLonger) return [];
+    const start = vaddr(alignUp(segment.p_vaddr + segment.p_memsz, WORD));
+    const whole = vaddr(grown.p_vaddr + grown.p_memsz);
+    const end = word?.end === whole ? word.start : whole;
+    return start < end ? [{ grown, start, end }] : [];
   });
 }
 
