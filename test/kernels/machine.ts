@@ -100,10 +100,15 @@ export interface GuestRun {
   readonly seconds: number;
 }
 
+/** What `vm` says where this machine's kvm is of no use; the next guests need not try it again. */
+const NO_KVM = "vm: kvm does not run this kernel here";
+let kvmFailed = false;
+
 /** Runs a command on a kernel, with this machine's files underneath; what it writes is gone afterwards. */
 export async function inGuest({ folder }: TestKernel, ...command: readonly string[]): Promise<GuestRun> {
   const before = process.hrtime.bigint();
-  const vm = spawn(path.join(here, "vm"), ["-t", String(GUEST_SECONDS), folder, "--", ...command], {
+  const options = ["-t", String(GUEST_SECONDS), ...(kvmFailed ? ["-a", "tcg"] : [])];
+  const vm = spawn(path.join(here, "vm"), [...options, folder, "--", ...command], {
     cwd: root,
     env: {
       ...process.env,
@@ -120,6 +125,7 @@ export async function inGuest({ folder }: TestKernel, ...command: readonly strin
   const texts = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) vm[name].setEncoding("utf8").on("data", (s) => (texts[name] += s));
   const status = await new Promise<number | null>((resolve, reject) => vm.on("error", reject).on("close", resolve));
+  kvmFailed ||= texts.stderr.includes(NO_KVM);
   return { status, ...texts, seconds: Number(process.hrtime.bigint() - before) / 1e9 };
 }
 
