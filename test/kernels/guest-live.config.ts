@@ -6,5 +6,5 @@ import guest from "./guest.config.js";
 
 export default {
   ...guest,
-  test: { ...guest.test, include: ["test/live/sessions.test.ts"], pool: "forks", setupFiles: ["test/each-file.ts"] },
+  test: { ...guest.test, include: ["test/live/sessions.test.ts"], setupFiles: ["test/each-file.ts"] },
 };
