@@ -19,7 +19,7 @@ const alone = [
 export default defineConfig({
   test: {
     // Some tests run the program as its users do, which needs it built.
-    globalSetup: ["test/build-first.ts", "test/nothing-left.ts"],
+    globalSetup: ["test/build-first.ts", "test/nothing-left.ts", "test/kernels/table.ts"],
     // Where the machine has other work as well: one that hangs is ended all the same.
     testTimeout: 300_000,
     hookTimeout: 600_000,

@@ -35,6 +35,10 @@ describe.skipIf(cannotCompile("hazards"))("hazards", () => {
     expect(codes(await rewriteWith(plain))).toEqual(["old-kernel", "detach"]);
     expect(codes(await rewriteWith(plain, "--layout", "nop,nop5"))).toEqual(["detach"]);
     const bare = await rewriteWith(plain, "--no-fork-guard");
+    // Two ways to be damaged, one line: what all of these kernels do, and how not to meet it.
+    const torn = message(await rewriteWith(plain), "detach");
+    expect(torn).toMatch(/CVE-2026-72357.*6\.18 to 7\.1 when two have traced it/);
+    expect(torn).toContain("one tracer at a time is safe");
     expect(codes(bare).sort()).toEqual(["detach", "fork-in-library", "old-kernel"]);
     expect(message(bare, "fork-in-library")).toContain("--no-fork-guard");
     expect(codes(await rewriteWith(plain, "--no-fork-guard", "--layout", "nop,nop5"))).toEqual([
