@@ -74,6 +74,7 @@ export function guardOf(image: ElfImage): ForkGuardPlan {
 export interface Installed extends InstalledSelector {
   /** The file as it was made: with nothing told to selector.h. */
   readonly bytes: Buffer;
+  readonly original: Buffer;
 }
 
 /** Writes `output`; what it throws is the reason why not. */
@@ -87,5 +88,5 @@ export function select(input: string, output: string, guard?: (image: ElfImage) 
   tell(image, told, installed.plan.selector);
   writeFileSync(output, told);
   chmodSync(output, 0o755);
-  return { ...installed, bytes };
+  return { ...installed, bytes, original: image.bytes };
 }
