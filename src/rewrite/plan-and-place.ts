@@ -10,8 +10,10 @@ import { type Load, type Located, locate, withFarJumps } from "./locate.js";
 import { type Places, placesFor } from "./place.js";
 import { type Plan, planSites } from "./plan.js";
 import type { Program } from "./program.js";
+import type { Proposal } from "./proposal.js";
 import type { Survey } from "./survey.js";
 import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
+import { isUniversal } from "./written-form.js";
 
 /** What is done for each probe, in its place; or why the course's guard is of no use. */
 export function planAndPlace(program: Program, course: Course, survey: Survey): Located | string {
@@ -25,22 +27,38 @@ export function planAndPlace(program: Program, course: Course, survey: Survey): 
 }
 
 function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isUnwindable: boolean): Plan {
-  const { wanted, skipped } = survey;
+  const { wanted, plainer, skipped } = survey;
   if (tables === undefined || wanted.length === 0)
     return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
   const sites = new Set(notes.map((n) => n.location));
-  const planned = planSites(tables, wanted, sites, guard !== undefined, isUnwindable);
+  const planned = planSites(tables, { wanted, plainer }, sites, guard !== undefined, isUnwindable);
   return { ...planned, skipped: new Map([...skipped, ...planned.skipped]) };
 }
 
 function place(program: Program, course: Course, planned: Plan): Located | string {
-  const { guard } = course;
-  const { ofLibraries } = program;
-  return withFarJumps(planned, (kept, farSegments) => {
+  const { guard, selector } = course;
+  const { ofLibraries, names } = program;
+  const load: Load = {
+    plan: planned,
+    guard,
+    selector: typeof selector === "object" ? selector : undefined,
+    ofLibraries,
+    names,
+  };
+  const located = withFarJumps(planned, (kept, farSegments) => {
     if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
-    const load: Load = { plan: kept, guard, ofLibraries };
-    return locate(load, () => placesOf(program, course, kept, farSegments));
+    return locate({ ...load, plan: kept }, () => placesOf(program, course, kept, farSegments));
   });
+  if (typeof located === "string" || load.selector === undefined || located.selector !== undefined) return located;
+  // No probe asks the selector: then there is none, and the file has no room for it.
+  return place(program, { ...course, selector: undefined }, withoutUniversal(planned, located));
+}
+
+/** What is left of a plan when no universal probe of it has a place. */
+function withoutUniversal(planned: Plan, { skipped }: Located): Plan {
+  const asks = ({ change }: Proposal): boolean =>
+    change.kind === "detour" && change.body.some((f) => f.kind === "probe" && isUniversal(f.form));
+  return { ...planned, proposals: planned.proposals.filter((p) => !asks(p)), skipped };
 }
 
 /** Whether a probe that is asked for is a nop5 already. */
@@ -50,9 +68,14 @@ function hasNop5({ image, notes, sites }: Program): boolean {
 }
 
 /** Where new code can go, best first: with unwind information beside it, where there is any to write. */
-function placesOf({ image, options, tables }: Program, { guard }: Course, kept: Plan, farSegments: number): Places {
+function placesOf(program: Program, { guard, selector }: Course, kept: Plan, farSegments: number): Places {
+  const { options, tables } = program;
+  const image = typeof selector === "object" ? selector.image : program.image;
   const wanted = { ...options, farSegments };
-  const found = guard === undefined ? placesFor(image, wanted) : guardedPlaces(guard, wanted);
+  const found =
+    guard === undefined
+      ? placesFor(image, wanted)
+      : guardedPlaces(guard, wanted, typeof selector === "object" ? image : undefined);
   if (tables === undefined) return found;
   // A guard comes from nowhere in the input.
   const origins: readonly Vaddr[] | undefined =

@@ -1,13 +1,16 @@
 /**
  * Whether a rewritten file is still the same program: every probe's code, and the rest of the file.
  */
+import type { Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { FileFacts } from "../facts/file-facts.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { compareCode } from "./changed-code.js";
+import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
 import { examineGuard, type Guard } from "./guard/guard.js";
+import { pairNotes } from "./note-pairs.js";
 import type { Original } from "./original.js";
 import { compareRest } from "./rest.js";
 import { examineSelector } from "./selector/selector.js";
@@ -36,7 +39,7 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
     const { sites, explained, origins } = examineCode(rewritten, original);
     const code = compareCode(image, rewritten);
     const selector = examineSelector(image, rewritten, code.added);
-    const guard = examineGuard(rewritten, original, code, selector);
+    const guard = examineGuard(rewritten, original, code, selector, twinsIn(rewritten, image));
     const rest = compareRest(rewritten, image, explained, origins, guard, selector, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {
@@ -49,6 +52,12 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
       forkGuard: null,
     };
   }
+}
+
+/** The second places of universal probes. */
+function twinsIn(rewritten: ElfImage, original: ElfImage): ReadonlySet<Vaddr> {
+  const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten), new CodeReader(rewritten));
+  return new Set(pairs.flatMap(({ twin }) => twin?.location ?? []));
 }
 
 /** What is said of the guard alone; what is wrong with it is among the findings as well. */

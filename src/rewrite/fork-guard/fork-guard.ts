@@ -26,7 +26,6 @@ import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { addTo } from "../../grouped.js";
 import type { RewriteOptions } from "../../rewritten/contract.js";
-import { forms } from "../../usdt/forms.js";
 import type { UsdtNote } from "../../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../../usdt/sites.js";
 import { INT3 } from "../../x86/bytes.js";
@@ -34,6 +33,7 @@ import { chooseLayout, kernelsAsked } from "../layout-choice.js";
 import type { NewCode } from "../new-code.js";
 import type { Place, PlaceOptions, Places } from "../place.js";
 import type { PlacedProbe } from "../proposal.js";
+import { isUniversal, makesNop5 } from "../written-form.js";
 import { type ChildGuard, childGuard } from "./handler/child-guard.js";
 import type { GuardedMapping } from "./handler/guarded-pages.js";
 import type { SignalSlots } from "./handler/signal-slots.js";
@@ -53,8 +53,8 @@ import { INIT } from "./install/stubs.js";
 
 /** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
 function needsGuard({ kernel, layout }: RewriteOptions): boolean {
-  const { nop } = forms[chooseLayout(layout, kernel, true)];
-  return kernelsAsked(kernel).some((k) => k.killsForkedChildren && k.optimizes === nop);
+  const chosen = chooseLayout(layout, kernel, true);
+  return makesNop5(chosen) && kernelsAsked(kernel).some((k) => k.killsForkedChildren);
 }
 
 /** How a file may fork, where a guard is asked for; else why none is. */
@@ -164,7 +164,10 @@ interface GuardedCode {
 }
 
 /** Addresses of the bytes `0f 1f 44 00 00` of a rewritten probe. */
-const nop5Of = ({ location, form }: PlacedProbe): Vaddr => vaddr(location + form.patched.offset);
+function nop5Of({ location, form, twin }: PlacedProbe): readonly Vaddr[] {
+  if (isUniversal(form)) return twin === undefined ? [] : [twin.location];
+  return form.nop === "nop5" ? [vaddr(location + form.patched.offset)] : [];
+}
 
 /** Sites that are a canonical nop5 in the input and are not among those that this run moves. */
 export function nop5Before(
@@ -189,17 +192,23 @@ const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZ
 /**
  * New code with the guard after it, for the rewritten probes and for those that were a nop5 before; or why it cannot be
  * there.
+ * @param selector the guard asks it first, where all of its sites are second places of universal probes
  */
 export function withForkGuard(
   { cover, input, notes }: ForkGuardPlan,
   place: Place,
   newCode: NewCode,
   placed: ReadonlyMap<Vaddr, PlacedProbe>,
+  selector: Vaddr | undefined,
 ): GuardedCode | string {
-  const sites = [...[...placed.values()].map(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
+  const before = nop5Before(input, notes, placed);
+  const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...before];
+  // Sites that stood before run whatever it says.
+  const isAsked =
+    before.length === 0 && [...placed.values()].every((p) => isUniversal(p.form) || nop5Of(p).length === 0);
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
-  const guard = guardFor(mappings, cover.handler?.slots);
+  const guard = guardFor(mappings, cover.handler?.slots, isAsked ? selector : undefined);
   if (typeof guard === "string") return guard;
   const code = coverCode(cover, start, guard);
   if (typeof code === "string") return code;
@@ -219,9 +228,13 @@ export function withForkGuard(
 }
 
 /** The guard for these sites, or why there can be none. */
-function guardFor(mappings: readonly GuardedMapping[], slots: SignalSlots | undefined): ChildGuard | string {
+function guardFor(
+  mappings: readonly GuardedMapping[],
+  slots: SignalSlots | undefined,
+  selector: Vaddr | undefined,
+): ChildGuard | string {
   try {
-    return childGuard(FORK_GUARD, mappings, slots);
+    return childGuard(FORK_GUARD, mappings, slots, selector);
   } catch (error) {
     if (error instanceof RangeError) return error.message;
     throw error;

@@ -53,7 +53,7 @@ function installAt(
   guard: ForkGuardPlan | undefined,
 ): Installed | string {
   const empty: NewCode = { start: place.start, bytes: new Uint8Array(0), chunks: [], named: [], failed: new Map() };
-  const guarded = guard && withForkGuard(guard, place, empty, new Map());
+  const guarded = guard && withForkGuard(guard, place, empty, new Map(), undefined);
   if (typeof guarded === "string") return guarded;
   const init = guarded && plan.start.kind === "guard" ? guardInit(guarded.guard) : undefined;
   const selecting = withSelector(plan, place, guarded?.newCode ?? empty, init);

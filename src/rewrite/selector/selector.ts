@@ -59,6 +59,9 @@ export interface SelectorPlan {
   readonly start: Start;
 }
 
+/** Whether the fork guard's hook calls it. */
+export const callsFirst = ({ start }: SelectorPlan): boolean => start.kind === "guard";
+
 /** The selector's code, at its address. */
 export interface SelectorCode {
   readonly start: Vaddr;

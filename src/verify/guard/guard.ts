@@ -80,12 +80,14 @@ export interface Guard {
  * @param file the original
  * @param code what changed, and new code
  * @param selector the file's, whose code may be called first, and go on to the guard's
+ * @param twins the nop5 that run only where the selector is set
  */
 export function examineGuard(
   rewritten: ElfImage,
   file: FileFacts,
   { changed, added }: ChangedCode,
   selector: Selector | undefined,
+  twins: ReadonlySet<Vaddr>,
 ): Guard | undefined {
   const original = file.image;
   const said = memoSays(rewritten);
@@ -107,7 +109,7 @@ export function examineGuard(
     if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
   }
-  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selector).run();
+  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selector, twins).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
@@ -152,6 +154,7 @@ class Examination {
     private readonly isNew: (address: number) => boolean,
     private readonly detours: readonly ForkDetour[],
     private readonly selector: Selector | undefined,
+    private readonly twins: ReadonlySet<Vaddr>,
   ) {}
 
   private get original(): ElfImage {
@@ -322,6 +325,7 @@ class Examination {
     const init = [...hooks].find(([caller]) => !isEnd(caller));
     const fini = [...hooks].find(([caller]) => isEnd(caller));
     const machine = new Machine(this.rewritten, this.isNew);
+    machine.selector = this.selector?.byte;
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: Piece[] = [];
     let child: number | undefined;
@@ -351,7 +355,7 @@ class Examination {
     }
     if (child !== undefined) {
       named.push({ name: "usdt_nop5.fork_guard", start: child });
-      const guarded = guardedSites(this.rewritten);
+      const guarded = guardedSites(this.rewritten, this.twins);
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
       const handler = child;
       const slots = this.slots(machine);
