@@ -3,8 +3,8 @@
  * it is what the kernel asks for, by the library's own look.
  */
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
 import { planSelector } from "../../src/rewrite/selector/selector.js";
@@ -135,6 +135,24 @@ describe.skipIf(!canCompile)("the selector of a library", () => {
       expect([scene, said]).toEqual([scene, expect.stringContaining(`registered selector=${HERE} argc=1 argv=1`)]);
       expect([scene, await load([plain, output, scene])]).toMatchObject([scene, { status: 0, selector: HERE }]);
     }
+  });
+
+  it("of the C library itself, and others of this machine", async () => {
+    const folder = mkdtempSync(scratch("libraries-"));
+    const program = await compiled("gcc", ["mapped.c"], "-lm");
+    const names = ["libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1"];
+    const listed = (await must("ldconfig", ["-p"])).split("\n").filter((line) => line.includes("x86-64"));
+    const asked: string[] = [];
+    for (const name of names) {
+      const path = listed.find((line) => line.trim().startsWith(`${name} `))?.split(" => ")[1];
+      if (path === undefined) continue;
+      const made = select(path, join(folder, name));
+      asked.push(`${name}=${made.plan.selector.toString(16)}`);
+      expect(newFindings(await findingsOf(path), await findingsOf(join(folder, name)))).toEqual([]);
+    }
+    expect(asked.length).toBeGreaterThan(1);
+    const said = await must("env", ["-i", `LD_LIBRARY_PATH=${folder}`, program, ...asked]);
+    expect(said).toBe(asked.map((one) => `${one.replace(/=.*/, "")}=${HERE}\n`).join(""));
   });
 
   it.skipIf(noMusl)("is there for no library of musl's", async () => {

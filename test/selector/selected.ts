@@ -44,12 +44,14 @@ export async function compiled(
 /** What selector.h holds before it is told. */
 const MAGIC = Buffer.from("0fc71e5e05c71e5e", "hex");
 
-/** Tells selector.h where the selector is. */
+/** Tells selector.h where the selector is, if it is there: else it says -1. */
 function tell(image: ElfImage, bytes: Buffer, selector: number): void {
-  const { p_offset, p_vaddr } = image.programHeaders.find((p) => {
+  const segment = image.programHeaders.find((p) => {
     const at = bytes.indexOf(MAGIC, p.p_offset);
     return p.p_type === 1 && (p.p_flags & 2) !== 0 && at >= 0 && at < p.p_offset + p.p_filesz;
-  })!;
+  });
+  if (segment === undefined) return;
+  const { p_offset, p_vaddr } = segment;
   const at = bytes.indexOf(MAGIC, p_offset);
   bytes.writeBigInt64LE(BigInt(selector - (at - p_offset + p_vaddr)), at);
 }
@@ -74,6 +76,7 @@ export function guardOf(image: ElfImage): ForkGuardPlan {
 export interface Installed extends InstalledSelector {
   /** The file as it was made: with nothing told to selector.h. */
   readonly bytes: Buffer;
+  readonly original: Buffer;
 }
 
 /** Writes `output`; what it throws is the reason why not. */
@@ -87,5 +90,5 @@ export function select(input: string, output: string, guard?: (image: ElfImage) 
   tell(image, told, installed.plan.selector);
   writeFileSync(output, told);
   chmodSync(output, 0o755);
-  return { ...installed, bytes };
+  return { ...installed, bytes, original: image.bytes };
 }

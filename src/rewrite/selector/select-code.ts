@@ -99,7 +99,7 @@ function fromArguments(code: Assembler): void {
 /** From argv to the auxiliary vector. */
 function overEnvironment(code: Assembler, caller: Caller): void {
   code.op("mov", "ecx", MOST_STEPS);
-  code.op("shl", "rdi", 3).op("lea", "rsi", at("rsi", 8)).op("add", "rsi", "rdi");
+  code.op("shl", "rdi", 3).op("add", "rsi", byte(8)).op("add", "rsi", "rdi");
   step(code.label("variable"));
   code.op("mov", "rax", at("rsi")).op("add", "rsi", byte(8)).op("test", "rax", "rax").jumpIfShort("ne", "variable");
   if (caller === "entry") return;
@@ -113,7 +113,7 @@ function findVdso(code: Assembler): void {
   step(code.label("pair"));
   code.op("mov", "rax", at("rsi")).op("mov", "rdi", at("rsi", 8)).op("add", "rsi", byte(16));
   code.op("test", "rax", "rax").jumpIf("e", "done");
-  code.op("cmp", "rax", AT_SYSINFO_EHDR).jumpIfShort("ne", "pair");
+  code.op("cmp", "rax", byte(AT_SYSINFO_EHDR)).jumpIfShort("ne", "pair");
   // It begins at a page: an address that does not is something else.
   code
     .op("test", "rdi", "rdi")
@@ -126,15 +126,15 @@ function findVdso(code: Assembler): void {
 function findNotes(code: Assembler): void {
   code.op("mov", "eax", at("rdi")).op("cmp", "eax", ELF_MAGIC).jumpIf("ne", "done");
   code.op("mov", "eax", at("rdi", E_PHENTSIZE)).op("mov", "edx", "eax").op("shr", "edx", 16);
-  code.op("and", "eax", 0xffff).op("cmp", "eax", PHENTSIZE).jumpIf("ne", "done");
-  code.op("cmp", "edx", MOST_HEADERS).jumpIf("a", "done");
+  code.op("and", "eax", 0xffff).op("cmp", "eax", byte(PHENTSIZE)).jumpIf("ne", "done");
+  code.op("cmp", "edx", byte(MOST_HEADERS)).jumpIf("a", "done");
   code.op("mov", "rsi", at("rdi", E_PHOFF));
   code.op("cmp", "rsi", PAGE - MOST_HEADERS * PHENTSIZE).jumpIf("a", "done");
   code.op("add", "rsi", "rdi");
   step(code.label("header"));
   code.op("sub", "edx", byte(1)).jumpIf("b", "done");
   code.op("mov", "eax", at("rsi")).op("add", "rsi", byte(PHENTSIZE));
-  code.op("cmp", "eax", PT_NOTE).jumpIfShort("ne", "header");
+  code.op("cmp", "eax", byte(PT_NOTE)).jumpIfShort("ne", "header");
   code
     .op("mov", "rax", at("rsi", P_OFFSET - PHENTSIZE))
     .op("cmp", "rax", PAGE)
@@ -153,7 +153,7 @@ function findVersion(code: Assembler): void {
   code.op("lea", "rax", at("rsi", NOTE_HEADER)).op("cmp", "rax", "rdi").jumpIf("a", "done");
   code.op("mov", "eax", at("rsi")).op("cmp", "eax", PAGE).jumpIf("a", "done");
   code.op("mov", "edx", at("rsi", 4)).op("cmp", "edx", PAGE).jumpIf("a", "done");
-  code.op("cmp", "eax", OWNER_SIZE).jumpIfShort("ne", "next").op("cmp", "edx", DESC_SIZE).jumpIfShort("ne", "next");
+  code.op("cmp", "eax", byte(OWNER_SIZE)).jumpIfShort("ne", "next").op("cmp", "edx", byte(DESC_SIZE)).jumpIfShort("ne", "next");
   code
     .op("lea", "rax", at("rsi", DESC + DESC_SIZE))
     .op("cmp", "rax", "rdi")
@@ -163,11 +163,11 @@ function findVersion(code: Assembler): void {
   code
     .op("mov", "eax", at("rsi", NOTE_HEADER + 4))
     .op("and", "eax", 0xffff)
-    .op("cmp", "eax", X);
+    .op("cmp", "eax", byte(X));
   code.jumpIfShort("e", "version");
   code.label("other").op("mov", "eax", at("rsi"));
   // The name and what the note holds each take up a multiple of four bytes.
-  code.label("next").op("add", "eax", byte(3)).op("and", "eax", -4).op("add", "edx", byte(3)).op("and", "edx", -4);
+  code.label("next").op("add", "eax", byte(3)).op("and", "eax", byte(-4)).op("add", "edx", byte(3)).op("and", "edx", byte(-4));
   code.op("add", "rsi", byte(NOTE_HEADER)).op("add", "rsi", "rax").op("add", "rsi", "rdx").jump("note");
   code.label("version").op("mov", "eax", at("rsi", DESC));
 }

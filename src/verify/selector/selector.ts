@@ -21,6 +21,7 @@ import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, offsetOf, read64 } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { touches } from "../../intervals.js";
+import { SELECTOR_SECTION } from "../../rewritten/section-names.js";
 import { CodeReader } from "../code-reader.js";
 import { type Caller, callers, readLoaderView } from "../loader-view.js";
 import { atAddress, atOffset, type Finding, finding } from "../rest/findings.js";
@@ -91,12 +92,15 @@ function find(
 ): Found | undefined {
   const [before, start] = [vaddr(original.header.e_entry), vaddr(rewritten.header.e_entry)];
   if (start !== before && isNew(start)) return { kind: "entry", start, before };
+  const isSaid = rewritten.sections.some((s) => s.name === SELECTOR_SECTION);
   try {
     const [then, now] = [readLoaderView(original).called, readLoaderView(rewritten).called];
     for (const caller of callers) {
       const called = vaddr(now.get(caller) ?? 0);
       const was = then.get(caller);
-      if (called === was || !isNew(called) || isEnd(caller) || !storesByte(code, called, isNew)) continue;
+      if (called === was || !isNew(called) || isEnd(caller)) continue;
+      // Where there is a selector, what is called first has to set it, even if it does not.
+      if (!isSaid && !storesByte(code, called, isNew)) continue;
       return { kind: "hook", caller, start: called, before: was === undefined ? undefined : vaddr(was) };
     }
   } catch (error) {

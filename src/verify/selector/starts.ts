@@ -151,7 +151,7 @@ export const calls: readonly Start[] = [
   call("a negative number of arguments", plain, false, { argc: 0xffffffffn, argv: NOWHERE }),
   call("a negative number, of 64 bits", plain, false, { argc: -1n, argv: NOWHERE }),
   call("argv = NULL", plain, false, { argv: 0 }),
-  call("an odd argv", plain, false, { argv: WRITTEN + 1 }),
-  call("argv a multiple of four", plain, false, { argv: WRITTEN + 4 }),
+  call("an odd argv", plain, false, { argv: NOWHERE + 1 }),
+  call("argv a multiple of four", plain, false, { argv: NOWHERE + 4 }),
   call("as musl calls it", plain, false, { argc: BigInt(HEAP), argv: NOWHERE, envp: NOWHERE }),
 ];

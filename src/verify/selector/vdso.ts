@@ -157,6 +157,7 @@ export const damagedOnes: readonly Vdso[] = [
   damaged("notes that begin at its last bytes", (b) => b.writeBigUInt64LE(BigInt(SIZE - 4), P_OFFSET)),
   damaged("notes far away", (b) => b.writeBigUInt64LE(HUGE, P_OFFSET)),
   damaged("notes before its start", (b) => b.writeBigUInt64LE(2n ** 64n - 4096n, P_OFFSET)),
+  damaged("notes from before its start into it", (b) => b.writeBigUInt64LE(2n ** 64n - 16n, P_OFFSET)),
   damaged("notes without an end", (b) => b.writeBigUInt64LE(HUGE, P_FILESZ), encodeNote(buildId)),
   damaged(
     "notes that end before they begin",
@@ -173,6 +174,7 @@ export const damagedOnes: readonly Vdso[] = [
   notes("empty notes without an end", Buffer.alloc(600)),
   notes("another owner", encodeNote({ ...versionNote(YES), owner: "Linuz" })),
   notes("an owner without a NUL", header(6, 4, 0), Buffer.from("Linuxx\0\0"), dword(YES)),
+  notes("an owner of another size", header(8, 4, 0), Buffer.from("Linux\0\0\0"), dword(YES)),
   notes("an owner that goes on", encodeNote({ ...versionNote(YES), owner: "Linux kernel" })),
   notes("another type", encodeNote({ ...versionNote(YES), type: 1 })),
   notes("another size", encodeNote({ ...versionNote(YES), description: Buffer.concat([dword(YES), dword(YES)]) })),
