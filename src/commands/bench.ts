@@ -7,7 +7,7 @@ import { runningKernel } from "../live/running-kernel.js";
 import { findTracefs } from "../live/tracefs.js";
 import { benchDocument, benchText } from "../report/bench.js";
 import { document, makeStyle } from "../report/text.js";
-import { chooseLayout } from "../rewrite/layout-choice.js";
+import { fastestOn } from "../rewrite/layout-choice.js";
 import type { ProbeLayout } from "../usdt/forms.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
@@ -33,7 +33,7 @@ export async function bench(file: string | undefined, options: BenchOptions, str
   }
   try {
     const kernel = runningKernel();
-    const layout = options.layout ?? chooseLayout("auto", kernel.name, true);
+    const layout = options.layout ?? fastestOn(kernel);
     const sites: readonly SiteForm[] = file !== undefined && options.site ? siteForms(file, options.site, layout) : [];
     const wanted = new Set<SampleFunction | null>(sites.map((site) => site.measuredAs));
     const chosen = sampleFunctions.filter(

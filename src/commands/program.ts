@@ -80,11 +80,11 @@ Exit status:
         `the kernels this file will be traced on: any, running, or a version (${rangesOf(["6.18", "7.2"])})`,
       )
         .argParser(anyKernel)
-        .default("6.18"),
+        .default("any"),
     )
     .addOption(
       new Option("--layout <layout>", "what to put at a probe")
-        .choices(["auto", "nop5", "nop,nop5", "nop,nop10"])
+        .choices(["auto", "universal", "nop5", "nop,nop5", "nop,nop10"])
         .default("auto"),
     )
     .option("--only <provider:name>", "only these probes, * as wildcard (repeatable)", collect(pattern))

@@ -1,7 +1,8 @@
 /** What `rewrite` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
-import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment, treatmentOf } from "../kernel/kernels.js";
+import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment } from "../kernel/kernels.js";
 import type { RewriteReport, SiteReport, SiteStatus } from "../rewritten/contract.js";
+import { treatmentIn } from "../usdt/forms.js";
 import { count, forPeople, type Style } from "./text.js";
 
 /** What the command adds to the report of the rewrite itself. */
@@ -27,6 +28,7 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
     name: site.name,
     location: hex(site.location),
     newLocation: hex(site.newLocation),
+    twin: site.twin === null ? null : hex(site.twin),
     status: site.status,
     tactic: site.tactic,
     redZone: site.redZone,
@@ -44,7 +46,7 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
 /** What tracers get from the probes that were rewritten, kernel by kernel. */
 function tracingOf(report: RewriteReport): { kernel: KernelFacts; plain: Treatment; libbpf: Treatment }[] {
   if (report.sites.every((site) => site.status === "skipped")) return [];
-  return kernels.map((kernel) => ({ kernel, ...treatmentOf(kernel, report.layout) }));
+  return kernels.map((kernel) => ({ kernel, ...treatmentIn(kernel, report.layout) }));
 }
 
 const treatments: Readonly<Record<Treatment, string>> = {

@@ -11,14 +11,16 @@ import type { Located } from "./locate.js";
 import type { NewCode } from "./new-code.js";
 import type { Program } from "./program.js";
 import type { InPlaceChange, Proposal } from "./proposal.js";
+import { callsFirst, selectorChanges } from "./selector/selector.js";
 import { symbolEdits } from "./symbols.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { unwindFor } from "./unwind/plan.js";
 
 export interface Changes {
-  /** The input; where a guard is, with program headers that have room for its words. */
+  /** The input; where a guard or a selector is, with program headers that have room for their words. */
   readonly image: ElfImage;
   readonly guard: GuardChanges | undefined;
+  readonly selector: ReturnType<typeof selectorChanges> | undefined;
   readonly code: readonly Edit[];
   /** Unwind information for new code, or why there is none; undefined where the input has none. */
   readonly unwind: UnwindLayout | string | undefined;
@@ -28,12 +30,16 @@ export interface Changes {
 
 export function changesFor(program: Program, course: Course, located: Located): Changes {
   const { proposals, code } = located;
-  const guard = course.guard && guardChanges(course.guard, located.guard!);
-  const image = guard?.image ?? program.image;
+  const plan = typeof course.selector === "object" && located.selector !== undefined ? course.selector : undefined;
+  const selector = plan && selectorChanges(plan, located.selector!);
+  const first = plan && callsFirst(plan) ? located.selector?.start : undefined;
+  const guard = course.guard && guardChanges(course.guard, located.guard!, first);
+  const image = plan?.image ?? guard?.image ?? program.image;
   const edits = codeEdits(image, program.tables?.facts, proposals, code?.newCode);
   return {
     image,
     guard,
+    selector,
     code: edits,
     unwind: unwindFor(program.tables?.unwind, code, edits),
     any: proposals.length > 0 || guard !== undefined,

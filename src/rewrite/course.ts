@@ -1,20 +1,24 @@
 /**
- * Whether a fork guard comes along, decided before the plan: the layout depends on it, and what is said of forks.
+ * Whether a fork guard comes along, and a selector, decided before the plan: the layout depends on both, and what is
+ * said of forks.
  *
  * A guard that turns out to be of no use (no probe for it, no place) is not half a rewrite: all that follows is done
  * once more without it.
  */
-import type { ProbeLayout } from "../usdt/forms.js";
-import { type ForkGuardPlan, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
+import type { FileLayout } from "../usdt/forms.js";
+import { type ForkGuardPlan, guardedStart, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { chooseLayout } from "./layout-choice.js";
 import type { Program } from "./program.js";
+import { planSelector, type SelectorPlan } from "./selector/selector.js";
 
 export interface Course {
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   /** The guard that comes along, or undefined. */
   readonly guard: ForkGuardPlan | undefined;
   /** Why there is none, for people; null where there is one, and where no kernel needs one. */
   readonly noGuard: string | null;
+  /** What universal probes ask; or why there can be none; undefined where none is wanted. */
+  readonly selector: SelectorPlan | string | undefined;
   /** It is known that the process never forks. */
   readonly neverForks: boolean;
   /** Why it may fork, or undefined where no way is seen. */
@@ -36,14 +40,25 @@ export function chooseCourse(program: Program): Course {
   // none.
   const hasChoice = options.layout === "auto" && program.hasCandidates(layout);
   if (hasChoice && guard.uncovered.length > 0) return withoutGuard(program, guard, uncoveredWords(guard.uncovered));
-  return { layout, guard, noGuard: null, neverForks: false, wayToFork: program.wayToFork };
+  const common = { noGuard: null, neverForks: false, wayToFork: program.wayToFork };
+  if (layout !== "universal") return { ...common, layout, guard, selector: undefined };
+  const selector = planSelector(guardedStart(guard));
+  if (typeof selector === "object") return { ...common, layout, guard, selector };
+  // Without a selector there is no nop5 either, and no need of a guard for one; unless there were some before.
+  const others = unguarded(program, null, program.wayToFork);
+  return hasChoice ? others : { ...others, guard };
 }
 
 /** Without the guard that was tried. @param reason why it is of no use */
 export const withoutGuard = (program: Program, { uncovered }: ForkGuardPlan, reason: string): Course =>
   unguarded(program, reason, uncovered.length > 0 ? uncoveredWords(uncovered) : program.wayToFork);
 
-function unguarded({ options }: Program, noGuard: string | null, wayToFork: string | undefined): Course {
+function unguarded(program: Program, noGuard: string | null, wayToFork: string | undefined): Course {
+  const { options } = program;
   const layout = chooseLayout(options.layout, options.kernel, wayToFork === undefined);
-  return { layout, guard: undefined, noGuard, neverForks: false, wayToFork };
+  const course = { layout, guard: undefined, noGuard, selector: undefined, neverForks: false, wayToFork };
+  if (layout !== "universal" || program.notes.length === 0) return course;
+  const selector = planSelector({ image: program.image, callsFirst: false });
+  if (typeof selector === "object" || options.layout !== "auto") return { ...course, selector };
+  return { ...course, layout: "nop,nop10", selector };
 }

@@ -9,16 +9,17 @@ import { type ElfImage, sectionNamed, segmentAt } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { kernels, rangesWhere, STEPPING_FACTOR, writesRedZone } from "../kernel/kernels.js";
 import type { Hazard, RedZone, SiteCost } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 import type { MissingFrames } from "./unwind/missing.js";
+import { isUniversal } from "./written-form.js";
 
 /** What hazards are found in. */
 interface HazardContext {
   readonly image: ElfImage;
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   readonly proposals: readonly Proposal[];
   readonly place: Place | undefined;
   /** The rewritten probes, by their old locations. */
@@ -34,6 +35,8 @@ interface HazardContext {
   /** The fork guard, or undefined and perhaps a reason. */
   readonly guard: ForkGuard | undefined;
   readonly noGuard: string | undefined;
+  /** Why there is no selector, where one is wanted, and so no universal probe. */
+  readonly noSelector: string | undefined;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
   /** What probes cost that are reached by a jump over the bytes after them (tactics/punned.ts). */
@@ -51,6 +54,7 @@ export function hazardsOf(context: HazardContext): readonly Hazard[] {
     ...forkHazard(context),
     ...bareNop5Hazard(context),
     ...oldKernelHazard(context),
+    ...slowHazard(context),
     ...detachHazard(context),
     ...refusedHazard(context),
     ...selfCheck(context),
@@ -69,7 +73,7 @@ const count = (n: number): string => `${n} ${n === 1 ? "probe" : "probes"}`;
 
 /** nop5 and nop,nop5 are both patched into a call by kernels that do harm: the second by way of libbpf. */
 const makesNop5In = ({ placed }: HazardContext): boolean =>
-  [...placed.values()].some(({ form }) => writesRedZone(form.nop));
+  [...placed.values()].some(({ form }) => isUniversal(form) || writesRedZone(form.nop));
 
 const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
 const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);
@@ -141,6 +145,17 @@ function oldKernelHazard({ placed, already }: HazardContext): Hazard[] {
     {
       code: "old-kernel",
       message: `kernels ${STEPPING} run a traced nop5 about ${STEPPING_FACTOR} times slower than the one-byte nop (${way(makesBare, "--layout nop,nop5 or nop,nop10 does not")})`,
+    },
+  ];
+}
+
+/** All kernels are asked for, and no byte can say which one it is. */
+function slowHazard({ layout, noSelector, placed }: HazardContext): Hazard[] {
+  if (noSelector === undefined || layout === "universal" || placed.size === 0) return [];
+  return [
+    {
+      code: "not-universal",
+      message: `Linux ${KILLING} traces these probes by a trap, as before: there can be no universal ones, ${noSelector} (--kernel 6.18 makes calls of them, and suits no other kernel)`,
     },
   ];
 }

@@ -5,8 +5,9 @@
  */
 
 import type { Vaddr } from "../address.js";
+import type { ProbeNames } from "./apart.js";
 import { farSegments, MOST_SEGMENTS } from "./far-jumps.js";
-import { type ForkGuard, type ForkGuardPlan, withForkGuard } from "./fork-guard/fork-guard.js";
+import { type ForkGuard, type ForkGuardPlan, guardInit, withForkGuard } from "./fork-guard/fork-guard.js";
 import { encodeDetours, type NewCode } from "./new-code.js";
 import { probesOf } from "./overlaps.js";
 import type { Place, Places } from "./place.js";
@@ -14,6 +15,8 @@ import type { Plan } from "./plan.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { type Refusal, refuse } from "./refusal.js";
+import { callsFirst, type SelectorCode, type SelectorPlan, withSelector } from "./selector/selector.js";
+import { isUniversal } from "./written-form.js";
 
 /** A plan whose new code has addresses. */
 export interface Located extends Plan {
@@ -21,14 +24,18 @@ export interface Located extends Plan {
   /** The rewritten probes in their new places, by where they were. */
   readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
   readonly guard: ForkGuard | undefined;
+  /** The code that sets the selector, where a probe asks it. */
+  readonly selector: SelectorCode | undefined;
 }
 
 /** What is placed: the detours of a plan, and after their code the guard, where one is asked for. */
 export interface Load {
   readonly plan: Plan;
   readonly guard: ForkGuardPlan | undefined;
+  readonly selector: SelectorPlan | undefined;
   /** The probes that libraries bring into a static program: where not all have a place, they are the first to go. */
   readonly ofLibraries: ReadonlySet<Vaddr>;
+  readonly names: ProbeNames;
 }
 
 /**
@@ -43,17 +50,17 @@ export function locate(load: Load, placesFor: () => Places): Located | string {
   const { places, obstacle } = placesFor();
   let reason = obstacle;
   for (const place of places) {
-    const newCode = encodeDetours(detours, place.start);
+    const newCode = encodeDetours(detours, place.start, load.names);
     if (newCode.bytes.length > place.capacity) continue;
     const whole = settled(load, place, newCode, failedIn(newCode));
     if (typeof whole !== "string") return whole;
     reason = whole;
   }
   // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
-  if (guard !== undefined && places.some((place) => encodeWithin(detours, place) !== undefined)) return reason;
+  if (guard !== undefined && places.some((place) => encodeWithin(load, detours, place) !== undefined)) return reason;
   for (const place of places) {
     const some = most(load, place, (chosen) => {
-      const newCode = encodeWithin(chosen, place);
+      const newCode = encodeWithin(load, chosen, place);
       if (newCode === undefined) return undefined;
       const part = settled(load, place, newCode, withoutRoom(detours, newCode, place, obstacle));
       return typeof part === "string" ? undefined : part;
@@ -64,33 +71,41 @@ export function locate(load: Load, placesFor: () => Places): Located | string {
   return located(plan, undefined, new Map(detours.map((proposal) => [proposal, refuse("no-place", obstacle)])));
 }
 
-/** A plan with its new code in a place, and the guard after it; or why the guard cannot be there. */
+/**
+ * A plan with its new code in a place, and after it the guard and what sets the selector; or why they cannot be there.
+ */
 function settled(
-  { plan, guard }: Load,
+  { plan, guard, selector }: Load,
   place: Place,
   newCode: NewCode,
   failed: ReadonlyMap<Proposal, Refusal>,
 ): Located | string {
-  if (guard === undefined) return located(plan, newCode.chunks.length === 0 ? undefined : { place, newCode }, failed);
-  const bare = located(plan, { place, newCode }, failed);
-  const guarded = withForkGuard(guard, place, newCode, bare.placed);
+  const isEmpty = guard === undefined && newCode.chunks.length === 0;
+  const bare = located(plan, isEmpty ? undefined : { place, newCode }, failed);
+  const guarded =
+    guard === undefined ? { newCode, guard } : withForkGuard(guard, place, newCode, bare.placed, selector?.selector);
   if (typeof guarded === "string") return guarded;
-  return { ...bare, code: { place, newCode: guarded.newCode }, guard: guarded.guard };
+  const whole = { ...bare, code: bare.code && { place, newCode: guarded.newCode }, guard: guarded.guard };
+  if (selector === undefined || ![...bare.placed.values()].some(({ form }) => isUniversal(form))) return whole;
+  const init = guarded.guard && callsFirst(selector) ? guardInit(guarded.guard) : undefined;
+  const selecting = withSelector(selector, place, guarded.newCode, init);
+  if (typeof selecting === "string") return selecting;
+  return { ...whole, code: { place, newCode: selecting.newCode }, selector: selecting.code };
 }
 
-function encodeWithin(detours: readonly Proposal[], place: Place): NewCode | undefined {
-  const newCode = encodeDetours(detours, place.start);
+function encodeWithin({ names }: Load, detours: readonly Proposal[], place: Place): NewCode | undefined {
+  const newCode = encodeDetours(detours, place.start, names);
   return newCode.chunks.length > 0 && newCode.bytes.length <= place.capacity ? newCode : undefined;
 }
 
 /** What `encode` makes of as many detours as it can; undefined where that is none. */
 function most<T>(
-  { plan, ofLibraries }: Load,
+  { plan, ofLibraries, names }: Load,
   place: Place,
   encode: (chosen: readonly Proposal[]) => T | undefined,
 ): T | undefined {
   const detours = detoursOf(plan);
-  const size = new Map(encodeDetours(detours, place.start).chunks.map((c) => [c.proposal, c.end - c.start]));
+  const size = new Map(encodeDetours(detours, place.start, names).chunks.map((c) => [c.proposal, c.end - c.start]));
   const rank = (p: Proposal): number => (ofLibraries.has(p.site) ? 1 : 0);
   const inOrder = [...detours].sort((a, b) => rank(a) - rank(b) || (size.get(a) ?? 0) - (size.get(b) ?? 0));
   let best: T | undefined;
@@ -173,7 +188,15 @@ function located(plan: Plan, code: Located["code"], failed: ReadonlyMap<Proposal
   const skipped = new Map(plan.skipped);
   for (const [proposal, refusal] of failed) for (const site of probesOf(proposal)) skipped.set(site, [refusal]);
   const proposals = plan.proposals.filter((p) => !failed.has(p));
-  return { ...plan, proposals, skipped, code, guard: undefined, placed: placedProbes(proposals, code?.newCode) };
+  return {
+    ...plan,
+    proposals,
+    skipped,
+    code,
+    guard: undefined,
+    selector: undefined,
+    placed: placedProbes(proposals, code?.newCode),
+  };
 }
 
 function placedProbes(proposals: readonly Proposal[], newCode: NewCode | undefined): ReadonlyMap<Vaddr, PlacedProbe> {

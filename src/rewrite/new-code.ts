@@ -15,10 +15,13 @@ import { decode, Flow } from "../x86/decode.js";
 import { near, short } from "../x86/distance.js";
 import { Code, type Linked, link } from "../x86/link.js";
 import { movable, nearBranch } from "../x86/relocate.js";
+import { agreeing, type ProbeNames } from "./apart.js";
 import type { Detour, Fragment, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
+import { type UniversalPlaces, writeUniversal } from "./universal-form.js";
 import type { OriginStretch } from "./unwind/origins.js";
+import { isUniversal, type WrittenForm } from "./written-form.js";
 
 const RETURN_ADDRESS_SIZE = 8;
 const LINE = 16;
@@ -69,17 +72,30 @@ export interface NewCode {
 /**
  * Encodes all detours from link-time address `start` on, which is a multiple of 16. Where one cannot be encoded,
  * neither can those that count on the branches that it moves, and it needs no helpers.
+ * @param names of all probes: places of one universal probe are kept apart (apart.ts)
  */
-export function encodeDetours(proposals: readonly Proposal[], start: Vaddr): NewCode {
+export function encodeDetours(proposals: readonly Proposal[], start: Vaddr, names: ProbeNames): NewCode {
   const failed = new Map<Proposal, string>();
+  /** Bytes that are left free before a chunk. */
+  const gaps = new Map<Proposal, number>();
   for (;;) {
     const left = proposals.filter((p) => !failed.has(p));
-    const made = encodeAll(left, start);
+    const made = encodeAll(left, start, gaps);
     const lost = "failed" in made ? made.failed : dependents(left);
-    if (!("failed" in made) && lost.size === 0) return { start, ...made, named: [], failed };
     for (const [proposal, reason] of lost) failed.set(proposal, reason);
+    if ("failed" in made || lost.size > 0) continue;
+    const close = agreeing(names, made.chunks);
+    if (close.length === 0) return { start, ...made, named: [], failed };
+    for (const proposal of close) {
+      const gap = (gaps.get(proposal) ?? 0) + LINE;
+      gaps.set(proposal, gap);
+      if (gap > MOST_GAP) failed.set(proposal, "no place is apart, modulo 4096, from the others of its name");
+    }
   }
 }
+
+/** So far a chunk is moved up to keep its places apart from others. */
+const MOST_GAP = 16 * LINE;
 
 /** Proposals that make no sense without others that are not there. */
 function dependents(proposals: readonly Proposal[]): ReadonlyMap<Proposal, string> {
@@ -106,6 +122,7 @@ type Encoded = { readonly bytes: Uint8Array; readonly chunks: readonly Chunk[] }
 function encodeAll(
   proposals: readonly Proposal[],
   start: Vaddr,
+  gaps: ReadonlyMap<Proposal, number>,
 ): Encoded | { readonly failed: ReadonlyMap<Proposal, string> } {
   const detours = proposals.flatMap((p) => (p.change.kind === "detour" ? [[p, p.change] as const] : []));
   const led = new Map(detours.flatMap(([, { retargets }]) => retargets.map((r) => [r.branch.at, r.target])));
@@ -113,9 +130,9 @@ function encodeAll(
   const failed = new Map<Proposal, string>();
   const drafts: Draft[] = [];
   for (const [proposal, detour] of detours) {
-    const code = chunkCode(proposal, detour, led);
+    const code = chunkCode(proposal, detour, led, gaps.get(proposal) ?? 0);
     if (typeof code === "string") failed.set(proposal, code);
-    else drafts.push({ proposal, detour, code, ...changesFor(proposal, detour, moved) });
+    else drafts.push({ proposal, detour, ...code, ...changesFor(proposal, detour, moved) });
   }
   if (failed.size > 0) return { failed };
   const linked = link(drafts.flatMap(unitsOf), start);
@@ -136,6 +153,7 @@ interface Draft {
   readonly proposal: Proposal;
   readonly detour: Detour;
   readonly code: Unit;
+  readonly labels: ReadonlyMap<Vaddr, ProbeLabels>;
   readonly changes: readonly Unit[];
   readonly far: Unit | undefined;
   readonly relays: readonly OriginStretch[];
@@ -150,9 +168,36 @@ const chunkName = ({ site, window }: Proposal): string => `the chunk for ${site}
 const movedName = (at: Vaddr): string => `what stood at ${at}`;
 const probeName = (site: Vaddr): string => `the probe of ${site}`;
 
-/** @param led branches that shall lead to moved instructions, by their address, and where they lead in the input */
-function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, Vaddr>): Unit | string {
-  const code: Unit = new Code({ name: chunkName(proposal) });
+/** Where in a unit the places of a probe are, by label. */
+type ProbeLabels = Pick<UniversalPlaces, "first"> & Partial<UniversalPlaces>;
+
+/** @param lower says from where on rsp is lower, and by how much */
+function writeProbe(code: Unit, site: Vaddr, form: WrittenForm, lower: (by: number) => void): ProbeLabels {
+  lower(0);
+  if (isUniversal(form)) return writeUniversal(code, form, site, lower);
+  const { bytes, location, stackShift } = form;
+  const patched = location + form.patched.offset;
+  // A guard's second half runs with rsp still lowered.
+  code.raw(bytes.subarray(0, location));
+  lower(stackShift);
+  code.label(probeName(site)).raw(bytes.subarray(location, patched));
+  code.unsplit(bytes.subarray(patched, patched + form.patched.size), "the probe");
+  code.raw(bytes.subarray(patched + form.patched.size));
+  return { first: { label: probeName(site), stackShift } };
+}
+
+/**
+ * @param led branches that shall lead to moved instructions, by their address, and where they lead in the input
+ * @param gap bytes that are left free before it
+ */
+function chunkCode(
+  proposal: Proposal,
+  detour: Detour,
+  led: ReadonlyMap<Vaddr, Vaddr>,
+  gap: number,
+): { readonly code: Unit; readonly labels: ReadonlyMap<Vaddr, ProbeLabels> } | string {
+  const code: Unit = new Code({ name: chunkName(proposal), gap });
+  const labels = new Map<Vaddr, ProbeLabels>();
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   const from = (origin: Vaddr, lower = 0, lastByte = 0): Unit =>
     code.origin({ origin, lower: lower + called, lastByte });
@@ -160,13 +205,10 @@ function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, V
     code.symbol(movedName(placeOf(fragment)));
     if (fragment.kind === "probe") {
       const { site, form } = fragment;
-      const patched = form.location + form.patched.offset;
-      // A guard's second half runs with rsp still lowered.
-      if (form.guard) from(site).raw(form.bytes.subarray(0, form.location));
-      from(site, form.stackShift).label(probeName(site));
-      code.raw(form.bytes.subarray(form.location, patched));
-      code.unsplit(form.bytes.subarray(patched, patched + form.patched.size), "the probe");
-      code.raw(form.bytes.subarray(patched + form.patched.size));
+      labels.set(
+        site,
+        writeProbe(code, site, form, (by) => void from(site, by)),
+      );
       continue;
     }
     from(fragment.at, 0, lastByteOfCall(fragment));
@@ -181,7 +223,7 @@ function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, V
   // Where the way goes on into a function that was to be called, the frame is still that of the call.
   if (detour.resume !== undefined)
     from(detour.via === "call" ? vaddr(proposal.window.end - CALL_SIZE) : detour.resume).jump(detour.resume);
-  return code;
+  return { code, labels };
 }
 
 /** What an unwinder asks for when a call is under way: the byte in front of the return address. */
@@ -190,15 +232,19 @@ function lastByteOfCall({ bytes, at }: Extract<Detour["body"][number], { kind: "
 }
 
 /** A detour in its place. */
-function chunkOf({ proposal, detour, code, changes, far, relays }: Draft, linked: Linked<Mark>): Chunk {
+function chunkOf({ proposal, detour, code, labels, changes, far, relays }: Draft, linked: Linked<Mark>): Chunk {
   const unit = linked.unit(code);
   const called = detour.via === "call" ? RETURN_ADDRESS_SIZE : 0;
   const changeOf = (of: Unit): Change => ({ at: vaddr(linked.unit(of).start), bytes: linked.unit(of).bytes });
   const probes = detour.body.flatMap((fragment): PlacedProbe[] => {
     if (fragment.kind !== "probe") return [];
     const { site, form } = fragment;
-    const location = vaddr(unit.addressOf(probeName(site)));
-    return [{ site, location, form, stackShift: form.stackShift + called }];
+    const { first, twin } = labels.get(site)!;
+    const placeOf = ({ label, stackShift }: typeof first): Pick<PlacedProbe, "location" | "stackShift"> => ({
+      location: vaddr(unit.addressOf(label)),
+      stackShift: stackShift + called,
+    });
+    return [{ site, form, ...placeOf(first), ...(twin && { twin: placeOf(twin) }) }];
   });
   return {
     proposal,

@@ -3,7 +3,8 @@
  *
  * Of an argument string two things do: a bare number before (%rip) is a distance from the probe, and memory that is
  * addressed through %rsp lies further up where rsp is lower than it was at the one-byte nop. The string may become
- * longer; a note section that is not loaded, which is the rule, is then written anew as a whole.
+ * longer; a note section that is not loaded, which is the rule, is then written anew as a whole. So it is where probes
+ * became universal: the note of the second place stands directly after that of the first.
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
@@ -26,6 +27,9 @@ interface NoteChanges {
   readonly replaced: ReadonlyMap<Section, Uint8Array>;
 }
 
+/** Whether its section may become longer: another note has room then. */
+export const canGrow = ({ section }: UsdtNote): boolean => (section.sh_flags & elf.SHF_ALLOC) === 0;
+
 /** Why a probe cannot go to another address, for the sake of this note's arguments; undefined where it can. */
 export function movePin(note: UsdtNote): string | undefined {
   return pin(note, (a) => a.kind === "rip-relative", "where the probe stands");
@@ -42,7 +46,7 @@ export function stackPin(note: UsdtNote): string | undefined {
 function pin(note: UsdtNote, depends: (a: UsdtArgument) => boolean, on: string): string | undefined {
   for (const argument of parseArguments(note.argumentText).arguments) {
     if (argument.kind === "unknown") return `the argument ${argument.text} is not understood`;
-    if (depends(argument) && (note.section.sh_flags & elf.SHF_ALLOC) !== 0)
+    if (depends(argument) && !canGrow(note))
       return `the argument ${argument.text} depends on ${on}, and its note, which is loaded, cannot grow`;
   }
   return undefined;
@@ -74,16 +78,19 @@ export function changeNotes(
 ): NoteChanges {
   const edits: Edit[] = [];
   const texts = new Map<UsdtNote, string>();
+  const grown = new Set<Section>();
   for (const note of notes) {
     const probe = placed.get(note.location);
     if (probe === undefined) continue;
-    const { location, stackShift } = probe;
+    const { location, stackShift, twin } = probe;
+    if (twin !== undefined) grown.add(note.section);
     if (location !== note.location)
       edits.push(editAt(image, note.locationOffset, word(location - note.prelinkShift, 8)));
     const text = movedArguments(note.argumentText, location - note.location, stackShift);
-    if (text !== note.argumentText) texts.set(note, text);
+    if (text === note.argumentText) continue;
+    texts.set(note, text);
+    grown.add(note.section);
   }
-  const grown = new Set([...texts.keys()].map((note) => note.section));
   const replaced = new Map([...grown].map((section) => [section, rebuild(image, section, notes, placed, texts)]));
   return { edits: edits.filter((e) => !inside(e, grown)), replaced };
 }
@@ -104,14 +111,22 @@ function rebuild(
   let at: number = section.sh_offset;
   for (const note of own) {
     pieces.push(image.bytes.subarray(at, note.offset));
-    pieces.push(rebuildNote(image, note, placed.get(note.location)?.location ?? note.location, texts.get(note)));
+    const probe = placed.get(note.location);
+    pieces.push(rebuildNote(image, note, probe?.location ?? note.location, texts.get(note)));
+    if (probe?.twin !== undefined) pieces.push(twinOf(image, note, probe.twin));
     at = note.offset + note.size;
   }
   pieces.push(image.bytes.subarray(at, section.sh_offset + section.sh_size));
   return Buffer.concat(pieces);
 }
 
-function rebuildNote(image: ElfImage, note: UsdtNote, to: Vaddr, text: string | undefined): Uint8Array {
+/** The same probe's note for its second place. */
+function twinOf(image: ElfImage, note: UsdtNote, { location, stackShift }: NonNullable<PlacedProbe["twin"]>): Buffer {
+  const text = movedArguments(note.argumentText, location - note.location, stackShift);
+  return rebuildNote(image, note, location, text === note.argumentText ? undefined : text);
+}
+
+function rebuildNote(image: ElfImage, note: UsdtNote, to: Vaddr, text: string | undefined): Buffer {
   const head = Buffer.from(image.bytes.subarray(note.offset, note.argumentOffset));
   head.set(word(to - note.prelinkShift, 8), note.locationOffset - note.offset);
   if (text === undefined)

@@ -22,14 +22,15 @@ import { CARRY_SECTION, CODE_SECTION, FAR_SECTION } from "../rewritten/section-n
 import { leadsTo } from "../rewritten/undo.js";
 import { countWhile } from "../sorted.js";
 import type { SparseContent } from "../sparse-content.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import { forms } from "../usdt/forms.js";
 import { NOTE_SECTION, readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom } from "../usdt/sites.js";
 import { leading, near } from "../x86/distance.js";
 import type { Assembly } from "./assemble.js";
+import type { PlacedProbe } from "./proposal.js";
 import { takesSymbols } from "./symbols.js";
 import { Unwritten } from "./unwritten.js";
-import { formOf } from "./written-form.js";
+import { formOf, isUniversal, type SingleForm } from "./written-form.js";
 
 /** What the output has to be. */
 interface Planned {
@@ -40,9 +41,10 @@ interface Planned {
   readonly assembly: Assembly;
   /** The input's frame records, where it has any. */
   readonly frames: EhFrame | undefined;
-  readonly layout: ProbeLayout;
   /** In the order of the input's notes. */
   readonly sites: readonly SiteReport[];
+  /** The rewritten probes, by where they were. */
+  readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
 }
 
 /** The output is not what was planned. It was not written. */
@@ -81,23 +83,28 @@ function orNotAsPlanned<T>(what: string, read: () => T): T {
   }
 }
 
-function checkNotes({ file, image: output }: Output, { image, layout, sites }: Planned): void {
+function checkNotes({ file, image: output }: Output, { image, sites, placed }: Planned): void {
   const before = readUsdtNotes(image);
   for (const section of output.sections) if (section.name === NOTE_SECTION) file.needSection(section);
   const notes = orNotAsPlanned("the output's notes would be damaged", () => readUsdtNotes(output));
-  if (notes.length !== sites.length)
-    throw new NotAsPlanned(`the output would have ${notes.length} notes, not ${sites.length}`);
-  sites.forEach((site, i) => {
-    const note = notes[i]!;
+  // The note of a universal probe's second place stands after that of the first.
+  const expected = sites.flatMap((site, i) => {
+    const first = { site, i, location: site.newLocation };
+    return site.twin === null ? [first] : [first, { site, i, location: site.twin }];
+  });
+  if (notes.length !== expected.length)
+    throw new NotAsPlanned(`the output would have ${notes.length} notes, not ${expected.length}`);
+  expected.forEach(({ site, i, location }, at) => {
+    const note = notes[at]!;
     const name = `${site.provider}:${site.name}`;
     if (note.provider !== site.provider || note.name !== site.name)
       throw new NotAsPlanned(`the note of ${name} would be one of ${note.provider}:${note.name}`);
-    if (note.location !== site.newLocation)
-      throw new NotAsPlanned(`the note of ${name} would say ${hex(note.location)}, not ${hex(site.newLocation)}`);
+    if (note.location !== location)
+      throw new NotAsPlanned(`the note of ${name} would say ${hex(note.location)}, not ${hex(location)}`);
     if (note.semaphore !== before[i]!.semaphore)
       throw new NotAsPlanned(`the note of ${name} would have another semaphore`);
-    if (!holdsProbe(file, output, image, site, layout))
-      throw new NotAsPlanned(`what stands at ${hex(site.newLocation)} would not be the probe ${name}`);
+    if (!holdsProbe(file, output, image, site, location, placed.get(site.location)))
+      throw new NotAsPlanned(`what stands at ${hex(location)} would not be the probe ${name}`);
   });
 }
 
@@ -107,17 +114,25 @@ function holdsProbe(
   output: ElfImage,
   image: ElfImage,
   site: SiteReport,
-  layout: ProbeLayout,
+  at: Vaddr,
+  probe: PlacedProbe | undefined,
 ): boolean {
   if (site.status !== "rewritten") {
     const byte = codeFrom(image, site.location)?.subarray(0, 1);
     const offset = offsetOf(output, site.location);
     return byte === undefined || (offset !== undefined && file.holds(offset, byte));
   }
-  const { bytes, location } = formOf(layout, site.guard);
-  const offset = offsetOf(output, vaddr(site.newLocation - location));
-  const isCode = ((segmentAt(output, site.newLocation)?.p_flags ?? 0) & elf.PF_X) !== 0;
+  const { bytes, location } = formThere(probe!, at);
+  const offset = offsetOf(output, vaddr(at - location));
+  const isCode = ((segmentAt(output, at)?.p_flags ?? 0) & elf.PF_X) !== 0;
   return isCode && offset !== undefined && file.holds(offset, bytes);
+}
+
+/** What has to stand around a probe's place. */
+function formThere({ form, twin }: PlacedProbe, at: Vaddr): Pick<SingleForm, "bytes" | "location"> {
+  if (!isUniversal(form)) return form;
+  if (at !== twin?.location) return formOf("nop,nop10", false);
+  return form.keepsFlags ? { bytes: forms.nop5.bytes, location: 0 } : formOf("nop5", form.guard);
 }
 
 function checkSections({ file, image: output }: Output, { image, assembly }: Planned): void {

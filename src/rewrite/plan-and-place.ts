@@ -25,20 +25,26 @@ export function planAndPlace(program: Program, course: Course, survey: Survey): 
 }
 
 function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isUnwindable: boolean): Plan {
-  const { wanted, skipped } = survey;
+  const { wanted, plainer, skipped } = survey;
   if (tables === undefined || wanted.length === 0)
     return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
   const sites = new Set(notes.map((n) => n.location));
-  const planned = planSites(tables, wanted, sites, guard !== undefined, isUnwindable);
+  const planned = planSites(tables, { wanted, plainer }, sites, guard !== undefined, isUnwindable);
   return { ...planned, skipped: new Map([...skipped, ...planned.skipped]) };
 }
 
 function place(program: Program, course: Course, planned: Plan): Located | string {
-  const { guard } = course;
-  const { ofLibraries } = program;
+  const { guard, selector } = course;
+  const { ofLibraries, names } = program;
   return withFarJumps(planned, (kept, farSegments) => {
     if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
-    const load: Load = { plan: kept, guard, ofLibraries };
+    const load: Load = {
+      plan: kept,
+      guard,
+      selector: typeof selector === "object" ? selector : undefined,
+      ofLibraries,
+      names,
+    };
     return locate(load, () => placesOf(program, course, kept, farSegments));
   });
 }
@@ -50,9 +56,14 @@ function hasNop5({ image, notes, sites }: Program): boolean {
 }
 
 /** Where new code can go, best first: with unwind information beside it, where there is any to write. */
-function placesOf({ image, options, tables }: Program, { guard }: Course, kept: Plan, farSegments: number): Places {
+function placesOf(program: Program, { guard, selector }: Course, kept: Plan, farSegments: number): Places {
+  const { options, tables } = program;
+  const image = typeof selector === "object" ? selector.image : program.image;
   const wanted = { ...options, farSegments };
-  const found = guard === undefined ? placesFor(image, wanted) : guardedPlaces(guard, wanted);
+  const found =
+    guard === undefined
+      ? placesFor(image, wanted)
+      : guardedPlaces(guard, wanted, typeof selector === "object" ? image : undefined);
   if (tables === undefined) return found;
   // A guard comes from nowhere in the input.
   const origins: readonly Vaddr[] | undefined =

@@ -6,7 +6,7 @@ import { type FileOffset, hex, type Interval, type Vaddr } from "../address.js";
 import { describeEntry } from "../facts/entries.js";
 import type { ProgramFacts } from "../facts/program.js";
 import type { SiteReport } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { disassemble } from "../x86/relocate.js";
 import type { Edit } from "./edits.js";
 import type { Located } from "./locate.js";
@@ -17,7 +17,7 @@ import type { RefusalCode } from "./refusal.js";
 
 /** Addresses are link-time addresses, offsets are file offsets of the input. */
 export interface PlanReport {
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   /** Where new code went, or null where there is none. */
   readonly newCode: { readonly place: string; readonly start: Vaddr; readonly size: number } | null;
   /** One for each note. */
@@ -64,7 +64,7 @@ export interface ChangeReport {
 const CLOSE = 32;
 
 export function planReport(
-  layout: ProbeLayout,
+  layout: FileLayout,
   reports: readonly SiteReport[],
   facts: ProgramFacts | undefined,
   located: Located,

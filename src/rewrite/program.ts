@@ -11,8 +11,9 @@ import { gatherFacts, type ProgramFacts } from "../facts/program.js";
 import { addTo } from "../grouped.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
+import { ProbeNames } from "./apart.js";
 import { applyEdits, type Edit, editAt } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
@@ -24,8 +25,9 @@ const libraries = new Set(["libc", "rtld", "libm", "libpthread", "libgcc", "libs
 export class Program {
   readonly notes: readonly UsdtNote[];
   readonly #file: FileFacts;
-  readonly #selections = new Map<ProbeLayout, ReadonlyMap<UsdtNote, Selection>>();
+  readonly #selections = new Map<FileLayout, ReadonlyMap<UsdtNote, Selection>>();
   #sites: ReadonlyMap<Vaddr, readonly UsdtNote[]> | undefined;
+  #names: ProbeNames | undefined;
   #forks: GuardSearch | undefined;
   #facts: ProgramFacts | undefined;
   #tables: InputTables | undefined;
@@ -46,7 +48,7 @@ export class Program {
   }
 
   /** What is to be done with each note's probe, before anything is known of the code around it. */
-  selection(layout: ProbeLayout): ReadonlyMap<UsdtNote, Selection> {
+  selection(layout: FileLayout): ReadonlyMap<UsdtNote, Selection> {
     const found = this.#selections.get(layout) ?? selectSites(this.image, this.notes, this.options, layout);
     this.#selections.set(layout, found);
     return found;
@@ -66,7 +68,7 @@ export class Program {
   }
 
   /** Whether any of the sites that are looked at may get this layout. */
-  hasCandidates(layout: ProbeLayout): boolean {
+  hasCandidates(layout: FileLayout): boolean {
     const selection = this.selection(layout);
     return [...this.sites.values()].some(([note]) => selection.get(note!)!.kind === "candidate");
   }
@@ -75,6 +77,11 @@ export class Program {
   get ofLibraries(): ReadonlySet<Vaddr> {
     const own = new Set(this.notes.filter((n) => !libraries.has(n.provider)).map((n) => n.location));
     return new Set(this.notes.map((n) => n.location).filter((location) => !own.has(location)));
+  }
+
+  get names(): ProbeNames {
+    this.#names ??= new ProbeNames(this.notes);
+    return this.#names;
   }
 
   /** How it may fork, where a fork guard is asked for. @throws InputError where its dynamic tables are damaged */

@@ -57,6 +57,8 @@ export interface PlacedProbe {
   readonly form: WrittenForm;
   /** By how much rsp is lower there than it was at the nop. */
   readonly stackShift: number;
+  /** Of a universal probe the second place, its nop5. */
+  readonly twin?: { readonly location: Vaddr; readonly stackShift: number };
 }
 
 /** The window is rewritten where it stands. */

@@ -36,6 +36,8 @@ export const refusalCodes = {
   "far-target": "the bytes after the nop lead to no address where a jump can stand",
   "far-segments": "other probes' far jumps take all segments that there may be",
   "out-of-reach": "a jump would not reach its target from where there is room",
+  "no-selector": "the file has no place for the byte that says which place of a universal probe runs, or for its code",
+  "no-twin": "no second note has room",
   "no-place": "the file has no room for new code",
 } as const;
 

@@ -73,7 +73,7 @@ function rewriteOriginal(original: ElfImage, options: RewriteOptions): Rewritten
 /** All passes, on one course; or why its guard is of no use. */
 function follow(program: Program, course: Course): Rewritten | string {
   // A probe's form depends on what is below rsp, and some can have none: a tactic has to know how long it is.
-  const survey = surveySites(program, course.layout);
+  const survey = surveySites(program, course);
   // Plans are made of all probes together, since they compete for bytes; and only what has a place is done.
   const located = planAndPlace(program, course, survey);
   if (typeof located === "string") return located;
@@ -101,8 +101,8 @@ function follow(program: Program, course: Course): Rewritten | string {
     image: changes.image,
     frames: facts?.functions.ehFrame,
     assembly,
-    layout,
     sites: outcome.sites,
+    placed: located.placed,
   });
   return result(content, assembly.edits);
 }
@@ -115,16 +115,24 @@ function assemblyOf(
   outcome: Outcome,
 ): Assembly {
   const { proposals, code, placed } = located;
-  const { image, guard, unwind } = changes;
+  const { image, guard, selector, unwind } = changes;
+  const addedSections = [...(guard?.addedSections ?? []), ...(selector?.addedSections ?? [])];
   const noteChanges = changeNotes(image, notes, placed);
   // Of several notes with one location the first gives it its name.
   const firstAt = new Map(notes.map((note) => [note.location, note] as const).reverse());
   return {
-    edits: [...changes.code, ...noteChanges.edits, ...movedSymbols(located, changes), ...(guard?.edits ?? [])],
+    edits: [
+      ...changes.code,
+      ...noteChanges.edits,
+      ...movedSymbols(located, changes),
+      ...(guard?.edits ?? []),
+      ...(selector?.edits ?? []),
+    ],
     replaced: noteChanges.replaced,
     code,
     ...(typeof unwind === "object" && { unwind }),
-    ...(guard && { tails: guard.tails, addedSections: guard.addedSections }),
+    ...(guard && { tails: guard.tails }),
+    addedSections,
     probeName: (site) => {
       const { provider, name } = firstAt.get(site)!;
       return `${provider}.${name}`;

@@ -6,7 +6,7 @@ import { hex, type Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { rangesWhere } from "../kernel/kernels.js";
 import type { RewriteOptions } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
 import { parsePattern } from "../usdt/pattern.js";
 import { codeFrom, isUnusualNop5, probeInstruction } from "../usdt/sites.js";
@@ -26,7 +26,7 @@ export function selectSites(
   image: ElfImage,
   notes: readonly UsdtNote[],
   { only }: RewriteOptions,
-  layout: ProbeLayout,
+  layout: FileLayout,
 ): ReadonlyMap<UsdtNote, Selection> {
   const patterns = only.map(parsePattern);
   // Notes with one location are one site: if any of them is wanted, all of them move.
@@ -48,7 +48,7 @@ const skipped = (code: RefusalCode, text: string, at: Vaddr): Selection => ({
   refusal: refuse(code, text, at),
 });
 
-function selectionOf(image: ElfImage, location: Vaddr, layout: ProbeLayout): Selection {
+function selectionOf(image: ElfImage, location: Vaddr, layout: FileLayout): Selection {
   const code = codeFrom(image, location);
   if (code === null)
     return skipped(

@@ -38,6 +38,7 @@ export function reportSite(
     return {
       ...common,
       newLocation: probe.location,
+      twin: probe.twin?.location ?? null,
       status: "rewritten",
       tactic,
       guard: form.guard,
@@ -46,7 +47,15 @@ export function reportSite(
       cost,
     };
   }
-  const unchanged = { ...common, newLocation: location, tactic: null, guard: false, displaced: [], cost: null };
+  const unchanged = {
+    ...common,
+    newLocation: location,
+    twin: null,
+    tactic: null,
+    guard: false,
+    displaced: [],
+    cost: null,
+  };
   if (selected.kind === "already") return { ...unchanged, status: "already", ...noReason };
   const refusals = selected.kind === "skipped" ? [selected.refusal] : skipped.get(location)!;
   return { ...unchanged, status: "skipped", reason: wordsOf(refusals), reasonCode: refusals[0]!.code };

@@ -6,11 +6,11 @@
 import type { Vaddr } from "../address.js";
 import type { KernelName } from "../kernel/kernels.js";
 import type { SparseContent } from "../sparse-content.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 
 /** The kernels that a file will be traced on: a range of the table, or all of them. */
 export type Kernel = KernelName | "any";
-export type Layout = "auto" | "nop5" | "nop,nop5" | "nop,nop10";
+export type Layout = "auto" | FileLayout;
 
 export interface RewriteOptions {
   readonly kernel: Kernel;
@@ -45,6 +45,8 @@ export interface SiteReport {
   readonly location: Vaddr;
   /** Where the probe is now: equal to `location` where it did not move. */
   readonly newLocation: Vaddr;
+  /** Of a universal probe the second place, its nop5; `newLocation` is that of its nop,nop10 then. Else null. */
+  readonly twin: Vaddr | null;
   readonly status: SiteStatus;
   /** The tactic's name, or null where the site was not rewritten. */
   readonly tactic: string | null;
@@ -78,7 +80,7 @@ interface ForkGuardReport {
 
 export interface RewriteReport {
   /** The layout that was chosen: never "auto". */
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   readonly inputSize: number;
   readonly outputSize: number;
   readonly sites: readonly SiteReport[];

@@ -18,6 +18,7 @@ export function encodeMemo(
       s.name,
       s.location,
       s.newLocation,
+      s.twin,
       s.tactic,
       s.redZone,
       s.guard,

@@ -8,6 +8,8 @@ export const FAR_SECTION = ".text.nop5.far";
 export const CARRY_SECTION = ".usdt_nop5";
 /** Holds words that new code writes. */
 export const WORDS_SECTION = ".bss.nop5";
+/** Holds the word whose first byte says which twin of a probe runs. */
+export const SELECTOR_SECTION = ".selector.nop5";
 /** Covers the place of a table that has moved (rewrite/old-places.ts says why). */
 export const OLD_PLACE_SECTION = ".tables.old";
 /** Holds exception tables for new code. */

@@ -9,10 +9,20 @@
  *
  * libbpf compares the bytes, so they are the canonical ones.
  */
-import type { LongNop, ProbeInstruction } from "../kernel/kernels.js";
+import { type KernelFacts, type LongNop, type ProbeInstruction, treatmentOf } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 
 export type ProbeLayout = Exclude<ProbeInstruction, "nop" | "nop10">;
+
+/**
+ * How a file's probes are written: one form each, or "universal": nop,nop10 and nop5 both, with a note each, of which a
+ * pass runs the one that is fast on the kernel it runs on.
+ */
+export type FileLayout = ProbeLayout | "universal";
+
+/** What a tracer gets from probes of a layout: of a universal one from the place that runs on that kernel. */
+export const treatmentIn = (kernel: KernelFacts, layout: FileLayout): ReturnType<typeof treatmentOf> =>
+  treatmentOf(kernel, layout !== "universal" ? layout : kernel.optimizes === "nop5" ? "nop5" : "nop,nop10");
 
 export interface ProbeForm {
   readonly layout: ProbeLayout;

@@ -6,19 +6,55 @@
 import { hex } from "../address.js";
 import { groupBy } from "../grouped.js";
 import { parseArguments, type UsdtArgument, usesRegister, withDisplacement } from "../usdt/arguments.js";
+import { formAt, LONGEST_FORM } from "../usdt/forms.js";
 import type { UsdtNote } from "../usdt/notes.js";
+import type { CodeReader } from "./code-reader.js";
 
 export interface NotePair {
   readonly original: UsdtNote;
   /** Undefined where the rewritten file has no such note. */
   readonly rewritten: UsdtNote | undefined;
+  /** The note of its second place, where the rewritten probe is universal. */
+  readonly twin: UsdtNote | undefined;
 }
 
-/** Notes of the same provider and name belong together in the order in which they stand. */
-export function pairNotes(original: readonly UsdtNote[], rewritten: readonly UsdtNote[]): readonly NotePair[] {
+/**
+ * Notes of the same provider and name belong together in the order in which they stand. Where the rewritten file has
+ * more, some probes have two: the second stands directly after the first.
+ * @param code the rewritten file's: what stands at both says that they are two places of one
+ */
+export function pairNotes(
+  original: readonly UsdtNote[],
+  rewritten: readonly UsdtNote[],
+  code: CodeReader,
+): readonly NotePair[] {
+  const after = new Map(rewritten.map((note, i) => [note, rewritten[i + 1]] as const));
   const open = groupBy(rewritten, key);
+  const left = new Map([...groupBy(original, key)].map(([name, notes]) => [name, notes.length]));
   for (const list of open.values()) list.reverse();
-  return original.map((note) => ({ original: note, rewritten: open.get(key(note))?.pop() }));
+  const formOf = ({ location }: UsdtNote): string | undefined => formAt(code.bytes(location, LONGEST_FORM))?.layout;
+  return original.map((note) => {
+    const list = open.get(key(note)) ?? [];
+    const first = list.pop();
+    const wanted = left.get(key(note))! - 1;
+    left.set(key(note), wanted);
+    const second = list.at(-1);
+    const isTwin =
+      first !== undefined &&
+      second !== undefined &&
+      list.length > wanted &&
+      second === after.get(first) &&
+      formOf(first) === "nop,nop10" &&
+      formOf(second) === "nop5";
+    if (isTwin) list.pop();
+    return { original: note, rewritten: first, twin: isTwin ? second : undefined };
+  });
+}
+
+/** The notes of the rewritten file that belong to none of the original. */
+export function strangeNotes(pairs: readonly NotePair[], rewritten: readonly UsdtNote[]): readonly UsdtNote[] {
+  const known = new Set(pairs.flatMap((pair) => [pair.rewritten, pair.twin]));
+  return rewritten.filter((note) => !known.has(note));
 }
 
 const key = (note: UsdtNote): string => `${note.provider}\0${note.name}`;
@@ -32,12 +68,13 @@ export interface NoteProblem {
 const different = (reason: string): NoteProblem => ({ verdict: "different", reason });
 
 /** What does not depend on where the probe stands. */
-export function compareNotes({ original, rewritten }: NotePair): NoteProblem | undefined {
+export function compareNotes({ original, rewritten, twin }: NotePair): NoteProblem | undefined {
   if (rewritten === undefined) return different("the rewritten file has no note for it");
-  if (original.semaphore !== rewritten.semaphore)
-    return different(
-      `its semaphore is at ${hex(original.semaphore)}, and at ${hex(rewritten.semaphore)} in the rewritten file`,
-    );
+  for (const { semaphore } of [rewritten, ...(twin === undefined ? [] : [twin])])
+    if (original.semaphore !== semaphore)
+      return different(
+        `its semaphore is at ${hex(original.semaphore)}, and at ${hex(semaphore)} in the rewritten file`,
+      );
   return undefined;
 }
 

@@ -10,6 +10,7 @@ import { nopFill } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
 import type { Instruction } from "./code-reader.js";
 import { sameBytes } from "./same-instruction.js";
+import { FRAME, RAISE_FRAME, type Selection, selectionAt } from "./selection.js";
 import type { Subject } from "./subject.js";
 
 /** The original is at `o`, the rewritten side at `r`, in the same state but for rsp. */
@@ -24,6 +25,10 @@ export interface Pair {
   readonly jumped: boolean;
   /** Both are at a probe that they have passed: what is left is the instruction there. */
   readonly past: boolean;
+  /** The status flags that are others on the rewritten side. */
+  readonly lost: number;
+  /** The way that a universal probe's question took, until the probe is passed: the selector is 0 there, or another. */
+  readonly arm: "zero" | "one" | undefined;
   /** The conditional branch or call of the original by which both came here. */
   readonly branch: Vaddr | undefined;
   readonly from: Pair | undefined;
@@ -43,7 +48,10 @@ export type Stop =
   | { readonly kind: "event"; readonly notes: readonly number[] }
   | { readonly kind: "instruction"; readonly instruction: Instruction }
   /** A guard's half. */
-  | { readonly kind: "lower" | "raise"; readonly instruction: Instruction }
+  | { readonly kind: "lower"; readonly instruction: Instruction }
+  | { readonly kind: "raise"; readonly instruction: Instruction; readonly by: number }
+  /** A universal probe's question. */
+  | { readonly kind: "select"; readonly selection: Selection }
   /** A call of new code. */
   | { readonly kind: "call through"; readonly instruction: Instruction }
   /** Back where the original is, in code that did not change. */
@@ -57,6 +65,8 @@ const LOWER = Uint8Array.of(0x48, 0x8d, 0x64, 0x24, 0x80);
 const RAISE = Uint8Array.of(0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00);
 export const GUARD = 128;
 
+export const RETURN_ADDRESS = 8;
+
 /** The notes whose probe is at an address, unless the pair has passed it already. */
 const notesAt = (notes: ReadonlyMap<Vaddr, readonly number[]>, address: Vaddr, isPast: boolean) =>
   isPast ? undefined : notes.get(address);
@@ -64,6 +74,15 @@ const notesAt = (notes: ReadonlyMap<Vaddr, readonly number[]>, address: Vaddr, i
 /** The notes whose probe the original passes at an address. */
 export const originalNotes = ({ original }: Subject, address: Vaddr, pair: Pair): readonly number[] | undefined =>
   notesAt(original.notesAt, address, pair.past && address === pair.o);
+
+/** By how much a probe's own code has lowered rsp. */
+const lowered = ({ shift, pending }: Pair): number => shift - (pending === undefined ? 0 : RETURN_ADDRESS);
+
+/** How the two halves end. */
+const raises = [
+  { bytes: RAISE, by: GUARD },
+  { bytes: RAISE_FRAME, by: FRAME },
+];
 
 const isDirectJump = ({ flow, target }: Instruction): boolean => (flow & Flow.Jump) !== 0 && !Number.isNaN(target);
 
@@ -110,7 +129,8 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
     if (!isNew && !isPast) {
       const isWhereOriginalIs = original.passed.has(at);
       const isInWindow = subject.inWindow(at);
-      if (isWhereOriginalIs && !isInWindow && pair.shift === 0) return answer({ kind: "back" });
+      if (isWhereOriginalIs && !isInWindow && pair.shift === 0 && pair.arm === undefined)
+        return answer({ kind: "back" });
       if (!isInWindow || (jumped && !isWhereOriginalIs))
         return wrong(`the rewritten code goes on at ${hex(at)}, the original at ${hex(original.at)}`);
     }
@@ -118,7 +138,7 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
     if (notes !== undefined) return answer({ kind: "event", notes });
     const instruction = subject.rewritten.code.at(at);
     if (instruction === null) return wrong(`the rewritten code has no instruction at ${hex(at)}`);
-    const { flow, target, end, bytes } = instruction;
+    const { flow, target, end } = instruction;
     jumped = false;
     if (flow & Flow.Nop) {
       nops.push(instruction);
@@ -128,11 +148,21 @@ export function passRewritten(subject: Subject, pair: Pair, original: Quiet): { 
       jumped = isNew;
       at = target;
     } else if (flow & Flow.Call && subject.isNew(target)) return answer({ kind: "call through", instruction });
-    else if (pair.shift >= GUARD && sameBytes(bytes, RAISE)) return answer({ kind: "raise", instruction });
-    else if (sameBytes(bytes, LOWER) && originalNotes(subject, original.at, pair) !== undefined)
-      return answer({ kind: "lower", instruction });
-    else return answer({ kind: "instruction", instruction });
+    else return answer(stopAt(subject, pair, original, instruction));
   }
+}
+
+/** What kind of instruction the rewritten side has come to. */
+function stopAt(subject: Subject, pair: Pair, original: Quiet, instruction: Instruction): Stop {
+  const { bytes, start } = instruction;
+  const raise = raises.find((r) => lowered(pair) === r.by && sameBytes(bytes, r.bytes));
+  if (raise !== undefined) return { kind: "raise", instruction, by: raise.by };
+  if (originalNotes(subject, original.at, pair) !== undefined) {
+    if (sameBytes(bytes, LOWER)) return { kind: "lower", instruction };
+    const selection = subject.isNew(start) ? selectionAt(subject.rewritten.code, start) : undefined;
+    if (selection !== undefined) return { kind: "select", selection };
+  }
+  return { kind: "instruction", instruction };
 }
 
 /**

@@ -29,7 +29,14 @@ export interface Start {
   readonly rewritten: Vaddr;
 }
 
-export function runBoth(original: SideRunner, rewritten: SideRunner, state: MachineState, start: Start): BothRun {
+/** @param losesFlags flags are not compared: that nobody needs them where they differ is for the proof to show */
+export function runBoth(
+  original: SideRunner,
+  rewritten: SideRunner,
+  state: MachineState,
+  start: Start,
+  losesFlags = false,
+): BothRun {
   const a = original.run(state, start.original);
   const silent = (because: string, b: Run = a): BothRun => ({
     original: a,
@@ -45,12 +52,12 @@ export function runBoth(original: SideRunner, rewritten: SideRunner, state: Mach
   const most = LONGER * MOST_INSIDE;
   const b = rewritten.run(state, start.rewritten, { most });
   if (b.end.kind === "unimplemented") return silent(`not emulated: ${b.end.detail}`, b);
-  const difference = differenceOf(a, b);
+  const difference = differenceOf(a, b, losesFlags);
   if (difference !== undefined && readsChangedFile(original, rewritten, state, start.original))
     return silent("it reads the bytes of the file that were changed", b);
   const onlyTraced =
     difference !== undefined &&
-    differenceOf(a, rewritten.run(state, start.rewritten, { most, untraced: true })) === undefined;
+    differenceOf(a, rewritten.run(state, start.rewritten, { most, untraced: true }), losesFlags) === undefined;
   return { original: a, rewritten: b, says: true, because: undefined, difference, onlyTraced };
 }
 
@@ -78,7 +85,7 @@ function readsChangedFile(original: SideRunner, rewritten: SideRunner, state: Ma
   });
 }
 
-function differenceOf(a: Run, b: Run): string | undefined {
+function differenceOf(a: Run, b: Run, losesFlags: boolean): string | undefined {
   if (a.end.kind !== b.end.kind || a.end.detail !== b.end.detail)
     return `the original ends with "${endText(a)}", the rewritten code with "${endText(b)}"`;
   if (a.passed.join() !== b.passed.join()) return "the probes that are passed are not the same";
@@ -90,7 +97,7 @@ function differenceOf(a: Run, b: Run): string | undefined {
   for (let register = 0; register < 16; register++)
     if (!sameWords(a, b, 2 * register, 2) && !(isMovedFault && register === Gpr.RSP))
       return `${gprName(register)} is not the same`;
-  if (a.rflags !== b.rflags) return "the flags are not the same";
+  if (!losesFlags && a.rflags !== b.rflags) return "the flags are not the same";
   for (let i = 0; i < 16; i++) if (!sameWords(a, b, XMM + 4 * i, 4)) return `xmm${i} is not the same`;
   return sameWords(a, b, MXCSR, 1) ? undefined : "mxcsr is not the same";
 }

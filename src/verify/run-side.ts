@@ -85,6 +85,8 @@ interface SideMap {
   /** Whether an address is in a window or in new code. */
   isInside(address: Vaddr): boolean;
   isNew(address: Vaddr): boolean;
+  /** Whether the instruction there keeps a register below the red zone, for a universal probe's question. */
+  isSave(address: Vaddr): boolean;
   readonly notesAt: ReadonlyMap<Vaddr, readonly number[]>;
   /** Probes that overwrite what lies below rsp once they are traced. */
   readonly destroys: ReadonlySet<Vaddr>;
@@ -144,7 +146,7 @@ export class SideRunner {
     this.writes = [];
     memory.onWrite = (address, size) => {
       if (this.writes.length >= MOST_WRITES) throw new TooMuch();
-      this.writes.push({ address, bytes: memory.peek(address, size) });
+      if (!this.map.isSave(vaddr(cpu.ip - this.bias))) this.writes.push({ address, bytes: memory.peek(address, size) });
       this.dirty.add(address - (address % PAGE_SIZE));
       const last = address + size - 1;
       this.dirty.add(last - (last % PAGE_SIZE));

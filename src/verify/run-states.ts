@@ -26,6 +26,8 @@ export interface Sides {
   readonly original: SideRunner;
   readonly rewritten: SideRunner;
   readonly code: CodeReader;
+  /** The flags are others on the rewritten side, where nobody needs them: they are not compared. */
+  readonly losesFlags: boolean;
 }
 
 export interface StateRun {
@@ -45,7 +47,7 @@ export function runStates(sides: Sides, from: Start, addresses: readonly StackAd
   const runs: StateRun[] = [];
   const coverage = new Coverage();
   const run = (state: MachineState): boolean => {
-    const both = runBoth(sides.original, sides.rewritten, state, from);
+    const both = runBoth(sides.original, sides.rewritten, state, from, sides.losesFlags);
     runs.push({ state, both });
     coverage.add(state, both.original);
     return both.difference !== undefined && !both.onlyTraced;

@@ -21,9 +21,11 @@ import { hex, type Interval, interval, PAGE_SIZE, type Vaddr, vaddr } from "../a
 import { formAt, LONGEST_FORM, type ProbeForm } from "../usdt/forms.js";
 import { LONGEST_INSTRUCTION } from "../x86/bytes.js";
 import { Flow } from "../x86/decode.js";
+import { flagEffects } from "../x86/flags.js";
 import { isFiveByteNop } from "../x86/nops.js";
 import { traitsOf } from "../x86/relocate.js";
 import type { Instruction } from "./code-reader.js";
+import { flagsDeadAt } from "./flags-dead.js";
 import {
   GUARD,
   nopProblem,
@@ -32,13 +34,13 @@ import {
   passOriginal,
   passRewritten,
   type Quiet,
+  RETURN_ADDRESS,
   type Stop,
 } from "./quiet.js";
 import { isSameInstruction, sameBytes } from "./same-instruction.js";
+import type { Selection } from "./selection.js";
 import type { Subject } from "./subject.js";
 import type { Arrival } from "./window.js";
-
-const RETURN_ADDRESS = 8;
 
 /**
  * In so many places of the rewritten side, or by so many ways of counting the stack, an instruction of the original may
@@ -58,6 +60,8 @@ export interface Passing {
   readonly rewritten: Vaddr;
   /** By how much rsp is lower on the rewritten side. */
   readonly stackShift: number;
+  /** It is the second place of a universal probe. */
+  readonly isTwin: boolean;
   /** Undefined where the probe stands as it stood. */
   readonly form: ProbeForm | undefined;
 }
@@ -78,6 +82,8 @@ export interface Mismatch {
 export interface Proof {
   /** All ways were followed. */
   readonly isWhole: boolean;
+  /** Somewhere the flags are others on the rewritten side, where nobody needs them. */
+  readonly losesFlags: boolean;
   readonly passings: readonly Passing[];
   readonly mismatches: readonly Mismatch[];
   /**
@@ -146,6 +152,9 @@ export class Walk {
   private isWhole = true;
   /** The notes of all passings. */
   readonly passed = new Set<number>();
+  private losesFlags = false;
+  /** What is wrong with a step that goes on. */
+  private aside: Problem | undefined;
   private readonly pairs: Pair[] = [];
 
   constructor(private readonly subject: Subject) {}
@@ -160,11 +169,13 @@ export class Walk {
       pending: undefined,
       jumped: false,
       past: false,
+      lost: 0,
+      arm: undefined,
       branch: undefined,
       from: undefined,
     });
     for (let pair = this.pairs.pop(); pair !== undefined; pair = this.pairs.pop()) {
-      const key = `${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped}`;
+      const key = `${pair.r},${pair.shift},${pair.pending},${pair.past},${pair.jumped},${pair.lost},${pair.arm}`;
       const here = this.seen.get(pair.o) ?? new Set();
       this.seen.set(pair.o, here);
       if (here.has(key)) continue;
@@ -182,22 +193,28 @@ export class Walk {
   }
 
   proof(): Proof {
-    const { passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together, isWhole } = this;
-    return { isWhole, passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together };
+    const { passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together } = this;
+    const { isWhole, losesFlags } = this;
+    return { isWhole, losesFlags, passings, mismatches, replaced, keptCalls, walkedNew, ranInPlace, frames, together };
   }
 
   private step(arrival: Arrival, pair: Pair): void {
     const { subject } = this;
-    const isTogether = pair.o === pair.r && pair.shift === 0 && pair.pending === undefined;
-    if (isTogether && !pair.past && !subject.inWindow(pair.o)) return;
-    if (isTogether && !pair.past && !pair.jumped) this.together.add(pair.o);
+    const isTogether = isSamePlace(pair);
+    if (isTogether && !pair.past && !subject.inWindow(pair.o)) {
+      const problem = this.flagsProblem(pair.o, pair.lost);
+      if (problem !== undefined) this.report(arrival, pair, pair, problem);
+      return;
+    }
+    if (isTogether && !pair.past && !pair.jumped && pair.lost === 0) this.together.add(pair.o);
     const original = passOriginal(subject, pair);
     const { quiet: rewritten, stop } = passRewritten(subject, pair, original);
     const touched = !isTogether || [...rewritten.passed].some((at) => subject.isNew(at));
     const past = pair.past && original.at === pair.o;
     const here: Pair = { ...pair, o: original.at, r: rewritten.at, past, jumped: false, branch: undefined, from: pair };
     const problem = this.meet(stop, { here, original, rewritten, touched });
-    if (problem !== undefined) this.report(arrival, pair, here, problem);
+    for (const found of [problem, this.aside]) if (found !== undefined) this.report(arrival, pair, here, found);
+    this.aside = undefined;
   }
 
   /** What the ends of both silences have to do with each other. */
@@ -209,10 +226,13 @@ export class Walk {
     switch (stop.kind) {
       case "back":
         this.passedQuietly(step, touched);
-        return undefined;
+        return this.flagsProblem(here.o, here.lost);
       case "lower":
+        return this.guardBegins(stop.instruction, step);
       case "raise":
-        return this.guard(stop.kind, stop.instruction, step);
+        return this.guardEnds(stop.instruction, stop.by, step);
+      case "select":
+        return this.select(stop.selection, step);
       case "call through":
         return this.callThrough(stop.instruction, step);
     }
@@ -240,7 +260,10 @@ export class Walk {
     const after = this.subject.rewritten.code;
     const nop = before.at(o);
     const form = formAt(after.bytes(r, LONGEST_FORM));
-    const passing = { notes: wanted, original: o, rewritten: r, stackShift: here.shift };
+    const isTwin = this.subject.twins.has(r);
+    const arm = this.armProblem(here, isTwin);
+    if (arm !== undefined) return different(arm, wanted);
+    const passing = { notes: wanted, original: o, rewritten: r, stackShift: here.shift, isTwin };
     const isSame = o === r && nop !== null && sameBytes(nop.bytes, after.bytes(r, nop.length));
     if (isSame && form === formAt(before.bytes(o, LONGEST_FORM))) {
       this.pass({ ...passing, form: undefined });
@@ -259,8 +282,48 @@ export class Walk {
     this.replaced.push(interval(o, nop.length));
     this.ran(interval(r, form.bytes.length), true);
     this.frame(r, [o], here.shift);
-    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.bytes.length), past: false });
+    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.bytes.length), past: false, arm: undefined });
     return undefined;
+  }
+
+  /**
+   * Each way of a universal probe passes its own place: nop5 where the selector is set, which is where kernels make a
+   * call of it; what stands there is asked by `twins`.
+   */
+  private armProblem({ r, arm }: Pair, isTwin: boolean): string | undefined {
+    const { twins, firsts } = this.subject;
+    if (arm === undefined)
+      return twins.has(r) || firsts.has(r)
+        ? `the probe at ${hex(r)} is one place of two, and is passed whatever the selector says`
+        : undefined;
+    if (!twins.has(r) && !firsts.has(r)) return `the probe at ${hex(r)} has no second place, and a selector is asked`;
+    return isTwin === (arm === "one") ? undefined : `the selector leads to the wrong place of two, ${hex(r)}`;
+  }
+
+  /** A question of a universal probe: both answers are followed. */
+  private select(selection: Selection, step: Step): Problem | undefined {
+    const { here } = step;
+    const { parts, selector, zero, one, shift, lostFlags } = selection;
+    const { start } = parts[0]!.instruction;
+    if (here.arm !== undefined || here.shift >= GUARD) return different(`a selector is asked twice at ${hex(start)}`);
+    if (selector !== this.subject.selector)
+      return different(`what is asked at ${hex(start)} is ${hex(selector)}, which is no selector`);
+    this.passedQuietly(step, true);
+    for (const { instruction, lower } of parts) {
+      this.ran(instruction, true);
+      this.frame(instruction.start, [here.o, here.from!.o], here.shift + lower);
+    }
+    if (lostFlags !== 0) this.losesFlags = true;
+    const next = { ...here, shift: here.shift + shift, lost: here.lost | lostFlags };
+    this.pairs.push({ ...next, r: zero, arm: "zero" }, { ...next, r: one, arm: "one" });
+    return undefined;
+  }
+
+  /** Whether flags that are others on the rewritten side are needed where both go on in the original's code. */
+  private flagsProblem(at: Vaddr, lost: number): Problem | undefined {
+    if (lost === 0 || flagsDeadAt(this.subject.original.code, at, lost)) return undefined;
+    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}`;
+    return { reason, verdict: "unproved", notes: [] };
   }
 
   private pass(passing: Passing): void {
@@ -268,18 +331,31 @@ export class Walk {
     for (const note of passing.notes) this.passed.add(note);
   }
 
-  /** A guard's half: the first stands before a probe, the second after it, and nothing but the probe between them. */
-  private guard(half: "lower" | "raise", instruction: Instruction, step: Step): Problem | undefined {
+  /** A guard's first half: it stands in front of a probe, to which the original has come. */
+  private guardBegins(instruction: Instruction, step: Step): Problem | undefined {
     const { start, end } = instruction;
     const { here } = step;
-    if (half === "lower" && here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(start)}`);
+    if (here.shift >= GUARD) return different(`rsp is lowered a second time at ${hex(start)}`);
+    this.guardHalf(instruction, step);
+    this.pairs.push({ ...here, r: end, shift: here.shift + GUARD });
+    return undefined;
+  }
+
+  /** Its second half, or the end of a universal probe's frame: nothing but the probe stands before it. */
+  private guardEnds(instruction: Instruction, by: number, step: Step): Problem | undefined {
+    const { here } = step;
+    if (here.arm !== undefined) return different(`rsp is raised at ${hex(instruction.start)} before the probe`);
+    this.guardHalf(instruction, step);
+    // It stands after what the original has left.
+    this.pairs.push({ ...here, o: here.from!.o, r: instruction.end, shift: here.shift - by });
+    return undefined;
+  }
+
+  private guardHalf(instruction: Instruction, step: Step): void {
+    const { here } = step;
     this.passedQuietly(step, true);
     this.ran(instruction, true);
-    this.frame(start, [here.o, here.from!.o], here.shift);
-    // The first half stands in front of what the original has come to; the second after what it has left.
-    if (half === "lower") this.pairs.push({ ...here, r: end, shift: here.shift + GUARD });
-    else this.pairs.push({ ...here, o: here.from!.o, r: end, shift: here.shift - GUARD });
-    return undefined;
+    this.frame(instruction.start, [here.o, here.from!.o], here.shift);
   }
 
   /** The call is made before what stands in front of it in the original. */
@@ -307,10 +383,11 @@ export class Walk {
         `the return address of the call at ${hex(here.o)} is ${hex(here.pending!)} in the rewritten code`,
       );
     this.passedQuietly(step, true);
+    this.aside = this.flagsProblem(call.start, here.lost);
     this.replaced.push(call);
     this.keptCalls.add(call.start);
     const after = this.subject.mayReturn(call) ? [here.r, call.end] : [here.r];
-    for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: undefined });
+    for (const at of after) this.pairs.push({ ...here, o: at, r: at, shift: 0, pending: undefined, lost: 0 });
     return undefined;
   }
 
@@ -334,6 +411,10 @@ export class Walk {
       return different(`the instruction at ${hex(a.start)} must not run at another address, ${hex(b.start)}`);
     const call = flow & Flow.Call && a.start !== b.start ? this.movedCall(a, b) : undefined;
     if (call !== undefined) return different(call);
+    if (here.arm !== undefined)
+      return different(`the instruction at ${hex(b.start)} runs between a selector's question and the probe`);
+    const lost = this.flagsAfter(a, here.lost);
+    if (typeof lost === "object") return lost;
     const touched = step.touched || a.start !== b.start || subject.leadsToNew(b);
     this.passedQuietly(step, touched);
     if (touched && subject.isChanged(a)) this.replaced.push(a);
@@ -345,14 +426,29 @@ export class Walk {
         ...here,
         o: a.target,
         r: b.target,
+        lost,
         past: false,
         jumped: subject.isNew(b.start),
         branch: a.start,
       });
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
-      this.pairs.push({ ...here, o: a.end, r: b.end, past: false });
+      this.pairs.push({ ...here, o: a.end, r: b.end, lost, past: false });
     return undefined;
+  }
+
+  /** The flags that are still others after an instruction that both run; or that it, or who it leads to, needs them. */
+  private flagsAfter(a: Instruction, lost: number): number | Problem {
+    if (lost === 0) return 0;
+    const { reads, writes } = flagEffects(a.bytes, a.start);
+    if (reads & lost)
+      return different(`the instruction at ${hex(a.start)} reads flags that the question for the selector has changed`);
+    if (a.flow & LEAVES) {
+      // What comes after it is followed all the same.
+      this.aside = this.flagsProblem(a.start, lost);
+      return 0;
+    }
+    return lost & ~writes;
   }
 
   /**
@@ -430,6 +526,10 @@ export class Walk {
     });
   }
 }
+
+/** Both are in one place, in one state but for flags that are lost. */
+const isSamePlace = ({ o, r, shift, pending, arm }: Pair): boolean =>
+  o === r && shift === 0 && pending === undefined && arm === undefined;
 
 /** What goes where rsp says, or lets others see it. */
 const LEAVES = Flow.Return | Flow.IndirectJump | Flow.Call | Flow.Trap | Flow.Transaction;

@@ -6,7 +6,7 @@
  */
 
 import { interval, type Vaddr, vaddr } from "../address.js";
-import type { ElfImage } from "../elf/image.js";
+import { type ElfImage, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { FileFacts } from "../facts/file-facts.js";
 import { gatherFacts } from "../facts/program.js";
@@ -16,8 +16,9 @@ import { touches, union, without } from "../intervals.js";
 import { writesRedZone } from "../kernel/kernels.js";
 import { readCarry } from "../rewritten/carry.js";
 import { type Certificate, decodeCertificates } from "../rewritten/certificate.js";
+import { SELECTOR_SECTION } from "../rewritten/section-names.js";
 import { formAt, LONGEST_FORM } from "../usdt/forms.js";
-import { readUsdtNotes } from "../usdt/notes.js";
+import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { type ChangedCode, compareCode } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import { testify, withDoubts } from "./doubts.js";
@@ -29,7 +30,8 @@ import { punsIn } from "./puns.js";
 import { SideRunner } from "./run-side.js";
 import { MANY_STATES, runStates, type Sides } from "./run-states.js";
 import { type FrameOrigin, type Proof, Walk } from "./same-code.js";
-import { Subject } from "./subject.js";
+import { SAVE_AT, selectionAt } from "./selection.js";
+import { Subject, type UniversalPlaces } from "./subject.js";
 import { followUnreached } from "./unreached.js";
 import { type CodeReport, judge } from "./verdicts.js";
 import type { Window } from "./window.js";
@@ -53,17 +55,17 @@ export const examineCode = (rewritten: ElfImage, original: FileFacts): CodeRepor
  */
 export function gatherEvidence(rewritten: ElfImage, file: FileFacts, asksWitness = false): Evidence {
   const original = file.image;
-  const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten));
-  const notesAt = (location: (pair: NotePair) => Vaddr | undefined): Map<Vaddr, readonly number[]> => {
+  const rewrittenCode = new CodeReader(rewritten);
+  const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten), rewrittenCode);
+  const notesAt = (places: (pair: NotePair) => readonly (UsdtNote | undefined)[]): Map<Vaddr, readonly number[]> => {
     const map = new Map<Vaddr, number[]>();
     pairs.forEach((pair, i) => {
-      const at = location(pair);
-      if (at !== undefined) addTo(map, at, i);
+      for (const note of places(pair)) if (note !== undefined) addTo(map, note.location, i);
     });
     return map;
   };
-  const before = { code: new CodeReader(original), notesAt: notesAt((p) => p.original.location) };
-  const after = { code: new CodeReader(rewritten), notesAt: notesAt((p) => p.rewritten?.location) };
+  const before = { code: new CodeReader(original), notesAt: notesAt((p) => [p.original]) };
+  const after = { code: rewrittenCode, notesAt: notesAt((p) => [p.rewritten, p.twin]) };
   const code = withoutForkDetours(
     original,
     rewritten,
@@ -81,7 +83,15 @@ export function gatherEvidence(rewritten: ElfImage, file: FileFacts, asksWitness
   const stack = new StackFacts(facts);
   const layout = new OriginalLayout(facts, before.code);
   const windows = windowsOf(facts, layout, code.changed, puns, testimony?.arrivals ?? []);
-  const subject = new Subject(before, after, windows, layout, code.changed, code.added);
+  const subject = new Subject(
+    before,
+    after,
+    windows,
+    layout,
+    code.changed,
+    code.added,
+    universalPlaces(rewritten, pairs),
+  );
   const sides = sidesFor(original, rewritten, subject, pairs);
   const functionEnds = new FunctionEnds(rewritten, facts, layout);
   const proofs = prove(subject, windows);
@@ -92,6 +102,15 @@ export function gatherEvidence(rewritten: ElfImage, file: FileFacts, asksWitness
   });
   const found = testimony === undefined ? examined : withDoubts(testimony, code.changed, examined);
   return { pairs, code, ...readers, found, stack, layout };
+}
+
+function universalPlaces(rewritten: ElfImage, pairs: readonly NotePair[]): UniversalPlaces {
+  const doubled = pairs.filter((pair) => pair.twin !== undefined);
+  return {
+    selector: sectionNamed(rewritten, SELECTOR_SECTION)?.sh_addr,
+    firsts: new Set(doubled.map((pair) => pair.rewritten!.location)),
+    twins: new Set(doubled.map((pair) => pair.twin!.location)),
+  };
 }
 
 /** What the rewritten file claims of its functions: nothing where it carries nothing, or what is damaged. */
@@ -180,19 +199,29 @@ function sidesFor(original: ElfImage, rewritten: ElfImage, subject: Subject, pai
   const { original: before, rewritten: after } = subject;
   const isNew = (address: Vaddr): boolean => subject.isNew(address);
   const destroys = new Set<Vaddr>();
-  for (const pair of pairs) {
-    const to = pair.rewritten?.location;
-    const from = pair.original.location;
-    if (to === undefined || (to === from && !subject.isChanged(interval(from, 1)))) continue;
-    const form = formAt(after.code.bytes(to, LONGEST_FORM));
-    if (form !== undefined && writesRedZone(form.nop)) destroys.add(to);
-  }
+  for (const pair of pairs)
+    for (const note of [pair.rewritten, pair.twin]) {
+      const to = note?.location;
+      const from = pair.original.location;
+      if (to === undefined || (to === from && !subject.isChanged(interval(from, 1)))) continue;
+      const form = formAt(after.code.bytes(to, LONGEST_FORM));
+      if (form !== undefined && writesRedZone(form.nop)) destroys.add(to);
+    }
   const inWindow = (address: Vaddr): boolean => subject.inWindow(address);
   const isInside = (address: Vaddr): boolean => inWindow(address) || isNew(address);
+  const isSave = (address: Vaddr): boolean =>
+    isNew(address) && selectionAt(after.code, vaddr(address - SAVE_AT))?.save === address;
   return {
-    original: new SideRunner(original, { ...before, isInside: inWindow, isNew, destroys: new Set() }),
-    rewritten: new SideRunner(rewritten, { ...after, isInside, isNew, destroys }),
+    original: new SideRunner(original, {
+      ...before,
+      isInside: inWindow,
+      isNew,
+      isSave: () => false,
+      destroys: new Set(),
+    }),
+    rewritten: new SideRunner(rewritten, { ...after, isInside, isNew, isSave, destroys }),
     code: before.code,
+    losesFlags: false,
   };
 }
 
@@ -213,7 +242,12 @@ function run(
   return [...new Set([...certain, ...returns])].map((original) => {
     const call = certain.has(original) ? undefined : calls.get(original);
     const rewritten = call === undefined ? original : vaddr(call.rewritten + call.lengths.rewritten);
-    return runStates(sides, { original, rewritten }, stack.addressesAt(original), states);
+    return runStates(
+      { ...sides, losesFlags: proof.losesFlags },
+      { original, rewritten },
+      stack.addressesAt(original),
+      states,
+    );
   });
 }
 

@@ -16,11 +16,23 @@ export interface Side {
   readonly notesAt: ReadonlyMap<Vaddr, readonly number[]>;
 }
 
+/** What universal probes have of the rewritten file. */
+export interface UniversalPlaces {
+  /** The byte that they ask; undefined where there is none. */
+  readonly selector: Vaddr | undefined;
+  /** The first places of probes that have two, and the second ones. */
+  readonly firsts: ReadonlySet<Vaddr>;
+  readonly twins: ReadonlySet<Vaddr>;
+}
+
 /** Through so many jumps in padding a branch may lead to new code. */
 const MOST_JUMPS = 3;
 
 export class Subject {
   private sites: readonly Vaddr[] | undefined;
+  readonly selector: UniversalPlaces["selector"];
+  readonly firsts: UniversalPlaces["firsts"];
+  readonly twins: UniversalPlaces["twins"];
 
   /**
    * @param changed bytes of the original that are others in the rewritten file; ascending and disjoint, like the rest
@@ -33,7 +45,12 @@ export class Subject {
     private readonly layout: OriginalLayout,
     private readonly changed: readonly Interval<Vaddr>[],
     private readonly added: readonly Interval<Vaddr>[],
-  ) {}
+    { selector, firsts, twins }: UniversalPlaces,
+  ) {
+    this.selector = selector;
+    this.firsts = firsts;
+    this.twins = twins;
+  }
 
   /** Whether an address is in new code. */
   isNew(address: Vaddr): boolean {

@@ -193,15 +193,23 @@ function verdictOn(
 
 /** Whether the arguments find the same values, and whether the probe is passed at all. */
 function argumentProblems(
-  { original, rewritten }: NotePair,
+  { original, rewritten, twin }: NotePair,
   passings: readonly Passing[],
   isAccused: boolean,
   evidence: Evidence,
 ): readonly SiteProblem[] {
   if (rewritten === undefined) return [];
   const found = passings.map((passing) =>
-    compareArguments(original, rewritten, passing.rewritten - passing.original, passing.stackShift),
+    compareArguments(
+      original,
+      passing.isTwin && twin !== undefined ? twin : rewritten,
+      passing.rewritten - passing.original,
+      passing.stackShift,
+    ),
   );
+  // Who passes one place of two passes the other where the selector says so.
+  if (twin !== undefined && !isAccused && passings.some((p) => !p.isTwin) !== passings.some((p) => p.isTwin))
+    found.push({ verdict: "different", reason: "one of its two places is never passed" });
   if (passings.length === 0 && !isAccused) found.push(untouchedProblem(original, rewritten, evidence));
   return found.filter((problem) => problem !== undefined);
 }

@@ -1,13 +1,17 @@
 /**
  * Whether a rewritten file is still the same program: every probe's code, and the rest of the file.
  */
-import type { ElfImage } from "../elf/image.js";
+import { vaddr } from "../address.js";
+import { type ElfImage, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { FileFacts } from "../facts/file-facts.js";
+import { SELECTOR_SECTION } from "../rewritten/section-names.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { compareCode } from "./changed-code.js";
+import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
-import { examineGuard, type Guard } from "./guard/guard.js";
+import { examineGuard, type Guard, type Selecting } from "./guard/guard.js";
+import { pairNotes } from "./note-pairs.js";
 import type { Original } from "./original.js";
 import { compareRest } from "./rest.js";
 import { examineCode } from "./sites.js";
@@ -33,7 +37,7 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   try {
     const original = new FileFacts(image);
     const { sites, explained, origins } = examineCode(rewritten, original);
-    const guard = examineGuard(rewritten, original, compareCode(image, rewritten));
+    const guard = examineGuard(rewritten, original, compareCode(image, rewritten), selectingIn(rewritten, image));
     const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {
@@ -46,6 +50,14 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
       forkGuard: null,
     };
   }
+}
+
+function selectingIn(rewritten: ElfImage, original: ElfImage): Selecting | undefined {
+  const section = sectionNamed(rewritten, SELECTOR_SECTION);
+  if (section === undefined) return undefined;
+  const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten), new CodeReader(rewritten));
+  const twins = new Set(pairs.flatMap(({ twin }) => twin?.location ?? []));
+  return { selector: section.sh_addr, start: vaddr(0), next: undefined, twins };
 }
 
 /** What is said of the guard alone; what is wrong with it is among the findings as well. */

@@ -69,6 +69,8 @@ interface UnitOptions {
   /** A symbol: the address of its first byte. */
   readonly name?: string;
   readonly align?: number;
+  /** So many bytes stay free between it and the unit before it, at least. */
+  readonly gap?: number;
   /** Where it stands, whatever is linked beside it: cut, or filled up, to this size. */
   readonly over?: { readonly start: number; readonly end: number };
 }
@@ -261,8 +263,8 @@ interface Layout {
 
 /** @param symbols those of this unit are added */
 function layOut<Mark>(code: Code<Mark>, earliest: number, symbols: Map<string, number>): Layout | string {
-  const { name, align = 1, over } = code.options;
-  const at = over === undefined ? unsplitStart(code, alignUp(earliest, align)) : over.start;
+  const { name, align = 1, gap = 0, over } = code.options;
+  const at = over === undefined ? unsplitStart(code, alignUp(earliest + gap, align)) : over.start;
   if (typeof at === "string") return at;
   const { places, end } = measure(code.items, at);
   const labels = new Map<string, number>();

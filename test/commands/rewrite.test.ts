@@ -24,6 +24,7 @@ const done: SiteReport = {
   name: "add",
   location: vaddr(0x1290),
   newLocation: vaddr(0x5000),
+  twin: null,
   status: "rewritten",
   tactic: "displace",
   redZone: "live",

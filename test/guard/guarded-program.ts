@@ -11,7 +11,7 @@ import type { CfaRows } from "../../src/elf/cfa-rows.js";
 import { childGuard } from "../../src/rewrite/fork-guard/handler/child-guard.js";
 import type { GuardedMapping } from "../../src/rewrite/fork-guard/handler/guarded-pages.js";
 import type { SignalSlots } from "../../src/rewrite/fork-guard/handler/signal-slots.js";
-import { namedCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { namedCode } from "../../src/rewrite/start/named-code.js";
 import { NOP5 } from "../../src/x86/bytes.js";
 import { linkOne } from "../../src/x86/link.js";
 import { behindFile } from "../behind.js";

@@ -7,14 +7,14 @@ import { vaddr } from "../../src/address.js";
 import { type CfaRows, DWARF_RSP, rowAt } from "../../src/elf/cfa-rows.js";
 import { decodeInstructions } from "../../src/emulate/instruction.js";
 import { beforeFork, behindFork } from "../../src/rewrite/fork-guard/handler/held-signals.js";
-import { namedCode } from "../../src/rewrite/fork-guard/install/fork-handlers.js";
+import { namedCode } from "../../src/rewrite/start/named-code.js";
 import type { Assembler } from "../../src/x86/assembler.js";
 import { linkOne } from "../../src/x86/link.js";
 import { linkedGuard } from "./guarded-program.js";
 
 const START = 0x20000;
 const slots = { start: vaddr(0x40000), count: 8 };
-const sites = { table: vaddr(0x30000), end: vaddr(0x30008), firstSite: vaddr(0x10000) };
+const sites = { table: vaddr(0x30000), end: vaddr(0x30008), firstSite: vaddr(0x10000), selector: undefined };
 const guard = linkedGuard([{ sites: [vaddr(0x1000), vaddr(0x2010)], privatePages: new Set() }], START, slots);
 
 function placed(code: Assembler): { readonly bytes: Uint8Array; readonly unwind: CfaRows } {

@@ -20,13 +20,12 @@
 
 import { alignUp, hex, PAGE_SIZE, pageStart, type Vaddr, vaddr } from "../../address.js";
 import * as elf from "../../elf/constants.js";
-import { forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
+import { forEachRelocation, readDynamicTags, startsProcesses } from "../../elf/dynamic.js";
 import { type ElfImage, type ProgramHeader, segmentAt } from "../../elf/image.js";
 import type { FileFacts } from "../../facts/file-facts.js";
 import type { ProgramFacts } from "../../facts/program.js";
 import { addTo } from "../../grouped.js";
 import type { RewriteOptions } from "../../rewritten/contract.js";
-import { forms } from "../../usdt/forms.js";
 import type { UsdtNote } from "../../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../../usdt/sites.js";
 import { INT3 } from "../../x86/bytes.js";
@@ -34,6 +33,7 @@ import { chooseLayout, kernelsAsked } from "../layout-choice.js";
 import type { NewCode } from "../new-code.js";
 import type { Place, PlaceOptions, Places } from "../place.js";
 import type { PlacedProbe } from "../proposal.js";
+import { isUniversal, makesNop5 } from "../written-form.js";
 import { type ChildGuard, childGuard } from "./handler/child-guard.js";
 import type { GuardedMapping } from "./handler/guarded-pages.js";
 import type { SignalSlots } from "./handler/signal-slots.js";
@@ -49,11 +49,12 @@ import {
   searchForks,
 } from "./install/fork-cover.js";
 import { FORK_GUARD } from "./install/fork-handlers.js";
+import { INIT } from "./install/stubs.js";
 
 /** Whether a kernel that the file is for turns the nop that it gets into a call, and forgets to tell children. */
 function needsGuard({ kernel, layout }: RewriteOptions): boolean {
-  const { nop } = forms[chooseLayout(layout, kernel, true)];
-  return kernelsAsked(kernel).some((k) => k.killsForkedChildren && k.optimizes === nop);
+  const chosen = chooseLayout(layout, kernel, true);
+  return makesNop5(chosen) && kernelsAsked(kernel).some((k) => k.killsForkedChildren);
 }
 
 /** How a file may fork, where a guard is asked for; else why none is. */
@@ -112,9 +113,28 @@ export function planForkGuard(
 export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
-/** The places for new code with a guard: those in segments of two pages or more first. */
-export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): Places {
-  const { places, obstacle } = coverPlaces(cover, options);
+/** The input as it is with a guard, to whoever has code called at its start as well. */
+export interface GuardedStart {
+  /** It has room for the guard's words. */
+  readonly image: ElfImage;
+  /** Whether the guard's code is called at the start of a library, before all others. */
+  readonly callsFirst: boolean;
+}
+
+export const guardedStart = ({ cover }: ForkGuardPlan): GuardedStart => ({
+  image: cover.image,
+  callsFirst: cover.handler !== undefined && !startsProcesses(cover.image),
+});
+
+/** What a guard has called at the start of a library; nothing else of the process depends on what runs before it. */
+export const guardInit = ({ code }: ForkGuard): Vaddr => code.addressOf(INIT);
+
+/**
+ * The places for new code with a guard: those in segments of two pages or more first.
+ * @param image the input with room for the guard's words, and maybe for others
+ */
+export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions, image: ElfImage = cover.image): Places {
+  const { places, obstacle } = coverPlaces(cover, options, image);
   const isSingle = (p: Place): boolean => p.kind === "rest of page" && isSinglePage(p.segment);
   return { places: [...places.filter((p) => !isSingle(p)), ...places.filter(isSingle)], obstacle };
 }
@@ -122,9 +142,10 @@ export function guardedPlaces({ cover }: ForkGuardPlan, options: PlaceOptions): 
 /** What changes in the input by the guard, and the input as program headers are to see it. */
 export type GuardChanges = { readonly image: ElfImage } & ChildHandlerChanges;
 
-export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard): GuardChanges => ({
+/** @param first new code that a library's start leads to instead, and that goes on to `guardInit` */
+export const guardChanges = ({ cover }: ForkGuardPlan, { code }: ForkGuard, first?: Vaddr): GuardChanges => ({
   image: cover.image,
-  ...coverChanges(cover, code),
+  ...coverChanges(cover, code, first),
 });
 
 /** What a rewrite gained by its guard. */
@@ -143,7 +164,10 @@ interface GuardedCode {
 }
 
 /** Addresses of the bytes `0f 1f 44 00 00` of a rewritten probe. */
-const nop5Of = ({ location, form }: PlacedProbe): Vaddr => vaddr(location + form.patched.offset);
+function nop5Of({ location, form, twin }: PlacedProbe): readonly Vaddr[] {
+  if (isUniversal(form)) return twin === undefined ? [] : [twin.location];
+  return form.nop === "nop5" ? [vaddr(location + form.patched.offset)] : [];
+}
 
 /** Sites that are a canonical nop5 in the input and are not among those that this run moves. */
 export function nop5Before(
@@ -168,17 +192,23 @@ const isInOnePage = (site: Vaddr): boolean => (site % PAGE_SIZE) + 5 <= PAGE_SIZ
 /**
  * New code with the guard after it, for the rewritten probes and for those that were a nop5 before; or why it cannot be
  * there.
+ * @param selector the guard asks it first, where all of its sites are second places of universal probes
  */
 export function withForkGuard(
   { cover, input, notes }: ForkGuardPlan,
   place: Place,
   newCode: NewCode,
   placed: ReadonlyMap<Vaddr, PlacedProbe>,
+  selector: Vaddr | undefined,
 ): GuardedCode | string {
-  const sites = [...[...placed.values()].map(nop5Of).filter(isInOnePage), ...nop5Before(input, notes, placed)];
+  const before = nop5Before(input, notes, placed);
+  const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...before];
+  // Sites that stood before run whatever it says.
+  const isAsked =
+    before.length === 0 && [...placed.values()].every((p) => isUniversal(p.form) || nop5Of(p).length === 0);
   const mappings = mappingsOf(cover.image, place, sites);
   const start = vaddr(alignUp(newCode.start + newCode.bytes.length, 16));
-  const guard = guardFor(mappings, cover.handler?.slots);
+  const guard = guardFor(mappings, cover.handler?.slots, isAsked ? selector : undefined);
   if (typeof guard === "string") return guard;
   const code = coverCode(cover, start, guard);
   if (typeof code === "string") return code;
@@ -198,9 +228,13 @@ export function withForkGuard(
 }
 
 /** The guard for these sites, or why there can be none. */
-function guardFor(mappings: readonly GuardedMapping[], slots: SignalSlots | undefined): ChildGuard | string {
+function guardFor(
+  mappings: readonly GuardedMapping[],
+  slots: SignalSlots | undefined,
+  selector: Vaddr | undefined,
+): ChildGuard | string {
   try {
-    return childGuard(FORK_GUARD, mappings, slots);
+    return childGuard(FORK_GUARD, mappings, slots, selector);
   } catch (error) {
     if (error instanceof RangeError) return error.message;
     throw error;

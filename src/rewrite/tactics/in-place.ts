@@ -14,14 +14,16 @@ import { nopFill } from "../../x86/bytes.js";
 import { addressOf, Flow, lengthOf } from "../../x86/decode.js";
 import type { Proposal, SiteContext } from "../proposal.js";
 import { type Refusal, refuse } from "../refusal.js";
-import { crossesLine, crossesPage, guardObstacle, windowObstacle } from "./safety.js";
+import { isUniversal } from "../written-form.js";
+import { crossesLine, crossesPage, guardObstacle, UNIVERSAL_IN_PLACE, windowObstacle } from "./safety.js";
 
 /** How far a run of nops is followed: enough to choose a place in a 16-byte line. */
 const LONGEST_RUN = 24;
 
 export function inPlace(context: SiteContext): Proposal | Refusal {
   const { code, index, site, facts } = context;
-  const form = context.probe(site)!.form;
+  const { form } = context.probe(site)!;
+  if (isUniversal(form)) return UNIVERSAL_IN_PLACE;
   const unguardable = form.guard ? guardObstacle(context) : undefined;
   if (unguardable !== undefined) return unguardable;
   const isRoom = (i: number): boolean =>

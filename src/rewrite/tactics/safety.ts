@@ -65,6 +65,9 @@ export function frozenObstacle(facts: ProgramFacts, start: Vaddr, end: Vaddr): R
   return frozen && refuse("patched", `the bytes at ${hex(frozen.start)} cannot change: ${frozen.reason}`, frozen.start);
 }
 
+/** Nobody leaves so many bytes free around a nop as both forms and the question between them take. */
+export const UNIVERSAL_IN_PLACE = refuse("no-room", "a universal probe has no room where it stands");
+
 const LINE_SIZE = 16;
 
 /** What the kernel patches would lie in two pages: it does not optimize such a probe. */

@@ -17,12 +17,22 @@ import { addressOf, Flow, instructionBytes } from "../../x86/decode.js";
 import { relocate } from "../../x86/relocate.js";
 import type { PlacedProbe, Proposal, SiteContext, WantedProbe } from "../proposal.js";
 import { Refusal, refuse } from "../refusal.js";
-import { callSites, crossesPage, guardObstacle, movable, paddingRoom, windowObstacle } from "./safety.js";
+import { isUniversal } from "../written-form.js";
+import {
+  callSites,
+  crossesPage,
+  guardObstacle,
+  movable,
+  paddingRoom,
+  UNIVERSAL_IN_PLACE,
+  windowObstacle,
+} from "./safety.js";
 
 const LONGEST_BLOCK = 64;
 
 export function shift(context: SiteContext): Proposal | Refusal {
   const { code, index, site, facts } = context;
+  if (isUniversal(context.probe(site)!.form)) return UNIVERSAL_IN_PLACE;
   const last = endOfBlock(context);
   if (last instanceof Refusal) return last;
   const blockEnd = vaddr(code.start + code.offsets[last + 1]!);
@@ -68,6 +78,7 @@ interface Piece {
 }
 
 function probeAt(to: Vaddr, context: SiteContext, site: Vaddr, { form }: WantedProbe): Piece | Refusal {
+  if (isUniversal(form)) return UNIVERSAL_IN_PLACE;
   const unguardable = form.guard ? guardObstacle(context) : undefined;
   if (unguardable !== undefined) return unguardable;
   const location = vaddr(to + form.location);
@@ -93,7 +104,10 @@ function movedTo(to: Vaddr, context: SiteContext, index: number, last: number): 
 /** By how many bytes the block grows: a one-byte nop becomes a probe's form, for each probe in it. */
 function growthOf({ code, index, probe }: SiteContext, last: number): number {
   let growth = 0;
-  for (let i = index; i <= last; i++) growth += (probe(addressOf(code, i))?.form.bytes.length ?? 1) - 1;
+  for (let i = index; i <= last; i++) {
+    const form = probe(addressOf(code, i))?.form;
+    if (form !== undefined && !isUniversal(form)) growth += form.bytes.length - 1;
+  }
   return growth;
 }
 

@@ -6,6 +6,10 @@
  *     somebody traces   each site by itself, in each way in which a child may find it, so that none can be missing in its
  *                       tables (of thousands some by themselves, all with one other a page); then many at once, with every answer that the kernel may give (kernel.ts)
  *
+ * A guard may ask the selector of universal probes first: where that is 0 none of their nop5 runs. So all of this is
+ * tried with the selector set, and with 0 as well where the file has other nop5; else what is tried with 0 is that it
+ * does nothing.
+ *
  * In either case with signals that were blocked before the fork, by this thread or by none: it lets them in again, last
  * of all, and leaves the table of slots empty.
  */
@@ -64,8 +68,16 @@ export function judgeChild(
   slots: Slots | undefined,
 ): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
-  const child = new ChildRuns(machine, start, guarded, slots);
-  return child.untraced() ?? child.each() ?? child.eachInItsPage() ?? child.many();
+  const all = (): string | undefined => {
+    const child = new ChildRuns(machine, start, guarded, slots);
+    return child.untraced(true) ?? child.each() ?? child.eachInItsPage() ?? child.many();
+  };
+  if (machine.selector === undefined) return all();
+  machine.select(0);
+  const idle = guarded.runsUnselected ? all() : new ChildRuns(machine, start, guarded, slots).untraced(false);
+  if (idle !== undefined) return `with the selector 0, ${idle}`;
+  machine.select(1);
+  return all();
 }
 
 class ChildRuns {
@@ -85,7 +97,7 @@ class ChildRuns {
     return this.guarded.sites.length > FEW_SITES ? TURNS / 2 : TURNS;
   }
 
-  private scene(scene: Scene): string | undefined {
+  private scene(scene: Scene, looksAtAll = false): string | undefined {
     const turn = this.turn++;
     const scenes = this.slots?.scenes ?? [];
     const held = scenes[turn % scenes.length] ?? [];
@@ -96,15 +108,17 @@ class ChildRuns {
       this.runs.run(this.start, turn, () => kernel.call()) ??
       kernel.outcome() ??
       (isEmpty() ? undefined : "it leaves a slot taken") ??
-      (turn === 0 ? this.runs.unread() : undefined);
+      (looksAtAll ? this.runs.unread() : undefined);
     kernel.cleanUp();
     return problem;
   }
 
-  untraced(): string | undefined {
+  /** @param looksAtAll whether it has to look at each site */
+  untraced(looksAtAll: boolean): string | undefined {
     for (let turn = 0; turn < this.turns; turn++) {
       const problem = this.scene(
         turn === 0 ? plain : { ...plain, bytes: (i) => (turn % 3 === 1 || (i + turn) % 7 === 0 ? BREAKPOINT : NOP5) },
+        looksAtAll && turn === 0,
       );
       if (problem !== undefined) return `untraced: ${problem}`;
     }

@@ -78,8 +78,14 @@ export interface Guard {
  * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
  * @param file the original
  * @param code what changed, and new code
+ * @param selecting what sets the selector of universal probes, where there are some
  */
-export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, added }: ChangedCode): Guard | undefined {
+export function examineGuard(
+  rewritten: ElfImage,
+  file: FileFacts,
+  { changed, added }: ChangedCode,
+  selecting: Selecting | undefined,
+): Guard | undefined {
   const original = file.image;
   const said = memoSays(rewritten);
   const isNew = (address: number): boolean => touches(added, address, address + 1);
@@ -92,7 +98,7 @@ export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, ad
     return said ? nothingBut(finding("loaded", error.where ?? "the dynamic section", error.what)) : undefined;
   }
   const isThere = callers.some((c) => {
-    const now = views[1].called.get(c);
+    const now = calledFirst(views[1].called.get(c), selecting);
     return now !== undefined && isNew(now) && views[0].called.get(c) !== now;
   });
   const detours = findForkDetours(original, rewritten, changed, isNew);
@@ -100,7 +106,7 @@ export function examineGuard(rewritten: ElfImage, file: FileFacts, { changed, ad
     if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
   }
-  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours).run();
+  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selecting).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
@@ -111,6 +117,21 @@ function memoSays(rewritten: ElfImage): boolean | undefined {
   const carry = readCarry(rewritten);
   return carry && tellsOfGuard(carry.memo);
 }
+
+/** What sets the selector of universal probes, as far as a guard has to do with it. */
+export interface Selecting {
+  /** Link-time address of the byte. */
+  readonly selector: Vaddr;
+  /** Where its code begins, and where that goes on to. */
+  readonly start: Vaddr;
+  readonly next: Vaddr | undefined;
+  /** The nop5 that run only where the byte is set. */
+  readonly twins: ReadonlySet<number>;
+}
+
+/** What is called at the start, after what sets the selector. */
+const calledFirst = (start: number | undefined, selecting: Selecting | undefined): number | undefined =>
+  start !== undefined && start === selecting?.start ? selecting.next : start;
 
 const nothingBut = (problem: Finding): Guard => ({
   findings: [problem],
@@ -134,6 +155,7 @@ class Examination {
     private readonly before: LoaderView,
     private readonly isNew: (address: number) => boolean,
     private readonly detours: readonly ForkDetour[],
+    private readonly selecting: Selecting | undefined,
   ) {}
 
   private get original(): ElfImage {
@@ -184,7 +206,8 @@ class Examination {
       const [next, start] = [this.before.called.get(caller), this.now.called.get(caller)];
       if (start === next) continue;
       // What is no new code is a difference, told by whoever compares tags, relocations, words.
-      if (start !== undefined && this.isNew(start)) hooks.set(caller, { start, next });
+      const own = calledFirst(start, this.selecting);
+      if (own !== undefined && this.isNew(own)) hooks.set(caller, { start: own, next });
     }
     const starts = [...hooks.keys()].filter((c) => !isEnd(c));
     const ends = [...hooks.keys()].filter(isEnd);
@@ -228,7 +251,9 @@ class Examination {
     if (longer === undefined) return undefined;
     const { segment, grown } = longer;
     const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
-    const end = grown.p_vaddr + grown.p_memsz;
+    // The selector of universal probes stands after them.
+    const end = this.selecting?.selector ?? grown.p_vaddr + grown.p_memsz;
+    if (end === start) return undefined;
     if (another !== undefined)
       this.say(atAddress(another.grown.p_vaddr), "a second segment has words after its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
@@ -304,6 +329,7 @@ class Examination {
     const init = [...hooks].find(([caller]) => !isEnd(caller));
     const fini = [...hooks].find(([caller]) => isEnd(caller));
     const machine = new Machine(this.rewritten, this.isNew);
+    machine.selector = this.selecting?.selector;
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: Piece[] = [];
     let child: number | undefined;
@@ -333,7 +359,7 @@ class Examination {
     }
     if (child !== undefined) {
       named.push({ name: "usdt_nop5.fork_guard", start: child });
-      const guarded = guardedSites(this.rewritten);
+      const guarded = guardedSites(this.rewritten, this.selecting?.twins ?? new Set());
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
       const handler = child;
       const slots = this.slots(machine);

@@ -11,8 +11,11 @@ import type { Guarded, GuardedPage, GuardedSite } from "./kernel.js";
 
 const WORD = 8;
 
-/** The nop5 of each probe, where it lies in one page. */
-export function guardedSites(image: ElfImage): Guarded {
+/**
+ * The nop5 of each probe, where it lies in one page.
+ * @param twins those that run only where the selector says so
+ */
+export function guardedSites(image: ElfImage, twins: ReadonlySet<number>): Guarded {
   const found = new Set<number>();
   for (const { location } of readUsdtNotes(image)) {
     const code = codeFrom(image, location);
@@ -31,6 +34,7 @@ export function guardedSites(image: ElfImage): Guarded {
   const relocated = relocatedPages(image);
   return {
     sites,
+    runsUnselected: sites.some(({ address }) => !twins.has(address)),
     pages: pages.map((page): GuardedPage => {
       const segment = segmentAt(image, vaddr(sites[page.sites[0]!]!.address))!;
       const isMapped = (p: ProgramHeader): boolean =>

@@ -38,7 +38,7 @@ export class HandlerRuns {
   }
 
   private readonly mayRead = (address: number, size: number): boolean => {
-    if (this.slots?.mayRead(address, size)) return true;
+    if (this.slots?.mayRead(address, size) || (address === this.machine.selector && size === 1)) return true;
     const offset = address % PAGE_SIZE;
     if (address - offset !== this.lastPage) {
       this.lastPage = address - offset;

@@ -30,19 +30,43 @@ const ways = [BREAKPOINT, ...broken];
 /** What is wrong with the handler before a fork, or undefined. */
 export function judgePrepare(machine: Machine, start: number, guarded: Guarded, slots: Slots): string | undefined {
   if (!beginsAsTarget(machine, start)) return "it does not begin with endbr64";
-  const runs = new HandlerRuns(machine, guarded, slots);
+  if (machine.selector !== undefined) {
+    machine.select(0);
+    const idle = guarded.runsUnselected
+      ? prepares(machine, start, guarded, slots)
+      : untraced(new HandlerRuns(machine, guarded, slots), machine, start, slots, false);
+    if (idle !== undefined) return `with the selector 0, ${idle}`;
+    machine.select(1);
+  }
+  return prepares(machine, start, guarded, slots);
+}
+
+/** @param looksAtAll whether it has to look at each site */
+function untraced(
+  runs: HandlerRuns,
+  machine: Machine,
+  start: number,
+  slots: Slots,
+  looksAtAll: boolean,
+): string | undefined {
   const { scenes } = slots;
-  let turn = 0;
-  for (; turn < TURNS; turn++) {
+  for (let turn = 0; turn < TURNS; turn++) {
     const found = scenes[turn % scenes.length]!;
     const kernel = new MaskKernel(machine, slots, found, 0n, false);
     const problem = runs.run(start, turn, () => kernel.call()) ?? kernel.outcome(0n, found, 0);
     if (problem !== undefined) return `untraced: ${problem}`;
-    if (turn === 0) {
-      const unread = runs.unread();
-      if (unread !== undefined) return unread;
-    }
+    if (turn > 0 || !looksAtAll) continue;
+    const unread = runs.unread();
+    if (unread !== undefined) return unread;
   }
+  return undefined;
+}
+
+function prepares(machine: Machine, start: number, guarded: Guarded, slots: Slots): string | undefined {
+  const runs = new HandlerRuns(machine, guarded, slots);
+  const { scenes } = slots;
+  const idle = untraced(runs, machine, start, slots, true);
+  if (idle !== undefined) return idle;
   const { sites } = guarded;
   const each = sites.length > FEW_SITES ? 1 : ways.length;
   const tried = sampled(sites.length);
@@ -53,7 +77,7 @@ export function judgePrepare(machine: Machine, start: number, guarded: Guarded, 
     const at = runtimeAddress(site + machine.bias);
     machine.memory.onWrite = null;
     machine.memory.poke(at, bytes);
-    const problem = hold(runs, machine, start, slots, turn + i);
+    const problem = hold(runs, machine, start, slots, TURNS + i);
     machine.memory.onWrite = null;
     machine.memory.poke(at, NOP5);
     if (problem !== undefined) return `traced at ${hex(site)} (${Buffer.from(bytes).toString("hex")}): ${problem}`;

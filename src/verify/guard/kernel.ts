@@ -41,6 +41,8 @@ export interface GuardedPage {
 export interface Guarded {
   readonly sites: readonly GuardedSite[];
   readonly pages: readonly GuardedPage[];
+  /** Some of the sites run whatever the selector of universal probes says. */
+  readonly runsUnselected: boolean;
 }
 
 /** What a child finds, and what its kernel refuses. */

@@ -6,7 +6,16 @@
  * Taken down is what ran and what was read, so that bytes which do neither are found; and every access is held against
  * what new code has any business with.
  */
-import { hex, interval, PAGE_SIZE, pageStart, type RuntimeAddress, runtimeAddress, vaddr } from "../../address.js";
+import {
+  hex,
+  interval,
+  PAGE_SIZE,
+  pageStart,
+  type RuntimeAddress,
+  runtimeAddress,
+  type Vaddr,
+  vaddr,
+} from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { type Block, BlockCache } from "../../emulate/blocks.js";
 import { Event } from "../../emulate/core.js";
@@ -142,6 +151,18 @@ export class Machine {
   fill(address: number, value: number): void {
     this.filled.set(address, value);
     this.memory.poke(runtimeAddress(address + this.bias), word(value));
+  }
+
+  /** The byte that a guard may ask whether it has anything to do, by its link-time address; undefined: there is none. */
+  selector: Vaddr | undefined;
+
+  /** What that byte holds from now on. */
+  select(value: 0 | 1): void {
+    const { memory } = this;
+    const { onWrite } = memory;
+    memory.onWrite = null;
+    memory.poke(runtimeAddress(this.selector! + this.bias), Uint8Array.of(value));
+    memory.onWrite = onWrite;
   }
 
   /**

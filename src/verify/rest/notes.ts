@@ -1,11 +1,16 @@
 /**
  * Note sections with probes. The same notes stand there in the same order, and say the same but for the location and
- * the arguments of a probe that moved; whether those are right is judged site by site, elsewhere.
+ * the arguments of a probe that moved; whether those are right is judged site by site, elsewhere. A universal probe has
+ * a second note, directly after the first, that says the same; and no two places of its name agree modulo 4096, by which
+ * alone bcc tells them apart.
  */
-import { alignUp, type FileOffset, type Interval, interval } from "../../address.js";
+import { alignUp, type FileOffset, hex, type Interval, interval, PAGE_SIZE } from "../../address.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import { groupBy } from "../../grouped.js";
 import { readUsdtNotes, type UsdtNote } from "../../usdt/notes.js";
+import { CodeReader } from "../code-reader.js";
+import { type NotePair, pairNotes } from "../note-pairs.js";
 import { atOffset, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { differingRuns, firstNonZero } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
@@ -21,13 +26,17 @@ export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: S
     if (!(error instanceof InputError)) throw error;
     return { findings: [finding("loaded", error.where ?? ".note.stapsdt", error.what)], judged };
   }
+  const doubles = pairNotes(before, now, new CodeReader(rewritten));
+  const twinOf = new Map(doubles.map(({ original: note, twin }) => [note, twin]));
+  findings.push(...closePlaces(doubles, now));
   for (const { original: o, rewritten: r } of pairs) {
     const notes = before.filter((n) => n.section === o);
     if (notes.length === 0) continue;
     judged.push(interval(o.sh_offset, o.sh_size));
     const own = now.filter((n) => n.section === r);
-    if (own.length !== notes.length) {
-      findings.push(finding("loaded", atOffset(r.sh_offset), `${own.length} probes have notes, not ${notes.length}`));
+    const expected = notes.flatMap((note) => (twinOf.get(note) === undefined ? [note] : [note, note]));
+    if (own.length !== expected.length) {
+      findings.push(finding("loaded", atOffset(r.sh_offset), `${own.length} notes of probes, not ${expected.length}`));
       continue;
     }
     let [a, b]: [number, number] = [o.sh_offset, r.sh_offset];
@@ -35,9 +44,10 @@ export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: S
       const same = original.bytes.subarray(a, aEnd).equals(rewritten.bytes.subarray(b, bEnd));
       if (!same) findings.push(finding("loaded", atOffset(b), "what stands between the notes of probes is another"));
     };
-    notes.forEach((note, i) => {
+    expected.forEach((note, i) => {
       const other = own[i]!;
-      between(note.offset, other.offset);
+      if (note === expected[i - 1]) between(a, other.offset);
+      else between(note.offset, other.offset);
       for (const what of noteProblems(original, note, rewritten, other))
         findings.push(finding("loaded", atOffset(other.offset), `the note of ${note.provider}:${note.name} ${what}`));
       a = note.offset + note.size;
@@ -46,6 +56,23 @@ export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: S
     between(end(o), end(r));
   }
   return { findings, judged };
+}
+
+/** Places of universal probes that agree, modulo 4096, with others of their name. */
+function closePlaces(doubles: readonly NotePair[], now: readonly UsdtNote[]): Finding[] {
+  const nameOf = ({ provider, name }: UsdtNote): string => `${provider}:${name}`;
+  const universal = new Set(doubles.flatMap(({ original, twin }) => (twin === undefined ? [] : [nameOf(original)])));
+  const found: Finding[] = [];
+  for (const [name, notes] of groupBy(now, nameOf)) {
+    if (!universal.has(name)) continue;
+    const taken = new Set<number>();
+    for (const { location, offset } of notes) {
+      if (taken.has(location % PAGE_SIZE))
+        found.push(finding("loaded", atOffset(offset), `two places of ${name} agree modulo 4096, at ${hex(location)}`));
+      taken.add(location % PAGE_SIZE);
+    }
+  }
+  return found;
 }
 
 const end = (s: Section): number => s.sh_offset + s.sh_size;

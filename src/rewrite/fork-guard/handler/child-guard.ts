@@ -24,6 +24,8 @@
  * - let the kernel see a mapping again while one of its sites still shows e8: see below.
  *
  * What it does
+ * 0. Where all of these sites are second places of universal probes: a look at the selector. Where that is 0 none of them
+ *    runs, and only step 4 is left.
  * 1. A look at all sites. Untraced, that is all but step 4: no system call, nothing written but the stack.
  * 2. Each page with a site that is not sound gets the file's bytes back. MADV_DONTNEED drops the private copy, so that the
  *    next access maps the file's page again; with it go the breakpoints of that page, which step 3 brings back. Where the page
@@ -74,7 +76,7 @@
  * The code keeps all registers and the flags, and uses about 200 bytes of stack and a bit a site. It calls nothing; its
  * entry is an endbr64, its only return a ret.
  */
-import { alignUp } from "../../../address.js";
+import { alignUp, type Vaddr } from "../../../address.js";
 import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
 import { NOP5 } from "../../../x86/bytes.js";
 import {
@@ -86,7 +88,7 @@ import {
   PAGE_PRIVATE,
   SITE_ENTRY,
 } from "./guarded-pages.js";
-import { enter, leave } from "./handler-code.js";
+import { enter, leave, unlessSelected } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -147,18 +149,20 @@ const PAGES = "guarded pages";
 /**
  * The guard for these sites, to be linked anywhere in their reach.
  * @param slots where parents leave what they had blocked; without them there is no step 4
+ * @param selector where it is 0, no kernel makes calls of these sites: they are not looked at then
  * @throws RangeError where there are no sites, or too many, or see guardedPages
  */
 export function childGuard(
   name: string,
   mappings: readonly GuardedMapping[],
   slots: SignalSlots | undefined = undefined,
+  selector: Vaddr | undefined = undefined,
 ): ChildGuard {
   const pages = guardedPages(mappings);
   if (pages.siteCount > MOST_SITES) throw new RangeError(`a guard for ${pages.siteCount} sites is too large`);
   const { firstSite, pageCount } = pages;
-  const code = new GuardCode(name, pages, slots).write();
-  return { code, pageCount, sites: { table: SITES, end: PAGES, firstSite } };
+  const code = new GuardCode(name, pages, slots, selector).write();
+  return { code, pageCount, sites: { table: SITES, end: PAGES, firstSite, selector } };
 }
 
 class GuardCode {
@@ -167,7 +171,12 @@ class GuardCode {
   readonly #slots: SignalSlots | undefined;
   #loops = 0;
 
-  constructor(name: string, pages: GuardedPages, slots: SignalSlots | undefined) {
+  constructor(
+    name: string,
+    pages: GuardedPages,
+    slots: SignalSlots | undefined,
+    private readonly selector: Vaddr | undefined,
+  ) {
     this.asm = new Assembler({ name, align: 16 });
     this.#pages = pages;
     this.#slots = slots;
@@ -188,6 +197,7 @@ class GuardCode {
   #look(): void {
     const { asm } = this;
     enter(asm, EARLY);
+    if (this.selector !== undefined) unlessSelected(asm, this.selector, "leave");
     asm.address("rdx", SITES).address("rsi", PAGES).address("rcx", this.#pages.firstSite);
     asm.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
     this.#ifUnsound("act");

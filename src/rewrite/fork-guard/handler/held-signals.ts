@@ -34,7 +34,7 @@
 import { Assembler, at, type RegisterName } from "../../../x86/assembler.js";
 import { NOP5 } from "../../../x86/bytes.js";
 import { SITE_ENTRY } from "./guarded-pages.js";
-import { enter, leave } from "./handler-code.js";
+import { enter, leave, unlessSelected } from "./handler-code.js";
 import * as linux from "./linux.js";
 import {
   CLOBBERED,
@@ -59,6 +59,7 @@ const LOCK_CMPXCHG_AT_RDX_WITH_RDI = [0xf0, 0x48, 0x0f, 0xb1, 0x3a];
 export function beforeFork(name: string, sites: SiteTable, slots: SignalSlots): Assembler {
   const code = new Assembler({ name, align: 16 });
   enter(code, SAVED);
+  if (sites.selector !== undefined) unlessSelected(code, sites.selector, "leave");
   code.address("rdx", sites.table).address("rsi", sites.end).address("rcx", sites.firstSite);
   code.label("look").op("mov", "eax", at("rdx")).op("add", "rax", "rcx");
   code.op("mov", "edi", at("rax")).op("cmp", "edi", HEAD).jumpIf("ne", "traced");

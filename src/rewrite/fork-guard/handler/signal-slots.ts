@@ -24,6 +24,8 @@ export interface SiteTable {
   readonly table: Target;
   readonly end: Target;
   readonly firstSite: Vaddr;
+  /** A byte that is 0 where no kernel makes calls of these sites; undefined where that is not known. */
+  readonly selector: Vaddr | undefined;
 }
 
 /**

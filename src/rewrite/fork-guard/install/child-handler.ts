@@ -25,19 +25,27 @@ import * as elf from "../../../elf/constants.js";
 import { isMarkedPie, startsProcesses } from "../../../elf/dynamic.js";
 import type { ElfImage, Section } from "../../../elf/image.js";
 import { forEachSymbol, dynsym as readDynsym, symbolName } from "../../../elf/symbols.js";
-import { readNeededVersions } from "../../../elf/versions.js";
+import { WORDS_SECTION } from "../../../rewritten/section-names.js";
 import type { Assembler } from "../../../x86/assembler.js";
 import type { Edit } from "../../edits.js";
 import { type Place, type PlaceOptions, placesFor } from "../../place.js";
 import type { OutputSection } from "../../sections.js";
+import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "../../start/hooks.js";
+import {
+  type DynamicTables,
+  draftsOf,
+  dynamicTables,
+  headEdits,
+  needsGlibcVersions,
+  sizeTagEdits,
+  stringAt,
+} from "../../start/tables.js";
+import { type NewWords, WORD, wordSpace } from "../../words.js";
 import { type SignalSlots, SLOT_SIZE, SLOTS } from "../handler/signal-slots.js";
 import type { ChildCode } from "./fork-handlers.js";
-import { type Hook, libraryEnd, libraryStart, programStart, SpareTags } from "./hooks.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
 import { FINI, INIT, INIT_WORD, stubsFor } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
-import { type DynamicTables, draftsOf, dynamicTables, headEdits, sizeTagEdits, stringAt } from "./tables.js";
-import { type NewWords, WORD, wordSpace } from "./words.js";
 import { resolverOf, wrapperFor, wrapperOf } from "./wrappers.js";
 
 const REGISTER = { name: "__register_atfork", version: "GLIBC_2.3.2" };
@@ -82,8 +90,8 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
     return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
   const isProgram = startsProcesses(image);
   const most = MOST_WORDS + wrap.length;
-  const withSlots = isProgram ? wordSpace(image, most + SLOT_WORDS) : undefined;
-  const space = typeof withSlots === "object" ? withSlots : wordSpace(image, most);
+  const withSlots = isProgram ? wordSpace(image, most + SLOT_WORDS, WORDS_SECTION) : undefined;
+  const space = typeof withSlots === "object" ? withSlots : wordSpace(image, most, WORDS_SECTION);
   if (typeof space === "string") return space;
   let words = 0;
   const newWord = (): Vaddr => vaddr(space.start + WORD * words++);
@@ -146,17 +154,19 @@ function withoutHandlers(image: ElfImage): string | undefined {
 /** Whether it names glibc's library as one that it needs, or a version of glibc's symbols. */
 function usesGlibc(tables: DynamicTables): boolean {
   if (tables.tags.some((t) => t.d_tag === elf.DT_NEEDED && stringAt(tables, t.d_val) === C_LIBRARY)) return true;
-  if (tables.neededVersions === undefined) return false;
-  const versions = readNeededVersions(tables.neededVersions.head).flatMap((file) => file.versions);
-  return versions.some((v) => stringAt(tables, v.vna_name)?.startsWith("GLIBC_"));
+  return needsGlibcVersions(tables);
 }
 
-/** The places for new code once the tables are as they have to be, best first. */
+/**
+ * The places for new code once the tables are as they have to be, best first.
+ * @param image the plan's, or one that has grown since
+ */
 export function childHandlerPlaces(
   plan: ChildHandlerPlan,
   options: PlaceOptions,
+  image: ElfImage,
 ): { readonly places: readonly Place[]; readonly obstacle: string } {
-  const { places, obstacle } = placesFor(plan.image, options);
+  const { places, obstacle } = placesFor(image, options);
   if (draftsOf(plan.tables).every((draft) => draft.tail.length === 0)) return { places, obstacle };
   const segments = places.flatMap((p) => (p.kind === "new segment" ? [placeWithTables(p, plan.tables)] : []));
   return { places: segments, obstacle };
@@ -200,8 +210,15 @@ export interface ChildHandlerChanges {
   readonly addedSections: readonly OutputSection[];
 }
 
-/** @param addressOf where the symbols of new code are */
-export function childHandlerChanges(plan: ChildHandlerPlan, addressOf: (symbol: string) => Vaddr): ChildHandlerChanges {
+/**
+ * @param addressOf where the symbols of new code are
+ * @param first what the start of a library leads to and goes on to init from there; init itself, if nothing else is said
+ */
+export function childHandlerChanges(
+  plan: ChildHandlerPlan,
+  addressOf: (symbol: string) => Vaddr,
+  first: Vaddr = addressOf(INIT),
+): ChildHandlerChanges {
   const { image, tables, start, end } = plan;
   for (const { name, lead } of plan.wrapped) lead(addressOf(wrapperOf(name)), addressOf(resolverOf(name)));
   const init = addressOf(INIT);
@@ -210,7 +227,7 @@ export function childHandlerChanges(plan: ChildHandlerPlan, addressOf: (symbol: 
   const edits = [
     ...headEdits(image, tables),
     ...sizeTagEdits(image, tables),
-    ...start.edits(init, word),
+    ...start.edits(first, word),
     ...(end === undefined ? [] : end.edits(addressOf(FINI), undefined)),
   ];
   return { edits, tails: tailsOf(tables), addedSections: plan.words === undefined ? [] : [plan.words.section] };

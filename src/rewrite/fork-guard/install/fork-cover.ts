@@ -33,6 +33,7 @@ import { link } from "../../../x86/link.js";
 import { type Edit, editAtAddress } from "../../edits.js";
 import type { NamedCode } from "../../new-code.js";
 import { type Place, type PlaceOptions, placesFor } from "../../place.js";
+import { namedCode } from "../../start/named-code.js";
 import {
   type ChildHandlerChanges,
   type ChildHandlerPlan,
@@ -42,7 +43,7 @@ import {
   planChildHandler,
 } from "./child-handler.js";
 import { type ForkDetour, forkDetourCode, forkDetourWindow, planForkDetour } from "./fork-detours.js";
-import { type ChildCode, namedCode } from "./fork-handlers.js";
+import type { ChildCode } from "./fork-handlers.js";
 
 export interface ForkCoverPlan {
   /** The input as places and program headers see it. */
@@ -213,12 +214,13 @@ function detoursOf(
 
 const MOST_TOLD = 4;
 
-/** The places for the new code, best first. */
+/** The places for the new code, best first. @param image the plan's, or one that has grown since */
 export function coverPlaces(
   plan: ForkCoverPlan,
   options: PlaceOptions,
+  image: ElfImage = plan.image,
 ): { readonly places: readonly Place[]; readonly obstacle: string } {
-  return plan.handler === undefined ? placesFor(plan.image, options) : childHandlerPlaces(plan.handler, options);
+  return plan.handler === undefined ? placesFor(image, options) : childHandlerPlaces(plan.handler, options, image);
 }
 
 /** New code, at its addresses. */
@@ -259,10 +261,10 @@ export function coverCode(plan: ForkCoverPlan, start: Vaddr, child: ChildCode): 
   };
 }
 
-/** What changes in the input, and what is added to it. */
-export function coverChanges(plan: ForkCoverPlan, code: CoverCode): ChildHandlerChanges {
+/** What changes in the input, and what is added to it. @param first see childHandlerChanges */
+export function coverChanges(plan: ForkCoverPlan, code: CoverCode, first?: Vaddr): ChildHandlerChanges {
   const windows: Edit[] = code.windows.map(({ at, bytes }) => editAtAddress(plan.image, at, bytes));
   if (plan.handler === undefined) return { edits: windows, tails: new Map(), addedSections: [] };
-  const changes = childHandlerChanges(plan.handler, code.addressOf);
+  const changes = childHandlerChanges(plan.handler, code.addressOf, first);
   return { ...changes, edits: [...changes.edits, ...windows] };
 }

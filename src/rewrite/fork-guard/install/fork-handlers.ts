@@ -3,11 +3,7 @@
  * names.
  */
 
-import { type Vaddr, vaddr } from "../../../address.js";
-import { type CfaRows, DWARF_RSP } from "../../../elf/cfa-rows.js";
 import type { Assembler } from "../../../x86/assembler.js";
-import type { FrameRow, LinkedUnit } from "../../../x86/link.js";
-import type { NamedCode } from "../../new-code.js";
 import type { SiteTable } from "../handler/signal-slots.js";
 
 /** What a forked child runs first. */
@@ -25,19 +21,3 @@ export interface ForkHandlers {
   readonly prepare: string | undefined;
   readonly parent: string | undefined;
 }
-
-/** A function among new code. @param isUnwindable whether it is certain where the caller's frame is */
-export function namedCode(
-  { options }: Assembler,
-  { start, codeEnd, rows }: LinkedUnit,
-  isUnwindable = true,
-): NamedCode {
-  const [from, end] = [vaddr(start), vaddr(codeEnd)];
-  return { name: options.name!, start: from, end, unwind: isUnwindable ? rowsByStack(rows) : undefined };
-}
-
-const rowsByStack = (rows: readonly FrameRow[]): CfaRows => ({
-  starts: rows.map((row): Vaddr => vaddr(row.start)),
-  registers: rows.map(() => DWARF_RSP),
-  offsets: rows.map((row) => row.offset),
-});

@@ -36,7 +36,6 @@ import {
   VERNAUX_SIZE,
   VERSYM_INDEX,
 } from "../../../elf/versions.js";
-import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
 import {
   type DynamicTables,
   type Relocation,
@@ -44,7 +43,8 @@ import {
   sizeOf,
   stringAt,
   type TableDraft,
-} from "./tables.js";
+} from "../../start/tables.js";
+import { type SpareImports, type SpareSymbol, spareImports } from "./spare.js";
 
 export const C_LIBRARY = "libc.so.6";
 

@@ -19,7 +19,7 @@ import * as elf from "../../../elf/constants.js";
 import { type ElfImage, offsetOf, segmentAt } from "../../../elf/image.js";
 import { isImport } from "../../../elf/symbols.js";
 import { readDefinedVersions, readNeededVersions, VERSYM_INDEX } from "../../../elf/versions.js";
-import { type DynamicTables, type Relocation, relocationsBySymbol, stringAt } from "./tables.js";
+import { type DynamicTables, type Relocation, relocationsBySymbol, stringAt } from "../../start/tables.js";
 
 export interface SpareSymbol {
   readonly index: number;

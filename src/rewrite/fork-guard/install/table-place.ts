@@ -7,8 +7,8 @@ import { alignUp, fileOffset, vaddr } from "../../../address.js";
 import type { Section } from "../../../elf/image.js";
 import { codeStart } from "../../new-code.js";
 import type { NewSegment } from "../../place.js";
+import { type DynamicTables, draftsOf, sizeOf, type TableDraft } from "../../start/tables.js";
 import type { MovedSection, TableGrowth } from "../../table-growth.js";
-import { type DynamicTables, draftsOf, sizeOf, type TableDraft } from "./tables.js";
 
 /**
  * The same new segment, with those tables in it that have a tail; sections that stand in it already keep their places.

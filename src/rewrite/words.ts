@@ -3,19 +3,18 @@
  * script gave .bss a segment of its own, and an offset in the file that belongs to another).
  *
  *     before   [.data][.bss          ]
- *     after    [.data][.bss          ][.bss.nop5]
+ *     after    [.data][.bss          ][.bss.nop5][.selector.nop5]
  *
  * p_memsz grows by some bytes. They are zeros that the kernel provides; the file does not grow, no segment is added,
  * and nothing becomes both writable and executable. They stand outside of RELRO: so what leads to code there is read
- * once, while the file is initialised, and never again, but for imports that are wrapped; the others hold numbers
- * (handler/signal-slots.ts).
+ * once, while the file is initialised, and never again, but for imports that the fork guard wraps; the others hold
+ * numbers.
  */
 
-import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../../../address.js";
-import * as elf from "../../../elf/constants.js";
-import type { ElfImage, ProgramHeader } from "../../../elf/image.js";
-import { WORDS_SECTION } from "../../../rewritten/section-names.js";
-import type { OutputSection } from "../../sections.js";
+import { alignUp, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import type { ElfImage, ProgramHeader } from "../elf/image.js";
+import type { OutputSection } from "./sections.js";
 
 /** In bytes. */
 export const WORD = 8;
@@ -35,8 +34,8 @@ interface WordSpace {
   take(count: number): NewWords;
 }
 
-/** The space after .bss for at most `most` words, or why there is none. */
-export function wordSpace(image: ElfImage, most: number): WordSpace | string {
+/** The space after .bss for at most `most` words, in a section of that name, or why there is none. */
+export function wordSpace(image: ElfImage, most: number, name: string): WordSpace | string {
   const loads = image.programHeaders.filter((p) => p.p_type === elf.PT_LOAD);
   const writable = loads
     .filter((p) => p.p_flags & elf.PF_W && !(p.p_flags & elf.PF_X))
@@ -47,11 +46,11 @@ export function wordSpace(image: ElfImage, most: number): WordSpace | string {
   // part of it.
   if (highest.p_filesz === 0 && belongsElsewhere(loads, highest, most * WORD))
     for (const lower of writable.slice(1)) {
-      const space = spaceBehind(image, loads, lower, most);
+      const space = spaceBehind(image, loads, lower, most, name);
       if (typeof space === "object" && !isProtected(image, space.start) && !belongsElsewhere(loads, lower, most * WORD))
         return space;
     }
-  return spaceBehind(image, loads, highest, most);
+  return spaceBehind(image, loads, highest, most, name);
 }
 
 function spaceBehind(
@@ -59,6 +58,7 @@ function spaceBehind(
   loads: readonly ProgramHeader[],
   segment: ProgramHeader,
   most: number,
+  name: string,
 ): WordSpace | string {
   const start = vaddr(alignUp(segment.p_vaddr + segment.p_memsz, WORD));
   const end = alignUp(start + most * WORD, PAGE_SIZE);
@@ -70,13 +70,13 @@ function spaceBehind(
     take: (count) => {
       const size = count * WORD;
       const sh_offset = nominalOffset(loads, segment, size);
-      return { image: grown(image, segment, start + size), section: wordsSection(start, sh_offset, size) };
+      return { image: grown(image, segment, start + size), section: wordsSection(name, start, sh_offset, size) };
     },
   };
 }
 
 /** Whether the loader takes away the right to write there. */
-const isProtected = ({ programHeaders }: ElfImage, at: Vaddr): boolean =>
+export const isProtected = ({ programHeaders }: ElfImage, at: Vaddr): boolean =>
   programHeaders.some(
     (p) => p.p_type === elf.PT_GNU_RELRO && at >= p.p_vaddr && at < alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE),
   );
@@ -109,9 +109,9 @@ function grown(image: ElfImage, segment: ProgramHeader, end: number): ElfImage {
   return { ...image, programHeaders };
 }
 
-function wordsSection(start: Vaddr, sh_offset: number, sh_size: number): OutputSection {
+function wordsSection(name: string, start: Vaddr, sh_offset: number, sh_size: number): OutputSection {
   return {
-    name: WORDS_SECTION,
+    name,
     sh_type: elf.SHT_NOBITS,
     sh_flags: elf.SHF_ALLOC | elf.SHF_WRITE,
     sh_addr: start,

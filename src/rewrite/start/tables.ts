@@ -6,11 +6,12 @@
  * A change is drafted: `head` is a copy of the table with changes in place, `tail` is what comes after it. A table with
  * a tail cannot stay where it is, for the next one begins where it ends.
  */
-import { type FileOffset, fileOffset, hex, type Vaddr } from "../../../address.js";
-import * as elf from "../../../elf/constants.js";
-import { type DynamicTag, readDynamicTags } from "../../../elf/dynamic.js";
-import { type ElfImage, read64, type Section, sectionBytes } from "../../../elf/image.js";
-import { type Edit, editAt, word } from "../../edits.js";
+import { type FileOffset, fileOffset, hex, type Vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
+import { type ElfImage, read64, type Section, sectionBytes } from "../../elf/image.js";
+import { readNeededVersions } from "../../elf/versions.js";
+import { type Edit, editAt, word } from "../edits.js";
 
 export interface TableDraft {
   readonly section: Section;
@@ -119,6 +120,13 @@ function spareTagsOf(image: ElfImage): FileOffset[] {
 export function stringAt({ strings }: DynamicTables, offset: number): string | undefined {
   const end = strings.head.indexOf(0, offset);
   return offset < strings.head.length && end >= 0 ? strings.head.toString("latin1", offset, end) : undefined;
+}
+
+/** Whether it names a version of glibc's symbols that it needs. @throws InputError where its table of them is damaged */
+export function needsGlibcVersions(tables: DynamicTables): boolean {
+  if (tables.neededVersions === undefined) return false;
+  const versions = readNeededVersions(tables.neededVersions.head).flatMap((file) => file.versions);
+  return versions.some((v) => stringAt(tables, v.vna_name)?.startsWith("GLIBC_"));
 }
 
 export const sizeOf = ({ head, tail }: TableDraft): number =>

@@ -21,11 +21,11 @@
  *
  * The head of an array is a word in the file (fixed addresses, RELR) or the addend of a R_X86_64_RELATIVE relocation.
  */
-import { type FileOffset, hex, type Vaddr, vaddr } from "../../../address.js";
-import * as elf from "../../../elf/constants.js";
-import { forEachRelocation } from "../../../elf/dynamic.js";
-import { type ElfImage, offsetOf, read64, segmentAt } from "../../../elf/image.js";
-import { type Edit, editAt, word } from "../../edits.js";
+import { type FileOffset, hex, type Vaddr, vaddr } from "../../address.js";
+import * as elf from "../../elf/constants.js";
+import { forEachRelocation } from "../../elf/dynamic.js";
+import { type ElfImage, offsetOf, read64, segmentAt } from "../../elf/image.js";
+import { type Edit, editAt, word } from "../edits.js";
 import { type DynamicTables, relocationsOf } from "./tables.js";
 
 /** A way in which new code is called. */

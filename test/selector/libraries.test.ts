@@ -1,0 +1,157 @@
+/**
+ * Libraries with a selector, loaded in every way and after everything that programs do to their environment: no crash, and
+ * it is what the kernel asks for, by the library's own look.
+ */
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { describe, expect, it } from "vitest";
+import { parseElf } from "../../src/elf/image.js";
+import { FileFacts } from "../../src/facts/file-facts.js";
+import { type ForkGuardPlan, planForkGuard, searchForGuard } from "../../src/rewrite/fork-guard/fork-guard.js";
+import { planSelector } from "../../src/rewrite/selector/selector.js";
+import { findingsOf, newFindings } from "../judges/findings.js";
+import { skipBecause } from "../packages/skips.js";
+import { canCompile, scratch } from "../rewrite/compile.js";
+import { must, run } from "../run.js";
+import { compiled, HERE, select } from "./selected.js";
+
+const noMusl = skipBecause("programs for musl", spawnSync("musl-gcc", ["--version"]).status === 0 ? null : "no musl-gcc");
+
+const LIBRARY = ["-shared", "-fPIC"];
+/** How the library's start is hooked, by what its linker left there. */
+const kinds: readonly (readonly [string, string, readonly string[], string])[] = [
+  ["gcc", "gcc", LIBRARY, "tag"],
+  ["without start files", "gcc", [...LIBRARY, "-nostartfiles"], "new tag"],
+  ["by lld without start files", "gcc", [...LIBRARY, "-nostartfiles", "-fuse-ld=lld"], "array head"],
+  ["clang and lld", "clang", [...LIBRARY, "-fuse-ld=lld"], "tag"],
+  ["mold", "gcc", [...LIBRARY, "-fuse-ld=mold"], "tag"],
+  ["gold", "gcc", [...LIBRARY, "-fuse-ld=gold"], "tag"],
+  ["with RELR", "gcc", [...LIBRARY, "-nostartfiles", "-fuse-ld=lld", "-Wl,--pack-dyn-relocs=relr"], "array head"],
+];
+
+const scenes = [
+  "plain",
+  "setenv",
+  "unsetenv",
+  "unset-one",
+  "putenv",
+  "clearenv",
+  "null",
+  "moved",
+  "moved-and-cleared",
+  "wild",
+  "thread",
+];
+/** What the kernel wrote is not there any more: then it may be unknown, but nothing else may happen. */
+const overwritten = ["first-gone", "on-the-stack", "all-empty"];
+
+const environment = ["A=1", "B=2", "C=3", "D=4", "PATH=/usr/bin:/bin"];
+
+interface Loaded {
+  readonly status: number | null;
+  readonly selector: number;
+  readonly said: string;
+}
+
+async function load(command: readonly string[], variables = environment): Promise<Loaded> {
+  const { status, signal, stdout } = await run("env", ["-i", ...variables, ...command]);
+  expect(signal, command.join(" ")).toBe(null);
+  return { status, selector: Number(/selector=(-?\d+)/.exec(stdout)?.[1]), said: stdout.trim() };
+}
+
+async function selected(compiler: string, flags: readonly string[], source = "library.c", guard?: typeof guardOf) {
+  const input = await compiled(compiler, [source], ...flags);
+  const output = scratch("libselected.so");
+  return { input, output, made: select(input, output, guard) };
+}
+
+/** A guard for the nop5 that the library has. */
+function guardOf(image: ReturnType<typeof parseElf>): ForkGuardPlan {
+  return guardFor(image);
+}
+
+describe.skipIf(!canCompile)("the selector of a library", () => {
+  it.each(kinds)("%s", async (_what, compiler, flags, kind) => {
+    const { input, output, made } = await selected(compiler, flags);
+    expect(made.plan.start).toMatchObject({ kind: "library", hook: { kind } });
+    expect(newFindings(await findingsOf(input), await findingsOf(output))).toEqual([]);
+    const host = await compiled("gcc", ["host.c"]);
+    const fixed = await compiled("gcc", ["host.c"], "-no-pie");
+    for (const scene of scenes) {
+      const said = scene === "moved-and-cleared" ? "argv=1" : "argc=1 argv=1 envp=1";
+      for (const program of [host, fixed]) {
+        const loaded = await load([program, output, scene]);
+        expect([scene, loaded.status, loaded.selector]).toEqual([scene, 0, HERE]);
+        expect(loaded.said, scene).toContain(said);
+      }
+    }
+    for (const scene of overwritten)
+      for (const variables of [environment, environment.slice(1), ["A=1"], []]) {
+        const loaded = await load([host, output, scene], variables);
+        expect([scene, variables.length, loaded.status]).toEqual([scene, variables.length, 0]);
+        expect([0, HERE]).toContain(loaded.selector);
+      }
+    expect((await load([host, output, "null"], [])).selector).toBe(HERE);
+  });
+
+  it("linked, and with no environment", async () => {
+    const { input, output } = await selected("gcc", [...LIBRARY, "-Wl,-soname,libselected.so"]);
+    const program = await compiled("gcc", ["host.c"], "-DLINKED", input);
+    await must("cp", [output, `${dirname(output)}/libselected.so`]);
+    for (const variables of [environment, []]) {
+      const own = [`LD_LIBRARY_PATH=${dirname(output)}`, ...variables];
+      expect((await load([program, "x", "plain"], own)).said).toBe(`selector=${HERE} argc=1 argv=1 envp=1`);
+    }
+    const by = ["/lib64/ld-linux-x86-64.so.2", "--library-path", dirname(output), program, "x", "plain"];
+    expect(await load(by, [])).toMatchObject({ status: 0, selector: HERE });
+  });
+
+  it("by LD_PRELOAD", async () => {
+    const { output } = await selected("gcc", LIBRARY, "preloaded.c");
+    expect(await must("env", ["-i", `LD_PRELOAD=${output}`, "/bin/true"])).toBe(`preloaded=${HERE}\n`);
+    expect(await must("env", ["-i", "A=1", `LD_PRELOAD=${output}`, "/bin/echo", "x"])).toBe(`x\npreloaded=${HERE}\n`);
+  });
+
+  it("from a static program", async () => {
+    const { output } = await selected("gcc", LIBRARY);
+    const host = await compiled("gcc", ["host.c"], "-static");
+    for (const scene of scenes)
+      expect([scene, await load([host, output, scene])]).toMatchObject([scene, { status: 0, selector: HERE }]);
+  });
+
+  it.each([
+    ["a library that hooks its start already", LIBRARY, "guard"],
+  ] as const)("with a fork guard: %s", async (_what, flags, kind) => {
+    const { input, output, made } = await selected("gcc", flags, "guarded-library.c", guardOf);
+    expect(made.plan.start.kind).toBe(kind);
+    expect(newFindings(await findingsOf(input), await findingsOf(output))).toEqual([]);
+    const host = await compiled("gcc", ["host.c"]);
+    for (const scene of scenes)
+      expect([scene, await load([host, output, scene])]).toMatchObject([scene, { status: 0, selector: HERE }]);
+  });
+
+  it.skipIf(noMusl)("is there for no library of musl's", async () => {
+    const input = await compiled("musl-gcc", ["library.c"], ...LIBRARY);
+    expect(planSelector({ image: parseElf(readFileSync(input)), callsFirst: false })).toBe(
+      "it is a library, and needs no version of glibc's symbols: other C libraries start it with anything in the argument registers",
+    );
+  });
+
+  it.skipIf(noMusl)("does no harm where musl loads a library of glibc's", async () => {
+    const { output } = await selected("gcc", [...LIBRARY, "-Wl,-soname,libselected.so"]);
+    await must("cp", [output, `${dirname(output)}/libselected.so`]);
+    const host = await compiled("musl-gcc", ["host.c"], "-DMUSL", "-D_GNU_SOURCE");
+    for (const scene of [...scenes, ...overwritten])
+      for (const variables of [environment, []]) {
+        if (scene === "moved-and-cleared" && variables.length === 0) continue;
+        expect(await load([host, output, scene], variables)).toMatchObject({ status: 0 });
+      }
+    const linked = await compiled("musl-gcc", ["host.c"], "-DMUSL", "-DLINKED", "-D_GNU_SOURCE", output);
+    expect(await load([linked], [`LD_LIBRARY_PATH=${dirname(output)}`])).toMatchObject({ status: 0 });
+  });
+});
+
+function guardFor(image: ReturnType<typeof parseElf>): ForkGuardPlan {
+  throw new Error(String([image, FileFacts, planForkGuard, searchForGuard]));
+}

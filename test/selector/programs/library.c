@@ -1,0 +1,18 @@
+/* A library that says what its selector is, and which arguments its initialiser got. */
+#include "selector.h"
+
+static int argc_seen = -1;
+static char **argv_seen, **envp_seen;
+
+__attribute__((constructor)) static void begin(int argc, char **argv, char **envp) {
+  argc_seen = argc;
+  argv_seen = argv;
+  envp_seen = envp;
+}
+
+int library_selector(void) { return selector(); }
+void library_arguments(int *argc, char ***argv, char ***envp) {
+  *argc = argc_seen;
+  *argv = argv_seen;
+  *envp = envp_seen;
+}
