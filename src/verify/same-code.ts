@@ -25,7 +25,6 @@ import { flagEffects } from "../x86/flags.js";
 import { isFiveByteNop } from "../x86/nops.js";
 import { traitsOf } from "../x86/relocate.js";
 import type { Instruction } from "./code-reader.js";
-import { flagsDeadAt } from "./flags-dead.js";
 import {
   GUARD,
   nopProblem,
@@ -321,8 +320,9 @@ export class Walk {
 
   /** Whether flags that are others on the rewritten side are needed where both go on in the original's code. */
   private flagsProblem(at: Vaddr, lost: number): Problem | undefined {
-    if (lost === 0 || flagsDeadAt(this.subject.original.code, at, lost)) return undefined;
-    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}`;
+    const reader = lost === 0 ? undefined : this.subject.flags.readerAfter(at, lost);
+    if (reader === undefined) return undefined;
+    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}: ${reader}`;
     return { reason, verdict: "unproved", notes: [] };
   }
 

@@ -23,6 +23,7 @@ import { type ChangedCode, compareCode } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import { testify, withDoubts } from "./doubts.js";
 import type { Evidence, ExaminedWindow } from "./evidence.js";
+import { FlagReaders } from "./flags-dead.js";
 import { FunctionEnds } from "./function-ends.js";
 import { findForkDetours } from "./guard/fork-detours.js";
 import { type NotePair, pairNotes } from "./note-pairs.js";
@@ -91,6 +92,7 @@ export function gatherEvidence(rewritten: ElfImage, file: FileFacts, asksWitness
     code.changed,
     code.added,
     universalPlaces(rewritten, pairs),
+    new FlagReaders(before.code, facts),
   );
   const sides = sidesFor(original, rewritten, subject, pairs);
   const functionEnds = new FunctionEnds(rewritten, facts, layout);

@@ -7,6 +7,7 @@ import { touches } from "../intervals.js";
 import { lowerBound } from "../sorted.js";
 import { Flow } from "../x86/decode.js";
 import type { CodeReader, Instruction } from "./code-reader.js";
+import type { FlagReaders } from "./flags-dead.js";
 import type { Window } from "./window.js";
 import type { OriginalLayout } from "./windows.js";
 
@@ -46,6 +47,8 @@ export class Subject {
     private readonly changed: readonly Interval<Vaddr>[],
     private readonly added: readonly Interval<Vaddr>[],
     { selector, firsts, twins }: UniversalPlaces,
+    /** Who reads flags of the original. */
+    readonly flags: FlagReaders,
   ) {
     this.selector = selector;
     this.firsts = firsts;
