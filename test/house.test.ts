@@ -53,6 +53,7 @@ const rules = [
   ["src/verify/witness", "../windows.js", "../../address.js"],
   ["src/rewrite", "../verify/windows.js", "../facts/program.js"],
   ["src/rewrite", "./fork-guard/install/stubs.js", "./fork-guard/fork-guard.js"],
+  ["src/rewrite", "./selector/select-code.js", "./selector/selector.js"],
   ["src/files", "../rewritten/contract.js", "../sparse-content.js"],
   ["src/patching", "../verify/same-code.js", "../verify/evidence.js"],
   ["src/patching", "../rewrite/plan.js", "../emulate/cpu.js"],

@@ -10,8 +10,10 @@ import { type Load, type Located, locate, withFarJumps } from "./locate.js";
 import { type Places, placesFor } from "./place.js";
 import { type Plan, planSites } from "./plan.js";
 import type { Program } from "./program.js";
+import type { Proposal } from "./proposal.js";
 import type { Survey } from "./survey.js";
 import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
+import { isUniversal } from "./written-form.js";
 
 /** What is done for each probe, in its place; or why the course's guard is of no use. */
 export function planAndPlace(program: Program, course: Course, survey: Survey): Located | string {
@@ -36,17 +38,27 @@ function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isU
 function place(program: Program, course: Course, planned: Plan): Located | string {
   const { guard, selector } = course;
   const { ofLibraries, names } = program;
-  return withFarJumps(planned, (kept, farSegments) => {
+  const load: Load = {
+    plan: planned,
+    guard,
+    selector: typeof selector === "object" ? selector : undefined,
+    ofLibraries,
+    names,
+  };
+  const located = withFarJumps(planned, (kept, farSegments) => {
     if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
-    const load: Load = {
-      plan: kept,
-      guard,
-      selector: typeof selector === "object" ? selector : undefined,
-      ofLibraries,
-      names,
-    };
-    return locate(load, () => placesOf(program, course, kept, farSegments));
+    return locate({ ...load, plan: kept }, () => placesOf(program, course, kept, farSegments));
   });
+  if (typeof located === "string" || load.selector === undefined || located.selector !== undefined) return located;
+  // No probe asks the selector: then there is none, and the file has no room for it.
+  return place(program, { ...course, selector: undefined }, withoutUniversal(planned, located));
+}
+
+/** What is left of a plan when no universal probe of it has a place. */
+function withoutUniversal(planned: Plan, { skipped }: Located): Plan {
+  const asks = ({ change }: Proposal): boolean =>
+    change.kind === "detour" && change.body.some((f) => f.kind === "probe" && isUniversal(f.form));
+  return { ...planned, proposals: planned.proposals.filter((p) => !asks(p)), skipped };
 }
 
 /** Whether a probe that is asked for is a nop5 already. */

@@ -17,6 +17,7 @@ import { type ElfImage, offsetOf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { union } from "../intervals.js";
 import { derivedBuildId } from "../rewritten/derived-build-id.js";
+import { additionsOf } from "./additions.js";
 import type { FileFinding } from "./contract.js";
 import type { Guard } from "./guard/guard.js";
 import { judgeDynamic } from "./rest/dynamic.js";
@@ -31,6 +32,7 @@ import { judgeSegments, pairSegments } from "./rest/segments.js";
 import { judgeNames, judgeSymbols } from "./rest/symbols.js";
 import { compareUnloaded, judgeUndescribed } from "./rest/unloaded.js";
 import type { FrameOrigin } from "./same-code.js";
+import type { Selector } from "./selector/selector.js";
 
 interface RestReport {
   readonly findings: readonly FileFinding[];
@@ -44,6 +46,7 @@ interface RestReport {
  * new
  * @param origins for each instruction of new code, where the original is then
  * @param guard what there is for a fork guard's sake, where there is one
+ * @param selector likewise
  * @param asLaidOut whether the file has the layout that rewrite gave it
  */
 export function compareRest(
@@ -52,20 +55,22 @@ export function compareRest(
   explained: readonly Interval<Vaddr>[],
   origins: readonly FrameOrigin[],
   guard: Guard | undefined,
+  selector: Selector | undefined,
   asLaidOut: boolean,
 ): RestReport {
+  const additions = additionsOf(rewritten, guard, selector);
   const code = union(explained);
   const sections = pairSections(original, rewritten);
   const segments = pairSegments(original, rewritten);
   const buildId = acceptedBuildId(original, rewritten);
 
   const frames = judgeFrames(original, rewritten, sections, code, origins, asLaidOut);
-  const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code, guard);
+  const symbols = judgeSymbols(original, rewritten, sections, frames.growths, code, additions);
   const names = asLaidOut ? judgeNames(rewritten, sections, symbols.addedNames) : nothing;
   const notes = judgeNotes(original, rewritten, sections);
-  const dynamic = judgeDynamic(original, rewritten, sections, guard, asLaidOut);
-  const guarded: Ruling = guard ?? nothing;
-  const contents = union([buildId, frames, symbols, names, notes, dynamic, guarded].flatMap(({ judged }) => judged));
+  const dynamic = judgeDynamic(original, rewritten, sections, additions, asLaidOut);
+  const added: Ruling = additions ?? nothing;
+  const contents = union([buildId, frames, symbols, names, notes, dynamic, added].flatMap(({ judged }) => judged));
   const moved = judgeMoved(original, rewritten, sections, contents, guard?.sizes ?? new Map(), asLaidOut);
 
   const judged = union([
@@ -77,13 +82,14 @@ export function compareRest(
       return offset === undefined ? [] : [interval(offset, end - start)];
     }),
   ]);
+  const words = union([guard?.words, selector?.word].filter((stretch) => stretch !== undefined));
   const all: Finding[] = [
-    ...judgeHeader(original, rewritten, sections),
-    ...judgeSegments(original, rewritten, segments, contents, guard?.words, sections.far, asLaidOut),
-    ...judgeSections(original, rewritten, sections, guard, asLaidOut),
-    ...[frames, symbols, names, notes, dynamic, guarded, moved].flatMap(({ findings }) => findings),
+    ...judgeHeader(original, rewritten, sections, selector?.entry),
+    ...judgeSegments(original, rewritten, segments, contents, words, sections.far, asLaidOut),
+    ...judgeSections(original, rewritten, sections, guard, selector?.word, asLaidOut),
+    ...[frames, symbols, names, notes, dynamic, added, moved].flatMap(({ findings }) => findings),
     ...compareLoaded(original, rewritten, segments, judged),
-    ...judgeFill(rewritten, sections, union([...code, ...(guard?.code ?? [])])),
+    ...judgeFill(rewritten, sections, union([...code, ...(additions?.code ?? [])])),
     ...(asLaidOut ? judgeAdded(original, rewritten, segments, sections) : []),
     ...compareUnloaded(original, rewritten, sections, judged, asLaidOut),
     ...judgeUndescribed(original, rewritten),

@@ -47,7 +47,7 @@ export class Subject {
     private readonly changed: readonly Interval<Vaddr>[],
     private readonly added: readonly Interval<Vaddr>[],
     { selector, firsts, twins }: UniversalPlaces,
-    /** Who reads flags of the original. */
+    /** Who may need flags of the original. */
     readonly flags: FlagReaders,
   ) {
     this.selector = selector;

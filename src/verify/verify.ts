@@ -1,19 +1,19 @@
 /**
  * Whether a rewritten file is still the same program: every probe's code, and the rest of the file.
  */
-import { vaddr } from "../address.js";
-import { type ElfImage, sectionNamed } from "../elf/image.js";
+import type { Vaddr } from "../address.js";
+import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { FileFacts } from "../facts/file-facts.js";
-import { SELECTOR_SECTION } from "../rewritten/section-names.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { compareCode } from "./changed-code.js";
 import { CodeReader } from "./code-reader.js";
 import type { SiteVerdict, VerifyReport } from "./contract.js";
-import { examineGuard, type Guard, type Selecting } from "./guard/guard.js";
+import { examineGuard, type Guard } from "./guard/guard.js";
 import { pairNotes } from "./note-pairs.js";
 import type { Original } from "./original.js";
 import { compareRest } from "./rest.js";
+import { examineSelector } from "./selector/selector.js";
 import { examineCode } from "./sites.js";
 
 /**
@@ -31,14 +31,16 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   // Where the original can be read and the rewritten file cannot, that is a difference and no bad input.
   if (!hasReadableNotes(rewritten)) {
     const sites = unjudged(image, "the notes of the rewritten file cannot be read");
-    const rest = compareRest(rewritten, image, [], [], undefined, asLaidOut);
+    const rest = compareRest(rewritten, image, [], [], undefined, undefined, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: null };
   }
   try {
     const original = new FileFacts(image);
     const { sites, explained, origins } = examineCode(rewritten, original);
-    const guard = examineGuard(rewritten, original, compareCode(image, rewritten), selectingIn(rewritten, image));
-    const rest = compareRest(rewritten, image, explained, origins, guard, asLaidOut);
+    const code = compareCode(image, rewritten);
+    const selector = examineSelector(image, rewritten, code.added);
+    const guard = examineGuard(rewritten, original, code, selector, twinsIn(rewritten, image));
+    const rest = compareRest(rewritten, image, explained, origins, guard, selector, asLaidOut);
     return { ...rest, sites, findings: [...findings, ...rest.findings], forkGuard: guardVerdict(guard) };
   } catch (error) {
     // What is known not to be the original may have damaged tables: that it is not the original is the answer.
@@ -52,12 +54,10 @@ export function verify(rewritten: ElfImage, { image, findings, asLaidOut }: Orig
   }
 }
 
-function selectingIn(rewritten: ElfImage, original: ElfImage): Selecting | undefined {
-  const section = sectionNamed(rewritten, SELECTOR_SECTION);
-  if (section === undefined) return undefined;
+/** The second places of universal probes. */
+function twinsIn(rewritten: ElfImage, original: ElfImage): ReadonlySet<Vaddr> {
   const pairs = pairNotes(readUsdtNotes(original), readUsdtNotes(rewritten), new CodeReader(rewritten));
-  const twins = new Set(pairs.flatMap(({ twin }) => twin?.location ?? []));
-  return { selector: section.sh_addr, start: vaddr(0), next: undefined, twins };
+  return new Set(pairs.flatMap(({ twin }) => twin?.location ?? []));
 }
 
 /** What is said of the guard alone; what is wrong with it is among the findings as well. */

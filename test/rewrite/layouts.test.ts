@@ -108,24 +108,31 @@ describe.skipIf(!canCompile)("layouts", () => {
     expect(await bytesAt(output, 2)).toEqual([NOP, NOP10]);
   });
 
-  it("chooses nop5 for a program that shows no way to fork, and guards it against forks of its libraries", async () => {
-    const input = await compile(plain);
-    const { layout, hazards, forkGuard } = await rewriteWith(input);
-    expect([layout, forkGuard]).toEqual(["nop5", { installed: true, reason: null, sites: 1, pages: 1 }]);
-    expect(hazards.map((h) => h.code)).not.toContain("fork-in-library");
-    const bare = await rewriteWith(input, "--no-fork-guard");
-    expect([bare.layout, bare.forkGuard?.installed]).toEqual(["nop5", false]);
-    expect(bare.hazards.map((h) => h.code)).toContain("fork-in-library");
-  });
+  it.each([
+    ["6.18", "nop5"],
+    ["any", "universal"],
+  ])(
+    "for %s chooses %s for a program that shows no way to fork, and guards it against forks of its libraries",
+    async (kernel, fast) => {
+      const input = await compile(plain);
+      const { layout, hazards, forkGuard } = await rewriteWith(input, "--kernel", kernel);
+      expect([layout, forkGuard]).toEqual([fast, { installed: true, reason: null, sites: 1, pages: 1 }]);
+      expect(hazards.map((h) => h.code)).not.toContain("fork-in-library");
+      const bare = await rewriteWith(input, "--kernel", kernel, "--no-fork-guard");
+      expect([bare.layout, bare.forkGuard?.installed]).toEqual([fast, false]);
+      expect(bare.hazards.map((h) => h.code)).toContain("fork-in-library");
+    },
+  );
 
   it.each([
     ["a program that forks", forking, []],
     ["a shared library", plain.replace("int main", "int other"), ["-shared", "-fPIC"]],
     ["a shared library that can be run as well", runnable, ["-shared", "-fPIC", "-Wl,-e,start"]],
-  ])("chooses nop5 with the fork guard for %s, and nop,nop10 without it", async (_what, source, flags) => {
+  ])("chooses universal with the fork guard for %s, and nop,nop10 without it", async (_what, source, flags) => {
     const input = await compile(source, ...flags);
     const guarded = await rewriteWith(input);
-    expect([guarded.layout, guarded.forkGuard?.installed]).toEqual(["nop5", true]);
+    expect([guarded.layout, guarded.forkGuard?.installed]).toEqual(["universal", true]);
+    expect((await rewriteWith(input, "--kernel", "6.18")).layout).toBe("nop5");
     expect(guarded.hazards.map((h) => h.code)).not.toContain("fork");
     const bare = await rewriteWith(input, "--no-fork-guard");
     expect([bare.layout, bare.forkGuard]).toEqual([
@@ -162,7 +169,7 @@ __attribute__((noinline)) static long forks(long yes) {
     },
   );
 
-  it.each(["7.2", "7.2.6", "7.3.4", "7.4", "6.1", "6.12.117", "any"])(
+  it.each(["7.2", "7.2.6", "7.3.4", "7.4", "6.1", "6.12.117"])(
     "chooses nop,nop10 for kernel %s, so that no kernel is slowed down",
     async (kernel) => {
       const { layout, hazards } = await rewriteWith(await compile(plain), "--kernel", kernel);

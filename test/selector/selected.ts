@@ -8,9 +8,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 import { type ElfImage, parseElf } from "../../src/elf/image.js";
+import { chooseCourse } from "../../src/rewrite/course.js";
 import type { ForkGuardPlan } from "../../src/rewrite/fork-guard/fork-guard.js";
+import { readProgram } from "../../src/rewrite/program.js";
 import { revert } from "../../src/rewrite/revert.js";
-import { type Installed, installSelector } from "../../src/rewrite/selector/install.js";
+import { type Installed as InstalledSelector, installSelector } from "../../src/rewrite/selector/install.js";
 import { build } from "../fixtures/build.js";
 import { flat } from "../imports/handled.js";
 
@@ -52,6 +54,28 @@ function tell(image: ElfImage, bytes: Buffer, selector: number): void {
   bytes.writeBigInt64LE(BigInt(selector - (at - p_offset + p_vaddr)), at);
 }
 
+const options = {
+  kernel: "6.18",
+  layout: "nop5",
+  only: [],
+  newBuildId: false,
+  tableAtEnd: false,
+  keepOffsets: true,
+  forkGuard: true,
+} as const;
+
+/** A guard for the nop5 that the file has. */
+export function guardOf(image: ElfImage): ForkGuardPlan {
+  const { guard, noGuard } = chooseCourse(readProgram(image, options));
+  if (guard === undefined) throw new Error(`no guard: ${noGuard}`);
+  return guard;
+}
+
+export interface Installed extends InstalledSelector {
+  /** The file as it was made: with nothing told to selector.h. */
+  readonly bytes: Buffer;
+}
+
 /** Writes `output`; what it throws is the reason why not. */
 export function select(input: string, output: string, guard?: (image: ElfImage) => ForkGuardPlan): Installed {
   const image = parseElf(readFileSync(input));
@@ -59,8 +83,9 @@ export function select(input: string, output: string, guard?: (image: ElfImage) 
   if (typeof installed === "string") throw new Error(installed);
   const bytes = flat(installed.content);
   expect(flat(revert(parseElf(bytes))).equals(image.bytes), `${input} is reverted`).toBe(true);
-  tell(image, bytes, installed.plan.selector);
-  writeFileSync(output, bytes);
+  const told = Buffer.from(bytes);
+  tell(image, told, installed.plan.selector);
+  writeFileSync(output, told);
   chmodSync(output, 0o755);
-  return installed;
+  return { ...installed, bytes };
 }

@@ -114,7 +114,7 @@ export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
 /** The input as it is with a guard, to whoever has code called at its start as well. */
-export interface GuardedStart {
+interface GuardedStart {
   /** It has room for the guard's words. */
   readonly image: ElfImage;
   /** Whether the guard's code is called at the start of a library, before all others. */

@@ -19,7 +19,7 @@ import type { Vaddr } from "../../address.js";
 import { Assembler, at, byte, type RegisterName } from "../../x86/assembler.js";
 
 /** The symbol of the code. */
-export const SELECT = "usdt_nop5.select";
+const SELECT = "usdt_nop5.select";
 
 /** How it is called. */
 export type Caller = "entry" | "library";

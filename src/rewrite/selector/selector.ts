@@ -36,7 +36,7 @@ import { isProtected, wordSpace } from "../words.js";
 import { selectCode } from "./select-code.js";
 
 /** The file as it is before there is a selector. */
-export interface StartOf {
+interface StartOf {
   /** The input; where a fork guard comes along, with room for its words. */
   readonly image: ElfImage;
   /** Whether a fork guard's code is called first when the library is loaded. */

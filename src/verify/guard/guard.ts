@@ -34,13 +34,14 @@ import { touches, union } from "../../intervals.js";
 import { readCarry } from "../../rewritten/carry.js";
 import { tellsOfGuard } from "../../rewritten/memo.js";
 import type { ChangedCode } from "../changed-code.js";
+import { type Caller, callers, type LoaderView, readLoaderView } from "../loader-view.js";
 import { atAddress, type Finding, finding } from "../rest/findings.js";
+import type { Selector } from "../selector/selector.js";
 import { judgeChild } from "./child.js";
 import { calledHandler, type ForkDetour, ForkDetours, findForkDetours } from "./fork-detours.js";
 import { guardedSites } from "./guarded-sites.js";
 import { judgeParent, judgePrepare } from "./held-signals.js";
 import type { Guarded } from "./kernel.js";
-import { type Caller, callers, type LoaderView, readLoaderView } from "./loader.js";
 import { compareLoaderTables, type LoaderChanges, type Word, type WrappedUse } from "./loader-rules.js";
 import { Machine, unlessAbsent } from "./machine.js";
 import { Slots } from "./slots.js";
@@ -78,27 +79,29 @@ export interface Guard {
  * Judges the guard of a file; undefined where it has none. A finding where the memo says something else.
  * @param file the original
  * @param code what changed, and new code
- * @param selecting what sets the selector of universal probes, where there are some
+ * @param selector the file's, whose code may be called first, and go on to the guard's
+ * @param twins the nop5 that run only where the selector is set
  */
 export function examineGuard(
   rewritten: ElfImage,
   file: FileFacts,
   { changed, added }: ChangedCode,
-  selecting: Selecting | undefined,
+  selector: Selector | undefined,
+  twins: ReadonlySet<Vaddr>,
 ): Guard | undefined {
   const original = file.image;
   const said = memoSays(rewritten);
   const isNew = (address: number): boolean => touches(added, address, address + 1);
   let views: readonly [LoaderView, LoaderView];
   try {
-    views = [readLoaderView(original), readLoaderView(rewritten)];
+    views = [readLoaderView(original), without(selector, readLoaderView(rewritten))];
   } catch (error) {
     // Damaged tables are bytes that differ, and others say so.
     if (!(error instanceof InputError)) throw error;
     return said ? nothingBut(finding("loaded", error.where ?? "the dynamic section", error.what)) : undefined;
   }
   const isThere = callers.some((c) => {
-    const now = calledFirst(views[1].called.get(c), selecting);
+    const now = views[1].called.get(c);
     return now !== undefined && isNew(now) && views[0].called.get(c) !== now;
   });
   const detours = findForkDetours(original, rewritten, changed, isNew);
@@ -106,10 +109,20 @@ export function examineGuard(
     if (!said) return undefined;
     return nothingBut(finding("described", "the memo", "it tells of a fork guard, and the loader calls none"));
   }
-  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selecting).run();
+  const guard = new Examination(rewritten, file, views[1], views[0], isNew, detours, selector, twins).run();
   if (said !== false) return guard;
   const untold = finding("described", "the memo", "it tells of no fork guard, and there is one");
   return { ...guard, findings: [...guard.findings, untold] };
+}
+
+/** The file as it is to the loader, but for the selector's code, which goes on to what is called then. */
+function without(selector: Selector | undefined, view: LoaderView): LoaderView {
+  if (selector?.hooked === undefined) return view;
+  const { caller, next } = selector.hooked;
+  const called = new Map(view.called);
+  if (next === undefined) called.delete(caller);
+  else called.set(caller, next);
+  return { ...view, called };
 }
 
 /** Whether rewriting has noted a guard; undefined where its memo cannot be read. */
@@ -117,21 +130,6 @@ function memoSays(rewritten: ElfImage): boolean | undefined {
   const carry = readCarry(rewritten);
   return carry && tellsOfGuard(carry.memo);
 }
-
-/** What sets the selector of universal probes, as far as a guard has to do with it. */
-export interface Selecting {
-  /** Link-time address of the byte. */
-  readonly selector: Vaddr;
-  /** Where its code begins, and where that goes on to. */
-  readonly start: Vaddr;
-  readonly next: Vaddr | undefined;
-  /** The nop5 that run only where the byte is set. */
-  readonly twins: ReadonlySet<number>;
-}
-
-/** What is called at the start, after what sets the selector. */
-const calledFirst = (start: number | undefined, selecting: Selecting | undefined): number | undefined =>
-  start !== undefined && start === selecting?.start ? selecting.next : start;
 
 const nothingBut = (problem: Finding): Guard => ({
   findings: [problem],
@@ -155,7 +153,8 @@ class Examination {
     private readonly before: LoaderView,
     private readonly isNew: (address: number) => boolean,
     private readonly detours: readonly ForkDetour[],
-    private readonly selecting: Selecting | undefined,
+    private readonly selector: Selector | undefined,
+    private readonly twins: ReadonlySet<Vaddr>,
   ) {}
 
   private get original(): ElfImage {
@@ -170,7 +169,7 @@ class Examination {
       this.before,
       this.now,
       addressesIn(words),
-      new Map(heads.map((h) => [h.at, h.holds])),
+      new Map([...heads.map((h) => [h.at, h.holds] as const), ...(this.selector?.heads ?? [])]),
     );
     this.findings.push(...changes.findings);
     this.slotWords = this.unfilled(words, changes.words);
@@ -206,8 +205,7 @@ class Examination {
       const [next, start] = [this.before.called.get(caller), this.now.called.get(caller)];
       if (start === next) continue;
       // What is no new code is a difference, told by whoever compares tags, relocations, words.
-      const own = calledFirst(start, this.selecting);
-      if (own !== undefined && this.isNew(own)) hooks.set(caller, { start: own, next });
+      if (start !== undefined && this.isNew(start)) hooks.set(caller, { start, next });
     }
     const starts = [...hooks.keys()].filter((c) => !isEnd(c));
     const ends = [...hooks.keys()].filter(isEnd);
@@ -233,6 +231,7 @@ class Examination {
   private heads(hooks: ReadonlyMap<Caller, Hook>): { at: number; holds: number; judged: Interval<FileOffset>[] }[] {
     return [...hooks].flatMap(([caller, { start, next }]) => {
       if (next === undefined || caller === "DT_INIT" || caller === "DT_FINI") return [];
+      if (caller === this.selector?.hooked?.caller) return [];
       const at = this.before.tags.find((t) => t.d_tag === elf[caller])!.d_val;
       const stored = offsetOf(this.original, vaddr(at));
       let spelled = false;
@@ -247,13 +246,9 @@ class Examination {
 
   /** What a writable segment has after its variables, as words. */
   private words(): Interval<Vaddr> | undefined {
-    const [longer, another] = longerInMemory(this.original, this.rewritten);
+    const [longer, another] = longerInMemory(this.original, this.rewritten, this.selector?.word);
     if (longer === undefined) return undefined;
-    const { segment, grown } = longer;
-    const start = alignUp(segment.p_vaddr + segment.p_memsz, WORD);
-    // The selector of universal probes stands after them.
-    const end = this.selecting?.selector ?? grown.p_vaddr + grown.p_memsz;
-    if (end === start) return undefined;
+    const { grown, start, end } = longer;
     if (another !== undefined)
       this.say(atAddress(another.grown.p_vaddr), "a second segment has words after its variables");
     if ((end - start) % WORD !== 0) this.say(atAddress(start), "its words are not whole");
@@ -265,7 +260,7 @@ class Examination {
       alignUp(p.p_vaddr + p.p_memsz, PAGE_SIZE) > pageStart(start);
     if (this.rewritten.programHeaders.some(shares))
       this.say(atAddress(start), "its words share a page with another segment");
-    return { start: vaddr(start), end: vaddr(end) };
+    return { start, end };
   }
 
   /** The words that no relocation fills: slots, if they are pairs in a row. */
@@ -288,6 +283,7 @@ class Examination {
     const addedTags: (readonly [number, number])[] = [];
     const tagOf = (view: LoaderView, tag: number): number | undefined => view.tags.find((t) => t.d_tag === tag)?.d_val;
     for (const [caller, { start, next }] of hooks) {
+      if (caller === this.selector?.hooked?.caller) continue;
       const tag = elf[caller];
       if (caller === "DT_INIT" || caller === "DT_FINI") {
         if (tagOf(this.before, tag) !== undefined) tagValues.set(tag, start);
@@ -329,7 +325,7 @@ class Examination {
     const init = [...hooks].find(([caller]) => !isEnd(caller));
     const fini = [...hooks].find(([caller]) => isEnd(caller));
     const machine = new Machine(this.rewritten, this.isNew);
-    machine.selector = this.selecting?.selector;
+    machine.selector = this.selector?.byte;
     const filled = unlessAbsent(() => fillWords(machine, this.now, changes.words));
     const named: Piece[] = [];
     let child: number | undefined;
@@ -359,7 +355,7 @@ class Examination {
     }
     if (child !== undefined) {
       named.push({ name: "usdt_nop5.fork_guard", start: child });
-      const guarded = guardedSites(this.rewritten, this.selecting?.twins ?? new Set());
+      const guarded = guardedSites(this.rewritten, this.twins);
       if (guarded.sites.length === 0) this.say(atAddress(child), "there is no site that it could guard");
       const handler = child;
       const slots = this.slots(machine);
@@ -490,16 +486,21 @@ const addressesIn = (words: Interval<Vaddr> | undefined): ReadonlySet<Vaddr> =>
       : Array.from({ length: Math.floor((words.end - words.start) / WORD) }, (_, i) => vaddr(words.start + WORD * i)),
   );
 
-/** The writable segments that have more in memory than they had, and not in the file. */
-function longerInMemory(
-  original: ElfImage,
-  rewritten: ElfImage,
-): { readonly segment: ProgramHeader; readonly grown: ProgramHeader }[] {
+interface Longer extends Interval<Vaddr> {
+  readonly grown: ProgramHeader;
+}
+
+/** What writable segments have more in memory than they had, and not in the file, but for the selector's word. */
+function longerInMemory(original: ElfImage, rewritten: ElfImage, word: Interval<Vaddr> | undefined): Longer[] {
   const isWritable = (p: ProgramHeader): boolean => p.p_type === elf.PT_LOAD && (p.p_flags & elf.PF_W) !== 0;
   return original.programHeaders.filter(isWritable).flatMap((segment) => {
     const grown = rewritten.programHeaders.find((p) => isWritable(p) && p.p_vaddr === segment.p_vaddr);
     const isLonger = grown !== undefined && grown.p_memsz > segment.p_memsz && grown.p_filesz === segment.p_filesz;
-    return isLonger ? [{ segment, grown }] : [];
+    if (!isLonger) return [];
+    const start = vaddr(alignUp(segment.p_vaddr + segment.p_memsz, WORD));
+    const whole = vaddr(grown.p_vaddr + grown.p_memsz);
+    const end = word?.end === whole ? word.start : whole;
+    return start < end ? [{ grown, start, end }] : [];
   });
 }
 

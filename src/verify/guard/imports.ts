@@ -11,7 +11,7 @@
  */
 import * as elf from "../../elf/constants.js";
 import { isImport } from "../../elf/symbols.js";
-import { countOf, type LoaderView, nameOf } from "./loader.js";
+import { countOf, type LoaderView, nameOf } from "../loader-view.js";
 
 /** The functions, and the versions under which a C library of x86-64 has them. */
 export const guardImports: ReadonlyMap<string, readonly string[]> = new Map([

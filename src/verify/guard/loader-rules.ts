@@ -19,9 +19,6 @@ import { offsetOf, sectionBytes } from "../../elf/image.js";
 import { isImport } from "../../elf/symbols.js";
 import { readDefinedVersions, readNeededVersions, sysvHash, VERNAUX_SIZE } from "../../elf/versions.js";
 import { outside, union } from "../../intervals.js";
-import { atAddress, type Finding, finding } from "../rest/findings.js";
-import { differingRuns } from "../rest/runs.js";
-import { C_LIBRARY, guardImports, spareSymbols, VERSION_MASK, wrappable } from "./imports.js";
 import {
   countOf,
   type LoaderView,
@@ -31,7 +28,10 @@ import {
   stringAt,
   type Table,
   type TableName,
-} from "./loader.js";
+} from "../loader-view.js";
+import { atAddress, type Finding, finding } from "../rest/findings.js";
+import { differingRuns } from "../rest/runs.js";
+import { C_LIBRARY, guardImports, spareSymbols, VERSION_MASK, wrappable } from "./imports.js";
 
 /** A new word that can be written, and what the loader fills it with. */
 export interface Word {

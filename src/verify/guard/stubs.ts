@@ -16,8 +16,8 @@ import { offsetOf } from "../../elf/image.js";
 import { isImport } from "../../elf/symbols.js";
 import { stateOf } from "../../emulate/machine-states.js";
 import { Gpr, Rflags, STATE_WORDS } from "../../emulate/state.js";
+import { countOf, isBoundEarly, type LoaderView, nameOf, relocationAt } from "../loader-view.js";
 import { guardImports, wrappable } from "./imports.js";
-import { countOf, isBoundEarly, type LoaderView, nameOf, relocationAt } from "./loader.js";
 import type { Word } from "./loader-rules.js";
 import type { Machine } from "./machine.js";
 

@@ -1,5 +1,8 @@
-/** The ELF header: everything in it says the same but where the two tables are and how long they are. */
-import { hex } from "../../address.js";
+/**
+ * The ELF header: everything in it says the same but where the two tables are and how long they are; and where a
+ * program begins, if that is the code that sets its selector.
+ */
+import { hex, type Vaddr } from "../../address.js";
 import type { ElfImage } from "../../elf/image.js";
 import { atOffset, type Finding, finding } from "./findings.js";
 import { differingRuns } from "./runs.js";
@@ -18,7 +21,13 @@ const fields: readonly (readonly [name: string, offset: number, size: number])[]
   ["e_shentsize", 58, 2],
 ];
 
-export function judgeHeader(original: ElfImage, rewritten: ElfImage, pairs: SectionPairs): Finding[] {
+/** @param entry where e_entry leads now, if that has been judged */
+export function judgeHeader(
+  original: ElfImage,
+  rewritten: ElfImage,
+  pairs: SectionPairs,
+  entry: Vaddr | undefined,
+): Finding[] {
   const findings: Finding[] = [];
   for (const [name, offset, size] of fields) {
     const [o, r] = [original, rewritten].map((image) => image.bytes.subarray(offset, offset + size)) as [
@@ -26,6 +35,7 @@ export function judgeHeader(original: ElfImage, rewritten: ElfImage, pairs: Sect
       Buffer,
     ];
     if (differingRuns(o, r).next().done) continue;
+    if (name === "e_entry" && rewritten.header.e_entry === entry) continue;
     const number = (bytes: Buffer): string => (size === 16 ? bytes.toString("hex") : hex(littleEndian(bytes)));
     findings.push(finding("loaded", atOffset(offset), `${name} is ${number(r)}, not ${number(o)}`));
   }

@@ -2,9 +2,9 @@
  * Which section of the rewritten file is which of the original, and what the section headers say.
  *
  * Sections keep their names and their order. New are one `.text.nop5` at most, jumps to it in `.text.nop5.far`, its
- * exception tables, with a fork guard `.bss.nop5`, and `.usdt_nop5`; and sections where tables stood that have moved. A
- * section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its content, wherever in the file
- * that is. Numbers of sections change where a new one stands before them, so every number is translated before it is
+ * exception tables, with a fork guard `.bss.nop5`, with a selector `.selector.nop5`, and `.usdt_nop5`; and sections where
+ * tables stood that have moved. A section that is loaded may stand elsewhere (see moved.ts); one that is not keeps its
+ * content, wherever in the file that is. Numbers of sections change where a new one stands before them, so every number is translated before it is
  * compared.
  */
 
@@ -19,6 +19,7 @@ import {
   FAR_SECTION,
   KEPT_SUFFIX,
   OLD_PLACE_SECTION,
+  SELECTOR_SECTION,
   WORDS_SECTION,
 } from "../../rewritten/section-names.js";
 
@@ -46,6 +47,8 @@ export interface SectionPairs {
   readonly kept: readonly Section[];
   /** The section with a fork guard's words, where there is one. */
   readonly words: Section | undefined;
+  /** The section with the selector's word, where there is one. */
+  readonly selector: Section | undefined;
   /** Sections of the original that the rewritten file lacks, and sections of the latter that are not explained. */
   readonly gone: readonly Section[];
   readonly strange: readonly Section[];
@@ -87,6 +90,7 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
   const left = take(OLD_PLACE_SECTION, (s) => isLeftPlace(original, rewritten, moved, s));
   if (left !== undefined) kept.push(left);
   const words = take(WORDS_SECTION, () => true);
+  const selector = take(SELECTOR_SECTION, () => true);
   const numbers = new Map([...partners].map(([from, to]) => [from.index, to.index]));
   return {
     pairs: wanted.flatMap((s) => {
@@ -99,6 +103,7 @@ export function pairSections(original: ElfImage, rewritten: ElfImage): SectionPa
     exceptions,
     kept,
     words,
+    selector,
     gone: wanted.filter((s) => !partners.has(s)),
     strange: [...free.values()].flat().sort((a, b) => a.index - b.index),
     numberOf: (index) => numbers.get(index),
@@ -142,6 +147,7 @@ export function judgeSections(
   rewritten: ElfImage,
   pairs: SectionPairs,
   guard: Guard | undefined,
+  selector: Interval<Vaddr> | undefined,
   asLaidOut: boolean,
 ): Finding[] {
   const findings: Finding[] = [];
@@ -177,7 +183,7 @@ export function judgeSections(
     if (isLoaded(o) && offset !== undefined && offset !== r.sh_offset && agreed(original, o))
       say(r, `${changed("sh_offset", r.sh_offset, offset)}, where its segment has it`);
   }
-  const { code, far, carry, words, exceptions } = pairs;
+  const { code, far, carry, exceptions } = pairs;
   if (exceptions !== undefined) {
     const { sh_type, sh_flags, sh_link, sh_info, sh_entsize, sh_addralign } = exceptions;
     if (
@@ -190,11 +196,16 @@ export function judgeSections(
     if (offsetInSegment(rewritten, exceptions) !== exceptions.sh_offset)
       say(exceptions, "does not stand where its segment has it");
   }
-  if (words !== undefined) {
-    if (guard?.words === undefined) say(words, "is not in the original");
-    else if (!holdsWords(rewritten, words, guard.words)) say(words, "has an unexpected header");
-  } else if (guard?.words !== undefined)
-    findings.push(finding("described", "section headers", `${WORDS_SECTION} is missing`));
+  for (const [name, section, stretch] of [
+    [WORDS_SECTION, pairs.words, guard?.words],
+    [SELECTOR_SECTION, pairs.selector, selector],
+  ] as const) {
+    if (section === undefined && stretch !== undefined)
+      findings.push(finding("described", "section headers", `${name} is missing`));
+    if (section !== undefined && stretch === undefined) say(section, "is not in the original");
+    if (section !== undefined && stretch !== undefined && !holdsWords(rewritten, section, stretch))
+      say(section, "has an unexpected header");
+  }
   for (const s of [...(code ? [code] : []), ...far]) {
     if (s.sh_type !== elf.SHT_PROGBITS || s.sh_flags !== (elf.SHF_ALLOC | elf.SHF_EXECINSTR))
       say(s, "is not plain code");

@@ -3,7 +3,7 @@
  *
  * Every segment of the original is there, at its address, with its place in the file, its size and its permissions.
  * Three things may be more: a segment of code may end later, in the rest of its last page; there may be a new segment,
- * which is never writable, and others with nothing but jumps to it; and a fork guard has words in memory after all
+ * which is never writable, and others with nothing but jumps to it; and a fork guard and a selector have words in memory after all
  * variables. A segment that tells where a section is (PT_INTERP, PT_NOTE, PT_GNU_PROPERTY) may tell of another place
  * with the same content. The table itself must be found where kernels and loaders look for it.
  */
@@ -68,14 +68,14 @@ export function pairSegments(original: ElfImage, rewritten: ElfImage): SegmentPa
  * Judges the program headers.
  * @param judged stretches of the original's file whose content others judge, wherever it is now
  * @param far sections with far jumps
- * @param words the fork guard's words: link-time addresses
+ * @param words those of the fork guard, and the selector's: link-time addresses, ascending, no two that touch
  */
 export function judgeSegments(
   original: ElfImage,
   rewritten: ElfImage,
   segments: SegmentPairs,
   judged: readonly Interval<FileOffset>[],
-  words: Interval<Vaddr> | undefined,
+  words: readonly Interval<Vaddr>[],
   far: readonly Section[],
   asLaidOut: boolean,
 ): Finding[] {
@@ -116,7 +116,7 @@ function* placeProblems(
   o: ProgramHeader,
   r: ProgramHeader,
   judged: readonly Interval<FileOffset>[],
-  words: Interval<Vaddr> | undefined,
+  words: readonly Interval<Vaddr>[],
   asLaidOut: boolean,
 ): Generator<string> {
   // Another tool may have moved the dynamic section: its tags are compared one by one then.
@@ -170,12 +170,10 @@ const growsInPage = (o: ProgramHeader, r: ProgramHeader): boolean =>
   r.p_vaddr + r.p_filesz <= alignUp(o.p_vaddr + o.p_filesz, PAGE_SIZE);
 
 /** Words after the variables of a segment, in memory alone. */
-const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: Interval<Vaddr> | undefined): boolean =>
-  words !== undefined &&
+const holdsWords = (o: ProgramHeader, r: ProgramHeader, words: readonly Interval<Vaddr>[]): boolean =>
   (r.p_flags & elf.PF_W) !== 0 &&
   r.p_filesz === o.p_filesz &&
-  words.start === alignUp(o.p_vaddr + o.p_memsz, WORD) &&
-  words.end === r.p_vaddr + r.p_memsz;
+  words.some(({ start, end }) => start === alignUp(o.p_vaddr + o.p_memsz, WORD) && end === r.p_vaddr + r.p_memsz);
 
 function* newSegmentProblems(p: ProgramHeader, asLaidOut: boolean): Generator<string> {
   if (p.p_flags & elf.PF_W && (asLaidOut || p.p_flags & elf.PF_X)) yield "is new, and writable";

@@ -62,7 +62,15 @@ export function judgeSymbols(
     judgeOld(original, rewritten, pair, pairs, added, border, growths, explained, spared, say);
     judgeAdded(original, rewritten, r, pairs.code, added, border, explained, guard, addedNames, say);
   }
-  for (const section of [pairs.code, pairs.carry, pairs.words, pairs.exceptions, ...pairs.far, ...pairs.kept])
+  for (const section of [
+    pairs.code,
+    pairs.carry,
+    pairs.words,
+    pairs.selector,
+    pairs.exceptions,
+    ...pairs.far,
+    ...pairs.kept,
+  ])
     if (section !== undefined) addedNames.add(section.name);
   return { findings, judged, addedNames };
 }

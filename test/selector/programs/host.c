@@ -14,6 +14,14 @@ int library_selector(void);
 void library_arguments(int *argc, char ***argv, char ***envp);
 #endif
 
+#ifdef REGISTER
+/* In place of the C library's: says that a fork guard was registered, and by whom. */
+int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *handle) {
+  printf("registered ");
+  return 0;
+}
+#endif
+
 extern char **environ;
 static char **begin;
 static int count;
@@ -47,7 +55,7 @@ static void *in_thread(void *name) {
   return 0;
 }
 
-/* Variables whose strings would be taken for a pair of AT_SYSINFO_EHDR and an address, were they read as one. */
+/* What would be taken for a pair of AT_SYSINFO_EHDR and an address, were it read as one. */
 static void fill(char **to, int n) {
   for (int i = 0; i < n; i++) to[i] = (i & 1) ? (char *)"FOOBARX=" : (char *)33;
 }
@@ -87,15 +95,17 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) argv[i] = from;
     return load(library);
   } else if (IS("first-gone")) environ[0] = 0;
-  else if (IS("wild")) { /* its own array, with what looks like pairs */
-    static char *mine[8];
-    fill(mine, 6);
+  else if (IS("own")) { /* odd in number, so that pairs of it are no pairs */
+    static char *mine[8] = {"FOOBARX=", "FOOBARX=", "FOOBARX="};
     environ = mine;
-  } else if (IS("on-the-stack")) { /* the same where the kernel's array stands */
-    int n = variables;
-    fill(environ, n);
+  } else if (IS("on-the-stack") || IS("after-a-null")) { /* where the kernel's array stands */
     static char *none[1];
+    char **from = environ;
     environ = none;
+    if (IS("after-a-null") && variables > 0) {
+      from[0] = 0;
+      fill(from + 1, variables - 1);
+    } else fill(from, variables);
   } else if (IS("all-empty")) memset(environ, 0, variables * sizeof *environ);
   else if (IS("thread")) {
     pthread_t thread;

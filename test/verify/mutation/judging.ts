@@ -71,7 +71,7 @@ function shares(image: ElfImage, original: FileFacts): Pick<Finding, "byProof" |
   return {
     byProof: withoutRuns.sites.some((s) => s.verdict === "different"),
     byRuns: runs.some((r) => r.both.difference !== undefined),
-    byRest: compareRest(image, original.image, explained, origins, undefined, true).findings.length > 0,
+    byRest: compareRest(image, original.image, explained, origins, undefined, undefined, true).findings.length > 0,
   };
 }
 

@@ -5,12 +5,12 @@
  * The loader counts no symbols. It takes them by the numbers that relocations and hashes name; how many there are is
  * said by the section header, and by DT_HASH.
  */
-import { type FileOffset, hex, type Vaddr, vaddr } from "../../address.js";
-import * as elf from "../../elf/constants.js";
-import { type DynamicTag, forEachRelocation, readDynamicTags } from "../../elf/dynamic.js";
-import { type ElfImage, offsetOf, read64 } from "../../elf/image.js";
-import { InputError } from "../../errors.js";
-import { loadedBytes } from "../rest/findings.js";
+import { type FileOffset, hex, type Vaddr, vaddr } from "../address.js";
+import * as elf from "../elf/constants.js";
+import { type DynamicTag, forEachRelocation, readDynamicTags } from "../elf/dynamic.js";
+import { type ElfImage, offsetOf, read64 } from "../elf/image.js";
+import { InputError } from "../errors.js";
+import { loadedBytes } from "./rest/findings.js";
 
 /** A table: where a tag says that it is, and what stands there in the file. */
 export interface Table {
