@@ -101,6 +101,7 @@ function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, inde
     acts: { own: [], child: [] },
     shadowStack: false,
     sites: [{ address: site.address + bias, original: site.original }],
+    twins: null,
     handler: null,
     sharedReads: new Set(),
     semaphore: null,

@@ -30,6 +30,8 @@ export interface TwinPair {
   /** Indices of the notes. */
   readonly first: number;
   readonly twin: number;
+  /** From the question on to where both ways meet. */
+  readonly code: Interval<Vaddr>;
   /** The byte that says which place runs: the first where it is 0. */
   readonly selector: Vaddr;
   /** By how much rsp is lower at each place than around the probe, in bytes. */
@@ -160,7 +162,8 @@ function losingFlags(code: Surroundings, first: Vaddr, twin: Vaddr): Places | un
     if (!isGuarded) return undefined;
   }
   const join = after + (twinShift === 0 ? 0 : RAISE.length);
-  return code.short(jump, JMP) === join ? { selector, firstShift: 0, twinShift } : undefined;
+  if (code.short(jump, JMP) !== join) return undefined;
+  return { code: { start: vaddr(compare), end: vaddr(join) }, selector, firstShift: 0, twinShift };
 }
 
 function keepingFlags(code: Surroundings, first: Vaddr, twin: Vaddr): Places | undefined {
@@ -175,5 +178,7 @@ function keepingFlags(code: Surroundings, first: Vaddr, twin: Vaddr): Places | u
     code.has(zero, LOAD_RCX) &&
     code.short(twin + SECOND.length, JMP) === raise &&
     code.has(raise, RAISE_FRAME);
-  return isWhole && selector !== undefined ? { selector, firstShift: FRAME, twinShift: FRAME } : undefined;
+  if (!isWhole || selector === undefined) return undefined;
+  const block = { start: vaddr(begin), end: vaddr(raise + RAISE_FRAME.length) };
+  return { code: block, selector, firstShift: FRAME, twinShift: FRAME };
 }
