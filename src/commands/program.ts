@@ -20,7 +20,19 @@ import type { VerifyOptions } from "./verify.js";
 
 const USAGE = 2;
 /** The built-in programs of `emulate`. */
-const SCENARIOS = ["plain", "redzone", "fork", "signal", "seccomp", "far", "vfork", "semaphore", "return", "session", "universal"];
+const SCENARIOS = [
+  "plain",
+  "redzone",
+  "fork",
+  "signal",
+  "seccomp",
+  "far",
+  "vfork",
+  "semaphore",
+  "return",
+  "session",
+  "universal",
+];
 
 /**
  * Parses the arguments and runs the command that they name.

@@ -20,7 +20,7 @@
  * of both places, or counts them as one probe, has to know that a pass runs one of them and never both.
  */
 import { type Interval, interval, type Vaddr, vaddr } from "../address.js";
-import type { ElfImage } from "../elf/image.js";
+import { type ElfImage, segmentAt } from "../elf/image.js";
 import { forms, startsWith } from "./forms.js";
 import type { UsdtNote } from "./notes.js";
 import { codeFrom } from "./sites.js";
@@ -108,9 +108,7 @@ class Surroundings {
   private readonly bytes: Uint8Array;
 
   constructor(image: ElfImage, place: Vaddr, need: (offset: number, size: number) => void) {
-    const low = vaddr(Math.max(0, place - 2 * REACH));
-    // A segment may begin shortly in front of the place.
-    const start = codeFrom(image, low) === null ? place : low;
+    const start = vaddr(Math.max(segmentAt(image, place)?.p_vaddr ?? place, place - 2 * REACH));
     const code = codeFrom(image, start)?.subarray(0, place - start + 2 * REACH) ?? Buffer.alloc(0);
     need(code.byteOffset - image.bytes.byteOffset, code.length);
     this.bytes = code;
