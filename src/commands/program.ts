@@ -191,6 +191,7 @@ Exit status:
     .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
     .addOption(
       new Option("--layout <layout>", "what to rewrite to (default: what rewrite --kernel running chooses)").choices([
+        "universal",
         "nop5",
         "nop,nop5",
         "nop,nop10",
