@@ -3,7 +3,7 @@
  * arguments how often to pass each probe and what the selector holds. Whatever it holds, every tracer counts each pass
  * once, and reads the argument, which counts the passes.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -15,7 +15,7 @@ import { bpftraceMissing, withBpftrace } from "./bpftrace.js";
 import { gdbMissing } from "./gdb.js";
 import { cannotOptimize, cannotTrace } from "./kernel.js";
 import { libbpfMissing, withLibbpf } from "./libbpf.js";
-import { perfMissing, seenByPerf } from "./perf.js";
+import { eventsOf, perfMissing, removeEvents, seenByPerf } from "./perf.js";
 import { scratch } from "./rewriting.js";
 import { runTool } from "./tool.js";
 
@@ -107,6 +107,28 @@ describe.skipIf(noUprobes).each([
     writeFileSync(command, `#!/bin/sh\nexec ${file} ${args.join(" ")}\n`, { mode: 0o755 });
     const { counts } = await seenByPerf({ file, provider: PROVIDER, command, environment: {} }, false);
     expect(counts.filter((line) => !line.endsWith(" 0"))).toEqual(NAMES.map((name) => `${name} ${PASSES}`).sort());
+  });
+
+  it.skipIf(noPerf)("perf makes one event of both places, or events that count each pass once together", async () => {
+    const folder = scratch("twins-perf");
+    mkdirSync(folder);
+    const perf = (...rest: readonly string[]): Promise<string> => must("perf", ["--buildid-dir", folder, ...rest]);
+    try {
+      await perf("buildid-cache", "--add", file);
+      for (const name of NAMES) await perf("probe", "--quiet", "--force", `sdt_${PROVIDER}:${name}`);
+      const events = [...new Set(eventsOf(PROVIDER).map((line) => /\/(\S+)/.exec(line)![1]!))];
+      const csv = join(folder, "counts");
+      const asked = events.flatMap((event) => ["-e", `sdt_${PROVIDER}:${event}`]);
+      await perf("stat", "-x", ",", "-o", csv, ...asked, file, ...args);
+      const counts = new Map<string, number>();
+      for (const [, hits, event] of readFileSync(csv, "latin1").matchAll(/^(\d+),[^,]*,sdt_\w+:(\w+),/gm)) {
+        const name = event!.replace(/_\d+$/, "");
+        counts.set(name, (counts.get(name) ?? 0) + Number(hits));
+      }
+      expect(Object.fromEntries(counts)).toEqual(Object.fromEntries(NAMES.map((name) => [name, PASSES])));
+    } finally {
+      removeEvents(PROVIDER);
+    }
   });
 
   it.skipIf(noGdb)("gdb lists both places, and stops once a pass", async () => {
