@@ -59,7 +59,7 @@ export class FlagReaders {
    * Why a status flag that stands right in front of an instruction may be needed, for people; undefined where it is
    * shown that none is.
    * @param address link-time address
-   * @param flags those that are asked about
+   * @param flags those that are asked about, as bits of STATUS_FLAGS
    * @throws InputError where a table of the original is damaged
    */
   readerAfter(address: Vaddr, flags = STATUS_FLAGS): string | undefined {

@@ -320,9 +320,9 @@ export class Walk {
 
   /** Whether flags that are others on the rewritten side are needed where both go on in the original's code. */
   private flagsProblem(at: Vaddr, lost: number): Problem | undefined {
-    const why = lost === 0 ? undefined : this.subject.flags.readerAfter(at, lost);
-    if (why === undefined) return undefined;
-    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}: ${why}`;
+    const reader = lost === 0 ? undefined : this.subject.flags.readerAfter(at, lost);
+    if (reader === undefined) return undefined;
+    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}: ${reader}`;
     return { reason, verdict: "unproved", notes: [] };
   }
 
