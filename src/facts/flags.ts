@@ -14,6 +14,7 @@ import { STATUS_FLAGS } from "../x86/flags.js";
 import { Callers } from "./callers.js";
 import { FlagWalk } from "./flag-walk.js";
 import type { CodeRange } from "./functions.js";
+import { knows } from "./knowledge.js";
 import type { ProgramFacts } from "./program.js";
 
 export interface FlagFact {
@@ -45,6 +46,7 @@ export class FlagFacts {
    * @throws InputError where a table of the file is damaged
    */
   deadAt(site: Vaddr): FlagFact {
+    if (!knows("status flags")) return { dead: true, because: "nothing is known of flags" };
     const range = this.facts.functions.containing(site);
     if (range === undefined) return alive("no function is known here (.eh_frame and symbols do not say)");
     this.#walk.start();

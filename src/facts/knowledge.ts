@@ -23,6 +23,7 @@ export const KINDS_OF_KNOWLEDGE = [
   "return addresses",
   "reads below rsp",
   "stack pointer",
+  "status flags",
 ] as const;
 
 export type KnowledgeKind = (typeof KINDS_OF_KNOWLEDGE)[number];

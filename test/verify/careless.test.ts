@@ -41,6 +41,7 @@ const breaks: Readonly<Record<Lack, readonly string[]>> = {
   "return addresses": ["proof return address"],
   "reads below rsp": ["own reads-below-rsp pie", "own reads-below-rsp no-pie"],
   "stack pointer": ["own stack-as-data pie", "proof rsp as data pointer"],
+  "status flags": ["own flags-over-the-probe pie", "own flags-over-the-probe no-pie"],
   anything: ["proof "],
 };
 
