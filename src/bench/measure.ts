@@ -12,6 +12,7 @@ import { parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import type { KernelFacts, LongNop } from "../kernel/kernels.js";
 import { traceCommand } from "../live/live.js";
+import { probesOf } from "../live/probes.js";
 import { type ProgramFile, writeProgramFile } from "../live/program-file.js";
 import { readTracedFile, type Tracing } from "../live/traced-file.js";
 import { attachUprobes } from "../live/uprobes.js";
@@ -304,15 +305,10 @@ async function whatIsSeen(tracefs: string, { kernel, layout }: BenchOptions): Pr
     const command = { program: file.path, argv: [file.path], stdio: ["ignore", "ignore", "ignore"] } as const;
     const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path, tracingFor(kernel))]);
     const seen = new Map<string, Seen>();
-    for (const [i, site] of sites.entries()) {
-      if (site.isSecond) continue;
-      const second = site.twin === null ? undefined : sites[i + 1]!;
-      const hits = site.hits + (second?.hits ?? 0);
+    for (const { site, hits, ran } of probesOf(sites)) {
       if (hits !== PASSES && !site.refused)
         throw new InputError(`the sample's ${site.name}: ${hits} hits of ${PASSES}`);
-      const runs = second !== undefined && second.hits > 0 ? second : site;
-      const ran = second === undefined ? null : runs === second ? "nop5" : "nop10";
-      seen.set(site.name, { optimized: runs.optimized, ran });
+      seen.set(site.name, { optimized: site.optimized, ran: ran[0] ?? null });
     }
     return seen;
   } finally {

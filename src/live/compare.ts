@@ -14,6 +14,7 @@ import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { findExecutable } from "./executable.js";
 import { type LiveResult, traceCommand } from "./live.js";
+import { probesOf } from "./probes.js";
 import { readTracedFile } from "./traced-file.js";
 import type { Running } from "./watch.js";
 
@@ -26,8 +27,9 @@ export interface LiveComparison {
   /** How the run with uprobes ended. */
   readonly exitCode: number | null;
   readonly signal: NodeJS.Signals | null;
+  /** Probes; one with two places is one. */
   readonly sites: number;
-  /** Sites that were passed, and those of them that the kernel made a call of. */
+  /** Of them those that were passed, and those of these that the kernel made a call of. */
   readonly hit: number;
   readonly optimized: number;
   readonly hits: number;
@@ -53,17 +55,18 @@ export async function compareTraced(tracefs: string, path: string, image: ElfIma
   const differences = differencesOf(before, traced);
   const stable = differences.length === 0 || differencesOf(before, await show(tracefs, path, false)).length === 0;
   const { exitCode, signal, sites } = traced.result;
-  const hit = sites.filter((site) => site.hits > 0);
+  const probes = probesOf(sites);
+  const hit = probes.filter(({ hits }) => hits > 0);
   return {
     kernel: release(),
     same: stable ? differences.length === 0 : null,
     differences,
     exitCode,
     signal,
-    sites: sites.length,
+    sites: probes.length,
     hit: hit.length,
-    optimized: hit.filter((site) => site.optimized).length,
-    hits: hit.reduce((sum, site) => sum + site.hits, 0),
+    optimized: hit.filter(({ site }) => site.optimized).length,
+    hits: hit.reduce((sum, { hits }) => sum + hits, 0),
   };
 }
 
