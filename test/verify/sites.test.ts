@@ -10,7 +10,7 @@ import { compileFamily } from "../redzone/family.js";
 import { canCompile, compile, manyProbes } from "../rewrite/compile.js";
 import { type Rewritten, rewriteFile, tacticsLibrary } from "./planting.js";
 
-const layouts = ["universal", "nop5", "nop,nop5", "nop,nop10"] as const;
+const layouts = ["nop5", "nop,nop5", "nop,nop10"] as const;
 
 /** What is not as it must be: sites that are not equivalent, code that nobody explains. */
 function complaints({ facts, bytes }: Rewritten): string[] {
