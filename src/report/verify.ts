@@ -38,6 +38,7 @@ export const verifyDocument = ({ input, report, live }: VerifyRun): object => ({
     name: site.name,
     location: hex(site.location),
     newLocation: hex(site.newLocation),
+    twin: site.twin === null ? null : hex(site.twin),
     verdict: site.verdict,
     states: site.states,
     reason: site.reason,

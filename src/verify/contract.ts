@@ -18,6 +18,8 @@ export interface SiteVerdict {
   readonly location: Vaddr;
   /** In the rewritten file: equal to `location` where the probe did not move. */
   readonly newLocation: Vaddr;
+  /** Where the rewritten file has the probe a second time, of which a pass runs one; else null. */
+  readonly twin: Vaddr | null;
   readonly verdict: Verdict;
   /** From how many states both sides were run. */
   readonly states: number;

@@ -170,7 +170,7 @@ function verdictOn(
   notes: readonly UsdtNote[],
   evidence: Evidence,
 ): SiteVerdict {
-  const { original, rewritten } = pair;
+  const { original, rewritten, twin } = pair;
   const { provider, name, location } = original;
   const all = [...problems, ...argumentProblems(pair, passings, problems.length > 0, evidence)];
   const stack = stackProblem(pair.original.location, notes, passings, traced, evidence);
@@ -184,6 +184,7 @@ function verdictOn(
     name,
     location,
     newLocation: rewritten?.location ?? location,
+    twin: twin?.location ?? null,
     verdict: problem?.verdict ?? "equivalent",
     states,
     reason: problem?.reason ?? null,

@@ -91,6 +91,7 @@ function unjudged(image: ElfImage, reason: string): SiteVerdict[] {
     name,
     location,
     newLocation: location,
+    twin: null,
     verdict: "unproved",
     states: 0,
     reason,
