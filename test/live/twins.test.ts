@@ -3,11 +3,17 @@
  * arguments how often to pass each probe and what the selector holds. Whatever it holds, every tracer counts each pass
  * once, and reads the argument, which counts the passes.
  */
+import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { build } from "../fixtures/build.js";
+import { runningKernel } from "../../src/live/running-kernel.js";
+import { readTracedFile } from "../../src/live/traced-file.js";
+import { requireTracefs } from "../../src/live/tracefs.js";
+import { attachUprobes, type Uprobes } from "../../src/live/uprobes.js";
+import { build as buildFixture } from "../fixtures/build.js";
 import { readNotes } from "../judges/notes.js";
 import { skipBecause } from "../packages/skips.js";
 import { must } from "../run.js";
@@ -16,7 +22,7 @@ import { gdbMissing } from "./gdb.js";
 import { cannotOptimize, cannotTrace } from "./kernel.js";
 import { libbpfMissing, withLibbpf } from "./libbpf.js";
 import { eventsOf, perfMissing, removeEvents, seenByPerf } from "./perf.js";
-import { scratch } from "./rewriting.js";
+import { build, programSource, rewriteWith, scratch } from "./rewriting.js";
 import { runTool } from "./tool.js";
 
 const noUprobes = cannotTrace("twins");
@@ -44,6 +50,63 @@ interface Site {
   readonly optimized: boolean;
 }
 
+/** A process that says, each time it is asked, what its semaphore is. */
+function start(file: string): { ask(): Promise<number>; end(): Promise<number | null> } {
+  const child = spawn(file, [], { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
+  return {
+    ask: async () => {
+      child.stdin.write("\n");
+      return Number((await lines.next()).value);
+    },
+    end: () => {
+      child.stdin.end();
+      return ended;
+    },
+  };
+}
+
+describe.skipIf(noUprobes)("a semaphore that both places share", () => {
+  const orders = [
+    [0, 1],
+    [1, 0],
+  ] as const;
+  let file: string;
+  beforeAll(async () => {
+    file = (await rewriteWith(await build("gcc", programSource("asked.c"), "-O2"), "--kernel", "any")).path;
+  });
+
+  it.each(orders.flatMap((attached) => orders.map((detached) => ({ attached, detached }))))(
+    "attached $attached, detached $detached: it is 0 in the end, and each pass was counted once",
+    async ({ attached, detached }) => {
+      const { places, sites } = readTracedFile(file);
+      expect(sites.map(({ isSecond }) => isSecond)).toEqual([false, true]);
+      const uprobes: Uprobes[] = [];
+      const program = start(file);
+      try {
+        const seen = [await program.ask()];
+        for (const place of attached) {
+          uprobes[place] = attachUprobes(requireTracefs(), [places[place]!]);
+          seen.push(await program.ask());
+        }
+        const hits = uprobes.map((uprobe) => uprobe.hits()[0]!);
+        for (const place of detached) {
+          uprobes[place]!.detach();
+          seen.push(await program.ask());
+        }
+        expect(seen).toEqual([0, 1, 2, 1, 0]);
+        // Passes run one place. The one with a single place attached is counted where that is it, the one with both always.
+        const ran = runningKernel().optimizes === "nop5" ? 1 : 0;
+        expect([hits[ran], hits[1 - ran]]).toEqual([attached[0] === ran ? 2 : 1, 0]);
+      } finally {
+        for (const uprobe of uprobes) uprobe?.detach();
+        expect(await program.end()).toBe(0);
+      }
+    },
+  );
+});
+
 describe.skipIf(noUprobes).each([
   [0, "nop,nop10"],
   [1, "nop5"],
@@ -52,7 +115,7 @@ describe.skipIf(noUprobes).each([
   const args = [String(PASSES), String(selector)];
   const pass = (): Promise<string> => must(file, args);
   beforeAll(async () => {
-    const built = await build({ output: "twins", compiler: "gcc", sources: [source], flags: ["-pie"] });
+    const built = await buildFixture({ output: "twins", compiler: "gcc", sources: [source], flags: ["-pie"] });
     if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
     file = built.path;
   });
