@@ -82,6 +82,8 @@ export interface Costs {
 export interface BenchOptions {
   readonly kernel: KernelFacts;
   readonly layout: FileLayout;
+  /** Of universal probes: the start code does not run, as on kernels where it leaves the selector 0. */
+  readonly keepsSelector: boolean;
   readonly rounds: number;
   readonly hitPasses: number;
   readonly idlePasses: number;
@@ -121,7 +123,7 @@ export async function measure(
   let seen: ReadonlyMap<string, Seen> = new Map();
   if (tracefs !== null) {
     seen = await whatIsSeen(tracefs, options);
-    const twins = makeTwins(options.hitPasses, options.layout);
+    const twins = makeTwins(options.hitPasses, options);
     try {
       [hit, tracer] = await traced(tracefs, twins, options, () => inTurns(twins, options.rounds));
     } finally {
@@ -129,7 +131,7 @@ export async function measure(
     }
   }
   const idle = measureIdle(options);
-  const { report } = rewrittenSample(1, options.layout);
+  const { report } = rewrittenSample(1, options);
   const refused = options.kernel.treats.nop10 === "refused";
   const forms = chosen.map((name) =>
     formCost(name, report.get(name)!, hit, idle, { ...(seen.get(name) ?? UNSEEN), refused }),
@@ -188,6 +190,9 @@ function formCost(
   };
 }
 
+/** e_entry: where the sample begins, and where its start code does once it has one. */
+const [ENTRY_OFFSET, ENTRY_SIZE] = [0x18, 8];
+
 interface Twins {
   readonly nop: ProgramFile;
   readonly rewritten: ProgramFile;
@@ -197,20 +202,21 @@ interface Twins {
 
 function rewrittenSample(
   passes: number,
-  layout: FileLayout,
+  { layout, keepsSelector }: Pick<BenchOptions, "layout" | "keepsSelector">,
 ): { before: Buffer; after: Buffer; report: Map<string, SiteReport> } {
   const before = sampleProgram(passes);
   const { content, report } = rewrite(parseElf(before), benchRewrite(layout));
   const after = Buffer.alloc(content?.size ?? 0);
   for (const { offset, bytes } of content?.pieces ?? []) after.set(bytes, offset);
+  if (keepsSelector) before.copy(after, ENTRY_OFFSET, ENTRY_OFFSET, ENTRY_OFFSET + ENTRY_SIZE);
   // No layout touches a compiled-in nop10.
   const skipped = report.sites.find((site) => site.status === "skipped" && site.name !== "nop10");
   if (skipped !== undefined) throw new InputError(`the sample's ${skipped.name} was not rewritten: ${skipped.reason}`);
   return { before, after, report: new Map(report.sites.map((site) => [site.name, site])) };
 }
 
-function makeTwins(passes: number, layout: FileLayout): Twins {
-  const { before, after } = rewrittenSample(passes, layout);
+function makeTwins(passes: number, options: BenchOptions): Twins {
+  const { before, after } = rewrittenSample(passes, options);
   const nop = writeProgramFile("nop", before);
   try {
     const rewritten = writeProgramFile("rewritten", after);
@@ -225,10 +231,10 @@ function makeTwins(passes: number, layout: FileLayout): Twins {
   }
 }
 
-function measureIdle({ idlePasses, rounds, layout }: BenchOptions): readonly Turn[] {
-  const twins = makeTwins(idlePasses, layout);
+function measureIdle(options: BenchOptions): readonly Turn[] {
+  const twins = makeTwins(options.idlePasses, options);
   try {
-    return inTurns(twins, rounds);
+    return inTurns(twins, options.rounds);
   } finally {
     twins.remove();
   }
@@ -297,13 +303,13 @@ interface Seen {
 const UNSEEN: Seen = { optimized: false, ran: null };
 
 /** What becomes of the rewritten probes. @throws InputError where a hit is lost, or counted at both of two places */
-async function whatIsSeen(tracefs: string, { kernel, layout }: BenchOptions): Promise<ReadonlyMap<string, Seen>> {
+async function whatIsSeen(tracefs: string, options: BenchOptions): Promise<ReadonlyMap<string, Seen>> {
   const PASSES = 1000;
-  const { after } = rewrittenSample(PASSES, layout);
+  const { after } = rewrittenSample(PASSES, options);
   const file = writeProgramFile("rewritten", after);
   try {
     const command = { program: file.path, argv: [file.path], stdio: ["ignore", "ignore", "ignore"] } as const;
-    const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path, tracingFor(kernel))]);
+    const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path, tracingFor(options.kernel))]);
     const seen = new Map<string, Seen>();
     for (const { site, hits, ran } of probesOf(sites)) {
       if (hits !== PASSES && !site.refused)

@@ -16,6 +16,8 @@ export interface BenchOptions {
   readonly json?: boolean;
   readonly site?: ProbePattern;
   readonly layout?: FileLayout;
+  /** Of universal probes: 0 leaves the selector as it is on kernels that do not patch nop5. */
+  readonly selector?: "0";
   readonly rounds: number;
 }
 
@@ -31,6 +33,10 @@ export async function bench(file: string | undefined, options: BenchOptions, str
     await complain(streams, "FILE and --site PROVIDER:NAME go together");
     return 2;
   }
+  if (options.selector !== undefined && options.layout !== "universal") {
+    await complain(streams, "--selector goes with --layout universal");
+    return 2;
+  }
   try {
     const kernel = runningKernel();
     const layout = options.layout ?? fastestOn(kernel);
@@ -44,6 +50,7 @@ export async function bench(file: string | undefined, options: BenchOptions, str
     const costs = await measure(tracefs.path, chosen, {
       kernel,
       layout,
+      keepsSelector: options.selector === "0",
       rounds: options.rounds,
       hitPasses: HIT_PASSES,
       idlePasses: IDLE_PASSES,

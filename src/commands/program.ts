@@ -197,6 +197,12 @@ Exit status:
         "nop,nop10",
       ]),
     )
+    .addOption(
+      new Option(
+        "--selector <value>",
+        "of --layout universal: 0 leaves it 0, as on kernels that do not patch nop5 (default: what the kernel makes of it)",
+      ).choices(["0"]),
+    )
     .addOption(new Option("--rounds <number>", "how often everything runs").default(15).argParser(positive))
     .option("--json", "print one JSON document")
     .action(async (file: string | undefined, options: BenchOptions) => {

@@ -120,6 +120,12 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
       expect(hit!.ran).toBe(optimizes === "nop5" ? "nop5" : "nop10");
       expect(hit!.optimized).toBe(optimizes !== null);
     }
+    // Left 0, the selector leads to the place of all other kernels.
+    const zero = await bench("--layout", "universal", "--selector", "0");
+    expect(zero.forms.map(({ hit }) => hit!.ran)).toEqual(forms.map(() => "nop10"));
+    expect(zero.forms.every(({ hit }) => hit!.optimized === (optimizes === "nop10"))).toBe(true);
+    const wrong = await runTool(["bench", "--selector", "0"]);
+    expect([wrong.status, wrong.stderr]).toEqual([2, "usdt-nop5: --selector goes with --layout universal\n"]);
     const { stdout } = await runTool(["bench", "--layout", "universal", "--rounds", "1"]);
     expect(stdout).toContain(optimizes === "nop5" ? "call (nop5)" : "(nop,nop10)");
   });
