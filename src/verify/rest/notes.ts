@@ -5,9 +5,10 @@
 import { alignUp, type FileOffset, type Interval, interval } from "../../address.js";
 import type { ElfImage, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { readUsdtNotes, type UsdtNote } from "../../usdt/notes.js";
 import { atOffset, type Finding, finding, type Ruling, shown } from "./findings.js";
-import { differingRuns, firstNonZero } from "./runs.js";
+import { differingRuns } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
 
 export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: SectionPairs): Ruling {
