@@ -63,8 +63,11 @@ export interface Assembly {
   readonly original: ElfImage;
 }
 
-/** More than comes after the sections. */
-const MOST_AFTER = 1 << 28;
+/** It is looked at once more as a file in memory; what is a hole in it costs nothing. */
+function requirePlace(size: number): void {
+  if (size > bufferLimits.MAX_LENGTH)
+    throw new InputError(`the output would need ${size} bytes: more than this version of Node has place for`);
+}
 
 /** Where a section that is not loaded stands in the output. */
 interface Placed {
@@ -105,8 +108,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   output.sources.push(...(assembly.unwind?.copies ?? []));
   const { memo, certificates, original } = assembly;
   const { pieces } = output;
-  if (output.at > bufferLimits.MAX_LENGTH - MOST_AFTER)
-    throw new InputError(`the output would need ${output.at} bytes: more than this version of Node has place for`);
+  requirePlace(output.at + trailing.length);
   const written = new Unwritten({ size: output.at, pieces });
   const undo = undoFor(original.bytes, written, output.sources, UNSETTLED, trailing.length);
   const originalHash = digestOf(original.bytes, original.holes, original.zeroTail);
@@ -127,6 +129,7 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   header.setBigUint64(40, BigInt(e_shoff), true);
   header.setUint16(60, final.length, true);
   header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
+  requirePlace(output.at);
   const content = { size: output.at + image.zeroTail, pieces };
   sealCarry(carry, carryAt, content);
   return content;
