@@ -217,9 +217,16 @@ function readable<T>(read: () => T): T {
   }
 }
 
-/** Whether two states of a path are the same file with the same content, as far as the system can tell. */
+/**
+ * Whether two states of a path are the same file with the same content, as far as the system can tell. Nobody can set
+ * ctime back; it also changes where somebody makes or takes away a name, which is no change of the file.
+ */
 export const isUnchanged = (now: BigIntStats, before: BigIntStats): boolean =>
-  now.dev === before.dev && now.ino === before.ino && now.size === before.size && now.mtimeNs === before.mtimeNs;
+  now.dev === before.dev &&
+  now.ino === before.ino &&
+  now.size === before.size &&
+  now.mtimeNs === before.mtimeNs &&
+  (now.ctimeNs === before.ctimeNs || now.nlink !== before.nlink);
 
 /**
  * O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOATIME: the access time is one of the times that are kept,
