@@ -85,8 +85,11 @@ export function readCarry(image: ElfImage): Carry | undefined {
   const bytes = sectionBytes(image, section);
   const damaged = (): InputError => new InputError(`damaged ${CARRY_SECTION}`, `offset ${hex(section.sh_offset)}`);
   if (bytes.length < MEMO_AT + 4 || bytes.toString("latin1", 0, MAGIC.length) !== MAGIC) throw damaged();
-  if (bytes.readUInt32LE(MAGIC.length) !== VERSION)
-    throw new InputError(`${CARRY_SECTION} was written by another version of this program`);
+  const version = bytes.readUInt32LE(MAGIC.length);
+  if (version !== VERSION)
+    throw new InputError(
+      `${CARRY_SECTION} was written by ${version > VERSION ? "a newer" : "an older"} version of this program (format ${version}; this one reads ${VERSION})`,
+    );
   if (!checkOf(bytes).equals(bytes.subarray(CHECK_AT, CHECK_AT + CHECK_SIZE))) throw damaged();
   const memoEnd = MEMO_AT + 4 + bytes.readUInt32LE(MEMO_AT);
   if (memoEnd > bytes.length) throw damaged();
