@@ -9,7 +9,7 @@ import { carriedOriginal } from "../../src/verify/original.js";
 import { verify } from "../../src/verify/verify.js";
 import { canCompile, compile, manyProbes } from "../rewrite/compile.js";
 import { grown, WorkMeter } from "../work.js";
-import { rewriteFile } from "./held.js";
+import { rewritten as made } from "./held.js";
 
 const inOneFunction = (n: number): string => `
 #include <sys/sdt.h>
@@ -22,7 +22,7 @@ ${Array.from({ length: n }, (_, i) => `  v += x; STAP_PROBE2(p, s${i}, x, v); if
 
 /** A program with so many probes, rewritten. */
 const rewritten = async (source: (n: number) => string, n: number): Promise<Buffer> =>
-  rewriteFile(await compile(source(n))).bytes;
+  made(await compile(source(n))).bytes;
 
 function expectProved(bytes: Buffer, n: number): void {
   const image = parseElf(bytes);
