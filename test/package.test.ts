@@ -35,7 +35,7 @@ describe("the package", () => {
     const bundle = readdirSync(join(root, "dist/bundle")).filter((file) => file.endsWith(".js"));
     const inside = new Set(
       bundle.flatMap((file) =>
-        [...read(`dist/bundle/${file}`).matchAll(/#region \S*node_modules\/((?:@[^/\s]+\/)?[^/\s]+)/g)].map(
+        [...read(`dist/bundle/${file}`).matchAll(/^\/\/ \S*node_modules\/((?:@[^/\s]+\/)?[^/\s]+)/gm)].map(
           ([, name]) => name!,
         ),
       ),

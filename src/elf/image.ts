@@ -247,7 +247,7 @@ function validateSections(bytes: Buffer, view: DataView): void {
   const shstrndx = view.getUint16(62, true);
   if (shoff === 0)
     throw new InputError("no section headers: USDT notes cannot be found (was it stripped by sstrip?)", "offset 0x28");
-  if (shnum === 0)
+  if (shnum === 0 || shnum >= elf.SHN_LORESERVE)
     throw new InputError("no section headers, or more than 65,279, which is not supported", "offset 0x3c");
   if (view.getUint16(58, true) !== elf.SHDR_SIZE)
     throw new InputError(`section headers of ${view.getUint16(58, true)} bytes, not ${elf.SHDR_SIZE}`, "offset 0x3a");

@@ -63,6 +63,9 @@ export interface Assembly {
   readonly original: ElfImage;
 }
 
+/** From there on e_phnum does not say how many there are. */
+const PN_XNUM = 0xffff;
+
 /** It is looked at once more as a file in memory; what is a hole in it costs nothing. */
 function requirePlace(size: number): void {
   if (size > bufferLimits.MAX_LENGTH)
@@ -80,6 +83,9 @@ interface Placed {
 export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const { code } = assembly;
   const sections = outputSections(image, assembly);
+  // From there on numbers of sections mean something else.
+  if (sections.length >= elf.SHN_LORESERVE)
+    throw new InputError(`the output would have ${sections.length} sections: more than 65,279 are not supported`);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
   const { patched, segment, holes, shared } = patch(image, assembly, numbers);
@@ -277,6 +283,8 @@ function headerEdits(image: ElfImage, assembly: Assembly, contentOf: (section: S
   if (code === undefined) return edits;
   const { place, newCode } = code;
   const headers = programHeaders(image, assembly);
+  if (headers.length >= PN_XNUM)
+    throw new InputError(`the output would have ${headers.length} program headers: more than 65,534 are not supported`);
   fields.writeUInt16LE(headers.length, 56 - 32);
   if (place.kind === "new segment") fields.set(word(place.growth.e_phoff, 8), 0);
   else edits.push(editAt(image, place.offset, newCode.bytes));
