@@ -3,7 +3,16 @@
  * come back as well; what is not sparse becomes the same.
  */
 import { execFileSync, spawnSync } from "node:child_process";
-import { appendFileSync, closeSync, copyFileSync, openSync, readFileSync, statSync, truncateSync, writeSync } from "node:fs";
+import {
+  appendFileSync,
+  closeSync,
+  copyFileSync,
+  openSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { bin, startNop5 } from "../command.js";
@@ -54,7 +63,12 @@ describe.skipIf(!hasHoles)("a sparse file of 4 GB", () => {
     cost("cat", path);
     const read = cost("cat", path);
     const [out, back] = [`${path}.out`, `${path}.back`];
-    for (const args of [["list", path], ["rewrite", path, "-o", out], ["verify", out], ["revert", out, "-o", back]]) {
+    for (const args of [
+      ["list", path],
+      ["rewrite", path, "-o", out],
+      ["verify", out],
+      ["revert", out, "-o", back],
+    ]) {
       const { status, said, memory, seconds } = cost(process.execPath, bin, ...args);
       expect(status, said).toBe(0);
       console.log(
@@ -96,7 +110,11 @@ describe.skipIf(!hasHoles)("holes", () => {
 
   it("make no difference: the same bytes, stored whole, give the same output", async () => {
     const place = folder();
-    const [sparse, full, debug] = ["sparse", "full", "debug"].map((name) => join(place, name)) as [string, string, string];
+    const [sparse, full, debug] = ["sparse", "full", "debug"].map((name) => join(place, name)) as [
+      string,
+      string,
+      string,
+    ];
     closeSync(openSync(debug, "w"));
     truncateSync(debug, 30 * MB);
     appendFileSync(debug, "some debug information");

@@ -27,7 +27,9 @@ describe("a name that is not UTF-8", () => {
     const original = readFileSync(await sample());
     const listed = shell(place, `$P list --json ${quoted}`);
     expect([listed.status, listed.stderr]).toEqual([0, ""]);
-    expect((JSON.parse(Buffer.from(listed.stdout, "latin1").toString()) as { files: { path: string }[] }).files[0]!.path).toBe("p\udcff\udcfeä\udcc3");
+    expect(
+      (JSON.parse(Buffer.from(listed.stdout, "latin1").toString()) as { files: { path: string }[] }).files[0]!.path,
+    ).toBe("p\udcff\udcfeä\udcc3");
     expect(shell(place, `$P rewrite ${quoted}`).status).toBe(0);
     expect(names(place)).toEqual([shown, `${shown}.nop5`]);
     expect(shell(place, `$P verify ${quoted}.nop5`).status).toBe(0);
