@@ -217,11 +217,13 @@ function readable<T>(read: () => T): T {
   }
 }
 
+type State = Pick<BigIntStats, "dev" | "ino" | "size" | "mtimeNs" | "ctimeNs" | "nlink">;
+
 /**
  * Whether two states of a path are the same file with the same content, as far as the system can tell. Nobody can set
  * ctime back; it also changes where somebody makes or takes away a name, which is no change of the file.
  */
-export const isUnchanged = (now: BigIntStats, before: BigIntStats): boolean =>
+export const isUnchanged = (now: State, before: State): boolean =>
   now.dev === before.dev &&
   now.ino === before.ino &&
   now.size === before.size &&

@@ -142,12 +142,15 @@ const [synced, truncated, written] = [promisify(fsync), promisify(ftruncate), pr
 
 /** The input is what was read, and stands where it is to be replaced. */
 function checkInput(input: OpenInput, place: OutputPlace): void {
-  const isSame = (now: BigIntStats): boolean => isUnchanged(now, input.stat);
-  if (!isSame(fstatSync(input.fd, { bigint: true }))) throw new FileError(input.path, CHANGED);
-  if (!place.inPlace) return;
+  const now = fstatSync(input.fd, { bigint: true });
+  if (!place.inPlace) {
+    // What was opened may go away, or get another name: that is no change of what was read.
+    if (!isUnchanged({ ...now, ctimeNs: input.stat.ctimeNs }, input.stat)) throw new FileError(input.path, CHANGED);
+    return;
+  }
   const named = lookUp(place);
   if (named === undefined) throw new FileError(input.path, "vanished while it was worked on");
-  if (!isSame(named)) throw new FileError(input.path, CHANGED);
+  if (!isUnchanged(named, input.stat) || !isUnchanged(now, input.stat)) throw new FileError(input.path, CHANGED);
 }
 
 const CHANGED = "changed while it was worked on";
