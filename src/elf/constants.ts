@@ -117,3 +117,4 @@ export const R_X86_64_JUMP_SLOT = 7;
 export const R_X86_64_RELATIVE = 8;
 export const R_X86_64_32 = 10;
 export const R_X86_64_IRELATIVE = 37;
+export const SHN_LORESERVE = 0xff00;

@@ -14,7 +14,7 @@ import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { ProbeNames } from "./apart.js";
-import { applyEdits, type Edit, editAt } from "./edits.js";
+import { applyEdits, type Edit, editAt, holesAfter } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
 import { type Selection, selectSites } from "./select.js";
@@ -116,7 +116,12 @@ export class Program {
 /** @throws InputError where the file's notes are damaged */
 export function readProgram(original: ElfImage, options: RewriteOptions): Program {
   const before = options.newBuildId ? newBuildId(original) : [];
-  const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
+  if (before.length === 0) return new Program(original, original, options);
+  const holes = holesAfter(
+    original.holes,
+    before.map((edit) => ({ offset: edit.offset, size: edit.new.length })),
+  );
+  const image = parseElf(applyEdits(original, before), { holes, zeroTail: original.zeroTail });
   return new Program(original, image, options);
 }
 

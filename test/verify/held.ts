@@ -44,7 +44,10 @@ export function rewritten(path: string, options: Partial<RewriteOptions> = {}): 
 /** Holds a file against the original that it carries, or against the one given. */
 export function held(bytes: Buffer, original?: Buffer): VerifyReport {
   const image = parseElf(bytes);
-  return verify(image, original === undefined ? carriedOriginal(image) : givenOriginal(image, original));
+  return verify(
+    image,
+    original === undefined ? carriedOriginal(image) : givenOriginal(image, { bytes: original, holes: [], zeroTail: 0 }),
+  );
 }
 
 /** A copy in which `change` changed something; it gets the parsed file to find its way. */

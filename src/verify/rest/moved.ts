@@ -12,9 +12,10 @@ import * as elf from "../../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
 import { outside, union } from "../../intervals.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { atAddress, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { sectionTags } from "./left-places.js";
-import { firstNonZero, unjudgedRuns } from "./runs.js";
+import { unjudgedRuns } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 
 export const movedPairs = ({ pairs }: SectionPairs): SectionPair[] =>
