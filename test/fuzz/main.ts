@@ -5,11 +5,11 @@
  *     --jobs N               processes (one a CPU)           --minutes M    the slice ends then, with what is done (55)
  *     --out FILE             JSON: slices and what they come to; the slice is added
  *     --sum FILE             prints what the slices in FILE come to, and runs nothing
- *     --seed N               tries that one, and prints what became of it; --keep FILE writes the mutant
+ *     --seed N,N,...         tries those, and prints what became of them; --keep DIR writes each mutant
  *
  * The exit status is 3 where there is a fault.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -42,7 +42,7 @@ export async function main(script: string, argv: readonly string[]): Promise<num
   process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(1));
   for (const what of await writeBases(folder)) console.error(`not built here: ${what}`);
-  if (values.seed !== undefined) return one(folder, Number(values.seed), values.keep);
+  if (values.seed !== undefined) return some(folder, values.seed.split(",").map(Number), values.keep);
   const earlier = values.out === undefined ? [] : slicesIn(values.out);
   const [from, count] = [Number(values.from), Number(values.count)];
   const slice = await runSlice(script, folder, from, count, Number(values.jobs), Number(values.minutes));
@@ -66,17 +66,28 @@ function print(slice: Slice): number {
 const slicesIn = (file: string): readonly Slice[] =>
   existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as { slices: Slice[] }).slices : [];
 
-async function one(folder: string, seed: number, keep: string | undefined): Promise<number> {
+async function some(folder: string, seeds: readonly number[], keep: string | undefined): Promise<number> {
   const own = join(folder, "work");
   mkdirSync(own);
-  const judge = await Judge.start(folder, own, (command) => console.error(command));
-  const { bytes, table, changes } = judge.mutant(seed);
-  console.log(`${judge.baseOf(seed).name}, ${table}: ${changes.join("; ")}`);
-  if (keep !== undefined) writeFileSync(keep, bytes, { mode: 0o755 });
-  const { outcomes, fault } = await judge.judge(seed);
-  for (const [command, outcome] of Object.entries(outcomes)) console.log(`${command.padEnd(22)} ${outcome}`);
-  if (fault !== null) console.log(fault);
-  return fault === null ? 0 : 3;
+  if (keep !== undefined) mkdirSync(keep, { recursive: true });
+  const judge = await Judge.start(folder, own, () => {});
+  let status = 0;
+  for (const seed of seeds) {
+    const { bytes, table, changes } = judge.mutant(seed);
+    const { outcomes, fault } = await judge.judge(seed);
+    console.log(`${seed} ${judge.baseOf(seed).name}, ${table}: ${changes.join("; ")}`);
+    console.log(
+      `  ${Object.entries(outcomes)
+        .map(([command, outcome]) => `${command}: ${outcome}`)
+        .join(", ")}`,
+    );
+    if (fault !== null) console.log(`  ${fault}`);
+    if (fault !== null) status = 3;
+    if (keep === undefined) continue;
+    writeFileSync(join(keep, `${seed}`), bytes, { mode: 0o755 });
+    if (existsSync(join(own, "output"))) copyFileSync(join(own, "output"), join(keep, `${seed}.output`));
+  }
+  return status;
 }
 
 async function runSlice(

@@ -127,7 +127,7 @@ export class Trial {
     if (input.carried?.equals(readFileSync(path(OUTPUT)))) return null;
     const listed = await did("list of the output", ["list", path(OUTPUT)]);
     // What a list has against a file has nothing to do with probes, if that is rewritten.
-    if (listed.outcome !== outcomes.list) return fault("list of the output", listed.stderr.trim() || "is done now");
+    if (listed.outcome !== "done" && outcomes.list === "done") return fault("list of the output", listed.stderr.trim());
     const reverted = await did("revert of the output", ["revert", path(OUTPUT), "-o", path(BACK)], BACK);
     if (reverted.outcome !== "done") return fault("revert of the output", reverted.stderr.trim());
     const back = readFileSync(path(BACK));
