@@ -161,12 +161,13 @@ function chunkCode(proposal: Proposal, detour: Detour, led: ReadonlyMap<Vaddr, V
     if (fragment.kind === "probe") {
       const { site, form } = fragment;
       const patched = form.location + form.patched.offset;
-      // A guard's second half runs with rsp still lowered.
       if (form.guard) from(site).raw(form.bytes.subarray(0, form.location));
       from(site, form.stackShift).label(probeName(site));
       code.raw(form.bytes.subarray(form.location, patched));
       code.unsplit(form.bytes.subarray(patched, patched + form.patched.size), "the probe");
-      code.raw(form.bytes.subarray(patched + form.patched.size));
+      // A guard's second half runs with rsp still lowered, and where the original has passed its nop: the frame record of a
+      // damaged file may end there.
+      if (form.guard) from(vaddr(site + 1), form.stackShift).raw(form.bytes.subarray(patched + form.patched.size));
       continue;
     }
     from(fragment.at, 0, lastByteOfCall(fragment));
