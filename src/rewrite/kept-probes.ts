@@ -3,11 +3,13 @@
  * longer nop follows it: libbpf moves on to that one, and kernels patch it. So that longer nop is no room for others, and
  * none may come to stand after a nop that stays alone.
  */
-import { type Vaddr, vaddr } from "../address.js";
+import { hex, type Vaddr, vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
+import { countWhile } from "../sorted.js";
 import { startsWith } from "../usdt/forms.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
+import { outsideOf, probesOf } from "./overlaps.js";
 import type { Proposal } from "./proposal.js";
 import { type Refusal, refuse } from "./refusal.js";
 
@@ -31,4 +33,25 @@ export function combination({ window, change }: Proposal, isKept: (address: Vadd
   if (change.kind !== "in-place" || !isKept(before)) return undefined;
   if (!startsWith(change.bytes, NOP5) && !startsWith(change.bytes, NOP10)) return undefined;
   return refuse("other-probe", "the nop of the probe before it would become one of another kind", before);
+}
+
+/**
+ * Why bytes cannot change: a note names one of them, and its probe would not go along. It may name the middle of an
+ * instruction; what stands there is not ours to change.
+ * @param sites all that notes name, ascending
+ * @param isKept whether a probe has not been moved by another proposal
+ */
+export function overwritten(
+  proposal: Proposal,
+  sites: Float64Array,
+  isKept: (address: Vaddr) => boolean,
+): Refusal | undefined {
+  const own = new Set(probesOf(proposal));
+  for (const { start, end } of [proposal.window, ...outsideOf(proposal)])
+    for (let i = countWhile(sites.length, (n) => sites[n]! < start); i < sites.length && sites[i]! < end; i++) {
+      const site = vaddr(sites[i]!);
+      if (!own.has(site) && isKept(site))
+        return refuse("other-probe", `a note names ${hex(site)}, inside the bytes that are needed`, site);
+    }
+  return undefined;
 }

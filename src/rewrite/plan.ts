@@ -9,7 +9,7 @@ import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
 import { Claims } from "./claims.js";
 import type { InputTables } from "./input-tables.js";
-import { combination, longerNops } from "./kept-probes.js";
+import { combination, longerNops, overwritten } from "./kept-probes.js";
 import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf, taken } from "./overlaps.js";
 import type { Proposal, SiteContext, Tactic, TacticName, WantedProbe } from "./proposal.js";
 import { Refusal, refuse } from "./refusal.js";
@@ -108,6 +108,8 @@ class Planning {
   private readonly pinned: ReadonlyMap<Vaddr, string>;
   private readonly done = new Set<Vaddr>();
   private readonly longer: ReadonlyMap<Vaddr, Vaddr>;
+  /** All sites, ascending. */
+  private readonly ordered: Float64Array;
 
   constructor(
     private readonly tables: InputTables,
@@ -119,6 +121,7 @@ class Planning {
     this.candidates = new Map(wanted.map((w) => [w.location, w]));
     this.pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
     this.longer = longerNops(tables.facts.image, sites);
+    this.ordered = Float64Array.from(sites).sort();
   }
 
   /** Each site by the first tactic that can, and together with the probe before it where they stand close. */
@@ -201,10 +204,12 @@ class Planning {
   }
 
   private obstacle(proposal: Proposal): Refusal | undefined {
+    const isKept = (address: Vaddr): boolean => this.sites.has(address) && !this.done.has(address);
     return (
       pinObstacle(proposal, this.pinned) ??
       overlap(proposal, this.windows, this.claimed) ??
-      combination(proposal, (address) => this.sites.has(address) && !this.done.has(address))
+      overwritten(proposal, this.ordered, isKept) ??
+      combination(proposal, isKept)
     );
   }
 

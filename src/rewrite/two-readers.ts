@@ -90,7 +90,12 @@ function sectionProblem(
   if (sh_type === elf.SHT_STRTAB && sh_size > 0 && image.bytes[sh_offset + sh_size - 1] !== 0)
     return "does not end with a NUL";
   const isStored = sh_type !== elf.SHT_NULL && sh_type !== elf.SHT_NOBITS && sh_size > 0;
-  if (!isStored || (sh_flags & elf.SHF_ALLOC) === 0) return undefined;
+  if (!isStored) return undefined;
+  if ((sh_flags & elf.SHF_ALLOC) === 0) {
+    const isIn = (p: ProgramHeader): boolean =>
+      p.p_type === elf.PT_LOAD && sh_offset < p.p_offset + p.p_filesz && sh_offset + sh_size > p.p_offset;
+    return image.programHeaders.some(isIn) ? "is not loaded, and stands in a segment that is" : undefined;
+  }
   const last = sh_size - 1;
   if (offsetOf(image, sh_addr) === sh_offset && offsetOf(image, vaddr(sh_addr + last)) === sh_offset + last)
     return undefined;
