@@ -13,6 +13,7 @@ import { revert } from "../../src/rewrite/revert.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
 import type { RewriteOptions, RewriteReport } from "../../src/rewritten/contract.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
+import { judgeHeader } from "../../src/verify/rest/unwind-records.js";
 import { build } from "../fixtures/build.js";
 import { sample } from "../sample/sample.js";
 import { changed, complaints, held, plain, rewriteFile } from "../verify/held.js";
@@ -172,4 +173,24 @@ it("a guard in a file whose notes were taken away is judged without a defect of 
     (copy, image) => void copy.writeUInt32LE(1, field(image, ".note.stapsdt", SH_TYPE)),
   );
   expect(complaints(held(without)).length).toBeGreaterThan(0);
+});
+
+it("verify: what the search table led to it leads to", async () => {
+  const bytes = readFileSync(await sample());
+  const at = fdeOf(parseElf(bytes), "add") + 8;
+  const elsewhere: Change = (copy) => void copy.writeInt32LE(copy.readInt32LE(at) + 2, at);
+  const original = parseElf(changed(bytes, elsewhere));
+  const { sh_offset, sh_addr } = section(original, ".eh_frame_hdr");
+  const entry = [...Array(original.view.getUint32(sh_offset + 8, true)).keys()]
+    .map((i) => sh_offset + 12 + 8 * i)
+    .find((e) => sh_addr + original.view.getInt32(e + 4, true) === at - 8)!;
+  // As one would make it who goes by the records alone.
+  const anew = parseElf(changed(original.bytes, (copy) => void copy.writeInt32LE(copy.readInt32LE(entry) + 2, entry)));
+  const said = (rewritten: ElfImage): string[] => {
+    const pair = (name: string) => ({ original: section(original, name), rewritten: section(rewritten, name) });
+    const frames = [readEhFrame(original), readEhFrame(rewritten)] as const;
+    return judgeHeader(original, rewritten, pair(".eh_frame_hdr"), pair(".eh_frame"), ...frames).map((f) => f.what);
+  };
+  expect(said(anew).some((what) => what.includes("no longer leads from"))).toBe(true);
+  expect(said(original).some((what) => what.includes("no longer leads from"))).toBe(false);
 });
