@@ -27,22 +27,35 @@ beforeAll(() => {
 afterAll(() => rmSync(place, { recursive: true, force: true }));
 
 describe("damaged programs", () => {
-  it(`${COUNT} of all kinds`, async () => {
+  // In parts: where the machine has other work as well each takes minutes.
+  const PART = 50;
+  const parts = Array.from({ length: Math.ceil(COUNT / PART) }, (_, i) => i * PART);
+  const tally = new Tally();
+  let judge: Judge;
+  beforeAll(async () => {
     await writeBases(place);
-    const judge = await Judge.start(place, join(place, "work"), () => {});
-    const tally = new Tally();
+    judge = await Judge.start(place, join(place, "work"), () => {});
+  });
+
+  it.each(parts)(`of ${COUNT}, from %d on`, async (from) => {
     const faults: string[] = [];
-    for (let seed = 0; seed < COUNT; seed++) {
+    for (let seed = from; seed < Math.min(from + PART, COUNT); seed++) {
       const { outcomes, fault } = await judge.judge(seed);
       tally.add(outcomes);
       if (fault !== null) faults.push(`${seed} ${judge.baseOf(seed).name}: ${fault}`);
     }
-    console.log(JSON.stringify(tally.counts));
     expect(faults).toEqual([]);
+  });
+
+  it("were tried: many were rewritten, many refused, many run as before", ({ skip }) => {
+    const { list = {}, rewrite = {}, "native run": runs = {} } = tally.counts;
+    // A part alone was asked for.
+    if ((list.done ?? 0) + (list.refused ?? 0) < COUNT) return skip("not all were tried");
+    console.log(JSON.stringify(tally.counts));
     // Else nothing is tried: most damage is in what nobody has to read.
-    expect(tally.counts.rewrite!.done).toBeGreaterThan(COUNT / 3);
-    expect(tally.counts.rewrite!.refused).toBeGreaterThan(COUNT / 20);
-    expect(tally.counts["native run"]!.same).toBeGreaterThan(COUNT / 6);
+    expect(rewrite.done).toBeGreaterThan(COUNT / 3);
+    expect(rewrite.refused).toBeGreaterThan(COUNT / 20);
+    expect(runs.same).toBeGreaterThan(COUNT / 6);
   });
 });
 
