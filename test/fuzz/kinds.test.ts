@@ -152,6 +152,16 @@ describe("what is rewritten is verified, and leads back", () => {
       );
   });
 
+  it("a first symbol, which is none, that says that it is in a section that moves", async () => {
+    const bytes = readFileSync(await sample("-no-pie"));
+    for (const name of [".dynsym", ".symtab"])
+      for (let number = 1; number < 9; number++)
+        rewritten(
+          changed(bytes, (copy, image) => void copy.writeUInt16LE(number, section(image, name).sh_offset + 6)),
+          { forkGuard: true },
+        );
+  });
+
   it("a rewritten file that somebody changed", async ({ skip }) => {
     const built = await sample("-fuse-ld=lld").catch(() => null);
     if (built === null) return skip("no lld here");
