@@ -14,7 +14,7 @@ const MOST_TIME = 100;
 const MOST_MEMORY = 512 * 2 ** 20;
 const LOOK_EVERY = 200;
 /** Seeds that a worker is given at once. */
-export const CHUNK = 200;
+export const CHUNK = 50;
 /** Clock ticks a second, as /proc counts: what Linux shows to programs on x86. */
 const TICKS = 100;
 
