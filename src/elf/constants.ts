@@ -73,6 +73,7 @@ export const DT_STRTAB = 5;
 export const DT_SYMTAB = 6;
 export const DT_RELA = 7;
 export const DT_RELASZ = 8;
+export const DT_RELACOUNT = 0x6ffffff9;
 export const DT_STRSZ = 10;
 export const DT_INIT = 12;
 export const DT_FINI = 13;

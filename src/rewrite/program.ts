@@ -18,6 +18,7 @@ import { applyEdits, type Edit, editAt, holesAfter } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
 import { type Selection, selectSites } from "./select.js";
+import { refuseOtherFrames } from "./two-tables.js";
 
 /** The providers of glibc, its dynamic loader, and GCC's libraries. */
 const libraries = new Set(["libc", "rtld", "libm", "libpthread", "libgcc", "libstdcxx"]);
@@ -101,7 +102,10 @@ export class Program {
    * @throws InputError where a table that has to be trusted (.eh_frame, relocations, symbols) is damaged
    */
   get facts(): ProgramFacts {
-    this.#facts ??= gatherFacts(this.#file, [...this.sites.keys(), ...this.forks.places]);
+    if (this.#facts === undefined) {
+      this.#facts = gatherFacts(this.#file, [...this.sites.keys(), ...this.forks.places]);
+      refuseOtherFrames(this.image, this.#facts.functions.ehFrame);
+    }
     return this.#facts;
   }
 
