@@ -8,7 +8,7 @@ import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { instructionsAt } from "../judges/code.js";
+import { instructionsAt, nop5 } from "../judges/code.js";
 import { readNotes } from "../judges/notes.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, libraryPath, packagesRoot } from "../packages/corpus.js";
 import { javaImage } from "../packages/java.js";
@@ -114,28 +114,38 @@ const cases: readonly Case[] = [
   },
 ];
 
-describe.each(cases)("$title, rewritten for any kernel", ({ title, file, passes, prepare, chosen = /^/ }) => {
+/** What auto gives, and what it falls back to; the second for one of them alone, LONG=1 for all. */
+const layouts = ["universal", "nop,nop10"] as const;
+const tried = layouts.flatMap((layout) =>
+  cases
+    .filter(({ title }) => process.env.LONG === "1" || layout === "universal" || title === "libstdc++")
+    .map((one) => ({ ...one, layout })),
+);
+
+describe.each(tried)("$title, rewritten for any kernel: $layout", (one) => {
+  const { title, file, passes, prepare, chosen = /^/, layout } = one;
   let scratch: Scratch;
   let rewritten: string;
   let setup: Setup;
   beforeAll(async () => {
     scratch = scratchDirectory("any");
-    const result = await rewriteWith(corpusPath(file), "--kernel", "any");
-    expect(result.layout).toBe("nop,nop10");
+    const result = await rewriteWith(corpusPath(file), ...(layout === "universal" ? [] : ["--layout", layout]));
+    expect(result.layout).toBe(layout);
     expect(result.summary.rewritten).toBeGreaterThan(0);
     rewritten = result.path;
     setup = await prepare(scratch, rewritten);
   }, FETCH_TIMEOUT + 60_000);
   afterAll(() => scratch?.remove());
 
-  it("has a one-byte nop at every note", async () => {
+  it("has a one-byte nop at every note, and nop5 at every second one where there are two", async () => {
     const notes = await readNotes(rewritten);
-    expect(notes.length).toBe(file.sites);
+    expect(notes.length).toBe(layout === "universal" ? 2 * file.sites : file.sites);
     const code = await instructionsAt(
       rewritten,
       notes.map((note) => note.location),
     );
-    expect(notes.filter((note) => code.get(note.location)?.bytes !== "90")).toEqual([]);
+    const wanted = (i: number): string => (layout === "universal" && i % 2 === 1 ? nop5 : "90");
+    expect(notes.filter((note, i) => code.get(note.location)?.bytes !== wanted(i))).toEqual([]);
   });
 
   // A program, a library and a server that forks; LONG=1 tries the others.
