@@ -1,32 +1,27 @@
 import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
+import { DealtOut } from "./test/sequence.js";
+
+/** Tests that take times: what others do at the same time would be measured as well. They run one by one, after all others. */
+const alone = ["test/forks/cost.test.ts", "test/guard/cost.test.ts", "test/live/bench.test.ts"];
 
 /**
- * Tests that take times, or hold counts against each other that depend on how quickly a server got its turn: what others do at the
- * same time would be measured as well. They run one by one, after all others.
- */
-const alone = [
-  "test/forks/{cost,postgres}.test.ts",
-  "test/guard/cost.test.ts",
-  "test/live/bench.test.ts",
-  "test/packages/{loads,postgres}.test.ts",
-];
-
-/**
- * Tests that attach to the kernel. Each has files, events and trace instances of its own, so that nothing of another's is counted:
- * they run side by side, after those that only compute. They wait for the kernel and for programs half of the time, so there may be one
- * more of them than there are processors.
+ * Tests that attach to the kernel. Each has files, events and trace instances of its own, so that nothing of another's is counted: they
+ * run beside those that only compute.
  */
 const traced = [
   "test/forks/**/*.test.ts",
   "test/guard/**/*.test.ts",
   "test/live/**/*.test.ts",
-  "test/packages/{interpreters,java,jni,libstdcxx}.test.ts",
+  "test/packages/{interpreters,java,jni,libstdcxx,loads,postgres}.test.ts",
   "test/patching/conformance/*.test.ts",
   "test/unwind/tracers.test.ts",
   "test/imports/forks-traced.test.ts",
   "test/traced.test.ts",
 ];
+
+/** One more than there are processors: tests wait for compilers, for judges, for the kernel and for what they trace. */
+const workers = availableParallelism() + 1;
 
 export default defineConfig({
   test: {
@@ -40,6 +35,7 @@ export default defineConfig({
     silent: process.env.LONG === "1" ? false : "passed-only",
     slowTestThreshold: 20_000,
     setupFiles: ["test/each-file.ts"],
+    sequence: { sequencer: DealtOut },
     projects: [
       {
         extends: true,
@@ -48,7 +44,7 @@ export default defineConfig({
           include: ["test/**/*.test.ts"],
           exclude: [...alone, ...traced],
           globalSetup: [],
-          maxWorkers: availableParallelism(),
+          maxWorkers: workers,
           sequence: { groupOrder: 0 },
         },
       },
@@ -59,13 +55,13 @@ export default defineConfig({
           include: traced,
           exclude: alone,
           globalSetup: [],
-          maxWorkers: availableParallelism() + 1,
-          sequence: { groupOrder: 1 },
+          maxWorkers: workers,
+          sequence: { groupOrder: 0 },
         },
       },
       {
         extends: true,
-        test: { name: "one by one", include: alone, globalSetup: [], maxWorkers: 1, sequence: { groupOrder: 2 } },
+        test: { name: "one by one", include: alone, globalSetup: [], maxWorkers: 1, sequence: { groupOrder: 1 } },
       },
     ],
   },
