@@ -2,8 +2,16 @@ import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { DealtOut } from "./test/sequence.js";
 
-/** Tests that take times: what others do at the same time would be measured as well. They run one by one, after all others. */
-const alone = ["test/forks/cost.test.ts", "test/guard/cost.test.ts", "test/live/bench.test.ts"];
+/**
+ * Tests that take times, and tests that race a tracer which comes and goes against a program: what others do at the same time would be
+ * measured as well, or leave the tracer too few turns. They run one by one, after all others.
+ */
+const alone = [
+  "test/forks/{cost,tracers}.test.ts",
+  "test/guard/{cost,traced}.test.ts",
+  "test/live/bench.test.ts",
+  "test/patching/conformance/race.test.ts",
+];
 
 /**
  * Tests that attach to the kernel. Each has files, events and trace instances of its own, so that nothing of another's is counted: they
