@@ -13,13 +13,14 @@ import { readNotes } from "../judges/notes.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, libraryPath, packagesRoot } from "../packages/corpus.js";
 import { javaImage } from "../packages/java.js";
 import { install, Server } from "../packages/postgres.js";
+import { rewriteOnce } from "../packages/rewritten-once.js";
 import { mustRun, run, type Scratch, scratchDirectory } from "../packages/scratch.js";
 import { skipBecause } from "../packages/skips.js";
 import { counted } from "../packages/twins.js";
 import { bpftraceMissing, withBpftrace } from "./bpftrace.js";
 import { cannotTrace } from "./kernel.js";
 import { libbpfMissing, withLibbpf } from "./libbpf.js";
-import { rewriteWith } from "./rewriting.js";
+import type { Rewritten } from "./rewriting.js";
 
 const noUprobes = cannotTrace("packages for any kernel");
 const noLibbpf = noUprobes || skipBecause("packages for any kernel, by libbpf", libbpfMissing());
@@ -129,10 +130,11 @@ describe.each(tried)("$title, rewritten for any kernel: $layout", (one) => {
   let setup: Setup;
   beforeAll(async () => {
     scratch = scratchDirectory("any");
-    const result = await rewriteWith(corpusPath(file), ...(layout === "universal" ? [] : ["--layout", layout]));
+    rewritten = scratch.file("rewritten");
+    const options = layout === "universal" ? [] : ["--layout", layout];
+    const result = await rewriteOnce<Omit<Rewritten, "path">>(corpusPath(file), rewritten, ...options);
     expect(result.layout).toBe(layout);
     expect(result.summary.rewritten).toBeGreaterThan(0);
-    rewritten = result.path;
     setup = await prepare(scratch, rewritten);
   }, FETCH_TIMEOUT + 60_000);
   afterAll(() => scratch?.remove());
