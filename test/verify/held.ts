@@ -55,11 +55,13 @@ export function held(bytes: Buffer, original?: Buffer): VerifyReport {
 
 /**
  * What is wrong with the guard of a file, as verify asks about it and with nothing asked besides: where it has none, nothing is.
+ * Its probes are no universal ones.
  * @param facts about the original, for as many files as were made from it
  */
 export function guardProblems(bytes: Buffer, facts: FileFacts): readonly string[] {
   const image = parseElf(bytes);
-  const guard = examineGuard(image, facts, compareCode(facts.image, image));
+  const code = compareCode(facts.image, image);
+  const guard = examineGuard(image, facts, code, undefined, new Set());
   return (guard?.findings ?? []).map(({ what }) => what);
 }
 
