@@ -36,8 +36,8 @@ const byTactic: Readonly<Record<string, SampleFunction>> = {
  * @throws InputError where none does, or the file cannot be read
  */
 export function siteForms(path: string, pattern: ProbePattern, layout: FileLayout): readonly SiteForm[] {
-  const { bytes } = readInput(path);
-  const image = parseElf(bytes);
+  const file = readInput(path);
+  const image = parseElf(file.bytes, file);
   const original = sectionNamed(image, CARRY_SECTION) === undefined ? image : parseElf(contentBytes(revert(image)));
   const sites = rewrite(original, benchRewrite(layout)).report.sites.filter(pattern.matches);
   if (sites.length === 0) throw new InputError(`has no probe ${pattern.text}`);

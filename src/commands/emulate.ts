@@ -93,7 +93,7 @@ async function runAll(
     });
   }
   const input = readInput(file);
-  const image = parseElf(input.bytes, input.holes);
+  const image = parseElf(input.bytes, input);
   const original = carriedOriginal(image).image;
   if (original === undefined) throw new InputError("changed since it was rewritten: its original cannot be had");
   const kernel = options.kernel?.name ?? DEFAULT_KERNEL;

@@ -51,8 +51,9 @@ export interface TracedFile {
  * @throws InputError where it is no such file
  */
 export function readTracedFile(path: string, { behind, kernel }: Tracing = {}): TracedFile {
-  const { bytes, stat } = readInput(path);
-  const image = parseElf(bytes);
+  const file = readInput(path);
+  const { stat } = file;
+  const image = parseElf(file.bytes, file);
   const realPath = realpathSync(path);
   const places: UprobePoint[] = [];
   const placeAt = new Map<number, number>();
