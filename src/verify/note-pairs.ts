@@ -51,12 +51,6 @@ export function pairNotes(
   });
 }
 
-/** The notes of the rewritten file that belong to none of the original. */
-export function strangeNotes(pairs: readonly NotePair[], rewritten: readonly UsdtNote[]): readonly UsdtNote[] {
-  const known = new Set(pairs.flatMap((pair) => [pair.rewritten, pair.twin]));
-  return rewritten.filter((note) => !known.has(note));
-}
-
 const key = (note: UsdtNote): string => `${note.provider}\0${note.name}`;
 
 /** What is the matter with a note, or undefined. */

@@ -91,6 +91,7 @@ describe("rewrite", () => {
           guard: true,
           reason: null,
           reasonCode: null,
+          twin: null,
           displaced: ["mov rdi,rbx"],
           cost: null,
         },
@@ -112,7 +113,7 @@ describe("rewrite", () => {
     const path = await sampleCopy();
     await usdtNop5("rewrite", path);
     expect(rewriter.rewrite.mock.lastCall![1]).toEqual({
-      kernel: "6.18",
+      kernel: "any",
       layout: "auto",
       only: [],
       newBuildId: false,
