@@ -31,6 +31,20 @@ export function outside<A extends number>(
   return result;
 }
 
+/** What of one interval lies in the others, which are ascending and disjoint. */
+export function within<A extends number>(
+  intervals: readonly Interval<A>[],
+  { start, end }: Interval<NoInfer<A>>,
+): Interval<A>[] {
+  const result: Interval<A>[] = [];
+  const low = countWhile(intervals.length, (i) => intervals[i]!.end <= start);
+  for (let i = low; i < intervals.length && intervals[i]!.start < end; i++) {
+    const next = intervals[i]!;
+    result.push({ start: next.start > start ? next.start : start, end: next.end < end ? next.end : end });
+  }
+  return result;
+}
+
 /** What is left of `whole` without `parts`, both ascending and disjoint. */
 export const without = <A extends number>(
   whole: readonly Interval<A>[],

@@ -17,7 +17,7 @@ import { readTracedFile, type Tracing } from "../live/traced-file.js";
 import { attachUprobes } from "../live/uprobes.js";
 import { rewrite } from "../rewrite/rewrite.js";
 import type { RewriteOptions, SiteReport } from "../rewritten/contract.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import { attachEmptyProbes } from "./empty-probe.js";
 import { RECORD_SIZE, type SampleFunction, sampleFunctions, sampleProgram } from "./sample.js";
 
@@ -43,6 +43,8 @@ export interface FormCost {
     readonly toNop5: number;
     readonly toNop10: number | null;
     readonly optimized: boolean;
+    /** Of a probe with two places: which of them the passes run. */
+    readonly ran: LongNop | null;
   } | null;
   readonly idle: {
     readonly nop: Figure;
@@ -69,7 +71,7 @@ export interface Costs {
   /** Null where nothing could be traced. */
   readonly tracer: Tracer | null;
   /** What was made of the one-byte nops. */
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   /** The nops that were compiled in. */
   readonly nop5: CompiledIn;
   readonly nop10: CompiledIn;
@@ -78,14 +80,14 @@ export interface Costs {
 
 export interface BenchOptions {
   readonly kernel: KernelFacts;
-  readonly layout: ProbeLayout;
+  readonly layout: FileLayout;
   readonly rounds: number;
   readonly hitPasses: number;
   readonly idlePasses: number;
 }
 
 /** How the sample is rewritten. */
-export const benchRewrite = (layout: ProbeLayout): RewriteOptions => ({
+export const benchRewrite = (layout: FileLayout): RewriteOptions => ({
   kernel: "any",
   layout,
   only: [],
@@ -115,9 +117,9 @@ export async function measure(
 ): Promise<Costs> {
   let hit: readonly Turn[] | null = null;
   let tracer: Tracer | null = null;
-  let optimized: ReadonlyMap<string, boolean> = new Map();
+  let seen: ReadonlyMap<string, Seen> = new Map();
   if (tracefs !== null) {
-    optimized = await whatIsOptimized(tracefs, options);
+    seen = await whatIsSeen(tracefs, options);
     const twins = makeTwins(options.hitPasses, options.layout);
     try {
       [hit, tracer] = await traced(tracefs, twins, options, () => inTurns(twins, options.rounds));
@@ -129,7 +131,7 @@ export async function measure(
   const { report } = rewrittenSample(1, options.layout);
   const refused = options.kernel.treats.nop10 === "refused";
   const forms = chosen.map((name) =>
-    formCost(name, report.get(name)!, hit, idle, { optimized: optimized.get(name) ?? false, refused }),
+    formCost(name, report.get(name)!, hit, idle, { ...(seen.get(name) ?? UNSEEN), refused }),
   );
   const costOf = (turns: readonly Turn[], nop: LongNop): Figure =>
     figure(turns.map((turn) => turn.rewritten.get(nop)!));
@@ -154,7 +156,7 @@ function formCost(
   site: SiteReport,
   hit: readonly Turn[] | null,
   idle: readonly Turn[],
-  { optimized, refused }: { readonly optimized: boolean; readonly refused: boolean },
+  { optimized, ran, refused }: Seen & { readonly refused: boolean },
 ): FormCost {
   const pair = (turns: readonly Turn[]) => ({
     nop: figure(turns.map((turn) => turn.nop.get(name)!)),
@@ -179,6 +181,7 @@ function formCost(
             toNop5: ratio(hit, (turn) => turn.rewritten.get("nop5")!),
             toNop10: refused ? null : ratio(hit, (turn) => turn.rewritten.get("nop10")!),
             optimized,
+            ran,
           },
     idle: { ...pair(idle), extra: quantile(extra, 0.5), noise: quantile(extra, 0.75) - quantile(extra, 0.25) },
   };
@@ -193,7 +196,7 @@ interface Twins {
 
 function rewrittenSample(
   passes: number,
-  layout: ProbeLayout,
+  layout: FileLayout,
 ): { before: Buffer; after: Buffer; report: Map<string, SiteReport> } {
   const before = sampleProgram(passes);
   const { content, report } = rewrite(parseElf(before), benchRewrite(layout));
@@ -205,7 +208,7 @@ function rewrittenSample(
   return { before, after, report: new Map(report.sites.map((site) => [site.name, site])) };
 }
 
-function makeTwins(passes: number, layout: ProbeLayout): Twins {
+function makeTwins(passes: number, layout: FileLayout): Twins {
   const { before, after } = rewrittenSample(passes, layout);
   const nop = writeProgramFile("nop", before);
   try {
@@ -283,20 +286,35 @@ async function traced<T>(
   }
 }
 
-/** Which of the rewritten probes become calls. @throws InputError where a hit is lost */
-async function whatIsOptimized(
-  tracefs: string,
-  { kernel, layout }: BenchOptions,
-): Promise<ReadonlyMap<string, boolean>> {
+/** What a run under uprobes shows of a probe. */
+interface Seen {
+  /** The place that runs becomes a call. */
+  readonly optimized: boolean;
+  readonly ran: LongNop | null;
+}
+
+const UNSEEN: Seen = { optimized: false, ran: null };
+
+/** What becomes of the rewritten probes. @throws InputError where a hit is lost, or counted at both of two places */
+async function whatIsSeen(tracefs: string, { kernel, layout }: BenchOptions): Promise<ReadonlyMap<string, Seen>> {
   const PASSES = 1000;
   const { after } = rewrittenSample(PASSES, layout);
   const file = writeProgramFile("rewritten", after);
   try {
     const command = { program: file.path, argv: [file.path], stdio: ["ignore", "ignore", "ignore"] } as const;
     const { sites } = await traceCommand(tracefs, command, [readTracedFile(file.path, tracingFor(kernel))]);
-    const lost = sites.find((site) => site.hits !== PASSES && !site.refused);
-    if (lost !== undefined) throw new InputError(`the sample's ${lost.name}: ${lost.hits} hits of ${PASSES}`);
-    return new Map(sites.map((site) => [site.name, site.optimized]));
+    const seen = new Map<string, Seen>();
+    for (const [i, site] of sites.entries()) {
+      if (site.isSecond) continue;
+      const second = site.twin === null ? undefined : sites[i + 1]!;
+      const hits = site.hits + (second?.hits ?? 0);
+      if (hits !== PASSES && !site.refused)
+        throw new InputError(`the sample's ${site.name}: ${hits} hits of ${PASSES}`);
+      const runs = second !== undefined && second.hits > 0 ? second : site;
+      const ran = second === undefined ? null : runs === second ? "nop5" : "nop10";
+      seen.set(site.name, { optimized: runs.optimized, ran });
+    }
+    return seen;
   } finally {
     file.remove();
   }

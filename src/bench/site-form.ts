@@ -13,7 +13,7 @@ import type { SiteReport } from "../rewritten/contract.js";
 import { CARRY_SECTION } from "../rewritten/section-names.js";
 import type { SparseContent } from "../sparse-content.js";
 
-import { formAt, type ProbeLayout } from "../usdt/forms.js";
+import { type FileLayout, formAt } from "../usdt/forms.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { codeFrom } from "../usdt/sites.js";
 import { benchRewrite } from "./measure.js";
@@ -35,9 +35,9 @@ const byTactic: Readonly<Record<string, SampleFunction>> = {
  * The probes of a file that match, rewritten or not, as `rewrite` with this layout would make them.
  * @throws InputError where none does, or the file cannot be read
  */
-export function siteForms(path: string, pattern: ProbePattern, layout: ProbeLayout): readonly SiteForm[] {
-  const { bytes } = readInput(path);
-  const image = parseElf(bytes);
+export function siteForms(path: string, pattern: ProbePattern, layout: FileLayout): readonly SiteForm[] {
+  const file = readInput(path);
+  const image = parseElf(file.bytes, file);
   const original = sectionNamed(image, CARRY_SECTION) === undefined ? image : parseElf(contentBytes(revert(image)));
   const sites = rewrite(original, benchRewrite(layout)).report.sites.filter(pattern.matches);
   if (sites.length === 0) throw new InputError(`has no probe ${pattern.text}`);

@@ -8,14 +8,14 @@ import { findTracefs } from "../live/tracefs.js";
 import { benchDocument, benchText } from "../report/bench.js";
 import { document, makeStyle } from "../report/text.js";
 import { fastestOn } from "../rewrite/layout-choice.js";
-import type { ProbeLayout } from "../usdt/forms.js";
+import type { FileLayout } from "../usdt/forms.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
 export interface BenchOptions {
   readonly json?: boolean;
   readonly site?: ProbePattern;
-  readonly layout?: ProbeLayout;
+  readonly layout?: FileLayout;
   readonly rounds: number;
 }
 

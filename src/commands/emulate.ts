@@ -3,7 +3,8 @@ import { parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { readInput } from "../files/input.js";
 import { faultNamed, faults } from "../patching/faults.js";
-import type { ProgramName } from "../patching/programs.js";
+import { makeProgram, type ProgramName } from "../patching/programs.js";
+import { probeOf } from "../patching/protocol.js";
 import { realSites } from "../patching/real-site.js";
 import { drawRuns, explore, type Scenario } from "../patching/scenario.js";
 import { type EmulateRun, emulateDocument, emulateText, faultList, type Outcome } from "../report/emulate.js";
@@ -82,20 +83,27 @@ async function runAll(
 ): Promise<readonly EmulateRun[]> {
   if (file === undefined || options.site === undefined) {
     const scenario = scenarioFor(options);
-    return [{ title: String(scenario.program), scenario, result: run(scenario, options, streams) }];
+    const title = String(scenario.program);
+    if (scenario.program !== "universal" || scenario.fault?.shape !== undefined)
+      return [{ title, scenario, result: run(scenario, options, streams) }];
+    return ([0, 1] as const).map((selector) => {
+      const shape = { probe: probeOf(scenario.kernel), universal: { selector, runs: "one" } } as const;
+      const program = makeProgram("universal", shape);
+      return { title, selector, scenario, result: run({ ...scenario, program }, options, streams) };
+    });
   }
   const input = readInput(file);
-  const image = parseElf(input.bytes, input.holes);
+  const image = parseElf(input.bytes, input);
   const original = carriedOriginal(image).image;
   if (original === undefined) throw new InputError("changed since it was rewritten: its original cannot be had");
   const kernel = options.kernel?.name ?? DEFAULT_KERNEL;
   const sites = realSites(image, original, kernel, (probe) => options.site!.matches(probe));
   if (sites.length === 0) throw new InputError(`no probe matches ${options.site.text}`);
-  return sites.map(({ provider, name, location, program, because }) => {
+  return sites.map(({ provider, name, location, twin, selector, program, because }) => {
     const title = `${provider}:${name}`;
     if (program === null) throw new InputError(`${title}: ${because}`, `address 0x${location.toString(16)}`);
     const scenario: Scenario = { ...scenarioFor(options), kernel, program };
-    return { title, location, scenario, result: run(scenario, options, streams) };
+    return { title, location, twin, selector, scenario, result: run(scenario, options, streams) };
   });
 }
 

@@ -10,6 +10,7 @@ import { document, makeStyle } from "../report/text.js";
 import { splitArguments } from "../usdt/arguments.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { findTwins, twinPlaces } from "../usdt/twins.js";
 import { complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
 interface ListOptions {
@@ -42,7 +43,7 @@ export async function list(paths: readonly string[], options: ListOptions, strea
 
 /** Reads of a file what its list needs: of a library of many megabytes that is a small part. */
 async function readFile(path: string): Promise<ListedFile> {
-  const { buildId, notes, functions, code } = readParts(path, (bytes, need) => {
+  const { buildId, notes, functions, code, twins } = readParts(path, (bytes, need) => {
     for (const { offset, size } of headerRanges(bytes)) need(offset, size);
     const image = parseElf(bytes);
     for (const { offset, size } of noteAndSymbolRanges(image)) need(offset, size);
@@ -59,6 +60,7 @@ async function readFile(path: string): Promise<ListedFile> {
         if (code !== null) need(code.byteOffset - bytes.byteOffset, code.length);
         return code;
       }),
+      twins: twinPlaces(notes, findTwins(image, notes, need)),
     };
   });
   const sites: ListedSite[] = [];
@@ -72,6 +74,7 @@ async function readFile(path: string): Promise<ListedFile> {
       arguments: splitArguments(note.argumentText),
       instruction: await instructionText(code[i] ?? null, note.location),
       function: functions[i] ?? null,
+      twin: twins[i] ?? null,
     });
   }
   return { path, buildId, sites };

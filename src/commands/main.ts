@@ -6,15 +6,17 @@
  * everything that begins with a dash, but --json after `list`, is for the parser.
  */
 import { setFlagsFromString } from "node:v8";
+import { rawArguments } from "../files/path-bytes.js";
 import { complainAbout, processStreams, type Streams } from "./streams.js";
 
 /**
  * Runs one command.
- * @param argv the arguments after the program's name
+ * @param decoded the arguments after the program's name
  * @returns the exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 done and what was asked does not hold
  */
-export async function main(argv: readonly string[], streams: Streams = processStreams()): Promise<number> {
+export async function main(decoded: readonly string[], streams: Streams = processStreams()): Promise<number> {
   try {
+    const argv = rawArguments(decoded);
     const [command, ...rest] = argv;
     const files = rest.filter((argument) => argument !== "--json");
     if (command === "list" && files.length > 0 && files.every((file) => !file.startsWith("-"))) {

@@ -20,7 +20,19 @@ import type { VerifyOptions } from "./verify.js";
 
 const USAGE = 2;
 /** The built-in programs of `emulate`. */
-const SCENARIOS = ["plain", "redzone", "fork", "signal", "seccomp", "far", "vfork", "semaphore", "return", "session"];
+const SCENARIOS = [
+  "plain",
+  "redzone",
+  "fork",
+  "signal",
+  "seccomp",
+  "far",
+  "vfork",
+  "semaphore",
+  "return",
+  "session",
+  "universal",
+];
 
 /**
  * Parses the arguments and runs the command that they name.
@@ -179,6 +191,7 @@ Exit status:
     .option("--site <provider:name>", "which probe of the file, * as wildcard", pattern)
     .addOption(
       new Option("--layout <layout>", "what to rewrite to (default: what rewrite --kernel running chooses)").choices([
+        "universal",
         "nop5",
         "nop,nop5",
         "nop,nop10",

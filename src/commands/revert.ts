@@ -1,5 +1,5 @@
 /** `usdt-nop5 revert FILE`: the original of a rewritten file, byte for byte. */
-import { parseElf } from "../elf/image.js";
+import { fileSize, parseElf } from "../elf/image.js";
 import { withInput } from "../files/input.js";
 import { withPlace, writeOutput } from "../files/output.js";
 import { extrasOf } from "../files/privileges.js";
@@ -16,12 +16,12 @@ import { complain, print, reportOn, type Streams } from "./streams.js";
 export function revert(path: string, options: OutputOptions, streams: Streams): Promise<number> {
   return withInput(path, options.follow ?? true, (input) =>
     withPlace(input, destinationOf(path, options, ".orig"), writeOptions(options), async (place) => {
-      const content = revertImage(parseElf(input.bytes, input.holes));
+      const content = revertImage(parseElf(input.bytes, input));
       const extras = place.inPlace ? undefined : extrasOf(input);
       await writeOutput(input, content, place, writeOptions(options));
       for (const { message } of extras === undefined ? [] : newFileHazard(await extras))
         await complain(streams, `${path}: ${message}`);
-      const size = { input: input.bytes.length, output: content.size };
+      const size = { input: fileSize(input), output: content.size };
       const text = options.json
         ? document({ schemaVersion: 1, input: path, output: place.path, size })
         : revertText({ input: path, output: place.path, size });

@@ -6,7 +6,7 @@
  */
 import { parseElf } from "../elf/image.js";
 import { type OpenInput, withInput } from "../files/input.js";
-import { type OutputPlace, wholeFile, withPlace, writeOutput } from "../files/output.js";
+import { type OutputPlace, withPlace, writeOutput } from "../files/output.js";
 import { type Extras, extrasOf } from "../files/privileges.js";
 import { explanation, planDocument, sitePlanDocument } from "../report/plan.js";
 import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite.js";
@@ -14,6 +14,7 @@ import { document, makeStyle } from "../report/text.js";
 import type { PlanReport } from "../rewrite/plan-report.js";
 import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
 import type { Hazard, Kernel, Layout } from "../rewritten/contract.js";
+import { wholeFile } from "../sparse-content.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
 import { complain, print, reportOn, type Streams, wantsColours } from "./streams.js";
@@ -58,7 +59,7 @@ async function rewriteTo(
   streams: Streams,
 ): Promise<number> {
   const { path } = input;
-  const image = parseElf(input.bytes, input.holes);
+  const image = parseElf(input.bytes, input);
   const patterns = options.only ?? [];
   // Beside the work, and while this process is small: to start another one takes its memory to be copied, page table by
   // table.
@@ -89,7 +90,7 @@ async function rewriteTo(
   const fails = options.strict === true && wanted.some((site) => site.status === "skipped");
   const unwritten = fails ? "strict" : place === null ? "dry run" : null;
   if (place !== null && !fails && !(content === null && place.inPlace))
-    await writeOutput(input, content ?? wholeFile(input.bytes, input.holes), place, writeOptions(options));
+    await writeOutput(input, content ?? wholeFile(input), place, writeOptions(options));
 
   const run: RewriteRun = { input: path, output: unwritten === null ? place!.path : null, unwritten, report };
   await reportOn(run.output, streams, () => tell(run, result.plan, options, streams));

@@ -2,7 +2,7 @@
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { FileError } from "../files/file-error.js";
-import { readInput } from "../files/input.js";
+import { type InputFile, readInput } from "../files/input.js";
 import type { LiveComparison } from "../live/compare.js";
 import { document, makeStyle } from "../report/text.js";
 import { summaryOf, type VerifyRun, verifyDocument, verifyText } from "../report/verify.js";
@@ -28,7 +28,7 @@ export interface VerifyOptions {
  */
 export async function verify(path: string, options: VerifyOptions, streams: Streams): Promise<number> {
   const input = readInput(path);
-  const rewritten = parseElf(input.bytes, input.holes);
+  const rewritten = parseElf(input.bytes, input);
   const original =
     options.original === undefined
       ? carriedOriginal(rewritten)
@@ -54,11 +54,11 @@ async function runLive(path: string, image: ElfImage): Promise<LiveComparison> {
 }
 
 /** The original as the user has it. What is wrong with that file is said of that file. */
-function readOriginal(path: string): Buffer {
+function readOriginal(path: string): InputFile {
   try {
-    const { bytes } = readInput(path);
-    parseElf(bytes);
-    return bytes;
+    const file = readInput(path);
+    parseElf(file.bytes, file);
+    return file;
   } catch (error) {
     if (error instanceof InputError) throw new FileError(path, error.message);
     throw error;

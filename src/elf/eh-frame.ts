@@ -45,6 +45,8 @@ export interface EhFrame {
   readonly count: number;
   readonly starts: Float64Array;
   readonly ends: Float64Array;
+  /** Where each record stands in the file. */
+  readonly places: Float64Array;
   /** True where a CIE of the file announces language-specific data. */
   readonly hasLsda: boolean;
   /** Reads one FDE whole. @throws InputError where it is damaged */
@@ -138,6 +140,7 @@ export function readEhFrame(image: ElfImage): EhFrame {
     count,
     starts: sorted,
     ends: sortedEnds,
+    places: inOrder(records, order),
     hasLsda,
     record: recordOf,
     fde: (index) => readFde(view, recordOf(index), dataBase),

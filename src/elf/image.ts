@@ -56,10 +56,12 @@ export interface Relocations {
 }
 
 export interface ElfImage {
-  /** The whole file. Nobody writes to it. */
+  /** The whole file, but for zeros at its end. Nobody writes to it. */
   readonly bytes: Buffer;
   /** Long stretches of zeros that need not be looked at, in file offsets, ascending: the file has holes there. */
   readonly holes: readonly Interval[];
+  /** How many zeros follow after `bytes`, where they are many and no header describes them; else 0. */
+  readonly zeroTail: number;
   readonly view: DataView;
   readonly header: ElfHeader;
   readonly programHeaders: readonly ProgramHeader[];
@@ -109,11 +111,15 @@ const machines: Readonly<Record<number, string>> = {
   258: "LoongArch",
 };
 
+/** What is known of the zeros of a file. */
+type KnownZeros = Pick<ElfImage, "holes" | "zeroTail">;
+const NONE: KnownZeros = { holes: [], zeroTail: 0 };
+
 /**
  * Parses a linked x86-64 ELF program or shared library.
  * @throws InputError for everything that is not one, or whose headers lead outside of the file
  */
-export function parseElf(bytes: Buffer, holes: ElfImage["holes"] = []): ElfImage {
+export function parseElf(bytes: Buffer, { holes, zeroTail }: KnownZeros = NONE): ElfImage {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   validate(bytes, view);
   const parsed = (createRequire(import.meta.url)("elfy") as { parse(b: Buffer): ElfyFile }).parse(bytes);
@@ -157,7 +163,7 @@ export function parseElf(bytes: Buffer, holes: ElfImage["holes"] = []): ElfImage
       sh_entsize: read64(view, at + 56),
     };
   });
-  return { bytes, holes, view, header, programHeaders, sections, relocations: {} };
+  return { bytes, holes, zeroTail, view, header, programHeaders, sections, relocations: {} };
 }
 
 /** The unsigned 64-bit little-endian word at `at`, as a double: exact below 2^53. */
@@ -241,7 +247,7 @@ function validateSections(bytes: Buffer, view: DataView): void {
   const shstrndx = view.getUint16(62, true);
   if (shoff === 0)
     throw new InputError("no section headers: USDT notes cannot be found (was it stripped by sstrip?)", "offset 0x28");
-  if (shnum === 0)
+  if (shnum === 0 || shnum >= elf.SHN_LORESERVE)
     throw new InputError("no section headers, or more than 65,279, which is not supported", "offset 0x3c");
   if (view.getUint16(58, true) !== elf.SHDR_SIZE)
     throw new InputError(`section headers of ${view.getUint16(58, true)} bytes, not ${elf.SHDR_SIZE}`, "offset 0x3a");
@@ -288,6 +294,9 @@ export function offsetOf(image: ElfImage, address: Vaddr): FileOffset | undefine
   if (segment === undefined || address >= segment.p_vaddr + segment.p_filesz) return undefined;
   return fileOffset(address - segment.p_vaddr + segment.p_offset);
 }
+
+/** The file's size in bytes. */
+export const fileSize = ({ bytes, zeroTail }: Pick<ElfImage, "bytes" | "zeroTail">): number => bytes.length + zeroTail;
 
 /** The first section with that name. */
 export function sectionNamed(image: ElfImage, name: string): Section | undefined {

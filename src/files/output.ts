@@ -21,7 +21,8 @@ import type { OptionalAttribute } from "./attribute-names.js";
 import { copyAttributes } from "./attributes.js";
 import { inside, openDirectory, pathOf, placeOf } from "./descriptors.js";
 import { explained, FileError, isSystemError } from "./file-error.js";
-import { type InputFile, isUnchanged, type OpenInput } from "./input.js";
+import { isUnchanged, type OpenInput } from "./input.js";
+import { pathBytes } from "./path-bytes.js";
 import { withTemporaryFile } from "./temporary.js";
 
 /** Where the result of a command goes. */
@@ -80,8 +81,8 @@ async function placeOfInput(input: OpenInput, options: WriteOptions): Promise<Ou
 
 function placeNamed(path: string, input: OpenInput): OutputPlace {
   const name = basename(path);
-  const directory = openDirectory(dirname(path), true);
-  const place = { path, directory, name: Buffer.from(name), inPlace: false };
+  const directory = openDirectory(pathBytes(dirname(path)), true);
+  const place = { path, directory, name: pathBytes(name), inPlace: false };
   return checked(place, () => {
     const existing = lookUp(place);
     if (name === "" || name === "." || name === ".." || existing?.isDirectory())
@@ -139,25 +140,17 @@ export async function writeOutput(
 const PRIVATE = 0o600;
 const [synced, truncated, written] = [promisify(fsync), promisify(ftruncate), promisify(write)];
 
-/** A whole file as content: what a plain copy writes. */
-export function wholeFile(bytes: Buffer, holes: InputFile["holes"] = []): SparseContent {
-  const pieces: { offset: number; bytes: Buffer }[] = [];
-  let from = 0;
-  for (const { start, end } of [...holes, { start: bytes.length, end: bytes.length }]) {
-    if (start > from) pieces.push({ offset: from, bytes: bytes.subarray(from, start) });
-    from = end;
-  }
-  return { size: bytes.length, pieces };
-}
-
 /** The input is what was read, and stands where it is to be replaced. */
 function checkInput(input: OpenInput, place: OutputPlace): void {
-  const isSame = (now: BigIntStats): boolean => isUnchanged(now, input.stat);
-  if (!isSame(fstatSync(input.fd, { bigint: true }))) throw new FileError(input.path, CHANGED);
-  if (!place.inPlace) return;
+  const now = fstatSync(input.fd, { bigint: true });
+  if (!place.inPlace) {
+    // What was opened may go away, or get another name: that is no change of what was read.
+    if (!isUnchanged({ ...now, ctimeNs: input.stat.ctimeNs }, input.stat)) throw new FileError(input.path, CHANGED);
+    return;
+  }
   const named = lookUp(place);
   if (named === undefined) throw new FileError(input.path, "vanished while it was worked on");
-  if (!isSame(named)) throw new FileError(input.path, CHANGED);
+  if (!isUnchanged(named, input.stat) || !isUnchanged(now, input.stat)) throw new FileError(input.path, CHANGED);
 }
 
 const CHANGED = "changed while it was worked on";
@@ -167,14 +160,19 @@ const lookUp = ({ directory, name }: OutputPlace): BigIntStats | undefined =>
   lstatSync(inside(directory, name), { bigint: true, throwIfNoEntry: false });
 
 /** Runs of zeros of this many bytes, aligned to it, are left as holes: pieces may be whole files that had holes. */
-const HOLE = 65536;
+const HOLE = 4096;
+/** Node writes less than 2 GiB in a call. */
+const MOST_AT_ONCE = 1 << 30;
 const zeros = Buffer.alloc(HOLE);
 
 async function writeSparse(fd: number, content: SparseContent): Promise<void> {
   for (const piece of content.pieces) {
     for (const { start, end } of runsOfData(piece.bytes, piece.offset)) {
       let at = start;
-      while (at < end) at += (await written(fd, piece.bytes, at, end - at, piece.offset + at)).bytesWritten;
+      while (at < end) {
+        const size = Math.min(end - at, MOST_AT_ONCE);
+        at += (await written(fd, piece.bytes, at, size, piece.offset + at)).bytesWritten;
+      }
     }
   }
   await truncated(fd, content.size);

@@ -73,7 +73,7 @@ class Made {
     try {
       this.#folder = openDirectory(path, false);
     } catch (error) {
-      quietly(() => rmdirSync(path));
+      again(() => rmdirSync(path));
       throw error;
     }
     const folder = this.#folder;
@@ -98,9 +98,18 @@ class Made {
     this.#fd = undefined;
     if (fd !== undefined) quietly(() => closeSync(fd));
     if (folder === undefined) return;
-    if (!this.#isRenamed) quietly(() => unlinkSync(inside(folder, NAME)));
-    quietly(() => rmdirSync(inside(this.directory, this.#name)));
+    if (!this.#isRenamed) again(() => unlinkSync(inside(folder, NAME)));
+    again(() => rmdirSync(inside(this.directory, this.#name)));
     quietly(() => closeSync(folder));
+  }
+}
+
+/** Quietly, and once more where it fails: what was interrupted, or ran into a limit for a moment, should not stay. */
+function again(action: () => void): void {
+  try {
+    action();
+  } catch {
+    quietly(action);
   }
 }
 

@@ -60,6 +60,11 @@ export interface KernelFacts {
   readonly killsForkedChildren: boolean;
   /** Which of them may leave a damaged instruction where a tracer was (CVE-2026-72357), or null. */
   readonly damages: string | null;
+  /**
+   * What becomes of a program whose call a second tracer tears apart, after the probe could not be patched in another
+   * process (docs/kernel-reports.md, 1); null where no call is torn.
+   */
+  readonly tearsCalls: "kills" | "slows" | null;
 }
 
 export const kernels: readonly KernelFacts[] = [
@@ -76,6 +81,7 @@ export const kernels: readonly KernelFacts[] = [
     writesRedZone: false,
     killsForkedChildren: false,
     damages: null,
+    tearsCalls: null,
   },
   {
     name: "6.18",
@@ -91,6 +97,8 @@ export const kernels: readonly KernelFacts[] = [
     killsForkedChildren: true,
     // By their source, and seen on 6.18.15: they look for the trampoline in the tracer's own memory.
     damages: "6.18 to 6.18.39 and 6.19 to 7.1.4",
+    // Seen on 6.18.44 and 7.1.13, and what it does to 7.2.13 and 7.3.4.
+    tearsCalls: "kills",
   },
   {
     name: "7.2",
@@ -106,6 +114,7 @@ export const kernels: readonly KernelFacts[] = [
     writesRedZone: false,
     killsForkedChildren: false,
     damages: null,
+    tearsCalls: "slows",
   },
 ];
 

@@ -117,7 +117,7 @@ async function probeKernel(tracefs: string, checks: Check[]): Promise<Diagnosis[
   return optimizes;
 }
 
-const defects = ["red zone", "fork", "seccomp", "detach"];
+const defects = ["red zone", "fork", "seccomp", "detach", "second tracer"];
 
 /** What an optimized site may break. */
 async function defectChecks(nop: LongNop, tracefs: string, checks: Check[]): Promise<void> {
@@ -147,10 +147,19 @@ async function defectChecks(nop: LongNop, tracefs: string, checks: Check[]): Pro
       : `a traced ${nop} under a seccomp filter: ${confined.signal ?? `exit status ${confined.exitCode}`}, ${confined.hits} hits`;
     checks.push({ name: "seccomp", status: lives ? "ok" : "warn", detail });
   }
+  await attemptLater(checks, "detach", async () => detachCheck(nop, await kernel.takesBack(nop, tracefs)));
+  const SECOND = "second tracer";
+  if (checks.at(-1)!.status === "ok")
+    await attemptLater(checks, SECOND, async () => secondTracerCheck(nop, await kernel.takesBackFromTwo(nop, tracefs)));
+  else
+    checks.push({ name: SECOND, status: "skipped", detail: "not tried: one tracer does harm here already (detach)" });
+}
+
+async function attemptLater(checks: Check[], name: string, action: () => Promise<Check>): Promise<void> {
   try {
-    checks.push(detachCheck(nop, await kernel.takesBack(nop, tracefs)));
+    checks.push(await action());
   } catch (error) {
-    checks.push({ name: "detach", status: "fail", detail: error instanceof Error ? error.message : String(error) });
+    checks.push({ name, status: "fail", detail: error instanceof Error ? error.message : String(error) });
   }
 }
 
@@ -162,6 +171,21 @@ function detachCheck(nop: LongNop, takenBack: boolean | null): Check {
   if (takenBack) return { name, status: "ok", detail: `a ${nop} is whole again when its tracer has gone` };
   const cause = kernelThatOptimizes(nop).damages === null ? "" : " (CVE-2026-72357): update the kernel";
   const detail = `a ${nop} is not whole again when its tracer has gone, which can kill the program${cause}`;
+  return { name, status: "warn", detail };
+}
+
+/** A failure to patch the probe in one place is remembered for all, and then nobody looks for calls any more. */
+function secondTracerCheck(nop: LongNop, takenBack: boolean | null): Check {
+  const name = "second tracer";
+  if (takenBack === null) return { name, status: "warn", detail: "the program that tries it did not end as it should" };
+  if (takenBack)
+    return {
+      name,
+      status: "ok",
+      detail: `a ${nop} is whole again when two tracers have gone, whatever other processes do`,
+    };
+  const effect = kernelThatOptimizes(nop).tearsCalls === "kills" ? "which kills it" : "which goes on and is slow";
+  const detail = `two tracers at the same time at a ${nop} may tear the call in a program, ${effect}, where another process of the file has no room near the probe: trace with one at a time`;
   return { name, status: "warn", detail };
 }
 

@@ -20,6 +20,8 @@ export const PASSES = 100;
 const Call = {
   read: 0,
   write: 1,
+  open: 2,
+  mmap: 9,
   fork: 57,
   exit: 60,
   wait4: 61,
@@ -66,18 +68,53 @@ export const passing = (instruction: Uint8Array): KernelProgram =>
 export const detached = (instruction: Uint8Array, size: number): KernelProgram =>
   withSite(instruction, (code) => {
     passSite(code, "again");
-    code.op("sub", "rsp", 16).op("lea", "rsi", at("rsp")).op("mov", at("rsp"), 0);
-    code.system(Call.write, 1, undefined, 1).op("lea", "rsi", at("rsp")).system(Call.read, 0, undefined, 1);
-    code.op("mov", "edi", 1).address("rax", "site").address("rdx", "original");
-    for (let i = 0; i < size; i++)
-      code
-        .op("movzx", "ecx", at("rax", i))
-        .op("movzx", "ebx", at("rdx", i))
-        .op("cmp", "ecx", "ebx")
-        .jumpIf("ne", "exit");
-    code.op("xor", "edi", "edi").label("exit").system(Call.exitGroup);
-    code.label("original").raw(instruction);
+    waitAndCompare(code, instruction, size);
   });
+
+function waitAndCompare(code: Assembler, instruction: Uint8Array, size: number): void {
+  code.op("sub", "rsp", 16).op("lea", "rsi", at("rsp")).op("mov", at("rsp"), 0);
+  code.system(Call.write, 1, undefined, 1).op("lea", "rsi", at("rsp")).system(Call.read, 0, undefined, 1);
+  code.op("mov", "edi", 1).address("rax", "site").address("rdx", "original");
+  for (let i = 0; i < size; i++)
+    code.op("movzx", "ecx", at("rax", i)).op("movzx", "ebx", at("rdx", i)).op("cmp", "ecx", "ebx").jumpIf("ne", "exit");
+  code.op("xor", "edi", "edi").label("exit").system(Call.exitGroup);
+  code.label("original").raw(instruction);
+}
+
+/** What `cornered` exits with where it could not map what it has to. */
+const NOT_CORNERED = 2;
+
+/**
+ * Like `detached`, with a copy of the site that it passes after its own and that has no room for a trampoline: all
+ * addresses within reach are taken. A copy in another process would do as well.
+ */
+export function cornered(instruction: Uint8Array, size: number): KernelProgram {
+  const [PROT_NONE, READ_EXEC] = [0, 5];
+  const [PRIVATE_THERE, ANONYMOUS, NORESERVE] = [0x100002, 0x20, 0x4000];
+  const COPY = 0x1000000000;
+  const [MAPPED, REACH] = [0x2000, 2 ** 31 + 2 ** 20];
+  return withSite(instruction, (code) => {
+    passSite(code, "here");
+    code.address("rdi", "self").system(Call.open, undefined, 0).op("mov", "r8", "rax");
+    const map = (address: number, length: number, protection: number, flags: number, offset: number): void => {
+      code.system(Call.mmap, address, length, protection, flags, undefined, offset);
+      code.op("cmp", "rax", "rdi").jumpIf("ne", "uncornered");
+    };
+    map(COPY, MAPPED, READ_EXEC, PRIVATE_THERE, CODE_OFFSET);
+    for (const address of [COPY - REACH, COPY + MAPPED])
+      map(address, REACH, PROT_NONE, PRIVATE_THERE | ANONYMOUS | NORESERVE, 0);
+    const CALL_RBP = Uint8Array.of(0xff, 0xd5);
+    code
+      .address("rbp", "site")
+      .op("mov", "rcx", COPY - CODE)
+      .op("add", "rbp", "rcx")
+      .raw(CALL_RBP)
+      .raw(CALL_RBP);
+    waitAndCompare(code, instruction, size);
+    code.label("uncornered").op("mov", "edi", NOT_CORNERED).system(Call.exitGroup);
+    code.label("self").raw(Buffer.from("/proc/self/exe\0"));
+  });
+}
 
 /** Its exit status is how many of the 16 words below rsp were changed over a hit, at most. */
 export function redZone(instruction: Uint8Array): KernelProgram {

@@ -7,7 +7,7 @@ import * as programs from "./kernel-programs.js";
 import { type KernelProgram, PASSES } from "./kernel-programs.js";
 import { isOptimized } from "./memory.js";
 import { writeProgramFile } from "./program-file.js";
-import { attachUprobes } from "./uprobes.js";
+import { attachUprobes, type Uprobes } from "./uprobes.js";
 
 type ProbedNop = "nop" | LongNop;
 
@@ -68,23 +68,42 @@ const LEA = 0x48;
  * where the program does not come so far.
  * @param stay keeps the uprobe attached to the end: then nothing is taken back
  */
-export async function takesBack(nop: LongNop, tracefs: string, stay = false): Promise<boolean | null> {
-  const program = programs.detached(bytesOf[nop], kernelThatOptimizes(nop).givesBack);
+export const takesBack = (nop: LongNop, tracefs: string, stay = false): Promise<boolean | null> =>
+  isWholeAfter(programs.detached(bytesOf[nop], kernelThatOptimizes(nop).givesBack), tracefs, { stay });
+
+/**
+ * The same where a second tracer comes before both go, and the program has a copy of the site that no trampoline can
+ * be near to.
+ * @param hasCopy without one nothing is to be noticed
+ */
+export const takesBackFromTwo = (nop: LongNop, tracefs: string, hasCopy = true): Promise<boolean | null> => {
+  const make = hasCopy ? programs.cornered : programs.detached;
+  return isWholeAfter(make(bytesOf[nop], kernelThatOptimizes(nop).givesBack), tracefs, { second: true });
+};
+
+async function isWholeAfter(
+  program: KernelProgram,
+  tracefs: string,
+  { stay = false, second = false }: { readonly stay?: boolean; readonly second?: boolean },
+): Promise<boolean | null> {
   const file = writeProgramFile("kernel-test", program.bytes);
+  const attach = () => attachUprobes(tracefs, [{ path: file.path, offset: program.site!, semaphoreOffset: null }]);
+  const tracers: Uprobes[] = [];
+  const detach = (): void => {
+    for (const tracer of tracers.splice(0)) tracer.detach();
+  };
   try {
-    const uprobes = attachUprobes(tracefs, [{ path: file.path, offset: program.site!, semaphoreOffset: null }]);
-    try {
-      const child = spawn(file.path, [], { stdio: ["pipe", "pipe", "ignore"], timeout: TIMEOUT });
-      const ended = once(child, "exit") as Promise<[number | null, NodeJS.Signals | null]>;
-      await Promise.race([once(child.stdout, "data"), ended]);
-      if (!stay) uprobes.detach();
-      child.stdin.on("error", () => {}).end("x");
-      const [exitCode] = await ended;
-      return exitCode === null ? null : exitCode === 0;
-    } finally {
-      if (stay) uprobes.detach();
-    }
+    tracers.push(attach());
+    const child = spawn(file.path, [], { stdio: ["pipe", "pipe", "ignore"], timeout: TIMEOUT });
+    const ended = once(child, "exit") as Promise<[number | null, NodeJS.Signals | null]>;
+    await Promise.race([once(child.stdout, "data"), ended]);
+    if (second) tracers.push(attach());
+    if (!stay) detach();
+    child.stdin.on("error", () => {}).end("x");
+    const [exitCode] = await ended;
+    return exitCode === 0 ? true : exitCode === 1 ? false : null;
   } finally {
+    detach();
     file.remove();
   }
 }

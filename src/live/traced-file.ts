@@ -7,6 +7,7 @@ import type { KernelFacts, LongNop } from "../kernel/kernels.js";
 import { treatmentAt } from "../kernel/treatment.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { findTwins, twinPlaces } from "../usdt/twins.js";
 import type { UprobePoint } from "./uprobes.js";
 
 /** How a file is traced. */
@@ -27,6 +28,10 @@ export interface TracedSite {
   readonly obstacle: string | null;
   /** The kernel takes no uprobe on what stands there. */
   readonly refused: boolean;
+  /** The other place of a universal probe, of which a pass runs one, or null; its site stands beside this one. */
+  readonly twin: Vaddr | null;
+  /** It is the twin of the site before it. */
+  readonly isSecond: boolean;
 }
 
 export interface TracedFile {
@@ -46,16 +51,21 @@ export interface TracedFile {
  * @throws InputError where it is no such file
  */
 export function readTracedFile(path: string, { behind, kernel }: Tracing = {}): TracedFile {
-  const { bytes, stat } = readInput(path);
-  const image = parseElf(bytes);
+  const file = readInput(path);
+  const { stat } = file;
+  const image = parseElf(file.bytes, file);
   const realPath = realpathSync(path);
   const places: UprobePoint[] = [];
   const placeAt = new Map<number, number>();
-  const sites = readUsdtNotes(image).map((note): TracedSite => {
+  const notes = readUsdtNotes(image);
+  const pairs = findTwins(image, notes);
+  const twins = twinPlaces(notes, pairs);
+  const second = new Set(pairs.map((pair) => pair.twin));
+  const sites = notes.map((note, i): TracedSite => {
     const code = codeFrom(image, note.location);
     const at = offsetOf(image, note.location);
     const { provider, name, location } = note;
-    const known = { provider, name, location, refused: false };
+    const known = { provider, name, location, refused: false, twin: twins[i]!, isSecond: second.has(i) };
     if (code === null || at === undefined) return { ...known, place: null, obstacle: "its note leads to no code" };
     const skip = probeInstruction(code) === `nop,${behind}` ? 1 : 0;
     if (kernel !== undefined && treatmentAt(kernel, code.subarray(skip), location + skip) === "refused") {

@@ -226,6 +226,16 @@ export const faults: readonly Fault[] = [
     () => ({ mendsShadowStack: false }),
     { scenario: "return", threads: 1, toggles: 1, shape: { shadowStack: true } },
   ),
+  fault("both-places-run", "the first place of a probe runs on into the second", () => ({}), {
+    scenario: "universal",
+    toggles: 1,
+    shape: { universal: { selector: 0, runs: "both" } },
+  }),
+  fault("no-place-runs", "a probe with two places passes neither", () => ({}), {
+    scenario: "universal",
+    toggles: 1,
+    shape: { universal: { selector: 0, runs: "neither" } },
+  }),
   fault(
     "syncs-twice",
     "every IPI is sent twice",

@@ -116,6 +116,7 @@ export class Model implements System<ModelStep> {
       snapshot: setup.machine.numberOf(setup.firstSnapshot()),
       expected: -1,
       pass: NO_PASS,
+      round: null,
       group: 0,
       trampoline: 0,
       picked: -1,

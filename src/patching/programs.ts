@@ -12,13 +12,9 @@ import { NOP5, NOP10 } from "../x86/bytes.js";
 import { type Assembled, assemble, branch, type Line, line, type Source } from "./assemble.js";
 import type { Bytes } from "./machine.js";
 import type { Act } from "./state.js";
+import { type Site, type UniversalShape, universalLeaf, universalSites } from "./universal.js";
 
-export interface Site {
-  /** Runtime address of the instruction that is patched. */
-  readonly address: number;
-  /** What the program has there. */
-  readonly original: Uint8Array;
-}
+export type { Site } from "./universal.js";
 
 export interface Program {
   readonly name: string;
@@ -44,6 +40,11 @@ export interface Program {
   /** What its first thread does besides, and what a forked child does: acts.ts. */
   readonly acts: { readonly own: readonly Act[]; readonly child: readonly Act[] };
   readonly sites: readonly Site[];
+  /**
+   * Where the sites are both places of one probe: its code, from the question which of them runs on to where both ways
+   * meet. Runtime addresses.
+   */
+  readonly twins: Interval | null;
   /** Where the signal handler begins, if there is one. */
   readonly handler: number | null;
   /** Addresses of instructions that read what threads and the kernel share: code at a probe, or the semaphore. */
@@ -74,7 +75,8 @@ export type ProgramName =
   | "far"
   | "semaphore"
   | "return"
-  | "session";
+  | "session"
+  | "universal";
 
 export interface Shape {
   /** The instruction at the probe. */
@@ -87,6 +89,8 @@ export interface Shape {
   readonly crossing: boolean;
   readonly acts: Program["acts"];
   readonly shadowStack: boolean;
+  /** Of a probe with two places. */
+  readonly universal: UniversalShape;
 }
 
 const NO_ACTS: Program["acts"] = { own: [], child: [] };
@@ -98,6 +102,7 @@ const PLAIN: Shape = {
   crossing: false,
   acts: NO_ACTS,
   shadowStack: false,
+  universal: { selector: 0, runs: "one" },
 };
 
 const hexOf = (bytes: Uint8Array): string => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
@@ -289,6 +294,8 @@ function sourceOf(name: ProgramName, shape: Shape): Source {
       ];
     case "semaphore":
       return [...semaphoreLoop, ...leaf(shape)];
+    case "universal":
+      return [...loop, ...universalLeaf(TEXT + 0x80, DATA, shape.universal)];
     case "return":
     case "session":
       return [...alternatingLoop, ...probedFunction(shape)];
@@ -300,7 +307,9 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
   const whole = { ...PLAIN, ...shape };
   const { listing, labels } = assemble(sourceOf(name, whole), new Map([["semaphore", DATA]]));
   const at = (label: string): number | null => labels.get(label) ?? null;
-  const sites = ["site", "site0", "site1", "site2"].flatMap((label) => at(label) ?? []);
+  const sites = ["site", "site0", "site1", "site2"]
+    .flatMap((label) => at(label) ?? [])
+    .map((address): Site => ({ address, original: whole.probe }));
   const readsShared = (text: string): boolean => text.includes("[rip+site]") || text.includes("[rip+semaphore]");
   return {
     name,
@@ -309,7 +318,8 @@ export function makeProgram(name: ProgramName, shape: Partial<Shape> = {}): Prog
     begins: new Set(["loop", "childloop"].flatMap((label) => at(label) ?? [])),
     acts: whole.acts,
     shadowStack: whole.shadowStack,
-    sites: sites.map((address) => ({ address, original: whole.probe })),
+    sites: name === "universal" ? universalSites(labels, whole.probe) : sites,
+    twins: name === "universal" ? { start: at("question")!, end: at("join")! } : null,
     handler: at("handler"),
     sharedReads: new Set(listing.filter((l) => readsShared(l.text)).map((l) => l.address)),
     semaphore: name === "semaphore" ? DATA : null,

@@ -6,7 +6,7 @@
  * A thread runs from the arrival until it leaves the changed code, and then comes again in the same state. What it
  * would read below rsp is looked for in the code after it, too.
  */
-import { PAGE_SIZE, type RuntimeAddress, type Vaddr, vaddr } from "../address.js";
+import { type Interval, PAGE_SIZE, type RuntimeAddress, type Vaddr, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage } from "../elf/image.js";
 import { biasOf, load } from "../emulate/load.js";
@@ -18,10 +18,13 @@ import { InputError } from "../errors.js";
 import { FileFacts } from "../facts/file-facts.js";
 import { attachedTo, type KernelName, kernelNamed } from "../kernel/kernels.js";
 import { treatmentAt } from "../kernel/treatment.js";
+import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { findTwins, type TwinPair } from "../usdt/twins.js";
 import type { Evidence } from "../verify/evidence.js";
 import { gatherEvidence } from "../verify/sites.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
+import { addressOf, decode } from "../x86/decode.js";
 import type { Program, Site } from "./programs.js";
 
 export interface RealSite {
@@ -29,6 +32,10 @@ export interface RealSite {
   readonly name: string;
   /** Link-time address that the rewritten file's note gives. */
   readonly location: Vaddr;
+  /** The other place of a universal probe, or null. */
+  readonly twin: Vaddr | null;
+  /** Which of its two places runs; null where there is one. */
+  readonly selector: 0 | 1 | null;
   /** Null where the model has nothing to run; `because` says why. */
   readonly program: Program | null;
   readonly because: string | null;
@@ -53,17 +60,34 @@ export function realSites(
   wanted: (probe: { readonly provider: string; readonly name: string }) => boolean,
 ): readonly RealSite[] {
   const evidence = gatherEvidence(rewritten, new FileFacts(original));
+  const notes = readUsdtNotes(rewritten);
+  const twins = new Map(findTwins(rewritten, notes).map((pair) => [notes[pair.first]!.offset, pair]));
   return evidence.pairs.flatMap(({ rewritten: note }, index): RealSite[] => {
     if (note === undefined || !wanted(note)) return [];
     const { provider, name, location } = note;
-    const known = { provider, name, location };
-    try {
-      return [{ ...known, program: programAt(rewritten, kernel, evidence, index, location), because: null }];
-    } catch (error) {
-      if (error instanceof InputError) return [{ ...known, program: null, because: error.message }];
-      throw error;
-    }
+    const pair = twins.get(note.offset);
+    const second = pair === undefined ? null : notes[pair.twin]!.location;
+    const places: readonly Places[] =
+      pair === undefined || second === null
+        ? [{ location, pair: null, selector: null }]
+        : ([0, 1] as const).map((selector) => ({ location, pair: { ...pair, second }, selector }));
+    return places.map((place): RealSite => {
+      const known = { provider, name, location, twin: second, selector: place.selector };
+      try {
+        return { ...known, program: programAt(rewritten, kernel, evidence, index, place), because: null };
+      } catch (error) {
+        if (error instanceof InputError) return { ...known, program: null, because: error.message };
+        throw error;
+      }
+    });
   });
+}
+
+/** Where a probe is, and of two places which one runs. */
+interface Places {
+  readonly location: Vaddr;
+  readonly pair: (Pick<TwinPair, "code" | "selector"> & { readonly second: Vaddr }) | null;
+  readonly selector: 0 | 1 | null;
 }
 
 interface Way {
@@ -73,8 +97,15 @@ interface Way {
   readonly inside: readonly number[];
 }
 
-function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, index: number, location: Vaddr): Program {
+function programAt(
+  image: ElfImage,
+  kernel: KernelName,
+  evidence: Evidence,
+  index: number,
+  { location, pair, selector }: Places,
+): Program {
   const site = siteAt(image, kernel, location);
+  const sites = pair === null ? [site] : [site, siteAt(image, kernel, pair.second)];
   const bias = biasOf(image);
   const { start, state, inside } = wayOver(evidence, index, location, site);
   const rsp = joinAddress(state.words[2 * Gpr.RSP]!, state.words[2 * Gpr.RSP + 1]!);
@@ -89,24 +120,35 @@ function programAt(image: ElfImage, kernel: KernelName, evidence: Evidence, inde
     occupied: segments.map((p) => ({ start: p.p_vaddr + bias, end: p.p_vaddr + p.p_memsz + bias })),
     first: {
       words: state.words,
-      bytes: state.patches
-        .filter(({ address }) => address >= LOWEST && address < HIGHEST)
-        .map(({ address, lo, hi }) => ({ address, bytes: new Uint8Array(Int32Array.of(lo, hi).buffer) })),
+      bytes: [
+        ...state.patches
+          .filter(({ address }) => address >= LOWEST && address < HIGHEST)
+          .map(({ address, lo, hi }) => ({ address, bytes: new Uint8Array(Int32Array.of(lo, hi).buffer) })),
+        ...(pair === null ? [] : [{ address: pair.selector + bias, bytes: Uint8Array.of(selector ?? 0) }]),
+      ],
     },
     tracer: "entry",
-    region: new Set(inside.map((address) => address + bias)),
+    // The run that is known has passed one of two places.
+    region: new Set([...inside, ...(pair === null ? [] : instructionsIn(image, pair.code))].map((at) => at + bias)),
     stack: { start: rsp - STACK_ROOM, end: rsp + STACK_ROOM },
     entry: start + bias,
     begins: new Set(),
     acts: { own: [], child: [] },
     shadowStack: false,
-    sites: [{ address: site.address + bias, original: site.original }],
+    sites: sites.map(({ address, original }) => ({ address: address + bias, original })),
+    twins: pair === null ? null : { start: pair.code.start + bias, end: pair.code.end + bias },
     handler: null,
     sharedReads: new Set(),
     semaphore: null,
     forks: null,
     filter: false,
   };
+}
+
+/** Link-time addresses of the instructions in an interval, which is nothing but code. */
+function instructionsIn(image: ElfImage, { start, end }: Interval<Vaddr>): readonly number[] {
+  const code = decode(codeFrom(image, start)!.subarray(0, end - start), start);
+  return Array.from({ length: code.count }, (_, i) => addressOf(code, i));
 }
 
 /** Memory that no file has, as verify makes it from the same seed. */

@@ -35,6 +35,14 @@ export interface Pass {
 export const NO_PASS: Pass = { site: -1, start: -1, hits: 0 };
 export const DONE = 9;
 
+/** A way through the code of a probe with two places: round.ts. */
+export interface Round {
+  /** Both places have been attached since it began. */
+  readonly isOwed: boolean;
+  /** How often the consumer was called, at either. */
+  readonly hits: number;
+}
+
 /** A return address that was replaced. */
 export interface ReturnInstance {
   readonly site: number;
@@ -62,6 +70,8 @@ export interface Thread {
    */
   readonly expected: number;
   readonly pass: Pass;
+  /** Null outside of such code. */
+  readonly round: Round | null;
   /** While it patches: the group of phases that comes next, and the trampoline. */
   readonly group: number;
   readonly trampoline: number;
@@ -145,6 +155,7 @@ export const threadKey = (t: Thread): string =>
     t.snapshot,
     t.expected,
     passKey(t.pass),
+    t.round === null ? "-" : `${t.round.isOwed}/${t.round.hits}`,
     t.group,
     t.trampoline,
     t.picked,
@@ -177,6 +188,7 @@ export function aged(thread: Thread, site: number): Thread {
   return {
     ...thread,
     pass: age(thread.pass),
+    round: thread.round && { ...thread.round, isOwed: false },
     returns: thread.returns.map((r) => (r.site === site ? { ...r, start: -1 } : r)),
     frames: thread.frames.map((f) => ({ ...f, pass: age(f.pass) })),
   };

@@ -13,6 +13,7 @@ import { ipOf, type Snapshot, withRegisters } from "./machine.js";
 import { differentRegister } from "./properties.js";
 import { INT3 } from "./protocol.js";
 import { hijackReturn, returnTrap } from "./returns.js";
+import { withHit } from "./round.js";
 import type { PatchedSite, Setup } from "./setup.js";
 import type { Registry, Space, Thread } from "./state.js";
 import { behind } from "./user.js";
@@ -139,7 +140,8 @@ function call(situation: Situation, site: PatchedSite, registers: Snapshot): Con
   const { setup, thread } = situation;
   const { consumer, machine } = setup;
   let after: Thread = { ...thread, picked: -1 };
-  if (after.pass.site === site.index) after = { ...after, pass: { ...after.pass, hits: after.pass.hits + 1 } };
+  if (after.pass.site === site.index)
+    after = { ...after, pass: { ...after.pass, hits: after.pass.hits + 1 }, round: withHit(after.round) };
   let changed = registers;
   if (consumer.kind !== "entry") {
     const hijacked = hijackReturn(setup, after, site, changed);

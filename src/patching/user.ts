@@ -13,6 +13,7 @@ import { fetchFrom } from "./fetch.js";
 import { type Bytes, ipOf, type Ran, type Snapshot, withRegisters } from "./machine.js";
 import { arrival, expectedBehind } from "./properties.js";
 import { INT3 } from "./protocol.js";
+import { begunRound, notOwed, roundVerdict } from "./round.js";
 import { equal, type PatchedSite, type Setup } from "./setup.js";
 import { afterInstruction } from "./shadow-stack.js";
 import { deliver } from "./signals.js";
@@ -23,6 +24,8 @@ export function userSteps(situation: Situation): Change[] {
   const { setup, thread } = situation;
   const { machine, program } = setup;
   const ip = ipOf(machine.valueOf(thread.snapshot));
+  const round = atBorder(situation, ip);
+  if (round !== undefined) return [round];
   if (program.region !== null && thread.expected < 0 && !program.region.has(ip)) return [beginAgain(situation)];
   const site = setup.siteAt(ip);
   const others = actSteps(situation);
@@ -32,6 +35,21 @@ export function userSteps(situation: Situation): Change[] {
   const isSeen = others.length > 0 || mayAct(situation) || (unmaps(setup) && setup.trampolineAt(ip) !== null);
   const own = elsewhere(situation, ip);
   return [{ ...own, ...(isSeen ? {} : { isPrivate: true }) }, ...others];
+}
+
+/** A thread that comes to the code of a probe with two places, or has passed it: the step has no instruction. */
+function atBorder({ setup, thread, registry }: Situation, ip: number): Change | undefined {
+  const { twins } = setup.program;
+  if (twins === null || thread.expected >= 0) return undefined;
+  const { round } = thread;
+  if (round === null)
+    return ip === twins.start
+      ? { label: "comes to the probe", thread: { ...thread, round: begunRound(setup, registry) } }
+      : undefined;
+  if (ip >= twins.start && ip < twins.end) return undefined;
+  const wrong = roundVerdict(round);
+  const change: Change = { label: "has passed the probe", isPrivate: true, thread: { ...thread, round: null } };
+  return wrong === undefined ? change : { ...change, violation: wrong };
 }
 
 /** Whether a trampoline can go away while a thread is in it. */
@@ -121,7 +139,7 @@ function passedBy(situation: Situation, thread: Thread, site: PatchedSite): Thre
   const { setup, space } = situation;
   return isBare(setup, space, site) && !space.isOverwritten
     ? thread
-    : { ...thread, pass: { ...thread.pass, start: -1 } };
+    : { ...thread, pass: { ...thread.pass, start: -1 }, round: notOwed(thread.round) };
 }
 
 /** With the bytes of the instruction that is run. */

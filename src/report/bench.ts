@@ -65,9 +65,8 @@ export const benchText = forPeople((run: BenchRun, style: Style): string => {
     ...siteLines(run),
     "",
   ];
-  const { nop } = forms[costs.layout];
   if (costs.nop5.hit !== null) {
-    const rows = costs.forms.map((form) => [label(form), ...hitCells(form, nop)]);
+    const rows = costs.forms.map((form) => [label(form), ...hitCells(form, likeOf(form, costs))]);
     const builtIn = compiledIn.map((name) => {
       const { hit, refused } = costs[name];
       return [`compiled-in ${name}`, "", hit === null ? (refused ? "refused" : "?") : ns(hit), "", "", ""];
@@ -91,12 +90,17 @@ function table(rows: readonly (readonly string[])[], style: Style): string[] {
   return [style.quiet(head!), ...rest];
 }
 
+/** Which compiled-in nop the place is like that is passed. */
+const likeOf = ({ hit }: FormCost, { layout }: Costs): LongNop =>
+  layout === "universal" ? (hit?.ran ?? "nop5") : forms[layout].nop;
+
 /** @param like which compiled-in nop is like the rewritten one */
 function hitCells({ hit }: FormCost, like: LongNop): string[] {
   if (hit === null) return [];
-  const { nop, rewritten, toNop, optimized } = hit;
+  const { nop, rewritten, toNop, optimized, ran } = hit;
+  const how = `${optimized ? "call" : "trap"}${ran === null ? "" : ` (${ran === "nop5" ? "nop5" : "nop,nop10"})`}`;
   const toCompiledIn = { nop5: hit.toNop5, nop10: hit.toNop10 }[like];
-  return [ns(nop), ns(rewritten), toNop.toFixed(2), toCompiledIn?.toFixed(2) ?? "-", optimized ? "call" : "trap"];
+  return [ns(nop), ns(rewritten), toNop.toFixed(2), toCompiledIn?.toFixed(2) ?? "-", how];
 }
 
 const label = ({ tactic, guard }: Pick<FormCost, "tactic" | "guard">): string =>

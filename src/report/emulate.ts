@@ -20,6 +20,9 @@ export interface EmulateRun {
   readonly title: string;
   /** Of a probe: the link-time address of its note. */
   readonly location?: Vaddr;
+  /** Of a universal probe: its other place, and what the selector holds in this run. */
+  readonly twin?: Vaddr | null;
+  readonly selector?: 0 | 1 | null;
   readonly scenario: Scenario;
   readonly result: Outcome;
 }
@@ -46,8 +49,17 @@ export function emulateDocument(runs: readonly EmulateRun[], options: { readonly
     threads: scenario.threads,
     toggles: scenario.toggles,
     fault: scenario.fault?.name ?? null,
-    sites: runs.flatMap(({ title, location }) =>
-      location === undefined ? [] : [{ name: title, location: hex(location) }],
+    sites: runs.flatMap(({ title, location, twin, selector }) =>
+      location === undefined
+        ? []
+        : [
+            {
+              name: title,
+              location: hex(location),
+              twin: twin === undefined || twin === null ? null : hex(twin),
+              selector: selector ?? null,
+            },
+          ],
     ),
     states: sum((r) => r.states),
     steps: sum((r) => r.transitions),
@@ -72,10 +84,12 @@ export function emulateDocument(runs: readonly EmulateRun[], options: { readonly
 
 /** The same for people. */
 export const emulateText = forPeople((run: EmulateRun, style: Style): string => {
-  const { scenario, result, title, location } = run;
-  const at = location === undefined ? "" : ` at ${hex(location)}`;
+  const { scenario, result, title, location, twin, selector } = run;
+  const both = twin === undefined || twin === null ? "" : ` and ${hex(twin)}`;
+  const at = location === undefined ? "" : ` at ${hex(location)}${both}`;
+  const held = selector === undefined || selector === null ? "" : `, selector ${selector}`;
   const head = [
-    `${title}${at}, Linux ${kernelNamed(scenario.kernel).range}`,
+    `${title}${at}${held}, Linux ${kernelNamed(scenario.kernel).range}`,
     count(scenario.threads, "thread"),
     `attached and detached ${scenario.toggles === 1 ? "once" : `${scenario.toggles} times`}`,
     ...(scenario.fault ? [`fault: ${scenario.fault.name}`] : []),

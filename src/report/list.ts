@@ -15,6 +15,8 @@ export interface ListedSite {
   /** What stands there: a known probe instruction, a disassembly, or in parentheses why there is none. */
   readonly instruction: string;
   readonly function: string | null;
+  /** The other place of a universal probe, of which a pass runs one; else null. */
+  readonly twin: Vaddr | null;
 }
 
 export interface ListedFile {
@@ -38,6 +40,7 @@ export const listDocument = (files: readonly ListedFile[]): object => ({
       arguments: site.arguments,
       instruction: site.instruction,
       function: site.function,
+      twin: site.twin === null ? null : hex(site.twin),
     })),
   })),
 });
@@ -48,10 +51,12 @@ export const listText = forPeople((file: ListedFile, style: Style): string => {
   const path = file.path;
   if (file.sites.length === 0) return `${style.heading(path)}: no USDT probes, ${buildId}\n`;
   const withSemaphores = file.sites.some((site) => site.semaphore !== 0);
+  const withTwins = file.sites.some((site) => site.twin !== null);
   const row = (site: ListedSite): string[] => [
     `${site.provider}:${site.name}`,
     hex(site.location),
     site.instruction,
+    ...(withTwins ? [site.twin === null ? "-" : hex(site.twin)] : []),
     ...(withSemaphores ? [site.semaphore === 0 ? "-" : hex(site.semaphore)] : []),
     site.function ?? "-",
     site.arguments.join(" "),
@@ -60,15 +65,18 @@ export const listText = forPeople((file: ListedFile, style: Style): string => {
     "PROBE",
     "LOCATION",
     "INSTRUCTION",
+    ...(withTwins ? ["TWIN"] : []),
     ...(withSemaphores ? ["SEMAPHORE"] : []),
     "FUNCTION",
     "ARGUMENTS",
   ];
   const [head, ...rows] = columns([header, ...file.sites.map(row)], "  ");
-  return [
-    `${style.heading(path)}: ${count(file.sites.length, "USDT probe")}, ${buildId}`,
-    style.quiet(head!),
-    ...rows,
-    "",
-  ].join("\n");
+  return [`${style.heading(path)}: ${probes(file.sites)}, ${buildId}`, style.quiet(head!), ...rows, ""].join("\n");
 });
+
+/** How many there are: one with two notes is one, and that is said. */
+function probes(sites: readonly ListedSite[]): string {
+  const second = sites.filter((site) => site.twin !== null).length / 2;
+  const all = count(sites.length - second, "USDT probe");
+  return second === 0 ? all : `${all}, ${second} of them with two places`;
+}

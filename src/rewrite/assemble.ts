@@ -9,19 +9,22 @@
  * tell where. Where the file has bytes that no header describes, all of it stays in place (unloaded.ts).
  */
 
-import { createHash } from "node:crypto";
+import { constants as bufferLimits } from "node:buffer";
 import { alignUp, type FileOffset, fileOffset, type Interval, interval, PAGE_SIZE, type Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import type { ElfImage, ProgramHeader, Section } from "../elf/image.js";
 import { renumberSymbols } from "../elf/renumber-symbols.js";
+import { InputError } from "../errors.js";
 import { encodeCarry, sealCarry } from "../rewritten/carry.js";
+import { digestOf } from "../rewritten/content-digest.js";
 import { CARRY_SECTION, CODE_SECTION } from "../rewritten/section-names.js";
 import type { SparseContent } from "../sparse-content.js";
 
-import { applyEdits, type Edit, editAt, word } from "./edits.js";
+import { applyEdits, type Edit, editAt, holesAfter, word } from "./edits.js";
 import { type FarPiece, farPieces } from "./far-jumps.js";
 import type { NewCode } from "./new-code.js";
 import { oldPlaces } from "./old-places.js";
+import { betweenHoles, Output, untouchedSections } from "./output-pieces.js";
 import type { Place } from "./place.js";
 import { encodeProgramHeaders, newProgramHeaders, programHeaderEdits, tagEdits } from "./program-headers.js";
 import {
@@ -34,8 +37,8 @@ import {
 } from "./sections.js";
 import { type AddedSymbols, symbolsFor } from "./symbols.js";
 import type { MovedSection } from "./table-growth.js";
-import { type Source, undoFor } from "./undo.js";
-import { unloadedPart, writtenSections } from "./unloaded.js";
+import { undoFor } from "./undo.js";
+import { loadedEnd, unloadedPart, writtenSections } from "./unloaded.js";
 import type { UnwindLayout } from "./unwind/layout.js";
 import { Unwritten } from "./unwritten.js";
 
@@ -57,7 +60,16 @@ export interface Assembly {
   readonly memo: Uint8Array;
   readonly certificates: Uint8Array;
   /** What revert has to come back to. */
-  readonly original: Buffer;
+  readonly original: ElfImage;
+}
+
+/** From there on e_phnum does not say how many there are. */
+const PN_XNUM = 0xffff;
+
+/** It is looked at once more as a file in memory; what is a hole in it costs nothing. */
+function requirePlace(size: number): void {
+  if (size > bufferLimits.MAX_LENGTH)
+    throw new InputError(`the output would need ${size} bytes: more than this version of Node has place for`);
 }
 
 /** Where a section that is not loaded stands in the output. */
@@ -71,14 +83,17 @@ interface Placed {
 export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   const { code } = assembly;
   const sections = outputSections(image, assembly);
+  // From there on numbers of sections mean something else.
+  if (sections.length >= elf.SHN_LORESERVE)
+    throw new InputError(`the output would have ${sections.length} sections: more than 65,279 are not supported`);
   const numbers = renumbering(image, sections);
   const symbols = code && symbolsFor(image, code.newCode, assembly.probeName, sections.findIndex(isNewCode));
-  const { patched, segment } = patch(image, assembly, numbers);
+  const { patched, segment, holes, shared } = patch(image, assembly, numbers);
   const away = movedAway(code);
   const loaded = { patched, segment, vacated: [...away.map(oldPlaceOf), ...(assembly.unwind?.vacated ?? [])] };
   const names = sectionNames(image, sections, symbols);
   const kept = new Set(sections.map((s) => s.origin));
-  const output = new Output();
+  const output = new Output(image.bytes, holes, shared);
   const inPlaceEnd = endOfLoaded(image, code);
   putLoaded(output, assembly, loaded, inPlaceEnd);
   const placed = new Map<Section, Placed>();
@@ -99,9 +114,10 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
   output.sources.push(...(assembly.unwind?.copies ?? []));
   const { memo, certificates, original } = assembly;
   const { pieces } = output;
+  requirePlace(output.at + trailing.length);
   const written = new Unwritten({ size: output.at, pieces });
-  const undo = undoFor(original, written, output.sources, UNSETTLED, trailing.length);
-  const originalHash = createHash("sha256").update(original).digest();
+  const undo = undoFor(original.bytes, written, output.sources, UNSETTLED, trailing.length);
+  const originalHash = digestOf(original.bytes, original.holes, original.zeroTail);
   const carry = encodeCarry({ memo, originalHash, undo, certificates });
   const carryAt = output.at;
   output.put(carry);
@@ -113,30 +129,16 @@ export function assemble(image: ElfImage, assembly: Assembly): SparseContent {
     return p === undefined ? s : { ...s, sh_offset: p.offset, sh_size: p.size, sh_info: p.info ?? s.sh_info };
   });
   output.put(encodeSectionHeaders(final, numbers, names.offsetOf));
-  output.put(trailing);
+  output.putPieces(trailing, unloadedPart(image).trailingStart);
 
   const header = new DataView(patched.buffer, patched.byteOffset);
   header.setBigUint64(40, BigInt(e_shoff), true);
   header.setUint16(60, final.length, true);
   header.setUint16(62, numbers[image.header.e_shstrndx]!, true);
-  const content = { size: output.at, pieces };
+  requirePlace(output.at);
+  const content = { size: output.at + image.zeroTail, pieces };
   sealCarry(carry, carryAt, content);
   return content;
-}
-
-/** The output as far as it is there: pieces in the order in which they stand, and which bytes of the input they are. */
-class Output {
-  readonly pieces: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
-  readonly sources: Source[] = [];
-  /** Where the next piece goes. */
-  at = 0;
-
-  /** @param origin where these bytes stand in the input, if they do */
-  put(bytes: Uint8Array, origin?: number): void {
-    if (bytes.length > 0) this.pieces.push({ offset: this.at, bytes });
-    if (origin !== undefined) this.sources.push({ from: this.at, to: origin, size: bytes.length });
-    this.at += bytes.length;
-  }
 }
 
 /** What is loaded. */
@@ -149,10 +151,15 @@ interface Loaded {
   readonly vacated: readonly Interval<FileOffset>[];
 }
 
-function patch(image: ElfImage, assembly: Assembly, numbers: Uint16Array): Pick<Loaded, "patched" | "segment"> {
+function patch(
+  image: ElfImage,
+  assembly: Assembly,
+  numbers: Uint16Array,
+): Pick<Loaded, "patched" | "segment"> & { readonly holes: readonly Interval[]; readonly shared: readonly Interval[] } {
   const { code, tails, unwind } = assembly;
   const contentEdits = [...assembly.edits, ...(code ? tagEdits(image, code.place) : [])];
-  const patched = applyEdits(image.bytes, contentEdits);
+  const shared = untouchedSections(image, contentEdits, endOfCode(image, code));
+  const patched = applyEdits(image, contentEdits, shared);
   for (const { sh_offset, sh_size } of symbolTables(image))
     renumberSymbols(patched.subarray(sh_offset, sh_offset + sh_size), numbers);
   // Sections that move take their new content along; then the headers are written over where they stood.
@@ -161,10 +168,14 @@ function patch(image: ElfImage, assembly: Assembly, numbers: Uint16Array): Pick<
     return Buffer.concat([patched.subarray(sh_offset, sh_offset + sh_size), tails?.get(section) ?? new Uint8Array(0)]);
   };
   const segment = code && segmentContent(image, assembly, contentOf);
-  for (const edit of headerEdits(image, assembly, contentOf)) patched.set(edit.new, edit.offset);
+  const headers = headerEdits(image, assembly, contentOf);
+  for (const edit of headers) patched.set(edit.new, edit.offset);
   for (const { start, end } of unwind?.vacated ?? []) patched.fill(0, start, end);
-  for (const { offset, bytes } of unwindContent(assembly, false)) patched.set(bytes, offset);
-  return { patched, segment };
+  const frames = unwindContent(assembly, false);
+  for (const { offset, bytes } of frames) patched.set(bytes, offset);
+  const put = [...contentEdits, ...headers].map((edit) => ({ offset: edit.offset, size: edit.new.length }));
+  const framesPut = frames.map(({ offset, bytes }) => ({ offset, size: bytes.length }));
+  return { patched, segment, holes: holesAfter(image.holes, [...put, ...framesPut]), shared };
 }
 
 /** What stays in place, without its holes, and the new segments. */
@@ -272,16 +283,20 @@ function headerEdits(image: ElfImage, assembly: Assembly, contentOf: (section: S
   if (code === undefined) return edits;
   const { place, newCode } = code;
   const headers = programHeaders(image, assembly);
+  if (headers.length >= PN_XNUM)
+    throw new InputError(`the output would have ${headers.length} program headers: more than 65,534 are not supported`);
   fields.writeUInt16LE(headers.length, 56 - 32);
   if (place.kind === "new segment") fields.set(word(place.growth.e_phoff, 8), 0);
   else edits.push(editAt(image, place.offset, newCode.bytes));
   return [...edits, ...programHeaderEdits(image, place, headers, contentOf)];
 }
 
-function endOfLoaded(image: ElfImage, code: Assembly["code"]): number {
-  const end = unloadedPart(image).keptEnd;
-  return code?.place.kind === "rest of page" ? Math.max(end, code.place.offset + code.newCode.bytes.length) : end;
-}
+const endOfLoaded = (image: ElfImage, code: Assembly["code"]): number =>
+  Math.max(unloadedPart(image).keptEnd, endOfCode(image, code));
+
+/** The end of what is loaded in place, with new code in the rest of a page. */
+const endOfCode = (image: ElfImage, code: Assembly["code"]): number =>
+  Math.max(loadedEnd(image), code?.place.kind === "rest of page" ? code.place.offset + code.newCode.bytes.length : 0);
 
 /** The program headers of the output. */
 function programHeaders(image: ElfImage, assembly: Assembly): readonly ProgramHeader[] {
@@ -341,24 +356,6 @@ function movedAway(code: Assembly["code"]): MovedSection[] {
 
 /** Where it stood in the input. */
 const oldPlaceOf = ({ section }: MovedSection): Interval<FileOffset> => interval(section.sh_offset, section.sh_size);
-
-/** The loaded part without the pages that became nothing but zeros. */
-function betweenHoles(bytes: Uint8Array, end: number, vacated: readonly Interval<FileOffset>[]): Interval[] {
-  const parts: Interval[] = [];
-  const zeros = Buffer.alloc(PAGE_SIZE);
-  let from = 0;
-  for (const v of [...vacated].sort((a, b) => a.start - b.start))
-    for (
-      let page = Math.floor(v.start / PAGE_SIZE) * PAGE_SIZE;
-      page + PAGE_SIZE <= end && page < v.end;
-      page += PAGE_SIZE
-    ) {
-      if (page < from || !zeros.equals(bytes.subarray(page, page + PAGE_SIZE))) continue;
-      if (page > from) parts.push({ start: from, end: page });
-      from = page + PAGE_SIZE;
-    }
-  return [...parts, { start: from, end }];
-}
 
 /**
  * A section's new bytes, to be written elsewhere. Where its old ones stay, which belong to nothing then, they are as

@@ -1,8 +1,9 @@
 /**
  * Edits: what changes in the bytes that stay where they are, as (offset, old bytes, new bytes).
  */
-import { type FileOffset, fileOffset, hex, type Vaddr } from "../address.js";
+import { type FileOffset, fileOffset, hex, type Interval, type Vaddr } from "../address.js";
 import { type ElfImage, offsetOf } from "../elf/image.js";
+import { outside, union, without } from "../intervals.js";
 
 export interface Edit {
   readonly offset: FileOffset;
@@ -35,11 +36,19 @@ export function word(value: number, size: 4 | 8): Uint8Array {
 }
 
 /**
- * A copy of the file's bytes with all edits.
+ * A copy of the file's bytes with all edits. What is a hole takes no memory.
+ * @param uncopied stretches that are zeros in the copy, for nobody asks it for them; ascending, and without edits
  * @throws Error where two edits overlap: no two parts of a plan may change the same byte
  */
-export function applyEdits(bytes: Buffer, edits: readonly Edit[]): Buffer {
-  const result = Buffer.from(bytes);
+export function applyEdits(
+  { bytes, holes }: Pick<ElfImage, "bytes" | "holes">,
+  edits: readonly Edit[],
+  uncopied: readonly Interval[] = [],
+): Buffer {
+  const left = union([...holes, ...uncopied]);
+  const result = left.length === 0 ? Buffer.from(bytes) : Buffer.alloc(bytes.length);
+  if (left.length > 0)
+    for (const { start, end } of outside(left, { start: 0, end: bytes.length })) bytes.copy(result, start, start, end);
   let reach = 0;
   for (const edit of [...edits].sort((a, b) => a.offset - b.offset)) {
     if (edit.offset < reach) throw new Error(`two edits overlap at offset ${hex(edit.offset)}`);
@@ -48,3 +57,12 @@ export function applyEdits(bytes: Buffer, edits: readonly Edit[]): Buffer {
   }
   return result;
 }
+
+/** The holes that are left where bytes are put into some. */
+export const holesAfter = (
+  holes: readonly Interval[],
+  put: readonly { readonly offset: number; readonly size: number }[],
+): readonly Interval[] =>
+  holes.length === 0
+    ? holes
+    : without(holes, union(put.map(({ offset, size }) => ({ start: offset, end: offset + size }))));

@@ -79,6 +79,7 @@ const KILLING = rangesWhere((kernel) => kernel.killsForkedChildren);
 const OVERWRITING = rangesWhere((kernel) => kernel.writesRedZone);
 const STEPPING = rangesWhere((kernel) => kernel.treats.nop5 === "stepped");
 const REFUSING = rangesWhere((kernel) => kernel.acrossPages === "refused");
+const TEARING = rangesWhere((kernel) => kernel.optimizes === "nop5" && kernel.tearsCalls !== null);
 const DAMAGING = kernels.flatMap(({ damages }) => damages ?? []).join(", ");
 
 /**
@@ -167,7 +168,7 @@ function detachHazard(context: HazardContext): Hazard[] {
   return [
     {
       code: "detach",
-      message: `Linux ${DAMAGING} may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357; usdt-nop5 doctor tries it; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
+      message: `Linux ${DAMAGING} may leave a damaged instruction at a nop5 when its tracer goes (CVE-2026-72357), and ${TEARING} when two have traced it at the same time and another process of the file had no room near it (one tracer at a time is safe; usdt-nop5 doctor tries both; ${way(makesNop5, "--layout nop,nop10 is safe")})`,
     },
   ];
 }

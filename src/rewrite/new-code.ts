@@ -171,17 +171,24 @@ const probeName = (site: Vaddr): string => `the probe of ${site}`;
 /** Where in a unit the places of a probe are, by label. */
 type ProbeLabels = Pick<UniversalPlaces, "first"> & Partial<UniversalPlaces>;
 
-/** @param lower says from where on rsp is lower, and by how much */
-function writeProbe(code: Unit, site: Vaddr, form: WrittenForm, lower: (by: number) => void): ProbeLabels {
+/** @param lower says from where on rsp is lower, and by how much, and whether the original has passed its nop there */
+function writeProbe(
+  code: Unit,
+  site: Vaddr,
+  form: WrittenForm,
+  lower: (by: number, isPast?: boolean) => void,
+): ProbeLabels {
   lower(0);
   if (isUniversal(form)) return writeUniversal(code, form, site, lower);
   const { bytes, location, stackShift } = form;
   const patched = location + form.patched.offset;
-  // A guard's second half runs with rsp still lowered.
   code.raw(bytes.subarray(0, location));
   lower(stackShift);
   code.label(probeName(site)).raw(bytes.subarray(location, patched));
   code.unsplit(bytes.subarray(patched, patched + form.patched.size), "the probe");
+  // A guard's second half runs with rsp still lowered, and where the original has passed its nop: the frame record of a
+  // damaged file may end there.
+  if (form.guard) lower(stackShift, true);
   code.raw(bytes.subarray(patched + form.patched.size));
   return { first: { label: probeName(site), stackShift } };
 }
@@ -207,7 +214,7 @@ function chunkCode(
       const { site, form } = fragment;
       labels.set(
         site,
-        writeProbe(code, site, form, (by) => void from(site, by)),
+        writeProbe(code, site, form, (by, isPast) => void from(isPast ? vaddr(site + 1) : site, by)),
       );
       continue;
     }

@@ -35,7 +35,7 @@ import { formOf, isUniversal, type SingleForm } from "./written-form.js";
 /** What the output has to be. */
 interface Planned {
   /** The input, byte for byte. */
-  readonly original: Buffer;
+  readonly original: ElfImage;
   /** The input with the edits that come before all others, and room for new words. */
   readonly image: ElfImage;
   readonly assembly: Assembly;
@@ -54,7 +54,7 @@ export class NotAsPlanned extends Error {
 
 /** @throws NotAsPlanned */
 export function checkPlaced(content: SparseContent, planned: Planned): void {
-  const file = new Unwritten(content);
+  const file = new Unwritten(content, planned.original.zeroTail);
   const output: Output = { file, image: parsed(file) };
   checkNotes(output, planned);
   checkSections(output, planned);
@@ -358,7 +358,7 @@ function checkWayBack({ file, image: output }: Output, { original }: Planned): v
   file.needSection(section);
   const leads = orNotAsPlanned("the output could not be reverted", () => {
     const { inPlace, undo } = readCarry(output)!;
-    return inPlace && leadsTo(file, undo, original);
+    return inPlace && leadsTo(file, undo, original.bytes);
   });
   if (!leads) throw new NotAsPlanned("the output would not revert to the input");
 }

@@ -9,6 +9,7 @@ import { addTo } from "../grouped.js";
 import { indexOf } from "../x86/decode.js";
 import { Claims } from "./claims.js";
 import type { InputTables } from "./input-tables.js";
+import { combination, longerNops, overwritten } from "./kept-probes.js";
 import { type Claim, movedBy, outsideOf, overlap, pinObstacle, probesOf, taken } from "./overlaps.js";
 import type { Proposal, SiteContext, Tactic, TacticName, WantedProbe } from "./proposal.js";
 import { Refusal, refuse } from "./refusal.js";
@@ -113,6 +114,9 @@ class Planning {
   private readonly candidates: Map<Vaddr, WantedSite>;
   private readonly pinned: ReadonlyMap<Vaddr, string>;
   private readonly done = new Set<Vaddr>();
+  private readonly longer: ReadonlyMap<Vaddr, Vaddr>;
+  /** All sites, ascending. */
+  private readonly ordered: Float64Array;
 
   constructor(
     private readonly tables: InputTables,
@@ -123,6 +127,8 @@ class Planning {
     this.wanted = [...wanted].sort((a, b) => a.location - b.location);
     this.candidates = new Map(wanted.map((w) => [w.location, w]));
     this.pinned = new Map(wanted.flatMap((w) => (w.pinned === undefined ? [] : [[w.location, w.pinned] as const])));
+    this.longer = longerNops(tables.facts.image, sites);
+    this.ordered = Float64Array.from(sites).sort();
   }
 
   /** Those that are left are to be something plainer. @returns whether there are any */
@@ -232,7 +238,13 @@ class Planning {
   }
 
   private obstacle(proposal: Proposal): Refusal | undefined {
-    return pinObstacle(proposal, this.pinned) ?? overlap(proposal, this.windows, this.claimed);
+    const isKept = (address: Vaddr): boolean => this.sites.has(address) && !this.done.has(address);
+    return (
+      pinObstacle(proposal, this.pinned) ??
+      overlap(proposal, this.windows, this.claimed) ??
+      overwritten(proposal, this.ordered, isKept) ??
+      combination(proposal, isKept)
+    );
   }
 
   /** What a tactic proposes, if nothing is in its way. */
@@ -249,12 +261,19 @@ class Planning {
       facts: this.tables.facts,
       tables: this.tables,
       probe: (address) => this.candidates.get(address),
-      isSite: (address) => this.sites.has(address),
+      isSite: (address) => this.sites.has(address) || this.isOfKept(address, site),
       isFree: (start, end) => !this.changes({ start, end }),
       isMoved: (address) => this.moved.has(address),
       unwindable: this.unwindable,
       evicts: false,
     };
+  }
+
+  /** Whether a longer nop stands here that makes, with the nop before it, a probe that stays what it is. */
+  private isOfKept(address: Vaddr, site: Vaddr): boolean {
+    const probe = this.longer.get(address);
+    if (probe === undefined || probe === site || this.done.has(probe)) return false;
+    return !this.candidates.has(probe) || this.skipped.has(probe);
   }
 
   private accept(proposal: Proposal): void {

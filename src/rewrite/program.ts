@@ -14,10 +14,11 @@ import { derivedBuildId } from "../rewritten/derived-build-id.js";
 import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { ProbeNames } from "./apart.js";
-import { applyEdits, type Edit, editAt } from "./edits.js";
+import { applyEdits, type Edit, editAt, holesAfter } from "./edits.js";
 import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
 import { type Selection, selectSites } from "./select.js";
+import { refuseOtherFrames } from "./two-tables.js";
 
 /** The providers of glibc, its dynamic loader, and GCC's libraries. */
 const libraries = new Set(["libc", "rtld", "libm", "libpthread", "libgcc", "libstdcxx"]);
@@ -101,7 +102,10 @@ export class Program {
    * @throws InputError where a table that has to be trusted (.eh_frame, relocations, symbols) is damaged
    */
   get facts(): ProgramFacts {
-    this.#facts ??= gatherFacts(this.#file, [...this.sites.keys(), ...this.forks.places]);
+    if (this.#facts === undefined) {
+      this.#facts = gatherFacts(this.#file, [...this.sites.keys(), ...this.forks.places]);
+      refuseOtherFrames(this.image, this.#facts.functions.ehFrame);
+    }
     return this.#facts;
   }
 
@@ -116,7 +120,12 @@ export class Program {
 /** @throws InputError where the file's notes are damaged */
 export function readProgram(original: ElfImage, options: RewriteOptions): Program {
   const before = options.newBuildId ? newBuildId(original) : [];
-  const image = before.length === 0 ? original : parseElf(applyEdits(original.bytes, before));
+  if (before.length === 0) return new Program(original, original, options);
+  const holes = holesAfter(
+    original.holes,
+    before.map((edit) => ({ offset: edit.offset, size: edit.new.length })),
+  );
+  const image = parseElf(applyEdits(original, before), { holes, zeroTail: original.zeroTail });
   return new Program(original, image, options);
 }
 

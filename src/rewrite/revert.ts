@@ -6,7 +6,7 @@
 import type { ElfImage } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
-import type { SparseContent } from "../sparse-content.js";
+import { type SparseContent, wholeFile } from "../sparse-content.js";
 
 /**
  * The original file, byte for byte.
@@ -17,6 +17,5 @@ export function revert(image: ElfImage): SparseContent {
   if (carry === undefined) throw new InputError("not a rewritten file: there is nothing to revert");
   if (!isUntouched(image))
     throw new InputError("changed since it was rewritten (by strip, for example): the original cannot be restored");
-  const bytes = makeOriginal(image, carry);
-  return { size: bytes.length, pieces: [{ offset: 0, bytes }] };
+  return wholeFile(makeOriginal(image, carry));
 }

@@ -12,12 +12,12 @@
  *     assemble.ts          bytes
  *     placed.ts            a last look at them
  */
-import { type ElfImage, parseElf } from "../elf/image.js";
+import { type ElfImage, fileSize, parseElf } from "../elf/image.js";
 import { type Carry, isUntouched, makeOriginal, readCarry } from "../rewritten/carry.js";
 import { encodeCertificates } from "../rewritten/certificate.js";
 import type { RewriteOptions, RewriteResult } from "../rewritten/contract.js";
 import { encodeMemo } from "../rewritten/memo.js";
-import { isContent, type SparseContent } from "../sparse-content.js";
+import { isContent, type SparseContent, wholeFile } from "../sparse-content.js";
 import { type Assembly, assemble } from "./assemble.js";
 import { certificatesFor } from "./certificates.js";
 import { type Changes, changesFor, movedSymbols } from "./changes.js";
@@ -51,13 +51,15 @@ export function rewrite(image: ElfImage, options: RewriteOptions): Rewritten {
   // What the file says about itself may be anything. That there is nothing to do shows in what comes out again.
   const original = originalOf(image, carry);
   const { report, content, plan } = rewriteOriginal(original, options);
-  if (content !== null && isContent(content, image.bytes)) return { report: nothingToDo(report), content: null, plan };
+  if (content !== null && isContent(content, image)) return { report: nothingToDo(report), content: null, plan };
   // Where these options change nothing the original is the output, and not what was made of it before.
-  const whole = { size: original.bytes.length, pieces: [{ offset: 0, bytes: original.bytes }] };
-  return { report: { ...report, inputSize: image.bytes.length }, content: content ?? whole, plan };
+  return { report: { ...report, inputSize: fileSize(image) }, content: content ?? wholeFile(original), plan };
 }
 
-const originalOf = (image: ElfImage, carry: Carry): ElfImage => parseElf(makeOriginal(image, carry));
+function originalOf(image: ElfImage, carry: Carry): ElfImage {
+  const original = makeOriginal(image, carry);
+  return parseElf(original.bytes, original);
+}
 
 function rewriteOriginal(original: ElfImage, options: RewriteOptions): Rewritten {
   const program = readProgram(original, options);
@@ -84,7 +86,7 @@ function follow(program: Program, course: Course): Rewritten | string {
   const facts = program.tables?.facts;
   const { layout, ...said } = outcome;
   const result = (content: SparseContent | null, edits: readonly Edit[]): Rewritten => {
-    const inputSize = program.original.bytes.length;
+    const inputSize = fileSize(program.original);
     return {
       report: { layout, inputSize, outputSize: content?.size ?? inputSize, ...said },
       content,
@@ -97,7 +99,7 @@ function follow(program: Program, course: Course): Rewritten | string {
   const content = assemble(changes.image, assembly);
   // Whatever went wrong until here: the output is what the report says, or nothing is written.
   checkPlaced(content, {
-    original: program.original.bytes,
+    original: program.original,
     image: changes.image,
     frames: facts?.functions.ehFrame,
     assembly,
@@ -139,6 +141,6 @@ function assemblyOf(
     },
     memo: encodeMemo(options, outcome),
     certificates: encodeCertificates(certificatesFor(tables?.facts, proposals, code?.newCode)),
-    original: original.bytes,
+    original,
   };
 }

@@ -8,6 +8,7 @@ import { hex, vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
 import { type ElfImage, offsetOf, type ProgramHeader, type Section } from "../elf/image.js";
 import { InputError } from "../errors.js";
+import { refuseOtherCount } from "./two-tables.js";
 
 /** Segments that are bytes of other segments, or none. */
 const plain = new Set<number>([elf.PT_NULL, elf.PT_LOAD, elf.PT_GNU_STACK, elf.PT_GNU_RELRO]);
@@ -35,6 +36,9 @@ export function refuseTwoReadings(image: ElfImage): void {
     const second = programHeaders.filter((p) => p.p_type === type)[1];
     if (second !== undefined) throw damaged(`there is another segment of type ${hex(type)}`, second);
   }
+  if (sections[0]?.sh_type !== elf.SHT_NULL)
+    throw new InputError("damaged: the first section header is no empty one", "section header 0");
+  refuseOtherCount(image);
   for (const section of sections) {
     const problem = isExact(section) ? sectionProblem(image, section) : "has a number beyond 2^53";
     if (problem !== undefined)
@@ -82,8 +86,16 @@ function sectionProblem(
   image: ElfImage,
   { sh_type, sh_flags, sh_addr, sh_offset, sh_size }: Section,
 ): string | undefined {
+  // The last name would go on in whatever is added.
+  if (sh_type === elf.SHT_STRTAB && sh_size > 0 && image.bytes[sh_offset + sh_size - 1] !== 0)
+    return "does not end with a NUL";
   const isStored = sh_type !== elf.SHT_NULL && sh_type !== elf.SHT_NOBITS && sh_size > 0;
-  if (!isStored || (sh_flags & elf.SHF_ALLOC) === 0) return undefined;
+  if (!isStored) return undefined;
+  if ((sh_flags & elf.SHF_ALLOC) === 0) {
+    const isIn = (p: ProgramHeader): boolean =>
+      p.p_type === elf.PT_LOAD && sh_offset < p.p_offset + p.p_filesz && sh_offset + sh_size > p.p_offset;
+    return image.programHeaders.some(isIn) ? "is not loaded, and stands in a segment that is" : undefined;
+  }
   const last = sh_size - 1;
   if (offsetOf(image, sh_addr) === sh_offset && offsetOf(image, vaddr(sh_addr + last)) === sh_offset + last)
     return undefined;

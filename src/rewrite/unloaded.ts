@@ -36,7 +36,7 @@ export function writtenSections(image: ElfImage, keptEnd: number, changes: (sect
 }
 
 /** Where the content of the last segment ends in the file. */
-const loadedEnd = ({ programHeaders }: ElfImage): number =>
+export const loadedEnd = ({ programHeaders }: ElfImage): number =>
   Math.max(...programHeaders.filter((p) => p.p_type === elf.PT_LOAD).map((p) => p.p_offset + p.p_filesz));
 
 /** How the part of a file is used that is not loaded. */

@@ -8,7 +8,7 @@ import * as elf from "../elf/constants.js";
 import { type ElfImage, parseElf, read64, type Section } from "../elf/image.js";
 import type { ByteSource } from "../rewritten/undo.js";
 import { countWhile } from "../sorted.js";
-import type { SparseContent } from "../sparse-content.js";
+import { isZero, type SparseContent } from "../sparse-content.js";
 
 export class Unwritten implements ByteSource {
   readonly length: number;
@@ -16,10 +16,14 @@ export class Unwritten implements ByteSource {
   /** Of the file's size; zeros where nobody asked. */
   readonly #bytes: Buffer;
 
-  constructor({ size, pieces }: SparseContent) {
-    this.length = size;
+  /** @param zeroTail how many zeros at its end are no part of what is parsed */
+  constructor(
+    { size, pieces }: SparseContent,
+    private readonly zeroTail = 0,
+  ) {
+    this.length = size - zeroTail;
     this.#pieces = pieces;
-    this.#bytes = Buffer.alloc(size);
+    this.#bytes = Buffer.alloc(this.length);
   }
 
   /** Parses it. What sections hold has to be asked for. @throws InputError where it is no program */
@@ -34,7 +38,7 @@ export class Unwritten implements ByteSource {
       const names = e_shoff + view.getUint16(62, true) * elf.SHDR_SIZE;
       if (names + elf.SHDR_SIZE <= this.length) this.need(read64(view, names + 24), read64(view, names + 32));
     }
-    return parseElf(bytes);
+    return parseElf(bytes, { holes: [], zeroTail: this.zeroTail });
   }
 
   /** Puts bytes in place, as far as they are in the file. */
@@ -95,5 +99,3 @@ export class Unwritten implements ByteSource {
     });
   }
 }
-
-const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0);

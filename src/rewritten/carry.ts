@@ -2,10 +2,10 @@
  * What a rewritten file carries so that it can be taken back: section `.usdt_nop5`, which is not loaded.
  *
  *     "USDTNOP5"  u32 version
- *     32 bytes    SHA-256 of the whole file with these and the next 8 bytes zero: revert refuses where it does not fit
+ *     32 bytes    digest (content-digest.ts) of the whole file with these and the next 8 bytes zero: revert refuses where it does not fit
  *     8 bytes     first bytes of the SHA-256 of this section with these 8 zero: whether the section itself is whole
  *     u48, u48    where this section stands in the file, and the file's size: other tools change them
- *     32 bytes    SHA-256 of the original
+ *     32 bytes    digest of the original
  *     u32 size    memo: JSON, which options were used and what became of each site
  *     undo        how to make the original from this file (undo.ts)
  *     claims      what is claimed of the functions that changed (rewritten/certificate.ts): up to the section's end. Files that
@@ -14,11 +14,13 @@
 
 import { createHash } from "node:crypto";
 import { hex } from "../address.js";
-import { type ElfImage, sectionBytes, sectionNamed } from "../elf/image.js";
+import { type ElfImage, fileSize, sectionBytes, sectionNamed } from "../elf/image.js";
 import { InputError } from "../errors.js";
-import type { SparseContent } from "../sparse-content.js";
+import { union } from "../intervals.js";
+import type { FileBytes, SparseContent } from "../sparse-content.js";
+import { ContentDigest, digestOf } from "./content-digest.js";
 import { CARRY_SECTION } from "./section-names.js";
-import { decodeUndo, encodeUndo, fileSource, followAll, misled, type Undo } from "./undo.js";
+import { decodeUndo, encodeUndo, fileSource, followAll, misled, type Undo, zerosLeft } from "./undo.js";
 import { Cursor } from "./varints.js";
 
 const MAGIC = "USDTNOP5";
@@ -83,8 +85,11 @@ export function readCarry(image: ElfImage): Carry | undefined {
   const bytes = sectionBytes(image, section);
   const damaged = (): InputError => new InputError(`damaged ${CARRY_SECTION}`, `offset ${hex(section.sh_offset)}`);
   if (bytes.length < MEMO_AT + 4 || bytes.toString("latin1", 0, MAGIC.length) !== MAGIC) throw damaged();
-  if (bytes.readUInt32LE(MAGIC.length) !== VERSION)
-    throw new InputError(`${CARRY_SECTION} was written by another version of this program`);
+  const version = bytes.readUInt32LE(MAGIC.length);
+  if (version !== VERSION)
+    throw new InputError(
+      `${CARRY_SECTION} was written by ${version > VERSION ? "a newer" : "an older"} version of this program (format ${version}; this one reads ${VERSION})`,
+    );
   if (!checkOf(bytes).equals(bytes.subarray(CHECK_AT, CHECK_AT + CHECK_SIZE))) throw damaged();
   const memoEnd = MEMO_AT + 4 + bytes.readUInt32LE(MEMO_AT);
   if (memoEnd > bytes.length) throw damaged();
@@ -97,7 +102,7 @@ export function readCarry(image: ElfImage): Carry | undefined {
     certificates: bytes.subarray(cursor.at),
     inPlace:
       bytes.readUIntLE(PLACE_AT, PLACE_SIZE) === section.sh_offset &&
-      bytes.readUIntLE(PLACE_AT + PLACE_SIZE, PLACE_SIZE) === image.bytes.length,
+      bytes.readUIntLE(PLACE_AT + PLACE_SIZE, PLACE_SIZE) === fileSize(image),
   };
 }
 
@@ -106,40 +111,26 @@ export function isUntouched(image: ElfImage): boolean {
   const section = sectionNamed(image, CARRY_SECTION);
   if (section === undefined) return false;
   const at = section.sh_offset + HASH_AT;
-  const stretches = [...image.holes, { start: at, end: at + HASH_SIZE + CHECK_SIZE }];
-  const pieces: { offset: number; bytes: Buffer }[] = [];
-  let from = 0;
-  for (const { start, end } of [...stretches, { start: image.bytes.length, end: 0 }].sort(
-    (a, b) => a.start - b.start,
-  )) {
-    if (start > from) pieces.push({ offset: from, bytes: image.bytes.subarray(from, start) });
-    from = Math.max(from, end);
-  }
-  return hashOf({ size: image.bytes.length, pieces }).equals(image.bytes.subarray(at, at + HASH_SIZE));
+  const unhashed = [...image.holes, { start: at, end: at + HASH_SIZE + CHECK_SIZE }];
+  return digestOf(image.bytes, union(unhashed), image.zeroTail).equals(image.bytes.subarray(at, at + HASH_SIZE));
 }
 
-/** SHA-256 of a file that is not written yet; holes are zeros. */
+/** The digest of a file that is not written yet. */
 function hashOf({ size, pieces }: SparseContent): Buffer {
-  const hash = createHash("sha256");
-  const zeros = Buffer.alloc(1 << 16);
+  const digest = new ContentDigest();
   let at = 0;
-  const skipTo = (end: number): void => {
-    for (; at < end; at += Math.min(zeros.length, end - at))
-      hash.update(zeros.subarray(0, Math.min(zeros.length, end - at)));
-  };
   for (const { offset, bytes } of pieces) {
-    skipTo(offset);
-    hash.update(bytes);
+    digest.zeros(offset - at);
+    digest.bytes(bytes);
     at = offset + bytes.length;
   }
-  skipTo(size);
-  return hash.digest();
+  digest.zeros(size - at);
+  return digest.digest();
 }
 
 /** What following an undo leads to. */
-interface Restored {
-  readonly bytes: Buffer;
-  /** Whether that is the original: its SHA-256 says so. */
+interface Restored extends FileBytes {
+  /** Whether that is the original: its digest says so. */
   readonly isOriginal: boolean;
 }
 
@@ -147,17 +138,20 @@ interface Restored {
  * Makes the original.
  * @throws InputError where what is carried does not lead to it
  */
-export function makeOriginal(image: ElfImage, carry: Carry): Buffer {
-  const { bytes, isOriginal } = restore(image, carry);
-  if (!isOriginal) throw misled();
-  return bytes;
+export function makeOriginal(image: ElfImage, carry: Carry): FileBytes {
+  const restored = restore(image, carry);
+  if (!restored.isOriginal) throw misled();
+  return restored;
 }
 
 /**
- * Makes what the undo leads to. Where bytes were changed that rewriting had left alone, that is not the original.
+ * Makes what the undo leads to. Where bytes were changed that rewriting had left alone, that is not the original. Zeros
+ * at the end of the file were at the original's.
  * @throws InputError where it asks for what is not there
  */
 export function restore(image: ElfImage, { undo, originalHash }: Carry): Restored {
-  const bytes = followAll(fileSource(image.bytes), undo);
-  return { bytes, isOriginal: createHash("sha256").update(bytes).digest().equals(originalHash) };
+  const { zeroTail } = image;
+  const bytes = followAll(fileSource(image.bytes, image.holes), undo);
+  const holes = zerosLeft(undo, image.bytes.length, image.holes);
+  return { bytes, holes, zeroTail, isOriginal: digestOf(bytes, holes, zeroTail).equals(originalHash) };
 }

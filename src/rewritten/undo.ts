@@ -9,7 +9,9 @@
  * Each list ascends by where it goes, and nothing in it overlaps: following it takes as long as the original is long,
  * whatever is in it, and the original is no longer than the output and the literals together.
  */
+import type { Interval } from "../address.js";
 import { InputError } from "../errors.js";
+import { outside, union } from "../intervals.js";
 import { type Cursor, varints } from "./varints.js";
 
 export interface Undo {
@@ -29,10 +31,38 @@ export interface ByteSource {
   copy(into: Buffer, at: number, from: number, size: number): void;
 }
 
-export const fileSource = (bytes: Buffer): ByteSource => ({
+/** @param holes stretches of zeros that are not copied, ascending: whoever asks has zeros there already */
+export const fileSource = (bytes: Buffer, holes: readonly Interval[] = []): ByteSource => ({
   length: bytes.length,
-  copy: (into, at, from, size) => void bytes.copy(into, at, from, from + size),
+  copy: (into, at, from, size) => {
+    for (const { start, end } of outside(holes, { start: from, end: from + size }))
+      bytes.copy(into, at + start - from, start, end);
+  },
 });
+
+/**
+ * Long stretches of the original that are zeros since nothing makes them anything else, ascending; none where the output
+ * has no holes.
+ * @param length of the output
+ * @param holes of the output, ascending
+ */
+export function zerosLeft(undo: Undo, length: number, holes: readonly Interval[]): readonly Interval[] {
+  if (holes.length === 0) return [];
+  const { originalSize, trailing, copies, words, literals } = undo;
+  const tail = { from: length - trailing, to: originalSize - trailing, size: trailing };
+  const made = [...copies, tail].flatMap(({ from, to, size }) =>
+    outside(holes, { start: from, end: from + size }).map(({ start, end }) => ({
+      start: start - from + to,
+      end: end - from + to,
+    })),
+  );
+  for (const { places } of words) for (const at of Array.from(places)) made.push({ start: at, end: at + 4 });
+  for (const { to, bytes } of literals) made.push({ start: to, end: to + bytes.length });
+  return outside(union(made), { start: 0, end: originalSize }).filter(({ start, end }) => end - start >= LONG_ZEROS);
+}
+
+/** Shorter ones are looked at like anything else. */
+const LONG_ZEROS = 1 << 16;
 
 /** Where a list begins anew, its places are told from 0. */
 export function encodeUndo({ originalSize, trailing, copies, words, literals }: Undo): Uint8Array {

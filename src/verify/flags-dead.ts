@@ -59,12 +59,13 @@ export class FlagReaders {
    * Why a status flag that stands right in front of an instruction may be needed, for people; undefined where it is
    * shown that none is.
    * @param address link-time address
+   * @param flags those that are asked about, as bits of STATUS_FLAGS
    * @throws InputError where a table of the original is damaged
    */
-  readerAfter(address: Vaddr): string | undefined {
+  readerAfter(address: Vaddr, flags = STATUS_FLAGS): string | undefined {
     this.steps = 0;
     const search = new Search(0);
-    search.reach(address, STATUS_FLAGS);
+    search.reach(address, flags);
     return this.run(search);
   }
 

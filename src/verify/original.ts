@@ -7,10 +7,11 @@
  * the bytes that changed are those that rewriting had replaced. Where it does not, a byte changed that rewriting had
  * left alone: that is an answer, not an error.
  */
-import { createHash } from "node:crypto";
 import { type ElfImage, parseElf } from "../elf/image.js";
 import { InputError } from "../errors.js";
 import { type Carry, readCarry, restore } from "../rewritten/carry.js";
+import { digestOf } from "../rewritten/content-digest.js";
+import { type FileBytes, isContent, wholeFile } from "../sparse-content.js";
 import type { FileFinding } from "./contract.js";
 
 export interface Original {
@@ -29,28 +30,28 @@ export function carriedOriginal(rewritten: ElfImage): Original {
   const carry = carryOf(rewritten);
   if (!carry.inPlace)
     throw new InputError("changed since it was rewritten (by strip, for example): give the original with --original");
-  const { bytes, isOriginal } = restore(rewritten, carry);
-  if (isOriginal) return { image: parseElf(bytes), findings: [], asLaidOut: true };
+  const restored = restore(rewritten, carry);
+  if (restored.isOriginal) return { image: parseElf(restored.bytes, restored), findings: [], asLaidOut: true };
   const findings = [
     {
       where: "somewhere outside of what rewriting changed",
       what: "bytes differ: the file no longer leads to its original; --original shows where",
     },
   ];
-  return { image: parsedOrUndefined(bytes), findings, asLaidOut: true };
+  return { image: parsedOrUndefined(restored), findings, asLaidOut: true };
 }
 
 /**
  * The original as the user has it.
  * @throws InputError where the file was not rewritten, what it carries is damaged, or this is not its original
  */
-export function givenOriginal(rewritten: ElfImage, original: Buffer): Original {
-  if (rewritten.bytes.equals(original))
+export function givenOriginal(rewritten: ElfImage, original: FileBytes): Original {
+  if (isContent(wholeFile(original), rewritten))
     throw new InputError("not a rewritten file: it is the same as the original, byte for byte");
   const carry = carryOf(rewritten);
-  if (!createHash("sha256").update(original).digest().equals(carry.originalHash))
+  if (!digestOf(original.bytes, original.holes, original.zeroTail).equals(carry.originalHash))
     throw new InputError("the original does not belong to this file: it was made from another one");
-  return { image: parseElf(original), findings: [], asLaidOut: carry.inPlace };
+  return { image: parseElf(original.bytes, original), findings: [], asLaidOut: carry.inPlace };
 }
 
 function carryOf(rewritten: ElfImage): Carry {
@@ -60,9 +61,9 @@ function carryOf(rewritten: ElfImage): Carry {
   return carry;
 }
 
-function parsedOrUndefined(bytes: Buffer): ElfImage | undefined {
+function parsedOrUndefined(file: FileBytes): ElfImage | undefined {
   try {
-    return parseElf(bytes);
+    return parseElf(file.bytes, file);
   } catch (error) {
     if (error instanceof InputError) return undefined;
     throw error;

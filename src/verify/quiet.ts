@@ -29,6 +29,8 @@ export interface Pair {
   readonly lost: number;
   /** The way that a universal probe's question took, until the probe is passed: the selector is 0 there, or another. */
   readonly arm: "zero" | "one" | undefined;
+  /** The probe that both have passed last, where nothing has run since: what its own code still does belongs to it. */
+  readonly probe: Vaddr | undefined;
   /** The conditional branch or call of the original by which both came here. */
   readonly branch: Vaddr | undefined;
   readonly from: Pair | undefined;

@@ -170,6 +170,7 @@ export class Walk {
       past: false,
       lost: 0,
       arm: undefined,
+      probe: undefined,
       branch: undefined,
       from: undefined,
     });
@@ -281,7 +282,7 @@ export class Walk {
     this.replaced.push(interval(o, nop.length));
     this.ran(interval(r, form.bytes.length), true);
     this.frame(r, [o], here.shift);
-    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.bytes.length), past: false, arm: undefined });
+    this.pairs.push({ ...here, o: nop.end, r: vaddr(r + form.bytes.length), past: false, arm: undefined, probe: o });
     return undefined;
   }
 
@@ -320,9 +321,9 @@ export class Walk {
 
   /** Whether flags that are others on the rewritten side are needed where both go on in the original's code. */
   private flagsProblem(at: Vaddr, lost: number): Problem | undefined {
-    const why = lost === 0 ? undefined : this.subject.flags.readerAfter(at);
-    if (why === undefined) return undefined;
-    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}: ${why}`;
+    const reader = lost === 0 ? undefined : this.subject.flags.readerAfter(at, lost);
+    if (reader === undefined) return undefined;
+    const reason = `the flags, which the question for the selector has changed, may be needed at ${hex(at)}: ${reader}`;
     return { reason, verdict: "unproved", notes: [] };
   }
 
@@ -355,7 +356,7 @@ export class Walk {
     const { here } = step;
     this.passedQuietly(step, true);
     this.ran(instruction, true);
-    this.frame(instruction.start, [here.o, here.from!.o], here.shift);
+    this.frame(instruction.start, [here.o, ...placesOf(here.from!)], here.shift);
   }
 
   /** The call is made before what stands in front of it in the original. */
@@ -427,13 +428,14 @@ export class Walk {
         o: a.target,
         r: b.target,
         lost,
+        probe: undefined,
         past: false,
         jumped: subject.isNew(b.start),
         branch: a.start,
       });
     const ends = (flow & (Flow.Return | Flow.IndirectJump)) !== 0 || endsHere(a);
     if (!ends && ((flow & Flow.Call) === 0 || subject.mayReturn(a)))
-      this.pairs.push({ ...here, o: a.end, r: b.end, lost, past: false });
+      this.pairs.push({ ...here, o: a.end, r: b.end, lost, probe: undefined, past: false });
     return undefined;
   }
 
@@ -474,7 +476,7 @@ export class Walk {
         if (this.subject.isChanged(passed)) this.replaced.push(passed);
     for (const passed of [...rewritten.nops, ...rewritten.jumps]) {
       this.ran(passed, touched);
-      this.frame(passed.start, [here.from!.o, ...original.passed], here.shift);
+      this.frame(passed.start, [...placesOf(here.from!), ...original.passed], here.shift);
     }
     // On the way to new code there may be jumps where the original has none: it is where both came from still, or there
     // already.
@@ -526,6 +528,9 @@ export class Walk {
     });
   }
 }
+
+/** Where the original is, and the probe that it has just passed. */
+const placesOf = ({ o, probe }: Pair): Vaddr[] => (probe === undefined ? [o] : [o, probe]);
 
 /** Both are in one place, in one state but for flags that are lost. */
 const isSamePlace = ({ o, r, shift, pending, arm }: Pair): boolean =>

@@ -99,12 +99,12 @@ const wholeContent = ({ size, pieces }: SparseContent): Buffer => {
   return bytes;
 };
 
-/** Auto as most use it; the two layouts that it chooses from are asked for as well. */
+/** Auto as most use it; the layouts that it chooses from are asked for as well. */
 function layoutOf(random: Random, traced: boolean): Layout {
   const value = random.next();
   // On request nop5 is written where values below rsp are lost while somebody traces: that is known and told.
-  if (traced) return value < 0.6 ? "auto" : "nop,nop10";
-  return value < 0.5 ? "auto" : value < 0.75 ? "nop5" : "nop,nop10";
+  if (traced) return value < 0.4 ? "universal" : value < 0.6 ? "auto" : "nop,nop10";
+  return value < 0.4 ? "universal" : value < 0.5 ? "auto" : value < 0.75 ? "nop5" : "nop,nop10";
 }
 
 /** Kinds of functions that keep something where a traced site may write. */

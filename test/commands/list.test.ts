@@ -67,6 +67,7 @@ describe("list --json", () => {
       "arguments",
       "instruction",
       "function",
+      "twin",
     ]);
   });
 

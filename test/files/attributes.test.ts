@@ -20,7 +20,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { OptionalAttribute } from "../../src/files/attribute-names.js";
 import { withInput } from "../../src/files/input.js";
-import { type Destination, wholeFile, withPlace, writeOutput } from "../../src/files/output.js";
+import { type Destination, withPlace, writeOutput } from "../../src/files/output.js";
 import { extrasOf } from "../../src/files/privileges.js";
 import { folder } from "../sample/sample.js";
 
@@ -56,10 +56,9 @@ function file(content = "old"): string {
 
 async function write(path: string, destination: Destination, giveUp: readonly OptionalAttribute[] = []): Promise<void> {
   const options = { breakHardLinks: false, giveUp };
+  const content = { size: 11, pieces: [{ offset: 0, bytes: Buffer.from("new content") }] };
   await withInput(path, true, (input) =>
-    withPlace(input, destination, options, (place) =>
-      writeOutput(input, wholeFile(Buffer.from("new content")), place, options),
-    ),
+    withPlace(input, destination, options, (place) => writeOutput(input, content, place, options)),
   );
 }
 

@@ -19,8 +19,8 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { InputError } from "../../src/errors.js";
 import { explained } from "../../src/files/file-error.js";
 import { type OpenInput, readParts, withInput } from "../../src/files/input.js";
-import { type Destination, type OutputPlace, wholeFile, withPlace, writeOutput } from "../../src/files/output.js";
-import type { SparseContent } from "../../src/sparse-content.js";
+import { type Destination, type OutputPlace, withPlace, writeOutput } from "../../src/files/output.js";
+import { type SparseContent, wholeFile } from "../../src/sparse-content.js";
 
 import { folder } from "../sample/sample.js";
 
@@ -44,7 +44,8 @@ const placed = (
 const write = (path: string, content: SparseContent, destination: Destination): Promise<void> =>
   placed(path, destination, (input, place) => writeOutput(input, content, place, options));
 
-const text = (content: string): SparseContent => wholeFile(Buffer.from(content));
+const whole = (bytes: Buffer): SparseContent => wholeFile({ bytes, holes: [], zeroTail: 0 });
+const text = (content: string): SparseContent => whole(Buffer.from(content));
 
 describe("holes", () => {
   it("between pieces and up to the size stay holes", async () => {
@@ -72,7 +73,7 @@ describe("holes", () => {
     const bytes = Buffer.alloc(5 * 2 ** 20 + 123);
     for (const at of [0, 65535, 65536, 700_000, 2 ** 20 - 1, 3 * 2 ** 20, bytes.length - 1]) bytes[at] = at % 251 || 7;
     const path = file(bytes);
-    await write(path, wholeFile(bytes), { inPlace: true });
+    await write(path, whole(bytes), { inPlace: true });
     expect(readFileSync(path).equals(bytes)).toBe(true);
     expect(statSync(path).blocks * 512).toBeLessThan(2 ** 20);
   });
@@ -223,11 +224,11 @@ describe("failures leave nothing behind", () => {
     const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
     const program = `
       import { withInput } from "${url("input.js")}";
-      import { wholeFile, withPlace, writeOutput } from "${url("output.js")}";
+      import { withPlace, writeOutput } from "${url("output.js")}";
       const options = { breakHardLinks: false, giveUp: [] };
       await withInput(process.argv[1], true, (input) =>
         withPlace(input, { inPlace: true }, options, (place) =>
-          writeOutput(input, wholeFile(Buffer.from("new")), place, options)));`;
+          writeOutput(input, { size: 3, pieces: [{ offset: 0, bytes: Buffer.from("new") }] }, place, options)));`;
     const child = spawn(process.execPath, ["--input-type=module", "-e", program, path], {
       env: { ...process.env, PATH: `${tools}:${process.env.PATH}` },
       stdio: "ignore",
@@ -265,11 +266,12 @@ describe("errors by their names", () => {
     const url = (module: string): string => pathToFileURL(join(import.meta.dirname, "../../dist/files", module)).href;
     const program = `
       import { withInput } from "${url("input.js")}";
-      import { wholeFile, withPlace, writeOutput } from "${url("output.js")}";
+      import { withPlace, writeOutput } from "${url("output.js")}";
+      import { wholeFile } from "${url("../sparse-content.js")}";
       const options = { breakHardLinks: false, giveUp: [] };
       await withInput(process.argv[1], true, (input) =>
         withPlace(input, { inPlace: false, path: process.argv[1] + ".out" }, options, (place) =>
-          writeOutput(input, wholeFile(input.bytes), place, options))).catch((e) => console.log(e.message));`;
+          writeOutput(input, wholeFile(input), place, options))).catch((e) => console.log(e.message));`;
     const limited = 'ulimit -f 8; exec "$0" --input-type=module -e "$1" "$2"';
     const said = execFileSync("bash", ["-c", limited, process.execPath, program, path], { encoding: "utf8" });
     expect(said).toBe("cannot be written: larger than a file may be\n");

@@ -12,9 +12,11 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { cannotCompile } from "../live/kernel.js";
 import { build, scratch } from "../live/rewriting.js";
 import { corpus, corpusPath, FETCH_TIMEOUT, libraryPath } from "../packages/corpus.js";
+import { rewriteOnce } from "../packages/rewritten-once.js";
 import { crowd } from "./crowd.js";
 import { program, rewritten } from "./family.js";
 import { type Cost, compareForks, type Form } from "./fork-clock.js";
+import type { GuardDocument } from "./versions.js";
 
 /** 2,000 forks of each form, or 480. */
 const LONG = process.env.LONG === "1";
@@ -69,7 +71,8 @@ describe.skipIf(cannotCompile("the cost of forks"))("the cost of forks, untraced
 
   it("postgres: at most 10 percent more", { timeout: FETCH_TIMEOUT }, async () => {
     const compiled = corpusPath(corpus.postgres);
-    const { path, forkGuard } = await rewritten(compiled);
+    const path = scratch("rewritten");
+    const { forkGuard } = await rewriteOnce<GuardDocument>(compiled, path);
     expect(forkGuard?.installed).toBe(true);
     const environment = libraryPath();
     await expectCheap("postgres", { path: compiled, environment }, { path, environment }, 300, 10);
@@ -77,7 +80,8 @@ describe.skipIf(cannotCompile("the cost of forks"))("the cost of forks, untraced
 
   it("a program that opens libjvm.so: at most 40 percent more", { timeout: FETCH_TIMEOUT }, async () => {
     const compiled = corpusPath(corpus.libjvm);
-    const { path, forkGuard } = await rewritten(compiled);
+    const path = scratch("rewritten");
+    const { forkGuard } = await rewriteOnce<GuardDocument>(compiled, path);
     expect(forkGuard?.installed).toBe(true);
     const opens = (library: string): Form => ({ path: "/bin/true", environment: { FORK_CLOCK_OPENS: library } });
     await expectCheap("libjvm.so", opens(compiled), opens(path), 531, 40);

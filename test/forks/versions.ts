@@ -9,9 +9,10 @@
 import { copyFileSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { expect } from "vitest";
+import { rewriteOnce } from "../packages/rewritten-once.js";
 import { type Scratch, scratchDirectory } from "../packages/scratch.js";
 import type { SiteHits } from "../packages/sites.js";
-import { type RewriteDocument, usdtNop5 } from "../packages/tool.js";
+import type { RewriteDocument } from "../packages/tool.js";
 import { counted } from "../packages/twins.js";
 
 export interface GuardDocument extends RewriteDocument {
@@ -41,19 +42,13 @@ export async function makeVersions(file: string, fileName = path.basename(file))
       return path.join(scratch.file(folder), fileName);
     }) as [string, string, string];
     copyFileSync(file, original);
-    const report = await rewritten(original, guarded);
-    await rewritten(original, unguarded, ...WITHOUT_GUARD);
+    const report = await rewriteOnce<GuardDocument>(original, guarded);
+    await rewriteOnce<GuardDocument>(original, unguarded, ...WITHOUT_GUARD);
     return { scratch, original, guarded, unguarded, report };
   } catch (error) {
     scratch.remove();
     throw error;
   }
-}
-
-async function rewritten(input: string, output: string, ...options: readonly string[]): Promise<GuardDocument> {
-  const r = await usdtNop5("rewrite", input, "-o", output, ...options, "--json");
-  if (r.status !== 0) throw new Error(`rewrite ${input} ${options.join(" ")}: exit ${r.status}\n${r.stderr}`);
-  return JSON.parse(r.stdout) as GuardDocument;
 }
 
 /** A test of the guard is worth nothing unless the file has nop5 at nearly all of its sites, and the guard to look after them. */

@@ -4,4 +4,7 @@
  */
 import guest from "./guest.config.js";
 
-export default { ...guest, test: { ...guest.test, include: ["test/live/sessions.test.ts"] } };
+export default {
+  ...guest,
+  test: { ...guest.test, include: ["test/live/sessions.test.ts"], setupFiles: ["test/each-file.ts"] },
+};

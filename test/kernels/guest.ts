@@ -1,8 +1,8 @@
 /**
- * What runs on the kernel that is asked: attaches to each kind of nop, and to where a function returns; prints what it
- * saw as JSON. Made into one file.
+ * What runs on the kernel that is asked: attaches to each kind of nop, and to where a function returns, and asks `doctor`;
+ * prints what it saw as JSON. Made into one file; its argument is the command's file.
  */
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { writeProgramFile } from "../../src/live/program-file.js";
 import { runningKernel } from "../../src/live/running-kernel.js";
@@ -10,7 +10,15 @@ import { requireTracefs } from "../../src/live/tracefs.js";
 import { attachUprobes, type Uprobes } from "../../src/live/uprobes.js";
 import { type Nop, nops, type Seen, type When } from "./nops.js";
 import { PASSES, probedNop, SHOWN } from "./probed-nop.js";
-import { askReturn } from "./probed-return.js";
+import { askReturn, type ReturnSeen } from "./probed-return.js";
+
+export interface GuestAnswer {
+  readonly kernel: string;
+  readonly seen: readonly Seen[];
+  readonly returned: ReturnSeen;
+  /** What `doctor --json` said, and how it ended. */
+  readonly doctor: { readonly status: number | null; readonly stdout: string; readonly stderr: string };
+}
 
 /** What the program says next: the bytes at its site; null where it has ended. */
 async function told(child: ChildProcessWithoutNullStreams): Promise<string | null> {
@@ -64,4 +72,9 @@ async function ask(nop: Nop, when: When, tracefs: string): Promise<Seen> {
 const tracefs = requireTracefs();
 const seen: Seen[] = [];
 for (const nop of nops) for (const when of ["before", "running"] as const) seen.push(await ask(nop, when, tracefs));
-console.log(JSON.stringify({ kernel: runningKernel().name, seen, returned: await askReturn() }));
+const { status, stdout, stderr } = spawnSync(process.execPath, [process.argv[2]!, "doctor", "--json"], {
+  encoding: "utf8",
+});
+const returned = await askReturn();
+const answer: GuestAnswer = { kernel: runningKernel().name, seen, returned, doctor: { status, stdout, stderr } };
+console.log(JSON.stringify(answer));

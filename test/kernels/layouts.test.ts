@@ -6,24 +6,42 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { KernelFacts } from "../../src/kernel/kernels.js";
 import { behindFile } from "../behind.js";
 import { cannotCompile } from "../live/kernel.js";
 import { skipBecause } from "../packages/skips.js";
+import type { ClaimName } from "./claims.js";
 import type { Answer, Task } from "./layouts.js";
 import { expected, expectedToggled, type LayoutCase, layoutCases, shown, shownToggled } from "./layouts-table.js";
 import { guestScript, guestTimeout, inGuest, isShort, testKernels } from "./machine.js";
+import { notTried, said, seen } from "./seen.js";
 
 const { kernels, missing } = testKernels();
 const skips =
   skipBecause("layouts on test kernels", kernels.length === 0 ? missing.join("; ") : null) ||
   cannotCompile("layouts on test kernels");
-const table: string[] = [];
 
-afterAll(() => {
-  if (isShort) table.push("not tried: threads and semaphores, and tracers that come and go at combinations");
-  if (!skips) console.log(table.join("\n"));
+beforeAll(() => {
+  if (isShort && !skips) notTried("short form: threads and semaphores, and tracers that come and go at combinations");
 });
+
+/** The claims that these cases show, if they went as expected. */
+function shownBy(run: readonly LayoutCase[], toggle: readonly LayoutCase[], facts: KernelFacts): ClaimName[] {
+  const of = (name: string): readonly LayoutCase[] => run.filter((one) => one.program.name === name);
+  const whole = ["red zone", "threads", "semaphores"].every((name) => of(name).length > 0);
+  const found: [ClaimName, boolean][] = [
+    ["layouts", whole],
+    ["layoutsRefused", whole && run.some(({ place }) => facts.treats[place] === "refused")],
+    ["nop5InSource", run.some(({ form }) => form.isCareless === true)],
+    ["forkGuarded", of("fork").some(({ form }) => form.isGuarded)],
+    ["forkUnguarded", of("fork").some(({ form }) => !form.isGuarded && form.options !== null)],
+    ["fork", of("fork").some(({ form }) => !form.isGuarded && form.options !== null)],
+    ["toggledGuarded", toggle.some(({ form }) => form.isGuarded)],
+    ["toggledUnguarded", toggle.some(({ form }) => !form.isGuarded)],
+  ];
+  return found.flatMap(([claim, holds]) => (holds ? [claim] : []));
+}
 
 describe.skipIf(skips)("layouts on test kernels", guestTimeout, () => {
   let script: string;
@@ -55,8 +73,8 @@ describe.skipIf(skips)("layouts on test kernels", guestTimeout, () => {
         toggle.map((one) => [one.title, ...expectedToggled(one, facts)]),
       );
       const children = toggled.reduce((sum, one) => sum + one.children, 0);
-      const took = `${seconds.toFixed(0)} s`;
-      table.push(`${kernel.series} seen: ${run.length} programs in their layouts, ${children} children (${took})`);
+      seen(kernel, ...shownBy(run, toggle, facts));
+      said(kernel, `${run.length} programs in their layouts, ${children} children (guest: ${seconds.toFixed(0)} s)`);
     },
   );
 });

@@ -6,25 +6,17 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { behindFile } from "../behind.js";
 import { skipBecause } from "../packages/skips.js";
 import { must } from "../run.js";
-import { inGuest, type TestKernel, testKernels } from "./machine.js";
+import { inGuest, isShort, testKernels } from "./machine.js";
+import { said, seen } from "./seen.js";
 
 const { kernels, missing } = testKernels();
 /** BPF programs of several places (uprobe_multi) are from 6.6 on: of Debian's kernels 6.1 has none. */
 const OLDEST = "6.12";
-/** There is little time then. */
-const isShort = process.env.KERNELS === "short";
 const skips = skipBecause("programs on test kernels", kernels.length === 0 ? missing.join("; ") : null);
-
-const table: string[] = [];
-const seen = ({ series, version }: TestKernel, claim: string): void =>
-  void table.push(`${series.padEnd(5)} ${version.padEnd(22)} seen: ${claim}`);
-afterAll(() => {
-  if (table.length > 0) console.log(table.join("\n"));
-});
 
 /** Programs of the reports, compiled into a folder below /tmp, where guests see it. */
 async function compiled(...names: readonly string[]): Promise<string> {
@@ -56,10 +48,7 @@ describe.skipIf(skips)("programs on test kernels", () => {
       // lea of 16 bits, and the call; before 7.2 what is no instruction.
       if (length === "10") expect(stdout).toContain("both gone: 66 8d 64 24 80 e8");
       else expect(stdout).toContain("who calls it dies: Illegal instruction");
-      seen(
-        kernel,
-        "a call changes over detaching and attaching; a failure elsewhere tears a call apart; a cleared counter",
-      );
+      seen(kernel, "movingCall", "noRoom", "torn");
     });
   });
 
@@ -75,7 +64,8 @@ describe.skipIf(skips)("programs on test kernels", () => {
         number
       >;
       expect(numPassedTests, report).toBe(numTotalTests);
-      seen(kernel, `BPF entries, returns and sessions: ${numPassedTests} tests (${run.seconds.toFixed(0)} s)`);
+      seen(kernel, "sessions", "changedRegisters");
+      said(kernel, `BPF entries, returns and sessions: ${numPassedTests} tests (guest: ${run.seconds.toFixed(0)} s)`);
     });
   });
 });

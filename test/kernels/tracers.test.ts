@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { attachedTo, type KernelFacts, type KernelName, type ProbeInstruction } from "../../src/kernel/kernels.js";
 import { behindFile } from "../behind.js";
 import { list } from "../command.js";
@@ -16,6 +16,7 @@ import { build, programSource, rewriteWith } from "../live/rewriting.js";
 import { skipBecause } from "../packages/skips.js";
 import { type LibbpfTracer, libbpfTracers } from "./libbpfs.js";
 import { guestScript, guestTimeout, inGuest, isShort, testKernels } from "./machine.js";
+import { notTried, said, seen } from "./seen.js";
 import type { Attached, Traceable, TracersAnswer, TracersTask } from "./tracers-guest.js";
 
 const { kernels, missing } = testKernels();
@@ -39,11 +40,6 @@ function expected(kernel: KernelFacts, knows: KernelName | null, form: ProbeInst
   return `${PASSES} hits, at +${kernel.name === knows ? attachedTo(kernel, form).offset : 0}`;
 }
 
-const table: string[] = [];
-afterAll(() => {
-  if (table.length > 0) console.log(table.join("\n"));
-});
-
 describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
   let script: string;
   let task: string;
@@ -52,8 +48,8 @@ describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
     script = await guestScript("tracers-guest.ts");
     const libbpf = libbpfTracers(NEWER);
     tracers = libbpf.tracers;
-    for (const line of libbpf.missing) table.push(`not tried: ${line}`);
-    if (isShort) table.push("not tried: bpftrace, and libbpf of a kernel tree, which the long form fetches");
+    for (const line of libbpf.missing) notTried(line);
+    if (isShort) notTried("short form: bpftrace, and libbpf of a kernel tree, which the long form fetches");
     const programs: Traceable[] = [];
     const compiled = await build("gcc", programSource("fork.c"), "-O2");
     for (const form of forms) {
@@ -72,8 +68,8 @@ describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
 
   it.each(kernels.map((kernel) => [`${kernel.series} (${kernel.version})`, kernel] as const))(
     "%s",
-    async (_, { series, version, facts, ...kernel }) => {
-      const run = await inGuest({ series, version, facts, ...kernel }, process.execPath, script, task);
+    async (_, { series, version, facts, ...others }) => {
+      const run = await inGuest({ series, version, facts, ...others }, process.execPath, script, task);
       expect(run.status, run.stderr + run.stdout).toBe(0);
       const { kernel: name, attached, noBpftrace } = JSON.parse(run.stdout) as TracersAnswer;
       expect(name).toBe(facts.name);
@@ -84,11 +80,13 @@ describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
         row(all[n]!.name, (form, i) => `${some[i]!.hits} hits, at +${placeOf(some[i]!, form)}`),
       );
       expect(shown).toEqual(all.flatMap((one) => row(one.name, (form) => expected(facts, one.knows, form))));
-      for (const { name: tracer, knows } of all) {
-        const moves = knows === facts.name ? `goes on to ${facts.optimizes}` : "stays on the nop";
-        table.push(`${series.padEnd(5)} ${version.padEnd(22)} seen: ${tracer} ${moves}`);
-      }
-      if (noBpftrace !== null) table.push(`${series.padEnd(5)} not tried: bpftrace: ${noBpftrace}`);
+      const kernel = { series, version, facts, ...others };
+      if (all.some(({ knows }) => knows === "6.18")) seen(kernel, "libbpf17");
+      if (all.some(({ knows }) => knows === "7.2")) seen(kernel, "libbpf18");
+      if (noBpftrace === null) seen(kernel, "oldTracers", ...(isShort ? [] : (["tracers"] as const)));
+      for (const { name: tracer, knows } of all)
+        said(kernel, `${tracer} ${knows === facts.name ? `goes on to ${facts.optimizes}` : "stays on the nop"}`);
+      if (noBpftrace !== null) said(kernel, `not tried: bpftrace: ${noBpftrace}`);
     },
   );
 });

@@ -8,18 +8,19 @@ import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { instructionsAt } from "../judges/code.js";
+import { instructionsAt, nop5 } from "../judges/code.js";
 import { readNotes } from "../judges/notes.js";
 import { type CorpusFile, corpus, corpusPath, FETCH_TIMEOUT, libraryPath, packagesRoot } from "../packages/corpus.js";
 import { javaImage } from "../packages/java.js";
 import { install, Server } from "../packages/postgres.js";
+import { rewriteOnce } from "../packages/rewritten-once.js";
 import { mustRun, run, type Scratch, scratchDirectory } from "../packages/scratch.js";
 import { skipBecause } from "../packages/skips.js";
 import { counted } from "../packages/twins.js";
 import { bpftraceMissing, withBpftrace } from "./bpftrace.js";
 import { cannotTrace } from "./kernel.js";
 import { libbpfMissing, withLibbpf } from "./libbpf.js";
-import { rewriteWith } from "./rewriting.js";
+import type { Rewritten } from "./rewriting.js";
 
 const noUprobes = cannotTrace("packages for any kernel");
 const noLibbpf = noUprobes || skipBecause("packages for any kernel, by libbpf", libbpfMissing());
@@ -114,28 +115,39 @@ const cases: readonly Case[] = [
   },
 ];
 
-describe.each(cases)("$title, rewritten for any kernel", ({ title, file, passes, prepare, chosen = /^/ }) => {
+/** What auto gives, and what it falls back to; the second for one of them alone, LONG=1 for all. */
+const layouts = ["universal", "nop,nop10"] as const;
+const tried = layouts.flatMap((layout) =>
+  cases
+    .filter(({ title }) => process.env.LONG === "1" || layout === "universal" || title === "libstdc++")
+    .map((one) => ({ ...one, layout })),
+);
+
+describe.each(tried)("$title, rewritten for any kernel: $layout", (one) => {
+  const { title, file, passes, prepare, chosen = /^/, layout } = one;
   let scratch: Scratch;
   let rewritten: string;
   let setup: Setup;
   beforeAll(async () => {
     scratch = scratchDirectory("any");
-    const result = await rewriteWith(corpusPath(file), "--kernel", "any");
-    expect(result.layout).toBe("nop,nop10");
+    rewritten = scratch.file("rewritten");
+    const options = layout === "universal" ? [] : ["--layout", layout];
+    const result = await rewriteOnce<Omit<Rewritten, "path">>(corpusPath(file), rewritten, ...options);
+    expect(result.layout).toBe(layout);
     expect(result.summary.rewritten).toBeGreaterThan(0);
-    rewritten = result.path;
     setup = await prepare(scratch, rewritten);
   }, FETCH_TIMEOUT + 60_000);
   afterAll(() => scratch?.remove());
 
-  it("has a one-byte nop at every note", async () => {
+  it("has a one-byte nop at every note, and nop5 at every second one where there are two", async () => {
     const notes = await readNotes(rewritten);
-    expect(notes.length).toBe(file.sites);
+    expect(notes.length).toBe(layout === "universal" ? 2 * file.sites : file.sites);
     const code = await instructionsAt(
       rewritten,
       notes.map((note) => note.location),
     );
-    expect(notes.filter((note) => code.get(note.location)?.bytes !== "90")).toEqual([]);
+    const wanted = (i: number): string => (layout === "universal" && i % 2 === 1 ? nop5 : "90");
+    expect(notes.filter((note, i) => code.get(note.location)?.bytes !== wanted(i))).toEqual([]);
   });
 
   // A program, a library and a server that forks; LONG=1 tries the others.

@@ -32,7 +32,14 @@ interface BenchDocument {
   readonly forms: readonly {
     readonly tactic: string;
     readonly guard: boolean;
-    readonly hit: { nop: Figure; rewritten: Figure; toNop: number; toNop5: number; optimized: boolean } | null;
+    readonly hit: {
+      nop: Figure;
+      rewritten: Figure;
+      toNop: number;
+      toNop5: number;
+      optimized: boolean;
+      ran: string | null;
+    } | null;
     readonly idle: { nop: Figure; rewritten: Figure; extra: number; noise: number };
   }[];
 }
@@ -102,6 +109,19 @@ describe.skipIf(cannotTrace("bench"))("bench", () => {
     const { stdout } = await runTool(["bench", "--rounds", "1"]);
     const figure = treats.nop10 === "refused" ? "refused" : "\\d";
     expect(stdout).toMatch(new RegExp(`^ {2}compiled-in nop10 +${figure}`, "m"));
+  });
+
+  it("knows probes with two places, and says which of them the passes run", async () => {
+    const { optimizes } = runningKernel();
+    const { layout, forms } = await bench("--layout", "universal");
+    expect(layout).toBe("universal");
+    expect(forms.length).toBe(5);
+    for (const { hit } of forms) {
+      expect(hit!.ran).toBe(optimizes === "nop5" ? "nop5" : "nop10");
+      expect(hit!.optimized).toBe(optimizes !== null);
+    }
+    const { stdout } = await runTool(["bench", "--layout", "universal", "--rounds", "1"]);
+    expect(stdout).toContain(optimizes === "nop5" ? "call (nop5)" : "(nop,nop10)");
   });
 
   it.skipIf(cannotCompile("bench FILE --site"))("measures the form of a file's probe, rewritten or not", async () => {

@@ -5,9 +5,9 @@
 import { spawnSync } from "node:child_process";
 import { release } from "node:os";
 import { describe, expect, it } from "vitest";
-import { kernelThatOptimizes } from "../../src/kernel/kernels.js";
+import { kernelOf, kernelThatOptimizes, parseVersion } from "../../src/kernel/kernels.js";
 import { detached } from "../../src/live/kernel-programs.js";
-import { takesBack } from "../../src/live/kernel-tests.js";
+import { takesBack, takesBackFromTwo } from "../../src/live/kernel-tests.js";
 import { writeProgramFile } from "../../src/live/program-file.js";
 import { findTracefs } from "../../src/live/tracefs.js";
 import { NOP10 } from "../../src/x86/bytes.js";
@@ -79,7 +79,17 @@ describe("doctor", () => {
     if ((await startTool(["--version"], { uid }).ended).status !== 0)
       return console.warn("SKIPPED: doctor without root: others cannot read this folder");
     const document = await doctor({ uid });
-    for (const name of ["tracefs", "uprobes", "nop5", "nop10", "red zone", "fork", "seccomp", "detach"])
+    for (const name of [
+      "tracefs",
+      "uprobes",
+      "nop5",
+      "nop10",
+      "red zone",
+      "fork",
+      "seccomp",
+      "detach",
+      "second tracer",
+    ])
       expect(document.check(name), name).toBe("skipped");
     for (const { status, detail } of document.checks) if (status === "skipped") expect(detail).toMatch(/root/);
     expect(document.checks.some(({ status }) => status === "fail")).toBe(false);
@@ -134,6 +144,17 @@ describe("doctor", () => {
       const left = program.bytesAt(place!.address, 5);
       await program.finish();
       expect(document.check("detach")).toBe(left === "0f1f440000" ? "ok" : "warn");
+    });
+
+    it("about a second tracer: it does harm where a copy of the probe had no room, and there alone", async () => {
+      const document = await doctor();
+      const kernel = kernelOf(parseVersion(release())!);
+      if (kernel.optimizes === null) return console.warn("SKIPPED: a second tracer: nothing is optimized here");
+      const tracefs = findTracefs().path!;
+      const isWhole = await takesBackFromTwo(kernel.optimizes, tracefs);
+      expect(document.check("second tracer")).toBe(isWhole ? "ok" : "warn");
+      expect(isWhole).toBe(kernel.tearsCalls === null);
+      expect(await takesBackFromTwo(kernel.optimizes, tracefs, false)).toBe(document.check("detach") === "ok");
     });
 
     it("about red zones", async () => {

@@ -8,6 +8,7 @@
  * only appended, and our own taken away again, also where the test run is stopped in the middle.
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { uprobeLines } from "../uprobe-lines.js";
 
 const TRACEFS = "/sys/kernel/tracing";
 
@@ -46,8 +47,8 @@ export function record(definitions: readonly EventDefinition[]): Recording {
     process.off("exit", stop);
     if (existsSync(`${instance}/events/${group}/enable`)) writeFileSync(`${instance}/events/${group}/enable`, "0");
     rmdirSync(instance);
-    const ours = readFileSync(`${TRACEFS}/uprobe_events`, "utf8").matchAll(new RegExp(`^p:(${group}/\\S+)`, "gm"));
-    for (const [, event] of ours) appendFileSync(`${TRACEFS}/uprobe_events`, `-:${event}\n`);
+    for (const line of uprobeLines(new RegExp(`^p:${group}/`)))
+      appendFileSync(`${TRACEFS}/uprobe_events`, `-:${/:(\S+)/.exec(line)![1]}\n`);
   };
 
   mkdirSync(instance);

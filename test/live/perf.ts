@@ -6,10 +6,11 @@
  * run's own, and are taken away again, also where perf fails or the run is stopped.
  */
 import { spawnSync } from "node:child_process";
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readNotes } from "../judges/notes.js";
 import { must } from "../run.js";
+import { uprobeLines } from "../uprobe-lines.js";
 import { scratch } from "./rewriting.js";
 import type { Seen, Target } from "./witness.js";
 
@@ -67,12 +68,7 @@ export async function seenByPerf(target: Target, recording: boolean): Promise<Se
 }
 
 /** The events that perf made for a provider. */
-export const eventsOf = (provider: string): readonly string[] =>
-  existsSync(EVENTS)
-    ? readFileSync(EVENTS, "latin1")
-        .split("\n")
-        .filter((line) => line.includes(`:sdt_${provider}/`))
-    : [];
+export const eventsOf = (provider: string): readonly string[] => uprobeLines(new RegExp(`:sdt_${provider}/`));
 
 /** Takes them away without perf; none may be there. */
 export function removeEvents(provider: string): void {

@@ -1,10 +1,9 @@
 /** The tool while it runs: started with an input, signalled, and what it leaves in tracefs. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { bin } from "../command.js";
 import type { Outcome } from "../run.js";
-
-const EVENTS = "/sys/kernel/tracing/uprobe_events";
+import { uprobeLines } from "../uprobe-lines.js";
 
 export interface StartedTool {
   readonly process: ChildProcess;
@@ -73,12 +72,7 @@ export const runTool = (args: readonly string[], options?: ToolOptions): Promise
   startTool(args, options).ended;
 
 /** The events that a run of the tool has, or has left. */
-export const eventsOf = (pid: number): readonly string[] =>
-  existsSync(EVENTS)
-    ? readFileSync(EVENTS, "latin1")
-        .split("\n")
-        .filter((line) => new RegExp(`usdt_nop5_\\d+_${pid}_`).test(line))
-    : [];
+export const eventsOf = (pid: number): readonly string[] => uprobeLines(new RegExp(`usdt_nop5_\\d+_${pid}_`));
 
 /** The processes that a process has started and that live. */
 export const childrenOf = (pid: number): readonly number[] =>

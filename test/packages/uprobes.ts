@@ -97,14 +97,30 @@ export function attach(points: readonly ProbePoint[]): AttachedProbes {
   };
 }
 
-function readHits(trace: string, event: string, points: readonly ProbePoint[]): readonly number[] {
+const MOST_READINGS = 100;
+
+/**
+ * Both lists come in pieces, and where somebody else takes an event away between two pieces a line is left out: then they are read
+ * again.
+ */
+function readLists(
+  trace: string,
+  event: string,
+  many: number,
+): { places: RegExpMatchArray[]; counts: RegExpMatchArray[] } {
   const definition = new RegExp(`^[pr]:${event}/${event} (.+):0x([0-9a-f]+)`, "gm");
-  const places = [...readFileSync(`${trace}/uprobe_events`, "utf8").matchAll(definition)];
   const profile = new RegExp(`^ *(\\S+) +${event} +(\\d+)`, "gm");
-  const counts = [...readFileSync(`${trace}/uprobe_profile`, "utf8").matchAll(profile)];
-  if (places.length !== points.length || counts.length !== points.length) {
-    throw new Error(`${event}: ${points.length} probes, the kernel lists ${places.length} and counts ${counts.length}`);
+  for (let reading = 1; ; reading++) {
+    const places = [...readFileSync(`${trace}/uprobe_events`, "utf8").matchAll(definition)];
+    const counts = [...readFileSync(`${trace}/uprobe_profile`, "utf8").matchAll(profile)];
+    if (places.length === many && counts.length === many) return { places, counts };
+    if (reading < MOST_READINGS) continue;
+    throw new Error(`${event}: ${many} probes, the kernel lists ${places.length} and counts ${counts.length}`);
   }
+}
+
+function readHits(trace: string, event: string, points: readonly ProbePoint[]): readonly number[] {
+  const { places, counts } = readLists(trace, event, points.length);
   const byPlace = new Map(places.map((p, i) => [`${p[1]}:${Number.parseInt(p[2]!, 16)}`, Number(counts[i]![2])]));
   return points.map((p) => {
     const hits = byPlace.get(`${p.path}:${p.offset}`);

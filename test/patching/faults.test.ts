@@ -48,6 +48,8 @@ const expected: Readonly<Record<string, string | null>> = {
   "bytes-unchecked": "torn-instruction",
   "forgotten-after-error": "killed",
   "shadow-stack-kept": "killed",
+  "both-places-run": "hit-exactly-once",
+  "no-place-runs": "hit-exactly-once",
   "syncs-twice": null,
 };
 

@@ -137,7 +137,10 @@ const faults: readonly [string, (assemble: Assemble) => Assemble, RegExp][] = [
   ],
   [
     "the way back to the input is wrong",
-    before((a) => ({ ...a, original: Buffer.from(a.original).fill(0xcc, 0x1000, 0x1001) })),
+    before((a) => ({
+      ...a,
+      original: { ...a.original, bytes: Buffer.from(a.original.bytes).fill(0xcc, 0x1000, 0x1001) },
+    })),
     /the output would not revert to the input/,
   ],
   [

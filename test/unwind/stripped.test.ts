@@ -7,9 +7,9 @@ import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { usdtNop5 } from "../command.js";
 import { readSections } from "../judges/headers.js";
 import { corpus, corpusPath, FETCH_TIMEOUT, fetchPackages } from "../packages/corpus.js";
+import { rewriteOnce } from "../packages/rewritten-once.js";
 import { type Scratch, scratchDirectory } from "../packages/scratch.js";
 import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
@@ -126,7 +126,7 @@ describe("the packages, to other readers", () => {
     it(`${usable.map(([tool]) => tool).join(" and ")} find nothing new in ${name}`, async () => {
       const [before, after] = [folder.file(`${name}.before`), folder.file(`${name}.after_`)];
       copyFileSync(corpusPath(file), before);
-      expect((await usdtNop5("rewrite", before, "-o", after)).status).toBe(0);
+      await rewriteOnce(before, after);
       for (const [tool, read] of usable) {
         const [was, is] = [complaints(await read(before), before), complaints(await read(after), after)];
         expect(
@@ -139,7 +139,7 @@ describe("the packages, to other readers", () => {
   it("they complain of what is wrong", async () => {
     const [good, bad] = [corpusPath(corpus.libstdcxx), folder.file("bad")];
     const output = folder.file("good");
-    expect((await usdtNop5("rewrite", good, "-o", output)).status).toBe(0);
+    await rewriteOnce(good, output);
     const plants: Readonly<Record<string, (bytes: Buffer, records: readonly number[]) => void>> = {
       // e_shnum; the first records' way to their CIE.
       "eu-elflint": (bytes) => bytes.writeUInt16LE(bytes.readUInt16LE(60) + 40, 60),

@@ -18,6 +18,7 @@ import { skipBecause } from "../packages/skips.js";
 import { makeTwins } from "../packages/twins.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must, type Outcome } from "../run.js";
+import { uprobeLines } from "../uprobe-lines.js";
 import { newRecords } from "./faults.js";
 import { build, DENSE, type Pair } from "./pairs.js";
 import { plainName } from "./stacks.js";
@@ -136,8 +137,8 @@ describe.skipIf(noPerf)("perf record --call-graph dwarf", () => {
         const notes = (await readNotes(file)).filter(({ name }) => name !== "line");
         const data = `${file}.data`;
         const remove = (): void => {
-          const left = readFileSync(events, "latin1").matchAll(new RegExp(`^p:(${group}/\\S+)`, "gm"));
-          for (const [, name] of left) appendFileSync(events, `-:${name}\n`);
+          for (const line of uprobeLines(new RegExp(`^p:${group}/`)))
+            appendFileSync(events, `-:${/:(\S+)/.exec(line)![1]}\n`);
         };
         process.on("exit", remove);
         try {

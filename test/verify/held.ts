@@ -1,9 +1,12 @@
 /** Files to verify, made in this process: rewritten ones, and ones in which somebody changed something since. */
 import { readFileSync } from "node:fs";
 import { type ElfImage, parseElf } from "../../src/elf/image.js";
+import type { FileFacts } from "../../src/facts/file-facts.js";
 import { rewrite } from "../../src/rewrite/rewrite.js";
 import type { RewriteOptions, RewriteReport } from "../../src/rewritten/contract.js";
+import { compareCode } from "../../src/verify/changed-code.js";
 import type { VerifyReport } from "../../src/verify/contract.js";
+import { examineGuard } from "../../src/verify/guard/guard.js";
 import { carriedOriginal, givenOriginal } from "../../src/verify/original.js";
 import { verify } from "../../src/verify/verify.js";
 
@@ -44,7 +47,22 @@ export function rewritten(path: string, options: Partial<RewriteOptions> = {}): 
 /** Holds a file against the original that it carries, or against the one given. */
 export function held(bytes: Buffer, original?: Buffer): VerifyReport {
   const image = parseElf(bytes);
-  return verify(image, original === undefined ? carriedOriginal(image) : givenOriginal(image, original));
+  return verify(
+    image,
+    original === undefined ? carriedOriginal(image) : givenOriginal(image, { bytes: original, holes: [], zeroTail: 0 }),
+  );
+}
+
+/**
+ * What is wrong with the guard of a file, as verify asks about it and with nothing asked besides: where it has none, nothing is.
+ * Its probes are no universal ones.
+ * @param facts about the original, for as many files as were made from it
+ */
+export function guardProblems(bytes: Buffer, facts: FileFacts): readonly string[] {
+  const image = parseElf(bytes);
+  const code = compareCode(facts.image, image);
+  const guard = examineGuard(image, facts, code, undefined, new Set());
+  return (guard?.findings ?? []).map(({ what }) => what);
 }
 
 /** A copy in which `change` changed something; it gets the parsed file to find its way. */

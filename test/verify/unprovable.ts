@@ -45,8 +45,7 @@ const source = `
 export async function unprovable(): Promise<{ readonly program: string; readonly bytes: Buffer }> {
   const program = await compile(source, "-x", "assembler-with-cpp", "-nostdlib", "-static");
   if (rewriteFile(program) !== null) throw new Error("the rewriter does not leave the probe alone");
-  const original = readFileSync(program);
-  const image = parseElf(original);
+  const image = parseElf(readFileSync(program));
   const { size, pieces } = assemble(image, {
     edits: [editAtAddress(image, readUsdtNotes(image)[0]!.location, NOP5)],
     replaced: new Map(),
@@ -54,7 +53,7 @@ export async function unprovable(): Promise<{ readonly program: string; readonly
     probeName: () => "",
     certificates: new Uint8Array(0),
     memo: Buffer.from("{}"),
-    original,
+    original: image,
   });
   const bytes = Buffer.alloc(size);
   for (const piece of pieces) bytes.set(piece.bytes, piece.offset);

@@ -72,7 +72,7 @@ function installAt(
     probeName: () => "",
     memo: Buffer.from("{}"),
     certificates: new Uint8Array(0),
-    original: input.bytes,
+    original: input,
   });
   return { content, plan, place, code };
 }

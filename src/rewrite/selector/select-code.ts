@@ -153,7 +153,11 @@ function findVersion(code: Assembler): void {
   code.op("lea", "rax", at("rsi", NOTE_HEADER)).op("cmp", "rax", "rdi").jumpIf("a", "done");
   code.op("mov", "eax", at("rsi")).op("cmp", "eax", PAGE).jumpIf("a", "done");
   code.op("mov", "edx", at("rsi", 4)).op("cmp", "edx", PAGE).jumpIf("a", "done");
-  code.op("cmp", "eax", byte(OWNER_SIZE)).jumpIfShort("ne", "next").op("cmp", "edx", byte(DESC_SIZE)).jumpIfShort("ne", "next");
+  code
+    .op("cmp", "eax", byte(OWNER_SIZE))
+    .jumpIfShort("ne", "next")
+    .op("cmp", "edx", byte(DESC_SIZE))
+    .jumpIfShort("ne", "next");
   code
     .op("lea", "rax", at("rsi", DESC + DESC_SIZE))
     .op("cmp", "rax", "rdi")
@@ -167,7 +171,12 @@ function findVersion(code: Assembler): void {
   code.jumpIfShort("e", "version");
   code.label("other").op("mov", "eax", at("rsi"));
   // The name and what the note holds each take up a multiple of four bytes.
-  code.label("next").op("add", "eax", byte(3)).op("and", "eax", byte(-4)).op("add", "edx", byte(3)).op("and", "edx", byte(-4));
+  code
+    .label("next")
+    .op("add", "eax", byte(3))
+    .op("and", "eax", byte(-4))
+    .op("add", "edx", byte(3))
+    .op("and", "edx", byte(-4));
   code.op("add", "rsi", byte(NOTE_HEADER)).op("add", "rsi", "rax").op("add", "rsi", "rdx").jump("note");
   code.label("version").op("mov", "eax", at("rsi", DESC));
 }

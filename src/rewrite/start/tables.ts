@@ -94,11 +94,19 @@ function draftOf(
   return { section, tag, head: Buffer.from(sectionBytes(image, section)), tail: [] };
 }
 
-/** nbucket, nchain, and as many words, each the number of a symbol; a chain entry for each symbol. */
+/** nbucket, nchain, and as many words, each the number of a symbol; a chain entry for each symbol, which is in one chain. */
 function isWhole(hash: Buffer, symbols: number): boolean {
   if (hash.length < 8 || hash.readUInt32LE(0) === 0 || hash.readUInt32LE(4) !== symbols) return false;
-  if (hash.length !== 4 * (2 + hash.readUInt32LE(0) + symbols)) return false;
+  const buckets = hash.readUInt32LE(0);
+  if (hash.length !== 4 * (2 + buckets + symbols)) return false;
   for (let at = 8; at < hash.length; at += 4) if (hash.readUInt32LE(at) >= symbols) return false;
+  const seen = new Uint8Array(symbols);
+  for (let bucket = 0; bucket < buckets; bucket++)
+    for (let symbol = hash.readUInt32LE(8 + 4 * bucket); symbol !== 0; ) {
+      if (seen[symbol] === 1) return false;
+      seen[symbol] = 1;
+      symbol = hash.readUInt32LE(8 + 4 * (buckets + symbol));
+    }
   return true;
 }
 

@@ -70,7 +70,8 @@ function prepares(machine: Machine, start: number, guarded: Guarded, slots: Slot
   const { sites } = guarded;
   const each = sites.length > FEW_SITES ? 1 : ways.length;
   const tried = sampled(sites.length);
-  const most = Math.max(tried.length * each, 2 * scenes.length);
+  // Where notes were taken away there may be no site: then nothing can be traced.
+  const most = tried.length === 0 ? 0 : Math.max(tried.length * each, 2 * scenes.length);
   for (let i = 0; i < most; i++) {
     const site = sites[tried[i % tried.length]!]!.address;
     const bytes = ways[(i + Math.floor(i / tried.length)) % ways.length]!;

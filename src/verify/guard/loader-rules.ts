@@ -428,7 +428,7 @@ class Comparison {
   /** The first DT_RELACOUNT relocations are taken for RELATIVE ones, whatever they say. */
   private counts(): void {
     const table = this.rewritten.tables.get("relocations");
-    const relative = this.rewritten.tags.find((t) => t.d_tag === DT_RELACOUNT)?.d_val ?? 0;
+    const relative = this.rewritten.tags.find((t) => t.d_tag === elf.DT_RELACOUNT)?.d_val ?? 0;
     for (let i = 0; i < Math.min(relative, countOf(table, elf.RELA_SIZE)); i++)
       if (table!.bytes.readUInt32LE(i * elf.RELA_SIZE + 8) !== elf.R_X86_64_RELATIVE) {
         this.say(table!.address + i * elf.RELA_SIZE, "DT_RELACOUNT counts a relocation that is not RELATIVE");
@@ -443,8 +443,6 @@ class Comparison {
       for (const { start } of outside(allowed, run)) this.say(now.address + start, `${what} differ`);
   }
 }
-
-const DT_RELACOUNT = 0x6ffffff9;
 
 const stringTags = new Set<number>([
   elf.DT_NEEDED,

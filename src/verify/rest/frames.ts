@@ -13,13 +13,14 @@ import { type ElfImage, type Section, sectionBytes } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { leadsInto } from "../../facts/unwind-references.js";
 import { outside, union } from "../../intervals.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { codeFrom } from "../../usdt/sites.js";
 import { LONGEST_INSTRUCTION } from "../../x86/bytes.js";
 import { paddingLength } from "../../x86/nops.js";
 import type { FrameOrigin } from "../same-code.js";
 import { atAddress, atOffset, type Finding, finding, type Ruling } from "./findings.js";
 import { judgeNewFrames } from "./new-frames.js";
-import { firstNonZero, unjudgedRuns } from "./runs.js";
+import { unjudgedRuns } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 import { compareRecords, isInFront, judgeHeader } from "./unwind-records.js";
 

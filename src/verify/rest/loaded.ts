@@ -8,9 +8,10 @@ import { type FileOffset, fileOffset, type Interval, interval, type Vaddr } from
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, type ProgramHeader, type Section, sectionBytes } from "../../elf/image.js";
 import { outside, union } from "../../intervals.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { atAddress, atOffset, type Finding, finding, sectionAt, shown } from "./findings.js";
 import { tableStretch } from "./moved.js";
-import { firstNonZero, unjudgedRuns } from "./runs.js";
+import { unjudgedRuns } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
 import type { SegmentPairs } from "./segments.js";
 

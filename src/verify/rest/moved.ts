@@ -12,9 +12,10 @@ import * as elf from "../../elf/constants.js";
 import { type DynamicTag, readDynamicTags } from "../../elf/dynamic.js";
 import { type ElfImage, type Section, sectionBytes, segmentAt } from "../../elf/image.js";
 import { outside, union } from "../../intervals.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { atAddress, type Finding, finding, type Ruling, shown } from "./findings.js";
 import { sectionTags } from "./left-places.js";
-import { firstNonZero, unjudgedRuns } from "./runs.js";
+import { unjudgedRuns } from "./runs.js";
 import { isUnwindTable, type SectionPair, type SectionPairs } from "./sections.js";
 
 export const movedPairs = ({ pairs }: SectionPairs): SectionPair[] =>
@@ -109,9 +110,11 @@ function judgeVacated(
     .filter(({ original: o }) => o.sh_type !== elf.SHT_NOBITS && !isUnwindTable(original, o))
     .map(({ original: o }) => interval(o.sh_offset, o.sh_size));
   const growth: Interval<FileOffset>[] = grew ? [{ start: oldTable.end, end: table.end }] : [];
-  const border = Math.max(oldTable.end, table.end, ...vacated.map((v) => v.end));
-  // Sections that slid begin between the table and the border of what moved away; padding after that may be theirs as
-  // well.
+  const segment = original.programHeaders.find(
+    (p) => p.p_type === elf.PT_LOAD && p.p_offset <= oldTable.start && oldTable.end <= p.p_offset + p.p_filesz,
+  );
+  const border = segment === undefined ? table.end : segment.p_offset + segment.p_filesz;
+  // Sections that slid stand after the table, where others moved away or padding was: what they cover is judged below.
   const slid = moved
     .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset < border)
     .map(({ rewritten: r }) => interval(r.sh_offset, r.sh_size));

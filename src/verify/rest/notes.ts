@@ -8,11 +8,12 @@ import { alignUp, type FileOffset, hex, type Interval, interval, PAGE_SIZE } fro
 import type { ElfImage, Section } from "../../elf/image.js";
 import { InputError } from "../../errors.js";
 import { groupBy } from "../../grouped.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { readUsdtNotes, type UsdtNote } from "../../usdt/notes.js";
 import { CodeReader } from "../code-reader.js";
 import { type NotePair, pairNotes } from "../note-pairs.js";
 import { atOffset, type Finding, finding, type Ruling, shown } from "./findings.js";
-import { differingRuns, firstNonZero } from "./runs.js";
+import { differingRuns } from "./runs.js";
 import type { SectionPairs } from "./sections.js";
 
 export function judgeNotes(original: ElfImage, rewritten: ElfImage, { pairs }: SectionPairs): Ruling {

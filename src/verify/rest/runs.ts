@@ -30,17 +30,6 @@ export function* differingRuns(a: Uint8Array, b: Uint8Array): Generator<Interval
   if (start >= 0) yield { start, end: a.length };
 }
 
-const zeros = Buffer.alloc(1 << 16);
-
-/** The first byte that is not zero, or -1. */
-export function firstNonZero(bytes: Uint8Array): number {
-  for (let block = 0; block < bytes.length; block += zeros.length) {
-    const part = bytes.subarray(block, block + zeros.length);
-    if (Buffer.compare(part, zeros.subarray(0, part.length)) !== 0) return block + part.findIndex((byte) => byte !== 0);
-  }
-  return -1;
-}
-
 /**
  * The runs of bytes that differ and that no rule has judged, counted from where both begin.
  * @param offset where `before` stands in the original

@@ -114,7 +114,8 @@ function judgeOld(
       say(b + 6, `symbol ${index} is in section ${now.getUint16(b + 6, true)}, not ${number}`);
     const value = read64(view, a + 8);
     const size = read64(view, a + 16);
-    const shift = shndx === elf.SHN_UNDEF ? 0 : (shifts.get(shndx) ?? 0);
+    // The first symbol is none, whatever it says.
+    const shift = index === 0 || shndx === elf.SHN_UNDEF ? 0 : (shifts.get(shndx) ?? 0);
     if (shift === 0 ? !sameWord(view, a + 8, now, b + 8) : read64(now, b + 8) !== value + shift)
       say(b + 8, `symbol ${index} is at ${hex(read64(now, b + 8))}, not ${hex(value + shift)}`);
     const kind = view.getUint8(a + 4) & 0xf;

@@ -8,10 +8,11 @@ import { type FileOffset, fileOffset, type Interval, interval } from "../../addr
 import * as elf from "../../elf/constants.js";
 import { type ElfImage, sectionBytes } from "../../elf/image.js";
 import { outside, union } from "../../intervals.js";
+import { firstNonZero } from "../../sparse-content.js";
 import { atOffset, type Finding, finding } from "./findings.js";
 import { describe, differs } from "./loaded.js";
 import { tableStretch } from "./moved.js";
-import { differingRuns, firstNonZero, unjudgedRuns } from "./runs.js";
+import { differingRuns, unjudgedRuns } from "./runs.js";
 import { isNameTable, type SectionPairs } from "./sections.js";
 
 /**
@@ -66,6 +67,8 @@ export function judgeUndescribed(original: ElfImage, rewritten: ElfImage): Findi
     findings.push(finding("described", atOffset(at), what));
   };
   const [before, now] = [original.bytes.subarray(endBefore), rewritten.bytes.subarray(end)];
+  if (original.zeroTail !== rewritten.zeroTail)
+    say(rewritten.bytes.length, `${rewritten.zeroTail} zeros at the end of the file, not ${original.zeroTail}`);
   if (before.length !== now.length)
     say(end, `${now.length} bytes stand after everything that headers describe, not ${before.length}`);
   else

@@ -162,6 +162,15 @@ export function judgeHeader(
   const old = readEhFrameHdr(original, o);
   const by = isInFront(frames) ? 0 : frames.rewritten.sh_addr - frames.original.sh_addr;
   const known = new Set(Array.from(old.starts, (start, i) => `${start},${old.fdes[i]! + by}`));
+  // By this table the program itself finds its frames: what it led to it leads to.
+  const listed = new Set(Array.from(table.starts, (start, i) => `${start},${table.fdes[i]}`));
+  const { sh_offset, sh_addr } = frames.original;
+  const places = new Set(Array.from(before.places, (at) => at - sh_offset + sh_addr));
+  old.starts.forEach((start, i) => {
+    const fde = old.fdes[i]!;
+    if (start !== 0 && places.has(fde) && !listed.has(`${start},${fde + by}`))
+      say(`no longer leads from ${hex(start)} to the record at ${hex(fde + by)}`);
+  });
   for (let i = 0; i < table.starts.length; i++) {
     const key = `${table.starts[i]},${table.fdes[i]}`;
     if (own.has(key)) own.set(key, true);

@@ -42,7 +42,7 @@ const complaints = ({ sites, findings }: VerifyReport): string[] => [
 export function examine(fault: Fault, bytes: Buffer = plant(fault), asksWays = true): Finding {
   const { original, facts } = fault.subject.rewritten;
   const image = parseElf(bytes);
-  const [givenFirst, carried] = [givenOriginal(image, original.bytes), carriedOriginal(image)];
+  const [givenFirst, carried] = [givenOriginal(image, original), carriedOriginal(image)];
   const given = verify(image, givenFirst);
   // Where a file with a fault still carries its original whole, both are one question.
   const alone = isSameQuestion(givenFirst, carried) ? given : verify(image, carried);

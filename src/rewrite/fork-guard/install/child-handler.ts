@@ -44,6 +44,7 @@ import { type NewWords, WORD, wordSpace } from "../../words.js";
 import { type SignalSlots, SLOT_SIZE, SLOTS } from "../handler/signal-slots.js";
 import type { ChildCode } from "./fork-handlers.js";
 import { C_LIBRARY, type Import, ImportDrafts, type WrappedImport } from "./imports.js";
+import { oddity } from "./oddities.js";
 import { FINI, INIT, INIT_WORD, stubsFor } from "./stubs.js";
 import { placeWithTables, tailsOf } from "./table-place.js";
 import { resolverOf, wrapperFor, wrapperOf } from "./wrappers.js";
@@ -88,6 +89,8 @@ export function planChildHandler(image: ElfImage, wrap: readonly string[] = []):
     return "it is prelinked: the loader may leave its relocations out (prelink --undo takes that back)";
   if (!usesGlibc(tables))
     return "nothing says that its C library is glibc (musl, for one, has no handlers that belong to one file)";
+  const odd = oddity(image, tables);
+  if (odd !== undefined) return odd;
   const isProgram = startsProcesses(image);
   const most = MOST_WORDS + wrap.length;
   const withSlots = isProgram ? wordSpace(image, most + SLOT_WORDS, WORDS_SECTION) : undefined;

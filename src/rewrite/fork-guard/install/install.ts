@@ -58,7 +58,7 @@ export function installForkCover(
       probeName: () => "",
       memo: Buffer.from("{}"),
       certificates: new Uint8Array(0),
-      original: input.bytes,
+      original: input,
     });
     return { content, place, code };
   }

@@ -46,6 +46,7 @@ export function spareImports(image: ElfImage, tables: DynamicTables): SpareImpor
     const name = stringAt(tables, symbols.head.readUInt32LE(index * elf.SYM_SIZE)) ?? "";
     if (CLONE_TABLE.includes(name) || name === PROFILING) {
       if (isWeakImport(tables, index)) found.set(name, index);
+      else if (name !== PROFILING) usesClones = true;
     } else if (name.startsWith("_ITM_") || name.startsWith("_ZGT")) usesClones = true;
   }
   const uses = new Map<number, Relocation[]>([...found.values()].map((index) => [index, []]));
