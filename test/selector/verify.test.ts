@@ -47,7 +47,7 @@ describe.skipIf(!canCompile)("verify proves the selector of", () => {
 describe.skipIf(!canCompile)("after other tools, verify still proves the selector of", () => {
   const tools: readonly (readonly string[])[] = [
     ["strip"],
-    ["eu-strip"],
+    ["objcopy"],
     ["patchelf", "--set-rpath", "/nowhere/at/all"],
   ];
   it.each(
