@@ -3,7 +3,7 @@
  * it is what the kernel asks for, by the library's own look.
  */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
@@ -12,12 +12,14 @@ import { findingsOf, newFindings } from "../judges/findings.js";
 import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { must, run } from "../run.js";
-import { compiled, guardOf, HERE, select } from "./selected.js";
+import { compiled, guardOf, HERE, plant, select, subject, told } from "./selected.js";
 
 const noMusl = skipBecause(
   "programs for musl",
   spawnSync("musl-gcc", ["--version"]).status === 0 ? null : "no musl-gcc",
 );
+
+const noStrace = skipBecause("strace", spawnSync("strace", ["-V"]).status === 0 ? null : "no strace");
 
 const LIBRARY = ["-shared", "-fPIC"];
 /** How the library's start is hooked, by what its linker left there. */
@@ -135,6 +137,39 @@ describe.skipIf(!canCompile)("the selector of a library", () => {
       expect([scene, said]).toEqual([scene, expect.stringContaining(`registered selector=${HERE} argc=1 argv=1`)]);
       expect([scene, await load([plain, output, scene])]).toMatchObject([scene, { status: 0, selector: HERE }]);
     }
+  });
+
+  it("is seen to be wrong, were it read by envp, or from what only looks like a pair", async () => {
+    const library = await subject("gcc", "library.c", LIBRARY);
+    const { selector } = library.made.plan;
+    const host = await compiled("gcc", ["host.c"]);
+    // shl, add, add become mov %rdx,%rsi; the test of an address within its page goes.
+    const faults = [
+      ["48c1e7034883c6084801fe", `4889d6${"90".repeat(8)}`, ["null", "moved", "own", "clearenv"]],
+      ["4885c07506", "4885c0eb06", ["unsetenv"]],
+    ] as const;
+    for (const [pattern, becomes, wrong] of faults) {
+      const path = scratch("libfaulty.so");
+      writeFileSync(path, told(library.made.original, plant(library, pattern, becomes), selector));
+      expect((await load([host, path, "plain"])).selector).toBe(HERE);
+      for (const scene of wrong) {
+        const { stdout } = await run("env", ["-i", ...environment, host, path, scene]);
+        expect([scene, HERE === 0 || !stdout.includes(`selector=${HERE}`)]).toEqual([scene, true]);
+      }
+    }
+  });
+
+  it.skipIf(noStrace)("makes no system call more", async () => {
+    const { input, output } = await selected("gcc", LIBRARY);
+    const host = await compiled("gcc", ["host.c"]);
+    const calls = async (library: string): Promise<string[]> => {
+      const log = scratch("calls");
+      await must("strace", ["-o", log, host, library, "plain"]);
+      return readFileSync(log, "latin1")
+        .split("\n")
+        .map((line) => line.replace(/\(.*/, ""));
+    };
+    expect(await calls(output)).toEqual(await calls(input));
   });
 
   it("of the C library itself, and others of this machine", async () => {

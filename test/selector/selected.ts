@@ -15,6 +15,7 @@ import { revert } from "../../src/rewrite/revert.js";
 import { type Installed as InstalledSelector, installSelector } from "../../src/rewrite/selector/install.js";
 import { build } from "../fixtures/build.js";
 import { flat } from "../imports/handled.js";
+import { scratch } from "../rewrite/compile.js";
 
 export const programs = fileURLToPath(new URL("./programs", import.meta.url));
 
@@ -44,16 +45,17 @@ export async function compiled(
 /** What selector.h holds before it is told. */
 const MAGIC = Buffer.from("0fc71e5e05c71e5e", "hex");
 
-/** Tells selector.h where the selector is, if it is there: else it says -1. */
-function tell(image: ElfImage, bytes: Buffer, selector: number): void {
-  const segment = image.programHeaders.find((p) => {
+/** The file with selector.h told where the selector is, if that is in it: else it says -1. */
+export function told(original: Buffer, bytes: Buffer, selector: number): Buffer {
+  const segment = parseElf(original).programHeaders.find((p) => {
     const at = bytes.indexOf(MAGIC, p.p_offset);
     return p.p_type === 1 && (p.p_flags & 2) !== 0 && at >= 0 && at < p.p_offset + p.p_filesz;
   });
-  if (segment === undefined) return;
-  const { p_offset, p_vaddr } = segment;
-  const at = bytes.indexOf(MAGIC, p_offset);
-  bytes.writeBigInt64LE(BigInt(selector - (at - p_offset + p_vaddr)), at);
+  const result = Buffer.from(bytes);
+  if (segment === undefined) return result;
+  const at = bytes.indexOf(MAGIC, segment.p_offset);
+  result.writeBigInt64LE(BigInt(selector - (at - segment.p_offset + segment.p_vaddr)), at);
+  return result;
 }
 
 const options = {
@@ -86,9 +88,47 @@ export function select(input: string, output: string, guard?: (image: ElfImage) 
   if (typeof installed === "string") throw new Error(installed);
   const bytes = flat(installed.content);
   expect(flat(revert(parseElf(bytes))).equals(image.bytes), `${input} is reverted`).toBe(true);
-  const told = Buffer.from(bytes);
-  tell(image, told, installed.plan.selector);
-  writeFileSync(output, told);
+  writeFileSync(output, told(image.bytes, bytes, installed.plan.selector));
   chmodSync(output, 0o755);
   return { ...installed, bytes, original: image.bytes };
+}
+
+/** A file with a selector, as it was made. */
+export interface Subject {
+  readonly bytes: Buffer;
+  readonly made: Installed;
+}
+
+export async function subject(
+  compiler: string,
+  source: string,
+  flags: readonly string[],
+  guarded = false,
+): Promise<Subject> {
+  const input = await compiled(compiler, [source], ...flags);
+  const made = select(input, scratch("selected"), guarded ? guardOf : undefined);
+  return { bytes: made.bytes, made };
+}
+
+/**
+ * Changes the first of the bytes, all of which are in the selector's code.
+ * @param pattern what they are, in hexadecimal, ** where they may be any
+ * @param becomes likewise, .. where they stay
+ */
+export function plant({ bytes, made }: Subject, pattern: string, becomes: string): Buffer {
+  const { p_vaddr, p_offset } = parseElf(bytes).programHeaders.find(
+    (p) => p.p_type === 1 && p.p_vaddr <= made.code.start && p.p_vaddr + p.p_filesz >= made.code.end,
+  )!;
+  const from = made.code.start - p_vaddr + p_offset;
+  const size = made.code.end - made.code.start;
+  const wanted = pattern.match(/../g)!;
+  const given = becomes.match(/../g)!;
+  const at = Array.from({ length: size }, (_, i) => from + i).find((start) =>
+    wanted.every((byte, i) => byte === "**" || Number.parseInt(byte, 16) === bytes[start + i]),
+  );
+  if (at === undefined || given.length !== wanted.length)
+    throw new Error(`${pattern} is not there, or of another length`);
+  const faulty = Buffer.from(bytes);
+  for (const [i, byte] of given.entries()) if (byte !== "..") faulty[at + i] = Number.parseInt(byte, 16);
+  return faulty;
 }
