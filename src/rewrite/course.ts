@@ -49,8 +49,26 @@ export function chooseCourse(program: Program): Course {
   return hasChoice ? others : { ...others, guard };
 }
 
+/**
+ * What is tried when a course has turned out to be of no use. Universal probes are given up before anything else, where
+ * the options leave the choice: then there is no nop5 either, and no need of a guard, unless some were there before.
+ * @param reason why, for people
+ */
+export function nextCourse(program: Program, course: Course, reason: string): Course {
+  if (typeof course.selector === "object" && program.options.layout === "auto" && reason !== NO_NOP5) {
+    const guard = program.hasNop5 ? course.guard : undefined;
+    return { ...course, layout: "nop,nop10", guard, selector: reason };
+  }
+  if (course.guard === undefined) throw new Error(`no course is left: ${reason}`);
+  const without = withoutGuard(program, course.guard, reason);
+  return typeof course.selector === "string" ? { ...without, layout: "nop,nop10", selector: course.selector } : without;
+}
+
+/** Why a guard is of no use that would have nothing to look at. */
+export const NO_NOP5 = "no probe is or becomes a nop5";
+
 /** Without the guard that was tried. @param reason why it is of no use */
-export const withoutGuard = (program: Program, { uncovered }: ForkGuardPlan, reason: string): Course =>
+const withoutGuard = (program: Program, { uncovered }: ForkGuardPlan, reason: string): Course =>
   unguarded(program, reason, uncovered.length > 0 ? uncoveredWords(uncovered) : program.wayToFork);
 
 function unguarded(program: Program, noGuard: string | null, wayToFork: string | undefined): Course {

@@ -33,6 +33,8 @@ export interface Load {
   readonly plan: Plan;
   readonly guard: ForkGuardPlan | undefined;
   readonly selector: SelectorPlan | undefined;
+  /** Universal probes may be something else where not all have room. */
+  readonly hasChoice: boolean;
   /** The probes that libraries bring into a static program: where not all have a place, they are the first to go. */
   readonly ofLibraries: ReadonlySet<Vaddr>;
   readonly names: ProbeNames;
@@ -58,6 +60,8 @@ export function locate(load: Load, placesFor: () => Places): Located | string {
   }
   // Where everything has a place without a guard, all of it in a layout that needs none is worth more.
   if (guard !== undefined && places.some((place) => encodeWithin(load, detours, place) !== undefined)) return reason;
+  if (load.selector !== undefined && load.hasChoice)
+    return `there is no room for all of them and for what sets their selector: ${reason}`;
   for (const place of places) {
     const some = most(load, place, (chosen) => {
       const newCode = encodeWithin(load, chosen, place);

@@ -4,19 +4,39 @@
  * finds no place is left out, and said so; what cannot be unwound is planned again.
  */
 import type { Vaddr } from "../address.js";
-import type { Course } from "./course.js";
-import { guardedPlaces, nop5Before } from "./fork-guard/fork-guard.js";
+import { type Course, NO_NOP5 } from "./course.js";
+import { guardedPlaces } from "./fork-guard/fork-guard.js";
 import { type Load, type Located, locate, withFarJumps } from "./locate.js";
 import { type Places, placesFor } from "./place.js";
-import { type Plan, planSites } from "./plan.js";
+import { type Plan, planSites, type WantedSite } from "./plan.js";
 import type { Program } from "./program.js";
 import type { Proposal } from "./proposal.js";
+import { refuse } from "./refusal.js";
 import type { Survey } from "./survey.js";
 import { placesToUnwind, unwindFor, unwindsCalls } from "./unwind/plan.js";
 import { isUniversal } from "./written-form.js";
 
-/** What is done for each probe, in its place; or why the course's guard is of no use. */
+/** What is done for each probe, in its place; or why the course is of no use. */
 export function planAndPlace(program: Program, course: Course, survey: Survey): Located | string {
+  const located = placed(program, course, survey);
+  if (typeof located === "string") return located;
+  // A universal probe that has found no place may be something plainer.
+  const lost = new Map(
+    survey.plainer.filter((w) => !located.placed.has(w.location)).map((w) => [w.location, w] as const),
+  );
+  if (lost.size === 0) return located;
+  const lower = (w: WantedSite): WantedSite => lost.get(w.location) ?? w;
+  const notUniversal = new Map([...survey.notUniversal, ...[...lost.keys()].map(reasonIn(located))]);
+  const plainer = survey.plainer.filter((w) => !lost.has(w.location));
+  return planAndPlace(program, course, { ...survey, wanted: survey.wanted.map(lower), plainer, notUniversal });
+}
+
+const reasonIn =
+  ({ skipped }: Located) =>
+  (location: Vaddr) =>
+    [location, skipped.get(location)?.[0] ?? refuse("no-place", "it has no place", location)] as const;
+
+function placed(program: Program, course: Course, survey: Survey): Located | string {
   const unwind = program.tables?.unwind;
   const isUnwindable = unwindsCalls(unwind);
   const located = place(program, course, plan(program, course, survey, isUnwindable));
@@ -27,11 +47,11 @@ export function planAndPlace(program: Program, course: Course, survey: Survey): 
 }
 
 function plan({ tables, notes }: Program, { guard }: Course, survey: Survey, isUnwindable: boolean): Plan {
-  const { wanted, plainer, skipped } = survey;
+  const { wanted, skipped } = survey;
   if (tables === undefined || wanted.length === 0)
     return { proposals: [], skipped, withoutFar: new Map(), trials: new Map() };
   const sites = new Set(notes.map((n) => n.location));
-  const planned = planSites(tables, { wanted, plainer }, sites, guard !== undefined, isUnwindable);
+  const planned = planSites(tables, wanted, sites, guard !== undefined, isUnwindable);
   return { ...planned, skipped: new Map([...skipped, ...planned.skipped]) };
 }
 
@@ -42,11 +62,12 @@ function place(program: Program, course: Course, planned: Plan): Located | strin
     plan: planned,
     guard,
     selector: typeof selector === "object" ? selector : undefined,
+    hasChoice: program.options.layout === "auto",
     ofLibraries,
     names,
   };
   const located = withFarJumps(planned, (kept, farSegments) => {
-    if (guard !== undefined && kept.proposals.length === 0 && !hasNop5(program)) return "no probe is or becomes a nop5";
+    if (guard !== undefined && kept.proposals.length === 0 && !program.hasNop5) return NO_NOP5;
     return locate({ ...load, plan: kept }, () => placesOf(program, course, kept, farSegments));
   });
   if (typeof located === "string" || load.selector === undefined || located.selector !== undefined) return located;
@@ -59,12 +80,6 @@ function withoutUniversal(planned: Plan, { skipped }: Located): Plan {
   const asks = ({ change }: Proposal): boolean =>
     change.kind === "detour" && change.body.some((f) => f.kind === "probe" && isUniversal(f.form));
   return { ...planned, proposals: planned.proposals.filter((p) => !asks(p)), skipped };
-}
-
-/** Whether a probe that is asked for is a nop5 already. */
-function hasNop5({ image, notes, sites }: Program): boolean {
-  const asked = notes.filter((note) => sites.has(note.location));
-  return nop5Before(image, asked, new Set()).length > 0;
 }
 
 /** Where new code can go, best first: with unwind information beside it, where there is any to write. */

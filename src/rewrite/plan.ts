@@ -73,33 +73,26 @@ export interface WantedSite extends WantedProbe {
 
 /**
  * @param wanted the sites to rewrite; whether their code can be decoded is found out here
- * @param plainer what those of them are to be that can be nothing better
  * @param sites every address that any note names: none of these bytes is room
  * @param inNewCode whether probes are better off in new code than where they are, for they are to lie on few pages
  * @param unwindable whether return addresses in new code can be unwound, so that calls may move
  */
 export function planSites(
   tables: InputTables,
-  { wanted, plainer }: { readonly wanted: readonly WantedSite[]; readonly plainer: readonly WantedSite[] },
+  wanted: readonly WantedSite[],
   sites: ReadonlySet<Vaddr>,
   inNewCode: boolean,
   unwindable: boolean,
 ): Plan {
   const planning = new Planning(tables, wanted, sites, unwindable);
-  const order = inNewCode ? together : cheapest;
-  planning.inOrder(order);
+  planning.inOrder(inNewCode ? together : cheapest);
   planning.evictOthers();
   planning.pun();
-  if (planning.lower(plainer)) {
-    planning.again(order);
-    planning.evictOthers();
-    planning.pun();
-  }
   return planning.result();
 }
 
 class Planning {
-  private wanted: readonly WantedSite[];
+  private readonly wanted: readonly WantedSite[];
   private readonly proposals: Proposal[] = [];
   private readonly windows = new Claims<Interval<Vaddr>>();
   /** Bytes outside of windows that change: branches led elsewhere, padding that a jump goes through. */
@@ -131,15 +124,6 @@ class Planning {
     this.ordered = Float64Array.from(sites).sort();
   }
 
-  /** Those that are left are to be something plainer. @returns whether there are any */
-  lower(plainer: readonly WantedSite[]): boolean {
-    const left = new Set(this.left().map(({ location }) => location));
-    const now = new Map(plainer.filter(({ location }) => left.has(location)).map((w) => [w.location, w]));
-    this.wanted = this.wanted.map((w) => now.get(w.location) ?? w);
-    for (const [location, site] of now) this.candidates.set(location, site);
-    return now.size > 0;
-  }
-
   /** Each site by the first tactic that can, and together with the probe before it where they stand close. */
   inOrder(tactics: readonly Named[]): void {
     for (const { location: site } of this.wanted) {
@@ -158,24 +142,6 @@ class Planning {
         for (const at of movedBy(before)) this.moved.delete(at);
       }
       this.accept(choice.proposal);
-    }
-  }
-
-  /** Each site that is left, between what the others have. */
-  again(tactics: readonly Named[]): void {
-    for (const { location: site } of this.left()) {
-      if (this.done.has(site)) continue;
-      const context = this.contextIn(site, siteCode(this.tables.facts, site));
-      if (context instanceof Refusal) continue;
-      for (const [tactic, propose] of tactics) {
-        const proposal = this.ask(propose, context);
-        const why =
-          proposal instanceof Refusal ? proposal : this.changes(proposal.window) ? taken(proposal) : undefined;
-        this.note(site, tactic, why ?? "chosen");
-        if (why !== undefined || proposal instanceof Refusal) continue;
-        this.accept(proposal);
-        break;
-      }
     }
   }
 

@@ -15,7 +15,7 @@ import type { FileLayout } from "../usdt/forms.js";
 import { readUsdtNotes, type UsdtNote } from "../usdt/notes.js";
 import { ProbeNames } from "./apart.js";
 import { applyEdits, type Edit, editAt, holesAfter } from "./edits.js";
-import { type GuardSearch, searchForGuard } from "./fork-guard/fork-guard.js";
+import { type GuardSearch, nop5Before, searchForGuard } from "./fork-guard/fork-guard.js";
 import { InputTables } from "./input-tables.js";
 import { type Selection, selectSites } from "./select.js";
 import { refuseOtherFrames } from "./two-tables.js";
@@ -83,6 +83,12 @@ export class Program {
   get names(): ProbeNames {
     this.#names ??= new ProbeNames(this.notes);
     return this.#names;
+  }
+
+  /** Whether a probe that is asked for is a nop5 already. */
+  get hasNop5(): boolean {
+    const asked = this.notes.filter((note) => this.sites.has(note.location));
+    return nop5Before(this.image, asked, new Set()).length > 0;
   }
 
   /** How it may fork, where a fork guard is asked for. @throws InputError where its dynamic tables are damaged */

@@ -21,7 +21,7 @@ import { isContent, type SparseContent, wholeFile } from "../sparse-content.js";
 import { type Assembly, assemble } from "./assemble.js";
 import { certificatesFor } from "./certificates.js";
 import { type Changes, changesFor, movedSymbols } from "./changes.js";
-import { type Course, chooseCourse, withoutGuard } from "./course.js";
+import { type Course, chooseCourse, nextCourse } from "./course.js";
 import type { Edit } from "./edits.js";
 import type { Located } from "./locate.js";
 import { changeNotes } from "./note-edits.js";
@@ -64,15 +64,14 @@ function originalOf(image: ElfImage, carry: Carry): ElfImage {
 function rewriteOriginal(original: ElfImage, options: RewriteOptions): Rewritten {
   const program = readProgram(original, options);
   if (program.notes.length > 0) refuseTwoReadings(original);
-  const course = chooseCourse(program);
-  const done = follow(program, course);
-  if (typeof done !== "string") return done;
-  const without = follow(program, withoutGuard(program, course.guard!, done));
-  if (typeof without === "string") throw new Error(`no course is left: ${without}`);
-  return without;
+  for (let course = chooseCourse(program); ; ) {
+    const done = follow(program, course);
+    if (typeof done !== "string") return done;
+    course = nextCourse(program, course, done);
+  }
 }
 
-/** All passes, on one course; or why its guard is of no use. */
+/** All passes, on one course; or why that is of no use. */
 function follow(program: Program, course: Course): Rewritten | string {
   // A probe's form depends on what is below rsp, and some can have none: a tactic has to know how long it is.
   const survey = surveySites(program, course);

@@ -30,6 +30,8 @@ export interface Survey {
   readonly wanted: readonly WantedSite[];
   /** What those of them get that find no place as they are, where the options leave the choice. */
   readonly plainer: readonly WantedSite[];
+  /** Why others are something plainer already. */
+  readonly notUniversal: ReadonlyMap<Vaddr, Refusal>;
   readonly redZones: ReadonlyMap<Vaddr, RedZone>;
   /** Why others can have no such probe. */
   readonly skipped: ReadonlyMap<Vaddr, readonly Refusal[]>;
@@ -43,8 +45,9 @@ export function surveySites(program: Program, course: Course): Survey {
   const redZones = new Map<Vaddr, RedZone>();
   const wanted: WantedSite[] = [];
   const plainer: WantedSite[] = [];
+  const notUniversal = new Map<Vaddr, Refusal>();
   const { tables } = program;
-  if (tables === undefined) return { layout, selection, wanted, plainer, redZones, skipped };
+  if (tables === undefined) return { layout, selection, wanted, plainer, notUniversal, redZones, skipped };
   const stack = new StackFacts(tables.facts);
   const flags = new FlagFacts(tables.facts);
   for (const [location, notes] of program.sites) {
@@ -58,12 +61,14 @@ export function surveySites(program: Program, course: Course): Survey {
         : wantedSite(tables, location, notes, usesRedZone, (guard) => formOf(chosen, guard));
     const plain = layout === "universal" && program.options.layout === "auto" ? siteAs("nop,nop10") : undefined;
     let site = siteAs(layout);
-    if (site instanceof Refusal && plain !== undefined) site = plain;
-    else if (plain !== undefined && !(plain instanceof Refusal)) plainer.push(plain);
+    if (site instanceof Refusal && plain !== undefined) {
+      if (!(plain instanceof Refusal)) notUniversal.set(location, site);
+      site = plain;
+    } else if (plain !== undefined && !(plain instanceof Refusal)) plainer.push(plain);
     if (site instanceof Refusal) skipped.set(location, [site]);
     else wanted.push(site);
   }
-  return { layout, selection, wanted, plainer, redZones, skipped };
+  return { layout, selection, wanted, plainer, notUniversal, redZones, skipped };
 }
 
 function universalSite(
