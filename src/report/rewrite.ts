@@ -1,8 +1,9 @@
 /** What `rewrite` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
+import { groupBy } from "../grouped.js";
 import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment } from "../kernel/kernels.js";
 import type { RewriteReport, SiteReport, SiteStatus } from "../rewritten/contract.js";
-import { treatmentIn } from "../usdt/forms.js";
+import { type FileLayout, treatmentIn } from "../usdt/forms.js";
 import { count, forPeople, type Style } from "./text.js";
 
 /** What the command adds to the report of the rewrite itself. */
@@ -40,13 +41,35 @@ export const rewriteDocument = ({ input, output, report }: RewriteRun): object =
   })),
   hazards: report.hazards.map(({ code, message }) => ({ code, message })),
   forkGuard: report.forkGuard,
-  tracing: tracingOf(report).map(({ kernel, plain, libbpf }) => ({ kernel: kernel.range, plain, libbpf })),
+  tracing: tracingOf(report).map(({ kernel, plain, libbpf, probes }) => ({
+    kernel: kernel.range,
+    plain,
+    libbpf,
+    probes,
+  })),
 });
 
-/** What tracers get from the probes that were rewritten, kernel by kernel. */
-function tracingOf(report: RewriteReport): { kernel: KernelFacts; plain: Treatment; libbpf: Treatment }[] {
-  if (report.sites.every((site) => site.status === "skipped")) return [];
-  return kernels.map((kernel) => ({ kernel, ...treatmentIn(kernel, report.layout) }));
+/** What tracers get from so many probes on a kernel. */
+interface Tracing {
+  readonly kernel: KernelFacts;
+  readonly plain: Treatment;
+  readonly libbpf: Treatment;
+  readonly probes: number;
+}
+
+/** What they get from the probes that are as they should be, kernel by kernel, and where they differ kind by kind. */
+function tracingOf(report: RewriteReport): Tracing[] {
+  const forms = report.sites.flatMap((site) => (site.status === "skipped" ? [] : [formOf(site, report.layout)]));
+  return kernels.flatMap((kernel) => {
+    const groups = groupBy(forms, (form) => Object.values(treatmentIn(kernel, form)).join());
+    return [...groups.values()].map((own) => ({ kernel, ...treatmentIn(kernel, own[0]!), probes: own.length }));
+  });
+}
+
+/** Of a universal layout some probes have one form, since they could not have two, or are a bare nop5 from the start. */
+function formOf({ status, twin }: SiteReport, layout: FileLayout): FileLayout {
+  if (layout !== "universal" || twin !== null) return layout;
+  return status === "already" ? "nop5" : "nop,nop10";
 }
 
 const treatments: Readonly<Record<Treatment, string>> = {
@@ -57,9 +80,12 @@ const treatments: Readonly<Record<Treatment, string>> = {
 };
 
 function tracingLines(report: RewriteReport): string[] {
-  return tracingOf(report).map(({ kernel, plain, libbpf }) => {
+  const all = tracingOf(report);
+  return all.map(({ kernel, plain, libbpf, probes }) => {
     const rest = plain === libbpf ? "" : ` (a libbpf that knows this kernel: ${treatments[libbpf]})`;
-    return `  traced on Linux ${kernel.range}: ${treatments[plain]}${rest}`;
+    const isOne = all.filter((other) => other.kernel === kernel).length === 1;
+    const whose = isOne ? "" : `, ${count(probes, "probe")}`;
+    return `  traced on Linux ${kernel.range}${whose}: ${treatments[plain]}${rest}`;
   });
 }
 

@@ -39,29 +39,41 @@ export class ProbeNames {
   }
 }
 
-/** The detours with a place that agrees, modulo 4096, with an earlier one of its name, or one that stays. */
-export function agreeing<Proposal>(
+/** A chunk moves up in such steps: two places of it in one 16-byte line each stay so. */
+const STEP = 16;
+
+/**
+ * By how much each detour has to move up so that none of its places agrees, modulo 4096, with an earlier one of its name,
+ * or one that stays; those after it move along. Infinity where no such place is left.
+ */
+export function gapsBetween<Proposal>(
   names: ProbeNames,
   chunks: readonly { readonly proposal: Proposal; readonly probes: readonly PlacedProbe[] }[],
-): readonly Proposal[] {
+): ReadonlyMap<Proposal, number> {
   const moved = new Set(chunks.flatMap(({ probes }) => probes.map(({ site }) => site)));
   const taken = new Map<string, Set<number>>();
-  const found: Proposal[] = [];
+  const takenOf = (name: string): Set<number> => {
+    const known = taken.get(name) ?? new Set(stay(names, name, moved));
+    taken.set(name, known);
+    return known;
+  };
+  const gaps = new Map<Proposal, number>();
+  let before = 0;
   for (const { proposal, probes } of chunks) {
     if (!probes.some(({ twin }) => twin !== undefined)) continue;
     const places = probes.flatMap(({ site, location, twin }) =>
       names.of(site).flatMap((name) => [location, ...(twin ? [twin.location] : [])].map((at) => ({ name, at }))),
     );
-    const takenOf = (name: string): Set<number> => {
-      const known = taken.get(name) ?? new Set(stay(names, name, moved));
-      taken.set(name, known);
-      return known;
-    };
-    const agrees = places.some(({ name, at }) => takenOf(name).has(at % PAGE_SIZE)) || hasEqual(places);
-    if (agrees) found.push(proposal);
-    for (const { name, at } of places) takenOf(name).add(at % PAGE_SIZE);
+    const isFree = (by: number): boolean =>
+      places.every(({ name, at }) => !takenOf(name).has((at + by) % PAGE_SIZE)) && !hasEqual(places);
+    let gap = 0;
+    while (gap < PAGE_SIZE && !isFree(before + gap)) gap += STEP;
+    if (gap > 0) gaps.set(proposal, gap < PAGE_SIZE ? gap : Number.POSITIVE_INFINITY);
+    if (gap === PAGE_SIZE) continue;
+    before += gap;
+    for (const { name, at } of places) takenOf(name).add((at + before) % PAGE_SIZE);
   }
-  return found;
+  return gaps;
 }
 
 const stay = (names: ProbeNames, name: string, moved: ReadonlySet<Vaddr>): number[] =>

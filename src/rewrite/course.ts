@@ -6,7 +6,7 @@
  * once more without it.
  */
 import type { FileLayout } from "../usdt/forms.js";
-import { type ForkGuardPlan, guardedStart, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
+import { type ForkGuardPlan, guardedStart, NO_NOP5, planForkGuard, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { chooseLayout } from "./layout-choice.js";
 import type { Program } from "./program.js";
 import { planSelector, type SelectorPlan } from "./selector/selector.js";
@@ -63,9 +63,6 @@ export function nextCourse(program: Program, course: Course, reason: string): Co
   const without = withoutGuard(program, course.guard, reason);
   return typeof course.selector === "string" ? { ...without, layout: "nop,nop10", selector: course.selector } : without;
 }
-
-/** Why a guard is of no use that would have nothing to look at. */
-export const NO_NOP5 = "no probe is or becomes a nop5";
 
 /** Without the guard that was tried. @param reason why it is of no use */
 const withoutGuard = (program: Program, { uncovered }: ForkGuardPlan, reason: string): Course =>

@@ -13,6 +13,7 @@ import type { FileLayout } from "../usdt/forms.js";
 import { type ForkGuard, someOf, uncoveredWords } from "./fork-guard/fork-guard.js";
 import { type Place, segmentShift } from "./place.js";
 import type { PlacedProbe, Proposal } from "./proposal.js";
+import { type Refusal, wordsOf } from "./refusal.js";
 import type { MissingFrames } from "./unwind/missing.js";
 import { isUniversal } from "./written-form.js";
 
@@ -37,6 +38,8 @@ interface HazardContext {
   readonly noGuard: string | undefined;
   /** Why there is no selector, where one is wanted, and so no universal probe. */
   readonly noSelector: string | undefined;
+  /** Why probes are something plainer than universal, where all others are that. */
+  readonly notUniversal: ReadonlyMap<Vaddr, Refusal>;
   /** The ways to fork that the guard does not see. */
   readonly uncovered: readonly string[];
   /** What probes cost that are reached by a jump over the bytes after them (tactics/punned.ts). */
@@ -150,8 +153,16 @@ function oldKernelHazard({ placed, already }: HazardContext): Hazard[] {
   ];
 }
 
-/** All kernels are asked for, and no byte can say which one it is. */
-function slowHazard({ layout, noSelector, placed }: HazardContext): Hazard[] {
+/** All kernels are asked for, and no byte can say which one it is, or not at every probe. */
+function slowHazard({ layout, noSelector, notUniversal, placed }: HazardContext): Hazard[] {
+  const plain = [...notUniversal].filter(([site]) => placed.has(site));
+  if (plain.length > 0 && layout === "universal")
+    return [
+      {
+        code: "not-universal",
+        message: `Linux ${KILLING} traces ${count(plain.length)} by a trap, as before (${someOf(plain.map(([site]) => site))}): ${wordsOf(plain.map(([, refusal]) => refusal))} (--kernel 6.18 makes calls of them, and suits no other kernel)`,
+      },
+    ];
   if (noSelector === undefined || layout === "universal" || placed.size === 0) return [];
   return [
     {

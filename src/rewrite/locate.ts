@@ -24,6 +24,8 @@ export interface Located extends Plan {
   /** The rewritten probes in their new places, by where they were. */
   readonly placed: ReadonlyMap<Vaddr, PlacedProbe>;
   readonly guard: ForkGuard | undefined;
+  /** Why probes are something plainer than universal, where all others are that. */
+  readonly notUniversal?: ReadonlyMap<Vaddr, Refusal>;
   /** The code that sets the selector, where a probe asks it. */
   readonly selector: SelectorCode | undefined;
 }

@@ -8,14 +8,14 @@
  *     change    a window, padding that jumps go through, a branch that leads elsewhere, a far jump: at its own address
  */
 
-import { alignUp, hex, type Interval, type Vaddr, vaddr } from "../address.js";
+import { alignUp, hex, type Interval, PAGE_SIZE, type Vaddr, vaddr } from "../address.js";
 import type { CfaRows } from "../elf/cfa-rows.js";
 import { CALL_SIZE, JUMP_SIZE, nopFill, SHORT_JUMP_SIZE } from "../x86/bytes.js";
 import { decode, Flow } from "../x86/decode.js";
 import { near, short } from "../x86/distance.js";
 import { Code, type Linked, link } from "../x86/link.js";
 import { movable, nearBranch } from "../x86/relocate.js";
-import { agreeing, type ProbeNames } from "./apart.js";
+import { gapsBetween, type ProbeNames } from "./apart.js";
 import type { Detour, Fragment, PlacedProbe, Proposal, Retarget } from "./proposal.js";
 import { farJumpOf } from "./proposal.js";
 import { movesInstruction } from "./tactics/ways.js";
@@ -84,18 +84,19 @@ export function encodeDetours(proposals: readonly Proposal[], start: Vaddr, name
     const lost = "failed" in made ? made.failed : dependents(left);
     for (const [proposal, reason] of lost) failed.set(proposal, reason);
     if ("failed" in made || lost.size > 0) continue;
-    const close = agreeing(names, made.chunks);
-    if (close.length === 0) return { start, ...made, named: [], failed };
-    for (const proposal of close) {
-      const gap = (gaps.get(proposal) ?? 0) + LINE;
-      gaps.set(proposal, gap);
-      if (gap > MOST_GAP) failed.set(proposal, "no place is apart, modulo 4096, from the others of its name");
+    const more = gapsBetween(names, made.chunks);
+    if (more.size === 0) return { start, ...made, named: [], failed };
+    for (const [proposal, gap] of more) {
+      const whole = (gaps.get(proposal) ?? 0) + gap;
+      gaps.set(proposal, whole);
+      // What moves up may take other forms of jumps, and so it may take some turns.
+      if (whole > MOST_GAP) failed.set(proposal, "no place is apart, modulo 4096, from the others of its name");
     }
   }
 }
 
-/** So far a chunk is moved up to keep its places apart from others. */
-const MOST_GAP = 16 * LINE;
+/** So far a chunk is moved up to keep its places apart from others, all turns together. */
+const MOST_GAP = 2 * PAGE_SIZE;
 
 /** Proposals that make no sense without others that are not there. */
 function dependents(proposals: readonly Proposal[]): ReadonlyMap<Proposal, string> {

@@ -48,6 +48,7 @@ export function outcomeOf(
       neverForks: course.neverForks,
       guard,
       noGuard: course.noGuard ?? undefined,
+      notUniversal: located.notUniversal ?? new Map(),
       noSelector: typeof course.selector === "string" ? course.selector : undefined,
       uncovered: course.guard?.uncovered ?? [],
       costs: [...costs.values()],

@@ -4,8 +4,8 @@
  * finds no place is left out, and said so; what cannot be unwound is planned again.
  */
 import type { Vaddr } from "../address.js";
-import { type Course, NO_NOP5 } from "./course.js";
-import { guardedPlaces } from "./fork-guard/fork-guard.js";
+import type { Course } from "./course.js";
+import { guardedPlaces, NO_NOP5 } from "./fork-guard/fork-guard.js";
 import { type Load, type Located, locate, withFarJumps } from "./locate.js";
 import { type Places, placesFor } from "./place.js";
 import { type Plan, planSites, type WantedSite } from "./plan.js";
@@ -24,7 +24,7 @@ export function planAndPlace(program: Program, course: Course, survey: Survey): 
   const lost = new Map(
     survey.plainer.filter((w) => !located.placed.has(w.location)).map((w) => [w.location, w] as const),
   );
-  if (lost.size === 0) return located;
+  if (lost.size === 0) return { ...located, notUniversal: survey.notUniversal };
   const lower = (w: WantedSite): WantedSite => lost.get(w.location) ?? w;
   const notUniversal = new Map([...survey.notUniversal, ...[...lost.keys()].map(reasonIn(located))]);
   const plainer = survey.plainer.filter((w) => !lost.has(w.location));

@@ -110,6 +110,9 @@ export function planForkGuard(
   return { cover: plan, uncovered, input: forks.image, notes };
 }
 
+/** Why a guard is of no use that would have nothing to look at. */
+export const NO_NOP5 = "no probe is or becomes a nop5";
+
 export const uncoveredWords = (ways: readonly string[]): string =>
   `it may fork in ways that no guard sees: ${ways.join("; ")}`;
 
@@ -203,6 +206,7 @@ export function withForkGuard(
 ): GuardedCode | string {
   const before = nop5Before(input, notes, placed);
   const sites = [...[...placed.values()].flatMap(nop5Of).filter(isInOnePage), ...before];
+  if (sites.length === 0) return NO_NOP5;
   // Sites that stood before run whatever it says.
   const isAsked =
     before.length === 0 && [...placed.values()].every((p) => isUniversal(p.form) || nop5Of(p).length === 0);

@@ -4,7 +4,9 @@
  *
  * Addresses are runtime addresses. What is not among the blocks is not there: who reads it is seen.
  */
+import { PAGE_SIZE } from "../../address.js";
 import { Gpr } from "../../emulate/state.js";
+import { SELECTED } from "./vdso.js";
 
 export interface Block {
   readonly address: number;
@@ -81,10 +83,25 @@ const written = (argc: number, environment: readonly number[], auxv: Pairs): Buf
 
 const AUXV = pairs(VDSO);
 
-function entry(name: string, argc: number, variables: number, auxv: Pairs, isKnown: boolean): Start {
-  const block = Buffer.concat([words([argc]), written(argc, [...strings(variables), 0], auxv)]);
-  return { name, rsp: WRITTEN, registers: new Map(), blocks: [{ address: WRITTEN, bytes: block }], isKnown };
+function entry(
+  name: string,
+  argc: number,
+  environment: number | readonly number[],
+  auxv: Pairs,
+  isKnown: boolean | "maybe",
+  more: readonly Block[] = [],
+): Start {
+  const variables = typeof environment === "number" ? [...strings(environment), 0] : environment;
+  const block = Buffer.concat([words([argc]), written(argc, variables, auxv)]);
+  return { name, rsp: WRITTEN, registers: new Map(), blocks: [{ address: WRITTEN, bytes: block }, ...more], isKnown };
 }
+
+/** What looks like a vDSO of a kernel that selects, and begins so many bytes after a page does: it is none. */
+const askew = Array.from({ length: Math.log2(PAGE_SIZE) }, (_, bit) => 2 ** bit).map((by) => ({
+  name: `a vDSO ${by} bytes into a page`,
+  auxv: pairs(HEAP + by),
+  block: { address: HEAP + by, bytes: SELECTED.bytes },
+}));
 
 /** A program's: the kernel, or the loader, has written what rsp leads to. */
 export const entries: readonly Start[] = [
@@ -97,6 +114,8 @@ export const entries: readonly Start[] = [
   entry("no vDSO", 1, 4, pairs(undefined), false),
   entry("a vDSO at 0", 1, 4, pairs(0), false),
   entry("nothing told", 1, 4, [[0, 0]], false),
+  entry("variables that the loader has taken away: several NULLs", 1, [...strings(3), 0, 0, 0], AUXV, "maybe"),
+  ...askew.map(({ name, auxv, block }) => entry(name, 1, 4, auxv, false, [block])),
 ];
 
 interface Call {
@@ -147,6 +166,7 @@ export const calls: readonly Start[] = [
   call("cleared, and pairs after it", written(2, [0, AT_SYSINFO_EHDR, FOOBARX, STRING, 0], AUXV), "maybe"),
   call("no vDSO", written(2, [...strings(2), 0], pairs(undefined)), false),
   call("a vDSO at 0", written(2, [...strings(2), 0], pairs(0)), false),
+  ...askew.map(({ name, auxv, block }) => call(name, written(2, [...strings(2), 0], auxv), false, { more: [block] })),
   call("2^24 arguments", plain, false, { argc: 2n ** 24n, argv: NOWHERE }),
   call("a negative number of arguments", plain, false, { argc: 0xffffffffn, argv: NOWHERE }),
   call("a negative number, of 64 bits", plain, false, { argc: -1n, argv: NOWHERE }),
