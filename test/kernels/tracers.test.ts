@@ -26,7 +26,10 @@ const skips =
 /** The source of a kernel is a large download. */
 const NEWER = isShort ? ["sid"] : ["sid", "tree"];
 const PASSES = 40;
-const forms: readonly ProbeInstruction[] = [...(isShort ? [] : (["nop", "nop5"] as const)), "nop,nop5", "nop,nop10"];
+/** A universal probe is attached to at both places; at the first one as any nop,nop10. */
+const layouts = [...(isShort ? [] : (["nop", "nop5"] as const)), "nop,nop5", "nop,nop10", "universal"] as const;
+type Layout = (typeof layouts)[number];
+const formOf = (layout: Layout): ProbeInstruction => (layout === "universal" ? "nop,nop10" : layout);
 
 const nops = { nop: "90", nop5: "0f1f440000", nop10: "662e0f1f840000000000" } as const;
 const originalOf = (form: ProbeInstruction): string =>
@@ -52,10 +55,10 @@ describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
     if (isShort) notTried("short form: bpftrace, and libbpf of a kernel tree, which the long form fetches");
     const programs: Traceable[] = [];
     const compiled = await build("gcc", programSource("fork.c"), "-O2");
-    for (const form of forms) {
-      const file = form === "nop" ? compiled : (await rewriteWith(compiled, "--layout", form)).path;
+    for (const layout of layouts) {
+      const file = layout === "nop" ? compiled : (await rewriteWith(compiled, "--layout", layout)).path;
       const [site] = await list(file);
-      expect(site!.instruction).toBe(form);
+      expect(site!.instruction).toBe(formOf(layout));
       programs.push({ file, location: site!.location });
     }
     const folder = mkdtempSync(path.join(tmpdir(), "usdt-task-"));
@@ -75,7 +78,7 @@ describe.skipIf(skips)("tracers on test kernels", guestTimeout, () => {
       expect(name).toBe(facts.name);
       const all = noBpftrace === null ? [...tracers, { name: "bpftrace of this machine", knows: null }] : tracers;
       const row = (tracer: string, what: (form: ProbeInstruction, i: number) => string) =>
-        forms.map((form, i) => `${tracer}, ${form}: ${what(form, i)}`);
+        layouts.map((layout, i) => `${tracer}, ${layout}: ${what(formOf(layout), i)}`);
       const shown = attached.flatMap((some, n) =>
         row(all[n]!.name, (form, i) => `${some[i]!.hits} hits, at +${placeOf(some[i]!, form)}`),
       );
