@@ -8,6 +8,7 @@ import { readParts } from "../files/input.js";
 import { type ListedFile, type ListedSite, listDocument, listText } from "../report/list.js";
 import { document, makeStyle } from "../report/text.js";
 import { splitArguments } from "../usdt/arguments.js";
+import { REMOVED } from "../usdt/baseline.js";
 import { readUsdtNotes } from "../usdt/notes.js";
 import { codeFrom, probeInstruction } from "../usdt/sites.js";
 import { findTwins, twinPlaces } from "../usdt/twins.js";
@@ -87,7 +88,7 @@ const MAX_INSTRUCTION = 15;
  * Most files need no disassembler, and loading it costs more than all the rest: it is loaded for the first that does.
  */
 async function instructionText(code: Buffer | null, location: Vaddr): Promise<string> {
-  if (code === null) return "(in no executable segment)";
+  if (code === null) return REMOVED;
   const known = probeInstruction(code);
   if (known !== null) return known;
   const { disassemble } = await import("../x86/relocate.js");

@@ -8,8 +8,11 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { OPTIONAL_ATTRIBUTES, type OptionalAttribute } from "../files/attribute-names.js";
 import { rangesWhere } from "../kernel/kernels.js";
+import { HAZARD_CODES, type HazardCode } from "../rewritten/hazard-codes.js";
+import { type Expectation, parseExpectation } from "../usdt/expected.js";
 import { type ProbePattern, parsePattern } from "../usdt/pattern.js";
 import type { BenchOptions } from "./bench.js";
+import type { CheckOptions } from "./check.js";
 import type { EmulateOptions } from "./emulate.js";
 import { anyKernel, oneKernel, rangesOf } from "./kernel-option.js";
 import type { LiveOptions } from "./live.js";
@@ -70,8 +73,8 @@ Exit status:
   0  done; also where a file is written and the report on it cannot be printed
   1  it could not be done: bad or unsupported input, I/O error; nothing was written
   2  wrong usage
-  3  done, and what was asked does not hold: verify found a difference, emulate a violation; --strict with a probe
-     skipped or unproved`,
+  3  done, and what was asked does not hold: verify found a difference, emulate a violation, check a probe
+     that is not as expected; --strict with a probe skipped or unproved, or a pattern that matches none`,
     );
 
   program
@@ -82,6 +85,33 @@ Exit status:
     .action(async (files: string[], options: { json?: boolean }) => {
       const { list } = await import("./list.js");
       finish(await list(files, options, streams));
+    });
+
+  program
+    .command("check")
+    .description("find out whether files have the probes that they should have; if not, exit with 3")
+    .argument("<file...>", "ELF programs or shared libraries")
+    .option(
+      "--expect <provider:name[=count]>",
+      "each file has this probe, * as wildcard, and all of them in code; with a count: so many or more (repeatable)",
+      collect(expectation),
+    )
+    .addOption(
+      new Option("--baseline <list.json>", "each file has the probes that `list --json` printed of it").argParser(
+        notEmpty,
+      ),
+    )
+    .option("--fast", "and each of these becomes a call on a kernel, and is nowhere slower than the one-byte nop")
+    .addOption(
+      new Option(
+        "--kernel <version>",
+        `with --fast, the kernels that count: any (default), running, or a version (${rangesOf(["6.18", "7.2"])})`,
+      ).argParser(anyKernel),
+    )
+    .option("--json", "print one JSON document")
+    .action(async (files: string[], options: CheckOptions) => {
+      const { check } = await import("./check.js");
+      finish(await check(files, options, streams));
     });
 
   withOutputOptions(program.command("rewrite"), "FILE.nop5")
@@ -106,7 +136,12 @@ Exit status:
         "json",
       ),
     )
-    .option("--strict", "if any probe cannot be rewritten, write nothing and exit with 3")
+    .option("--strict", "if any probe cannot be rewritten, or --only matches none, write nothing and exit with 3")
+    .option(
+      "--accept <hazard>",
+      `a hazard that is known and not told again, in JSON it is: ${HAZARD_CODES.join(", ")} (repeatable)`,
+      collect(hazard),
+    )
     .option("--dry-run", "report only, write nothing")
     .option("--new-build-id", "derive a new build-id (perf: drop the cached probes of the old file)")
     .option(
@@ -294,9 +329,25 @@ function pattern(value: string): ProbePattern {
   }
 }
 
+function expectation(value: string): Expectation {
+  try {
+    return parseExpectation(value);
+  } catch {
+    throw new InvalidArgumentError(
+      "write PROVIDER:NAME or PROVIDER:NAME=COUNT, with * as wildcard and a count from 1 on",
+    );
+  }
+}
+
 function attribute(value: string): OptionalAttribute {
   const known = OPTIONAL_ATTRIBUTES.find((name) => name === value);
   if (known === undefined) throw new InvalidArgumentError(`it is one of ${OPTIONAL_ATTRIBUTES.join(", ")}`);
+  return known;
+}
+
+function hazard(value: string): HazardCode {
+  const known = HAZARD_CODES.find((code) => code === value);
+  if (known === undefined) throw new InvalidArgumentError(`it is one of ${HAZARD_CODES.join(", ")}`);
   return known;
 }
 

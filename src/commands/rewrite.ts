@@ -13,7 +13,8 @@ import { type RewriteRun, rewriteDocument, rewriteText } from "../report/rewrite
 import { document, makeStyle } from "../report/text.js";
 import type { PlanReport } from "../rewrite/plan-report.js";
 import { rewrite as rewriteImage } from "../rewrite/rewrite.js";
-import type { Hazard, Kernel, Layout } from "../rewritten/contract.js";
+import type { Hazard, Kernel, Layout, SiteReport } from "../rewritten/contract.js";
+import type { HazardCode } from "../rewritten/hazard-codes.js";
 import { wholeFile } from "../sparse-content.js";
 import type { ProbePattern } from "../usdt/pattern.js";
 import { destinationOf, newFileHazard, type OutputOptions, writeOptions } from "./output-options.js";
@@ -24,6 +25,8 @@ export interface RewriteCommandOptions extends OutputOptions {
   readonly layout: Layout;
   readonly only?: readonly ProbePattern[];
   readonly strict?: boolean;
+  /** Hazards that are known: people are not told of them again. */
+  readonly accept?: readonly HazardCode[];
   readonly dryRun?: boolean;
   /** Probes of which the report says what was tried. */
   readonly explain?: readonly ProbePattern[];
@@ -38,7 +41,7 @@ export interface RewriteCommandOptions extends OutputOptions {
 
 /**
  * Rewrites a file.
- * @returns the exit status: 3 where --strict and a probe was skipped
+ * @returns the exit status: 3 where --strict and a probe was skipped, or a pattern of --only matches none
  * @throws InputError where it cannot be done; then nothing was written
  */
 export function rewrite(path: string, options: RewriteCommandOptions, streams: Streams): Promise<number> {
@@ -87,8 +90,10 @@ async function rewriteTo(
 
   // A probe that was not asked for has not been left out against anybody's will.
   const wanted = report.sites.filter((site) => patterns.length === 0 || patterns.some((p) => p.matches(site)));
-  const fails = options.strict === true && wanted.some((site) => site.status === "skipped");
-  const unwritten = fails ? "strict" : place === null ? "dry run" : null;
+  const misses = patterns.some((pattern) => !report.sites.some(pattern.matches));
+  const strict = options.strict !== true ? null : misses ? "unmatched" : wanted.some(isSkipped) ? "strict" : null;
+  const fails = strict !== null;
+  const unwritten = strict ?? (place === null ? "dry run" : null);
   if (place !== null && !fails && !(content === null && place.inPlace))
     await writeOutput(input, content ?? wholeFile(input), place, writeOptions(options));
 
@@ -97,11 +102,13 @@ async function rewriteTo(
   return fails ? 3 : 0;
 }
 
+const isSkipped = (site: SiteReport): boolean => site.status === "skipped";
+
 /** Prints the report, and what was planned as far as it was asked for. */
 async function tell(
   run: RewriteRun,
   plan: () => PlanReport,
-  { json, planJson, explain = [] }: RewriteCommandOptions,
+  { json, planJson, explain = [], accept = [] }: RewriteCommandOptions,
   streams: Streams,
 ): Promise<void> {
   const explained = explain.length === 0 ? [] : plan().sites.filter((s) => explain.some((p) => p.matches(s.report)));
@@ -112,7 +119,7 @@ async function tell(
   // The document has standard output for itself.
   const out = planJson ? streams.stderr : streams.stdout;
   const style = makeStyle(wantsColours(out));
-  const text = [rewriteText(run, style), ...explained.map((site) => explanation(site, style))].join("");
+  const text = [rewriteText(run, style, accept), ...explained.map((site) => explanation(site, style))].join("");
   await print({ ...streams, stdout: out }, text);
   if (planJson) await print(streams, document(planDocument(run.input, plan())));
 }

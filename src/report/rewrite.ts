@@ -3,6 +3,7 @@ import { hex } from "../address.js";
 import { groupBy } from "../grouped.js";
 import { type KernelFacts, kernels, STEPPING_FACTOR, type Treatment } from "../kernel/kernels.js";
 import type { RewriteReport, SiteReport, SiteStatus } from "../rewritten/contract.js";
+import type { HazardCode } from "../rewritten/hazard-codes.js";
 import { type FileLayout, treatmentIn } from "../usdt/forms.js";
 import { count, forPeople, type Style } from "./text.js";
 
@@ -12,7 +13,7 @@ export interface RewriteRun {
   /** The file that now holds the result, or null where nothing was written. */
   readonly output: string | null;
   /** Why nothing was written, where that is so. */
-  readonly unwritten: "dry run" | "strict" | null;
+  readonly unwritten: "dry run" | "strict" | "unmatched" | null;
   readonly report: RewriteReport;
 }
 
@@ -104,8 +105,11 @@ export function summaryOf(report: RewriteReport): { sites: number } & Record<Sit
   return { sites: report.sites.length, rewritten: of("rewritten"), already: of("already"), skipped: of("skipped") };
 }
 
-/** The text of `rewrite`, with a line end. */
-export const rewriteText = forPeople((run: RewriteRun, style: Style): string => {
+/**
+ * The text of `rewrite`, with a line end.
+ * @param accepted hazards that are known, and not told again
+ */
+export const rewriteText = forPeople((run: RewriteRun, style: Style, accepted: readonly HazardCode[]): string => {
   const { report } = run;
   const summary = summaryOf(report);
   const lines: string[] = [];
@@ -119,7 +123,8 @@ export const rewriteText = forPeople((run: RewriteRun, style: Style): string => 
   }
   for (const site of report.sites) lines.push(...siteLines(site, style));
   lines.push(...tracingLines(report), ...forkGuardLines(report));
-  for (const { code, message } of report.hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
+  const hazards = report.hazards.filter(({ code }) => !accepted.includes(code));
+  for (const { code, message } of hazards) lines.push(`${style.warning(`warning (${code})`)}: ${message}`);
   lines.push(outcome(run), "");
   return lines.join("\n");
 });
@@ -147,6 +152,7 @@ const costWords = ({ cost }: SiteReport): string | null =>
 function outcome({ output, unwritten, report }: RewriteRun): string {
   if (unwritten === "dry run") return `dry run: nothing written${growth(report)}`;
   if (unwritten === "strict") return "--strict: not every probe could be rewritten, nothing written";
+  if (unwritten === "unmatched") return "--strict: a pattern of --only matches no probe, nothing written";
   return `written: ${output ?? "nothing"}${growth(report)}`;
 }
 

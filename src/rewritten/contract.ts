@@ -7,6 +7,7 @@ import type { Vaddr } from "../address.js";
 import type { KernelName } from "../kernel/kernels.js";
 import type { SparseContent } from "../sparse-content.js";
 import type { FileLayout } from "../usdt/forms.js";
+import type { HazardCode } from "./hazard-codes.js";
 
 /** The kernels that a file will be traced on: a range of the table, or all of them. */
 export type Kernel = KernelName | "any";
@@ -64,7 +65,7 @@ export interface SiteReport {
 
 /** Something that the user should know before this file is deployed. */
 export interface Hazard {
-  readonly code: string;
+  readonly code: HazardCode;
   readonly message: string;
 }
 
