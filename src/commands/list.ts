@@ -8,9 +8,8 @@ import { readParts } from "../files/input.js";
 import { type ListedFile, type ListedSite, listDocument, listText } from "../report/list.js";
 import { document, makeStyle } from "../report/text.js";
 import { splitArguments } from "../usdt/arguments.js";
-import { REMOVED } from "../usdt/baseline.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { codeFrom, probeInstruction } from "../usdt/sites.js";
+import { codeFrom, probeInstruction, REMOVED } from "../usdt/sites.js";
 import { findTwins, twinPlaces } from "../usdt/twins.js";
 import { complainAbout, print, type Streams, wantsColours } from "./streams.js";
 

@@ -18,6 +18,7 @@ import { anyKernel, oneKernel, rangesOf } from "./kernel-option.js";
 import type { LiveOptions } from "./live.js";
 import type { OutputOptions } from "./output-options.js";
 import type { RewriteCommandOptions } from "./rewrite.js";
+import type { StatusOptions } from "./status.js";
 import { complain, complainAbout, type Streams } from "./streams.js";
 import type { VerifyOptions } from "./verify.js";
 
@@ -270,6 +271,17 @@ Exit status:
     .action(async (command: string[], options: LiveOptions) => {
       const { live } = await import("./live.js");
       finish(await live(command, options, streams));
+    });
+
+  program
+    .command("status")
+    .description("show what each probe of running processes is now: untouched, trap, call, torn (reads /proc only)")
+    .option("-p, --pid <pid>", "this process (repeatable; default: all)", collect(positive))
+    .addOption(new Option("--all", "all processes that can be looked at").conflicts("pid"))
+    .option("--json", "print one JSON document")
+    .action(async (options: StatusOptions) => {
+      const { status } = await import("./status.js");
+      finish(await status(options, streams));
     });
 
   return program;

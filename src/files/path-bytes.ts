@@ -19,7 +19,7 @@ export function pathBytes(path: string): Buffer {
 }
 
 /** Any bytes as a string that leads back to them. */
-function pathText(bytes: Buffer): string {
+export function pathText(bytes: Buffer): string {
   const text = bytes.toString();
   if (!text.includes(REPLACED) || Buffer.from(text).equals(bytes)) return text;
   let result = "";

@@ -10,16 +10,16 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { PAGE_SIZE } from "../address.js";
 import { addTo } from "../grouped.js";
+import { parseMappings } from "./mappings.js";
 import type { TracedFile } from "./traced-file.js";
 
 /** How many bytes of a site are looked at: a nop10 has so many. */
 const SITE_SIZE = 10;
 const SHOWN = 5;
-const CALL = 0xe8;
-const LOWER_AND_CALL = [0x48, 0x8d, 0x64, 0x24, 0x80, CALL];
-
-/** A line of /proc/PID/maps: range, flags, file offset, device, inode, path. */
-const MAPPING = /^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+/** The first byte of a call by a 32-bit distance. */
+export const CALL = 0xe8;
+/** What a nop10 becomes, up to the distance of the call. */
+export const LOWER_AND_CALL = [0x48, 0x8d, 0x64, 0x24, 0x80, CALL];
 
 /** Whether a kernel has turned what stood here into a call. */
 export const isOptimized = (bytes: Uint8Array): boolean =>
@@ -60,14 +60,10 @@ export class Witness {
    * @param memory reads its memory at a runtime address; how much it got, in bytes
    */
   look(maps: readonly string[], memory: (address: number, into: Uint8Array) => number): void {
-    for (const line of maps) {
-      const [, from = "", to = "", flags = "", offset = "", device, inode, path] = MAPPING.exec(line) ?? [];
+    for (const { start, end, isCode, offset, identity, inode, path } of parseMappings(maps)) {
       // Some file systems say another device number here than elsewhere; the path tells those.
-      const same =
-        `${device} ${inode}` === this.#file.identity || (inode === this.#file.inode && path === this.#file.realPath);
-      if (!same || flags[2] !== "x") continue;
-      const [start, end] = [Number.parseInt(from, 16), Number.parseInt(to, 16)];
-      this.#mapping(start, Number.parseInt(offset, 16), end - start, memory);
+      const same = identity === this.#file.identity || (inode === this.#file.inode && path === this.#file.realPath);
+      if (same && isCode) this.#mapping(start, offset, end - start, memory);
     }
   }
 

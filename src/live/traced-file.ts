@@ -92,7 +92,7 @@ export function distinctFiles(files: readonly TracedFile[]): readonly TracedFile
 }
 
 /** "fe:01 1234": major and minor as two hexadecimal digits or more, and the inode. */
-function identityOf(device: bigint, inode: bigint): string {
+export function identityOf(device: bigint, inode: bigint): string {
   const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
   const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
   return `${major.toString(16).padStart(2, "0")}:${minor.toString(16).padStart(2, "0")} ${inode}`;

@@ -7,6 +7,7 @@
  */
 import { InputError } from "../errors.js";
 import { type Expectation, expectationOf } from "./expected.js";
+import { REMOVED } from "./sites.js";
 
 export interface Baseline {
   /** In the order of the document; a path may be there only once. */
@@ -75,9 +76,6 @@ function expectationsOf(sites: readonly unknown[], where: string): readonly Expe
     }),
   );
 }
-
-/** What `list` has as the instruction of a note that leads to no code. */
-export const REMOVED = "(in no executable segment)";
 
 const unlike = (where: string): InputError => new InputError("is not what list --json prints", where);
 

@@ -18,6 +18,9 @@ import { formAt, startsWith } from "./forms.js";
 
 const NOP = 0x90;
 
+/** What `list` has as the instruction of a note that leads to no code: no probe that anybody can hit. */
+export const REMOVED = "(in no executable segment)";
+
 /** The probe instruction that the bytes from a location on begin with, or null where they begin with anything else. */
 export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
   if (isFiveByteNop(code)) return "nop5";
