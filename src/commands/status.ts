@@ -51,5 +51,5 @@ async function printText(processes: readonly ProcessState[], isNamed: boolean, s
     const many = hiddenCount === 1 ? "1 process" : `${hiddenCount} processes`;
     await complain(streams, `nothing is known of ${many}: ${hidden.reason}`);
   }
-  if (processes.length === 0) await complain(streams, "no process has mapped a file with USDT probes");
+  if (processes.length === 0 && !isNamed) await complain(streams, "no process has mapped a file with USDT probes");
 }
