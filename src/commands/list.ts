@@ -9,7 +9,7 @@ import { type ListedFile, type ListedSite, listDocument, listText } from "../rep
 import { document, makeStyle } from "../report/text.js";
 import { splitArguments } from "../usdt/arguments.js";
 import { readUsdtNotes } from "../usdt/notes.js";
-import { codeFrom, probeInstruction, REMOVED } from "../usdt/sites.js";
+import { codeFrom, notInCode, probeInstruction } from "../usdt/sites.js";
 import { findTwins, twinPlaces } from "../usdt/twins.js";
 import { complainAbout, print, type Streams, wantsColours } from "./streams.js";
 
@@ -56,8 +56,10 @@ async function readFile(path: string): Promise<ListedFile> {
         notes.map((note) => note.location),
       ),
       code: notes.map((note) => {
-        const code = codeFrom(image, note.location)?.subarray(0, MAX_INSTRUCTION) ?? null;
-        if (code !== null) need(code.byteOffset - bytes.byteOffset, code.length);
+        const reason = notInCode(image, note.location);
+        if (reason !== null) return reason;
+        const code = codeFrom(image, note.location)!.subarray(0, MAX_INSTRUCTION);
+        need(code.byteOffset - bytes.byteOffset, code.length);
         return code;
       }),
       twins: twinPlaces(notes, findTwins(image, notes, need)),
@@ -72,7 +74,7 @@ async function readFile(path: string): Promise<ListedFile> {
       base: note.base,
       semaphore: note.semaphore,
       arguments: splitArguments(note.argumentText),
-      instruction: await instructionText(code[i] ?? null, note.location),
+      instruction: await instructionText(code[i]!, note.location),
       function: functions[i] ?? null,
       twin: twins[i] ?? null,
     });
@@ -84,10 +86,11 @@ async function readFile(path: string): Promise<ListedFile> {
 const MAX_INSTRUCTION = 15;
 
 /**
- * Most files need no disassembler, and loading it costs more than all the rest: it is loaded for the first that does.
+ * Where there is no code its reason is the text. Most files need no disassembler, and loading it costs more than all the
+ * rest: it is loaded for the first that does.
  */
-async function instructionText(code: Buffer | null, location: Vaddr): Promise<string> {
-  if (code === null) return REMOVED;
+async function instructionText(code: Buffer | string, location: Vaddr): Promise<string> {
+  if (typeof code === "string") return code;
   const known = probeInstruction(code);
   if (known !== null) return known;
   const { disassemble } = await import("../x86/relocate.js");

@@ -3,11 +3,12 @@
  * may hold anything.
  *
  * Of a universal probe the document has two entries, one a note, each with the place of the other: it counts once. An
- * entry whose instruction is "(in no executable segment)" was no probe that anybody could hit, and counts for none.
+ * entry whose instruction says, in parentheses, that there is no code was no probe that anybody could hit, and counts
+ * for none.
  */
 import { InputError } from "../errors.js";
 import { type Expectation, expectationOf } from "./expected.js";
-import { REMOVED } from "./sites.js";
+import { saysNoCode } from "./sites.js";
 
 export interface Baseline {
   /** In the order of the document; a path may be there only once. */
@@ -62,7 +63,7 @@ function expectationsOf(sites: readonly unknown[], where: string): readonly Expe
     // Lists of version 0.1 knew no twins.
     const isPaired = site.twin !== undefined && site.twin !== null;
     if (isPaired && !/^0x[0-9a-f]{1,16}$/.test(textOf(site.twin, `${at}.twin`))) throw unlike(`${at}.twin`);
-    if (instruction === REMOVED) continue;
+    if (saysNoCode(instruction)) continue;
     const names = tallies.get(provider) ?? new Map<string, Tally>();
     const tally = names.get(name) ?? { provider, name, alone: 0, paired: 0 };
     if (isPaired) tally.paired++;

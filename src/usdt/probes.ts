@@ -6,13 +6,13 @@
 import type { Vaddr } from "../address.js";
 import type { ElfImage } from "../elf/image.js";
 import { readUsdtNotes } from "./notes.js";
-import { codeFrom } from "./sites.js";
+import { codeFrom, notInCode } from "./sites.js";
 import { findTwins } from "./twins.js";
 
 /** A place that a note names. */
 export interface ProbePlace {
   readonly location: Vaddr;
-  /** The file's bytes from there on, at most LOOK of them; null where no executable segment of the file holds any. */
+  /** The file's bytes from there on, at most LOOK of them; null where there is no code of the file. */
   readonly code: Buffer | null;
 }
 
@@ -37,7 +37,7 @@ export function probesOf(image: ElfImage, need: (offset: number, size: number) =
   const twinOf = new Map(pairs.map(({ first, twin }) => [first, notes[twin]!]));
   const seconds = new Set(pairs.map(({ twin }) => twin));
   const placeAt = (location: Vaddr): ProbePlace => {
-    const code = codeFrom(image, location)?.subarray(0, LOOK) ?? null;
+    const code = notInCode(image, location) === null ? (codeFrom(image, location)?.subarray(0, LOOK) ?? null) : null;
     if (code !== null) need(code.byteOffset - image.bytes.byteOffset, code.length);
     return { location, code };
   };

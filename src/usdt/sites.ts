@@ -10,16 +10,13 @@
  */
 import type { Vaddr } from "../address.js";
 import * as elf from "../elf/constants.js";
-import { type ElfImage, segmentAt } from "../elf/image.js";
+import { type ElfImage, isCode, segmentAt } from "../elf/image.js";
 import type { ProbeInstruction } from "../kernel/kernels.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { isFiveByteNop } from "../x86/nops.js";
 import { formAt, startsWith } from "./forms.js";
 
 const NOP = 0x90;
-
-/** What `list` has as the instruction of a note that leads to no code: no probe that anybody can hit. */
-export const REMOVED = "(in no executable segment)";
 
 /** The probe instruction that the bytes from a location on begin with, or null where they begin with anything else. */
 export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
@@ -30,6 +27,22 @@ export function probeInstruction(code: Uint8Array): ProbeInstruction | null {
 
 /** Whether a nop5 has other bytes than those that everybody writes. */
 export const isUnusualNop5 = (code: Uint8Array): boolean => isFiveByteNop(code) && !startsWith(code, NOP5);
+
+/**
+ * Why a location is in no code, in parentheses, as `list` has it for the instruction; null where it is in some. Linkers
+ * leave such notes of functions that they removed, most often with the location 0: that may be the ELF header, which
+ * some of them put into the executable segment.
+ */
+export function notInCode(image: ElfImage, location: Vaddr): string | null {
+  if (codeFrom(image, location) === null) return "(in no executable segment)";
+  const isThere = image.sections.some(
+    (section) => isCode(section) && location >= section.sh_addr && location < section.sh_addr + section.sh_size,
+  );
+  return isThere ? null : "(in no section of code)";
+}
+
+/** Whether what `list` has as the instruction says that there is none. */
+export const saysNoCode = (instruction: string): boolean => instruction.startsWith("(");
 
 /**
  * The file's bytes from a link-time address to the end of its segment: a view, not a copy. Null where the address lies

@@ -1,11 +1,12 @@
 /** `check`: probes that should be there and are not, in files that lost them the way linkers and strippers lose them. */
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { parseElf } from "../../src/elf/image.js";
 import { readUsdtNotes } from "../../src/usdt/notes.js";
 import { build } from "../fixtures/build.js";
+import { skipBecause } from "../packages/skips.js";
 import { must } from "../run.js";
 import { folder, sample, sampleCopy } from "../sample/sample.js";
 import { type Printed, usdtNop5 } from "./in-process.js";
@@ -118,6 +119,20 @@ describe("check --expect", () => {
     expect([fewer.status, fewer.files[0]!.fewer]).toEqual([3, [{ probe: "sample:*", expected: 9, found: 8 }]]);
     const { stdout } = await usdtNop5("check", path, "--expect", "sample:add");
     expect(stdout).toContain("  removed  sample:add  0x4 is in no code of the file\n");
+  });
+
+  it
+    .skipIf(skipBecause("check: what lld removed", existsSync("/usr/bin/ld.lld") ? null : "no lld"))
+    .each([[[]], [["-Wl,--no-rosegment"]]])("finds what a linker removed, flags %j", async (flags) => {
+    const source = fileURLToPath(new URL("./removed.c", import.meta.url));
+    const all = ["-O2", "-ffunction-sections", "-Wl,--gc-sections", "-fuse-ld=lld", "-pie", ...flags];
+    const built = await build({ output: "removed", compiler: "gcc", sources: [source], flags: all });
+    if (!built.ok) throw new Error(`${built.command}: ${built.because}`);
+    const { status, files } = await checked(built.path, "--expect", "removed:*");
+    expect([status, files[0]!.removed]).toEqual([3, [{ provider: "removed", name: "unused", location: "0x0" }]]);
+    expect((await checked(built.path, "--expect", "removed:used")).status).toBe(0);
+    // What was removed before is not missed.
+    expect((await checked(built.path, "--baseline", await listOf(built.path))).status).toBe(0);
   });
 
   it("counts a universal probe once", async () => {

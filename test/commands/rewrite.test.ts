@@ -222,6 +222,60 @@ describe("rewrite", () => {
     expect([status, stderr]).toEqual([0, `usdt-nop5: ${path}: --only sampel:add matches no probe\n`]);
   });
 
+  it.each([
+    [["sampel:add"], ["sampel:add"]],
+    [["sample:add", "sampel:*"], ["sampel:*"]],
+    [
+      ["x:y", "sample:*", "y:x"],
+      ["x:y", "y:x"],
+    ],
+  ])("writes nothing with --strict where a pattern matches nothing: %j", async (patterns, missed) => {
+    const path = await sampleCopy();
+    const only = patterns.flatMap((pattern) => ["--only", pattern]);
+    const warnings = missed.map((pattern) => `usdt-nop5: ${path}: --only ${pattern} matches no probe\n`).join("");
+    for (const options of [[], ["--in-place"], ["--dry-run"]]) {
+      const before = readFileSync(path);
+      const strict = await usdtNop5("rewrite", path, "--strict", ...only, ...options);
+      expect([strict.status, strict.stderr]).toEqual([3, warnings]);
+      expect(strict.stdout).toContain("--strict: a pattern of --only matches no probe, nothing written\n");
+      expect(readFileSync(path)).toEqual(before);
+      const json = await usdtNop5("rewrite", path, "--strict", "--json", ...only, ...options);
+      expect([json.status, (JSON.parse(json.stdout) as { output: null }).output]).toEqual([3, null]);
+      expect(beside(path)).toEqual(["probes"]);
+    }
+    const { status, stderr } = await usdtNop5("rewrite", path, ...only);
+    expect([status, stderr]).toEqual([0, warnings]);
+    expect(beside(path)).toEqual(["probes", "probes.nop5"]);
+  });
+
+  it("writes nothing with --strict and such a pattern where there is nothing to do either", async () => {
+    rewriter.rewrite.mockReturnValue(result([], null));
+    const path = await sampleCopy();
+    expect((await usdtNop5("rewrite", path, "--strict", "--only", "sample:add")).status).toBe(3);
+    expect(beside(path)).toEqual(["probes"]);
+    expect((await usdtNop5("rewrite", path, "--strict")).status).toBe(0);
+  });
+
+  it("tells no hazard again that is accepted, but in JSON", async () => {
+    const two = result([done], "rewritten");
+    rewriter.rewrite.mockReturnValue({
+      ...two,
+      report: { ...two.report, hazards: [...two.report.hazards, { code: "detach", message: "a damaged byte" }] },
+    });
+    const path = await sampleCopy();
+    const warned = async (...accepted: string[]): Promise<readonly string[]> => {
+      const { status, stdout } = await usdtNop5("rewrite", path, ...accepted.flatMap((code) => ["--accept", code]));
+      expect(status).toBe(0);
+      return [...stdout.matchAll(/^warning \((.*)\)/gm)].map(([, code]) => code!);
+    };
+    expect(await warned()).toEqual(["fork", "detach"]);
+    expect(await warned("fork")).toEqual(["detach"]);
+    expect(await warned("detach", "fork", "punned")).toEqual([]);
+    const { stdout } = await usdtNop5("rewrite", path, "--json", "--accept", "fork");
+    const { hazards } = JSON.parse(stdout) as { hazards: readonly { code: string }[] };
+    expect(hazards.map(({ code }) => code)).toEqual(["fork", "detach"]);
+  });
+
   it("makes one line of an error, and of a defect", async () => {
     const path = await sampleCopy();
     rewriter.rewrite.mockImplementation(() => {
