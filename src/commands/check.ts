@@ -112,7 +112,7 @@ function checkFile(
 }
 
 /** Reads of a file what its probes need. */
-export const readProbes = (path: string): readonly Probe[] =>
+const readProbes = (path: string): readonly Probe[] =>
   readParts(path, (bytes, need) => {
     for (const { offset, size } of headerRanges(bytes)) need(offset, size);
     const image = parseElf(bytes);

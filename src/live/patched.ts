@@ -14,7 +14,7 @@ import { probeInstruction } from "../usdt/sites.js";
 import { NOP5, NOP10 } from "../x86/bytes.js";
 import { CALL, LOWER_AND_CALL } from "./memory.js";
 
-export type PatchState = "untouched" | "trap" | "call" | "torn" | "unknown";
+type PatchState = "untouched" | "trap" | "call" | "torn" | "unknown";
 
 export interface Patched {
   readonly state: PatchState;

@@ -4,7 +4,7 @@ import type { Held, Shortage } from "../usdt/expected.js";
 import type { Probe } from "../usdt/probes.js";
 import { columns, count, forPeople, type Style } from "./text.js";
 
-export interface SlowProbe {
+interface SlowProbe {
   readonly probe: Probe;
   readonly reason: string;
 }

@@ -16,7 +16,7 @@ export interface Baseline {
 }
 
 /** More than a list of a million probes takes, in bytes. */
-export const LARGEST_BASELINE = 2 ** 28;
+const LARGEST_BASELINE = 2 ** 28;
 
 /**
  * Reads such a document.
