@@ -25,8 +25,8 @@ export interface InputFile {
   readonly stat: BigIntStats;
 }
 
-/** All of a file is read once, holes as well. */
-const MAX_SIZE = 2 ** 36;
+/** All of a file is read once, holes as well. Nothing longer is written either: it could not be reverted. */
+export const MAX_SIZE = 2 ** 36;
 /** So much of a file can have a place in memory: 4 GiB with Node 20. What is a hole takes none. */
 const MAX_PLACED = bufferLimits.MAX_LENGTH;
 

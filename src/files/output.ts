@@ -21,7 +21,7 @@ import type { OptionalAttribute } from "./attribute-names.js";
 import { copyAttributes } from "./attributes.js";
 import { inside, openDirectory, pathOf, placeOf } from "./descriptors.js";
 import { explained, FileError, isSystemError } from "./file-error.js";
-import { isUnchanged, type OpenInput } from "./input.js";
+import { isUnchanged, MAX_SIZE, type OpenInput } from "./input.js";
 import { pathBytes } from "./path-bytes.js";
 import { withTemporaryFile } from "./temporary.js";
 
@@ -119,6 +119,7 @@ export async function writeOutput(
   place: OutputPlace,
   options: WriteOptions,
 ): Promise<void> {
+  if (content.size > MAX_SIZE) throw new InputError("the output would have more than 64 GiB, which are not supported");
   // Of a new file the system makes the mode what the umask leaves of it.
   const mode = place.inPlace ? PRIVATE : Number(input.stat.mode) & 0o777;
   await explained(place.path, "be written", () =>

@@ -1,6 +1,6 @@
 /** What `check` says: the JSON document of the command contract, and a report for people. */
 import { hex } from "../address.js";
-import type { Held, Shortage } from "../usdt/expected.js";
+import { type Held, isComplete, type Shortage } from "../usdt/expected.js";
 import type { Probe } from "../usdt/probes.js";
 import { columns, count, forPeople, type Style } from "./text.js";
 
@@ -17,8 +17,7 @@ export interface CheckedFile {
 }
 
 /** Whether a file has all that was asked for. */
-export const holds = ({ held, slow }: CheckedFile): boolean =>
-  held.missing.length + held.fewer.length + held.removed.length + slow.length === 0;
+const holds = ({ held, slow }: CheckedFile): boolean => isComplete(held) && slow.length === 0;
 
 /** The document of `check --json`. */
 export const checkDocument = (files: readonly CheckedFile[]): object => ({

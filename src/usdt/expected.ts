@@ -36,6 +36,10 @@ export interface Held {
   readonly present: readonly Probe[];
 }
 
+/** Whether all that was expected is there. */
+export const isComplete = ({ missing, fewer, removed }: Held): boolean =>
+  missing.length + fewer.length + removed.length === 0;
+
 /**
  * Reads PROVIDER:NAME or PROVIDER:NAME=COUNT; a name may hold a "=" that no number follows.
  * @throws InputError where it is neither

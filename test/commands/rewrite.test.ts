@@ -99,9 +99,9 @@ describe("rewrite", () => {
       hazards: [{ code: "fork", message: "a child that forks while traced dies" }],
       forkGuard: { installed: true, reason: null, sites: 1, pages: 1 },
       tracing: [
-        { kernel: "before 6.18", plain: "stepped", libbpf: "stepped" },
-        { kernel: "6.18 to 7.1", plain: "optimized", libbpf: "optimized" },
-        { kernel: "7.2 and later", plain: "emulated", libbpf: "emulated" },
+        { kernel: "before 6.18", plain: "stepped", libbpf: "stepped", probes: 1 },
+        { kernel: "6.18 to 7.1", plain: "optimized", libbpf: "optimized", probes: 1 },
+        { kernel: "7.2 and later", plain: "emulated", libbpf: "emulated", probes: 1 },
       ],
     });
     expect(readFileSync(`${path}.nop5`, "utf8")).toBe("rewritten");

@@ -42,7 +42,7 @@ export async function makeVersions(file: string, fileName = path.basename(file))
       return path.join(scratch.file(folder), fileName);
     }) as [string, string, string];
     copyFileSync(file, original);
-    const report = await rewriteOnce<GuardDocument>(original, guarded);
+    const report = await rewriteOnce<GuardDocument>(original, guarded, "--kernel", "6.18");
     await rewriteOnce<GuardDocument>(original, unguarded, ...WITHOUT_GUARD);
     return { scratch, original, guarded, unguarded, report };
   } catch (error) {

@@ -43,6 +43,10 @@ const rows = {
   torn: { words: "a second tracer then tears calls apart (docs/kernel-reports.md)", where: optimizing },
   unmapped: { words: "a program that unmaps its trampoline is sent there again", where: optimizing },
   movingCall: { words: "a call changes over detaching and attaching, probes 2 GiB apart", where: optimizing },
+  selector: {
+    words:
+      "the selector of programs (PIE, ET_EXEC, static, musl) and of libraries loaded after setenv, clearenv and their like",
+  },
   raced: { words: "the phases of patching, raced" },
   layouts: { words: "red zone, threads, semaphores, each in nop, nop5, `nop,nop5`, `nop,nop10`" },
   layoutsRefused: { words: "the same, attached at a nop10 that is refused", where: refusingNop10 },

@@ -9,6 +9,7 @@ import { skipBecause } from "../packages/skips.js";
 import { canCompile, scratch } from "../rewrite/compile.js";
 import { compiled, select, selectorOf } from "../selector/selected.js";
 import { guestTimeout, inGuest, testKernels } from "./machine.js";
+import { seen } from "./seen.js";
 
 const { kernels, missing } = testKernels();
 const skips = skipBecause(
@@ -70,6 +71,7 @@ describe.skipIf(skips)("the selector", guestTimeout, () => {
       expect(first).toContain(`kernel ${kernel.series}`);
       const wanted = selectorOf(kernel.series);
       expect(said).toEqual(lines.map((line) => `${line}: selector=${wanted}`));
+      seen(kernel, "selector");
       table.push(`${kernel.series} ${kernel.version}: ${said.length} times ${wanted} (${run.seconds.toFixed(0)} s)`);
     },
   );

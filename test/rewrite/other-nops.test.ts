@@ -36,7 +36,7 @@ describe.skipIf(!canCompile)("another five-byte nop", () => {
   ])("becomes the usual one, with a fork guard: %s", async (bytes) => {
     const file = await compile(program(bytes));
     const output = scratch("out");
-    const outcome = await usdtNop5("rewrite", file, "-o", output, "--json");
+    const outcome = await usdtNop5("rewrite", file, "-o", output, "--json", "--kernel", "6.18");
     const document = JSON.parse(outcome.stdout) as RewriteDocument;
     expect(document.sites.map((s) => s.status)).toEqual(["rewritten"]);
     expect(document.forkGuard).toMatchObject({ installed: true, sites: 1 });

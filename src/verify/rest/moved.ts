@@ -117,6 +117,8 @@ function judgeVacated(
   // Sections that slid stand after the table, where others moved away or padding was: what they cover is judged below.
   const slid = moved
     .filter(({ rewritten: r }) => grew && r.sh_offset >= table.end && r.sh_offset < border)
+    // Where unwind tables may stand frames.ts says.
+    .filter(({ original: o }) => !isUnwindTable(original, o))
     .map(({ rewritten: r }) => interval(r.sh_offset, r.sh_size));
   const occupied = [...growth, ...slid].sort((a, b) => a.start - b.start);
   occupied.forEach((place, i) => {
