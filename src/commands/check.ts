@@ -13,7 +13,7 @@ import { type CheckedFile, checkDocument, checkText } from "../report/check.js";
 import { document, makeStyle } from "../report/text.js";
 import type { Kernel } from "../rewritten/contract.js";
 import { type Baseline, parseBaseline } from "../usdt/baseline.js";
-import { type Expectation, hold } from "../usdt/expected.js";
+import { type Expectation, hold, isComplete } from "../usdt/expected.js";
 import { type Probe, probesOf } from "../usdt/probes.js";
 import { slownessOf } from "../usdt/speed.js";
 import { complain, complainAbout, print, type Streams, wantsColours } from "./streams.js";
