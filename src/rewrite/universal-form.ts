@@ -21,7 +21,7 @@
  */
 import type { Vaddr } from "../address.js";
 import { forms } from "../usdt/forms.js";
-import { type Form, near, short } from "../x86/distance.js";
+import { COMPARE_BYTE_WITH_0, near, short } from "../x86/distance.js";
 import type { Code } from "../x86/link.js";
 import { LOWER, RAISE, RED_ZONE_SIZE, type UniversalForm } from "./written-form.js";
 
@@ -38,8 +38,6 @@ const LOWER_FRAME = [0x48, 0x8d, 0xa4, 0x24, 0x78, 0xff, 0xff, 0xff];
 const RAISE_FRAME = [0x48, 0x8d, 0xa4, 0x24, 0x88, 0x00, 0x00, 0x00];
 const SAVE_RCX = [0x48, 0x89, 0x0c, 0x24];
 const LOAD_RCX = [0x48, 0x8b, 0x0c, 0x24];
-/** cmpb $0, rel32(%rip) */
-const CMPB: Form = { bytes: [0x80, 0x3d, 0, 0, 0, 0, 0], field: 2, width: 4 };
 const [JNE, MOVZBL_ECX, JRCXZ] = [short([0x75]), near([0x0f, 0xb6, 0x0d]), short([0xe3])];
 
 /**
@@ -71,7 +69,7 @@ export function writeUniversal<Mark>(
     code.label(join).raw(RAISE_FRAME);
     return { first: { label: first, stackShift: FRAME }, twin: { label: twin, stackShift: FRAME } };
   }
-  code.leads([CMPB], selector).leads([JNE], five);
+  code.leads([COMPARE_BYTE_WITH_0], selector).leads([JNE], five);
   nopNop10();
   code.jumpShort(join).label(five);
   if (guard) {

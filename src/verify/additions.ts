@@ -2,20 +2,8 @@
 import { readDynamicTags } from "../elf/dynamic.js";
 import type { ElfImage } from "../elf/image.js";
 import { union } from "../intervals.js";
-import type { Guard } from "./guard/guard.js";
+import { type Guard, NO_GUARD } from "./guard/guard.js";
 import type { Selector } from "./selector/selector.js";
-
-const nothing: Guard = {
-  findings: [],
-  code: [],
-  named: [],
-  words: undefined,
-  tagValues: new Map(),
-  addedTags: [],
-  spared: new Set(),
-  sizes: new Map(),
-  judged: [],
-};
 
 /** Both together; undefined where there is neither. The words are the guard's own. */
 export function additionsOf(
@@ -24,8 +12,9 @@ export function additionsOf(
   selector: Selector | undefined,
 ): Guard | undefined {
   if (selector === undefined) return guard;
-  const own = guard ?? nothing;
-  const place = (tag: number): number => readDynamicTags(rewritten).findIndex((t) => t.d_tag === tag);
+  const own = guard ?? NO_GUARD;
+  const tags = readDynamicTags(rewritten);
+  const place = (tag: number): number => tags.findIndex((t) => t.d_tag === tag);
   return {
     ...own,
     findings: [...own.findings, ...selector.findings],

@@ -20,6 +20,9 @@ export const near = (opcode: Iterable<number>): Form => endingWith(opcode, 4);
 /** These bytes, then a distance of 8 bits. */
 export const short = (opcode: Iterable<number>): Form => endingWith(opcode, 1);
 
+/** cmpb $0 of the byte at a distance of 32 bits. */
+export const COMPARE_BYTE_WITH_0: Form = { bytes: [0x80, 0x3d, 0, 0, 0, 0, 0], field: 2, width: 4 };
+
 /** What stands in the instruction's field, or undefined where it does not reach: this is the only place that asks. */
 export function distanceIn({ bytes, width }: Form, at: number, target: number): number | undefined {
   const distance = target - (at + bytes.length);

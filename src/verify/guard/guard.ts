@@ -131,8 +131,9 @@ function memoSays(rewritten: ElfImage): boolean | undefined {
   return carry && tellsOfGuard(carry.memo);
 }
 
-const nothingBut = (problem: Finding): Guard => ({
-  findings: [problem],
+/** Nothing is there for a guard's sake. */
+export const NO_GUARD: Guard = {
+  findings: [],
   code: [],
   named: [],
   words: undefined,
@@ -141,7 +142,9 @@ const nothingBut = (problem: Finding): Guard => ({
   spared: new Set(),
   sizes: new Map(),
   judged: [],
-});
+};
+
+const nothingBut = (problem: Finding): Guard => ({ ...NO_GUARD, findings: [problem] });
 
 class Examination {
   private readonly findings: Finding[] = [];

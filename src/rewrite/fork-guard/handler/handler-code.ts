@@ -4,7 +4,7 @@
  */
 import type { Vaddr } from "../../../address.js";
 import type { Assembler, RegisterName } from "../../../x86/assembler.js";
-import type { Form } from "../../../x86/distance.js";
+import { COMPARE_BYTE_WITH_0 } from "../../../x86/distance.js";
 
 /** An endbr64, then the flags and these registers go to the stack. */
 export function enter(code: Assembler, registers: readonly RegisterName[]): void {
@@ -16,9 +16,6 @@ export function enter(code: Assembler, registers: readonly RegisterName[]): void
 export function unlessSelected(code: Assembler, selector: Vaddr, label: string): void {
   code.leads([COMPARE_BYTE_WITH_0], selector).jumpIf("e", label);
 }
-
-/** cmpb $0, rel32(%rip) */
-const COMPARE_BYTE_WITH_0: Form = { bytes: [0x80, 0x3d, 0, 0, 0, 0, 0], field: 2, width: 4 };
 
 /** They come back, and it returns. What follows is for whoever jumps there, with the stack as it was before. */
 export function leave(code: Assembler, registers: readonly RegisterName[]): void {
